@@ -1,0 +1,1 @@
+//! The operator's commands, over HTTP; and `dunlin serve`.

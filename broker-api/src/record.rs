@@ -1,0 +1,156 @@
+//! What the broker keeps and shows: jobs, events, devices, models. Stored in JetStream as JSON.
+
+use jobs::device::{Hello, Presence, Telemetry};
+use jobs::id::{BlobRef, DeviceId, JobId, Millis, ModelRef};
+use jobs::job::JobState;
+use jobs::report::{Failure, InferReport, Progress};
+use jobs::round::Outcome;
+use jobs::spec::JobSpec;
+use models::artifact::ModelConfig;
+use serde::{Deserialize, Serialize};
+
+/// A job as people see it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobRecord {
+    /// Which.
+    pub id: JobId,
+    /// What.
+    pub spec: JobSpec,
+    /// Where it is.
+    pub state: JobState,
+    /// Since the Unix epoch.
+    pub accepted_at: Millis,
+    /// Since the Unix epoch.
+    pub ended_at: Option<Millis>,
+    /// Devices that were given work, latest last.
+    pub devices: Vec<DeviceId>,
+    /// Why it did not succeed.
+    pub failure: Option<Failure>,
+    /// What came out.
+    pub result: Option<JobResult>,
+    /// For training: rounds that ended, oldest first.
+    #[serde(default)]
+    pub rounds: Vec<Outcome>,
+}
+
+/// What came out of a job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum JobResult {
+    /// A model's answer; raw outputs are in the blob.
+    Infer {
+        /// Who answered.
+        device: DeviceId,
+        /// The answer.
+        report: InferReport,
+        /// Raw outputs one after another, as `report.outputs` says.
+        outputs: Option<BlobRef>,
+    },
+    /// The trained model.
+    Train {
+        /// The registered version.
+        model: ModelRef,
+    },
+    /// Measurements by device.
+    Telemetry {
+        /// In order of device.
+        devices: Vec<(DeviceId, Telemetry)>,
+    },
+}
+
+/// Something that happened to a job, as on `events.<job>.<event>` and in SSE.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobEvent {
+    /// Place in the stream `EVENTS`: SSE's event id; 0 before it is stored.
+    #[serde(default)]
+    pub sequence: u64,
+    /// Which job.
+    pub job: JobId,
+    /// When, since the Unix epoch.
+    pub at: Millis,
+    /// What.
+    pub body: EventBody,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum EventBody {
+    /// Stored; it will not be lost.
+    Accepted,
+    /// Offered to a device.
+    Placed {
+        /// Who.
+        device: DeviceId,
+    },
+    /// A device of a round is on its way.
+    Progress {
+        /// Who.
+        device: DeviceId,
+        /// Which round.
+        round: u32,
+        /// How far.
+        progress: Progress,
+    },
+    /// A round began.
+    RoundStarted {
+        /// Which.
+        round: u32,
+        /// Who was invited.
+        devices: Vec<DeviceId>,
+    },
+    /// A round ended.
+    RoundEnded(Box<Outcome>),
+    /// The job is over; nothing follows.
+    Ended {
+        /// How.
+        state: JobState,
+        /// Why it did not succeed.
+        failure: Option<Failure>,
+        /// What came out.
+        result: Option<JobResult>,
+    },
+}
+
+impl EventBody {
+    /// The word in the subject and in SSE.
+    pub fn name(&self) -> &'static str {
+        match self {
+            EventBody::Accepted => "accepted",
+            EventBody::Placed { .. } => "placed",
+            EventBody::Progress { .. } => "progress",
+            EventBody::RoundStarted { .. } => "round_started",
+            EventBody::RoundEnded(_) => "round_ended",
+            EventBody::Ended { .. } => "ended",
+        }
+    }
+}
+
+/// A device as people see it; offline ones too.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeviceRecord {
+    /// What it said of itself last.
+    pub hello: Hello,
+    /// Whether it can be given work.
+    pub presence: Presence,
+    /// When it was last heard of, since the Unix epoch; the broker's clock.
+    pub last_seen: Millis,
+    /// Its last measurements.
+    pub telemetry: Option<Telemetry>,
+    /// Tasks at work by its last heartbeat.
+    pub tasks: usize,
+}
+
+/// A version of a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelRecord {
+    /// Name, version, and digest of the manifest.
+    #[serde(flatten)]
+    pub reference: ModelRef,
+    /// The ONNX file.
+    pub onnx: BlobRef,
+    /// How to use it.
+    pub config: ModelConfig,
+    /// When it was registered, since the Unix epoch.
+    pub registered_at: Millis,
+}

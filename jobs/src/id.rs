@@ -1,0 +1,247 @@
+//! Identifiers and quantities, parsed once and never bare afterwards.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Why a text is not an identifier.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{kind} {text:?} is not valid: expected {expected}")]
+pub struct IdError {
+    /// What was to be parsed, such as `device id`.
+    pub kind: &'static str,
+    /// The text, cut to 80 characters.
+    pub text: String,
+    /// What would have been accepted.
+    pub expected: &'static str,
+}
+
+const NAME_EXPECTED: &str =
+    "1 to 64 characters of a-z, 0-9, '-' and '_', beginning with a letter or digit";
+
+fn is_name(text: &str) -> bool {
+    let valid = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
+    (1..=64).contains(&text.len())
+        && text.bytes().all(valid)
+        && text.as_bytes()[0].is_ascii_alphanumeric()
+}
+
+fn is_version(text: &str) -> bool {
+    let valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    (1..=64).contains(&text.len())
+        && text.bytes().all(valid)
+        && text.as_bytes()[0].is_ascii_alphanumeric()
+}
+
+fn is_digest(text: &str) -> bool {
+    let hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    text.strip_prefix("sha256:").is_some_and(|rest| rest.len() == 64 && rest.bytes().all(hex))
+}
+
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $check:ident, $expected:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// Parses the text; errors say what would have been accepted.
+            ///
+            /// # Errors
+            /// [`IdError`] when the text has another form.
+            pub fn parse(text: &str) -> Result<Self, IdError> {
+                if $check(text) {
+                    Ok(Self(text.to_owned()))
+                } else {
+                    let text = text.chars().take(80).collect();
+                    Err(IdError { kind: $kind, text, expected: $expected })
+                }
+            }
+
+            /// The text of this identifier.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                Self::parse(text)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = IdError;
+            fn try_from(text: String) -> Result<Self, IdError> {
+                Self::parse(&text)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> String {
+                id.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}({})", stringify!($name), self.0)
+            }
+        }
+    };
+}
+
+text_id!(
+    /// Names one device for ever; chosen by its operator or taken from its host name.
+    DeviceId, "device id", is_name, NAME_EXPECTED
+);
+text_id!(
+    /// Names one job; the broker makes it, or a client that uses `PUT`.
+    JobId, "job id", is_name, NAME_EXPECTED
+);
+text_id!(
+    /// A data set as a device declares it, such as `digits`.
+    DatasetName, "data set name", is_name, NAME_EXPECTED
+);
+text_id!(
+    /// A model in the registry, such as `digits-mlp`.
+    ModelName, "model name", is_name, NAME_EXPECTED
+);
+text_id!(
+    /// One version of a model, such as `3` or `2026-11-23`.
+    ModelVersion, "model version", is_version,
+    "1 to 64 characters of letters, digits, '.', '-' and '_', beginning with a letter or digit"
+);
+text_id!(
+    /// A group of devices, used in `cmd.group.<group>` subjects.
+    GroupName, "group name", is_name, NAME_EXPECTED
+);
+text_id!(
+    /// The SHA-256 of a blob, `sha256:` and 64 lower-case hexadecimal digits.
+    Digest, "digest", is_digest, "'sha256:' and 64 lower-case hexadecimal digits"
+);
+
+impl DeviceId {
+    /// Makes a valid id of any text: a host name, for instance. Lower case, other characters
+    /// become `-`; an empty result becomes `device`.
+    pub fn from_host_name(text: &str) -> Self {
+        let first = text.split('.').next().unwrap_or_default();
+        let name: String = first
+            .chars()
+            .map(|c| c.to_ascii_lowercase())
+            .map(|c| if matches!(c, 'a'..='z' | '0'..='9' | '-' | '_') { c } else { '-' })
+            .collect();
+        let name: String = name.trim_matches(['-', '_']).chars().take(64).collect();
+        Self(if name.is_empty() { "device".to_owned() } else { name })
+    }
+}
+
+macro_rules! quantity {
+    ($(#[$doc:meta])* $name:ident($inner:ty)) => {
+        $(#[$doc])*
+        #[derive(
+            Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+        )]
+        #[serde(transparent)]
+        pub struct $name(pub $inner);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+quantity!(
+    /// Milliseconds: a time since the Unix epoch, or a duration, as the field says.
+    Millis(u64)
+);
+quantity!(
+    /// A number of bytes.
+    Bytes(u64)
+);
+quantity!(
+    /// The number of a federated round, from 1.
+    RoundNumber(u32)
+);
+quantity!(
+    /// How often a task was placed, from 1.
+    Attempt(u32)
+);
+
+impl Millis {
+    /// This time and a duration after it, saturating.
+    #[must_use]
+    pub fn plus(self, duration: Millis) -> Millis {
+        Millis(self.0.saturating_add(duration.0))
+    }
+
+    /// The duration since an earlier time, 0 when it is not earlier.
+    #[must_use]
+    pub fn since(self, earlier: Millis) -> Millis {
+        Millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// A blob in the object store: named by digest, with its length.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct BlobRef {
+    /// The SHA-256 of the bytes.
+    pub digest: Digest,
+    /// The length in bytes.
+    pub size: Bytes,
+}
+
+/// A version of a model: the manifest's digest says exactly which bytes are meant.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ModelRef {
+    /// The model's name.
+    pub name: ModelName,
+    /// The version's name.
+    pub version: ModelVersion,
+    /// The digest of the version's manifest.
+    pub digest: Digest,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_nats_tokens_and_path_segments() {
+        for good in ["a", "pi-4", "rtx_3080", "0x1"] {
+            assert_eq!(DeviceId::parse(good).unwrap().as_str(), good);
+        }
+        for bad in ["", "-a", "A", "a.b", "a b", "a/b", "*", ">", "é", &"a".repeat(65)] {
+            assert!(DeviceId::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn host_names_become_device_ids() {
+        let cases =
+            [("Pi4.local", "pi4"), ("RTX 3080", "rtx-3080"), ("...", "device"), ("_x", "x")];
+        for (host, id) in cases {
+            assert_eq!(DeviceId::from_host_name(host).as_str(), id);
+            assert!(DeviceId::parse(id).is_ok());
+        }
+    }
+
+    #[test]
+    fn digests_name_their_algorithm() {
+        let hex = "0".repeat(64);
+        assert!(Digest::parse(&format!("sha256:{hex}")).is_ok());
+        assert!(Digest::parse(&hex).is_err());
+        assert!(Digest::parse(&format!("sha256:{}", "A".repeat(64))).is_err());
+    }
+}

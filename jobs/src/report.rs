@@ -1,0 +1,219 @@
+//! What happened: reports of tasks, results, and the closed set of failures.
+
+use serde::{Deserialize, Serialize};
+
+use crate::device::Telemetry;
+use crate::id::{BlobRef, DeviceId, Millis, ModelRef};
+use crate::spec::{TaskId, TensorHeader};
+
+/// What a device says of one task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskReport {
+    /// Which task.
+    pub task: TaskId,
+    /// Which device.
+    pub device: DeviceId,
+    /// What.
+    pub body: ReportBody,
+}
+
+/// What became of a task. `Accepted` and `Progress` may repeat; exactly one of the others ends it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ReportBody {
+    /// The device works on it.
+    Accepted,
+    /// The device is on its way.
+    Progress(Progress),
+    /// The local update is in the object store.
+    Trained(UpdateReport),
+    /// The parameters were judged.
+    Evaluated(EvaluationReport),
+    /// The model answered; outputs travel in the binary part unless a client got them directly.
+    Inferred(InferReport),
+    /// The device was measured.
+    Measured(Box<Telemetry>),
+    /// The device does not take it.
+    Declined(Failure),
+    /// The device took it and could not do it.
+    Failed(Failure),
+    /// The device stopped because it was asked to.
+    Cancelled,
+}
+
+impl ReportBody {
+    /// Whether nothing follows.
+    pub fn is_final(&self) -> bool {
+        match self {
+            ReportBody::Accepted | ReportBody::Progress(_) => false,
+            ReportBody::Trained(_)
+            | ReportBody::Evaluated(_)
+            | ReportBody::Inferred(_)
+            | ReportBody::Measured(_)
+            | ReportBody::Declined(_)
+            | ReportBody::Failed(_)
+            | ReportBody::Cancelled => true,
+        }
+    }
+}
+
+/// How far a training task is.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Steps done.
+    pub step: u64,
+    /// Steps in all.
+    pub steps: u64,
+    /// Mean loss since the last report.
+    pub loss: f64,
+    /// Training speed.
+    pub examples_per_second: f64,
+}
+
+/// A local update.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UpdateReport {
+    /// The parameters after local training (safetensors).
+    pub parameters: BlobRef,
+    /// Local examples: the weight in the mean.
+    pub examples: u64,
+    /// Mean loss over the last local epoch.
+    pub loss: f64,
+    /// Share of training examples classified rightly in the last local epoch.
+    pub accuracy: f64,
+    /// Steps taken.
+    pub steps: u64,
+    /// Time from the offer's arrival to the upload's end.
+    pub duration_ms: Millis,
+    /// Which engine trained.
+    pub engine: String,
+}
+
+/// The judgement of one device on its test split.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EvaluationReport {
+    /// Test examples.
+    pub examples: u64,
+    /// Mean loss.
+    pub loss: f64,
+    /// Share classified rightly.
+    pub accuracy: f64,
+    /// Time from the offer's arrival.
+    pub duration_ms: Millis,
+}
+
+/// A model's answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InferReport {
+    /// The model that answered.
+    pub model: ModelRef,
+    /// The engine that ran it.
+    pub engine: String,
+    /// The engine's own time, microseconds.
+    pub engine_us: u64,
+    /// Raw outputs in the binary part, in this order.
+    pub outputs: Vec<TensorHeader>,
+    /// For classifiers: the best classes of each example of the batch.
+    #[serde(default)]
+    pub classes: Vec<Vec<Class>>,
+}
+
+/// One class of a classifier's answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Class {
+    /// Index in the output.
+    pub index: u32,
+    /// The label, if the model has labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// Probability after softmax.
+    pub probability: f32,
+}
+
+/// Why something did not happen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The stable word for it.
+    pub code: FailureCode,
+    /// What exactly, and what to do.
+    pub message: String,
+}
+
+impl Failure {
+    /// Puts the two together.
+    pub fn new(code: FailureCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+macro_rules! failure_codes {
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $transient:literal;)*) => {
+        /// Every reason for which a task or a job can end without success.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum FailureCode {
+            $($(#[$doc])* #[serde(rename = $text)] $name,)*
+        }
+
+        impl FailureCode {
+            /// All of them.
+            pub const ALL: &'static [FailureCode] = &[$(FailureCode::$name,)*];
+
+            /// The stable word for this code.
+            pub fn as_str(self) -> &'static str {
+                match self { $(FailureCode::$name => $text,)* }
+            }
+
+            /// Whether the same work may succeed on another attempt or device.
+            pub fn is_transient(self) -> bool {
+                match self { $(FailureCode::$name => $transient,)* }
+            }
+        }
+    };
+}
+
+failure_codes! {
+    /// All slots are taken.
+    Busy = "busy", true;
+    /// No device matches, or none of them is online.
+    NoDevice = "no_device", true;
+    /// The device went silent.
+    DeviceLost = "device_lost", true;
+    /// The deadline passed.
+    DeadlineExceeded = "deadline_exceeded", true;
+    /// Stopped on request.
+    Cancelled = "cancelled", false;
+    /// The agent is ending.
+    ShuttingDown = "shutting_down", true;
+    /// The specification contradicts itself or the data.
+    InvalidSpec = "invalid_spec", false;
+    /// The broker has no such model.
+    UnknownModel = "unknown_model", false;
+    /// The device has no such data set.
+    UnknownDataset = "unknown_dataset", false;
+    /// The model file is not a usable ONNX model.
+    InvalidModel = "invalid_model", false;
+    /// The model has an operator outside the engine's set.
+    UnsupportedOperator = "unsupported_operator", false;
+    /// Shapes do not fit together.
+    ShapeMismatch = "shape_mismatch", false;
+    /// The data set cannot be read, is empty, or has labels out of range.
+    InvalidDataset = "invalid_dataset", false;
+    /// The request's input cannot be used.
+    InvalidInput = "invalid_input", false;
+    /// The loss became NaN or infinite.
+    Diverged = "diverged", false;
+    /// An update has wrong names, shapes, or values that are not finite.
+    InvalidUpdate = "invalid_update", false;
+    /// Too few updates arrived.
+    NoQuorum = "no_quorum", true;
+    /// A blob is missing, or its bytes do not match its digest.
+    BlobUnavailable = "blob_unavailable", true;
+    /// No space left on the device.
+    DiskFull = "disk_full", true;
+    /// Not enough memory.
+    OutOfMemory = "out_of_memory", true;
+    /// Larger than a limit allows.
+    TooLarge = "too_large", false;
+    /// A fault of the program; the message says where.
+    Internal = "internal", true;
+}

@@ -1,0 +1,328 @@
+//! What to do: job specifications as people write them, and the tasks that devices get.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{
+    Attempt, BlobRef, Bytes, DatasetName, JobId, Millis, ModelName, ModelRef, ModelVersion,
+    RoundNumber,
+};
+use crate::selector::Selector;
+
+/// The kinds of job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobKind {
+    /// One answer of a model.
+    Infer,
+    /// Federated training over several rounds.
+    Train,
+    /// Measurements of the devices that match, now.
+    Telemetry,
+}
+
+impl JobKind {
+    /// The word for this kind in subjects, JSON and text.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            JobKind::Infer => "infer",
+            JobKind::Train => "train",
+            JobKind::Telemetry => "telemetry",
+        }
+    }
+}
+
+/// A job as it was accepted: complete, with every default filled in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobSpec {
+    /// Devices that may take part.
+    #[serde(default)]
+    pub selector: Selector,
+    /// From acceptance to the end, at most; expiry is a failure with a reason.
+    pub deadline_ms: Millis,
+    /// What to do.
+    pub work: WorkSpec,
+}
+
+/// What a job does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum WorkSpec {
+    /// See [`InferSpec`].
+    Infer(InferSpec),
+    /// See [`TrainSpec`].
+    Train(Box<TrainSpec>),
+    /// See [`JobKind::Telemetry`].
+    Telemetry,
+}
+
+impl WorkSpec {
+    /// The kind of this work.
+    pub fn kind(&self) -> JobKind {
+        match self {
+            WorkSpec::Infer(_) => JobKind::Infer,
+            WorkSpec::Train(_) => JobKind::Train,
+            WorkSpec::Telemetry => JobKind::Telemetry,
+        }
+    }
+}
+
+/// A model by name, and by version if not the newest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelQuery {
+    /// The model's name.
+    pub name: ModelName,
+    /// The version; the newest when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<ModelVersion>,
+}
+
+/// One request to a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InferSpec {
+    /// Which model answers.
+    pub model: ModelQuery,
+    /// What the binary part of the message holds.
+    pub input: InferInput,
+    /// How many classes to name, the best first.
+    #[serde(default = "default_top")]
+    pub top: u32,
+}
+
+fn default_top() -> u32 {
+    5
+}
+
+/// What the binary part of an inference request holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum InferInput {
+    /// A picture (JPEG or PNG); the model's manifest says how it becomes a tensor.
+    Picture,
+    /// Tensors one after another, little-endian, rows first, in this order.
+    Tensors {
+        /// What each tensor is.
+        tensors: Vec<TensorHeader>,
+    },
+}
+
+/// Describes a tensor that travels in a binary part; names as in Open Inference Protocol V2.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorHeader {
+    /// The input's or output's name; empty means the only one.
+    pub name: String,
+    /// `FP32`, `FP64`, `INT64`, `INT32`, `INT8`, `UINT8` or `BOOL`.
+    pub datatype: String,
+    /// Extents, slowest first.
+    pub shape: Vec<u64>,
+    /// Length in the binary part.
+    pub size: Bytes,
+}
+
+/// A federated training job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainSpec {
+    /// A registered model to go on from, or a built-in family such as `resnet8`.
+    pub model: ModelQuery,
+    /// What devices train on; a device without it is not selected.
+    pub dataset: DatasetName,
+    /// Rounds to run.
+    pub rounds: u32,
+    /// What each device does in a round.
+    #[serde(default)]
+    pub local: LocalTraining,
+    /// Who takes part in a round.
+    #[serde(default)]
+    pub participation: Participation,
+    /// Whether devices evaluate the new model on their test split after each round.
+    #[serde(default = "default_true")]
+    pub evaluate: bool,
+    /// Ends the job early when the evaluation reaches it, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_accuracy: Option<f64>,
+    /// Registers the result under this name; the model's own name when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub register_as: Option<ModelName>,
+    /// Seeds selection, initial weights and the order of examples.
+    #[serde(default)]
+    pub seed: u64,
+}
+
+fn default_true() -> bool {
+    true
+}
+
+/// What a device does in a round.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LocalTraining {
+    /// Passes over the local examples; 0 returns the parameters untouched, to measure a round.
+    pub epochs: u32,
+    /// Examples per step.
+    pub batch_size: u32,
+    /// Steps at most, over all epochs; absent means no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps_max: Option<u32>,
+    /// Step size of stochastic gradient descent.
+    pub learning_rate: f32,
+    /// Classical momentum, 0 to below 1.
+    pub momentum: f32,
+    /// L2 penalty added to the gradient.
+    pub weight_decay: f32,
+}
+
+impl Default for LocalTraining {
+    fn default() -> Self {
+        Self {
+            epochs: 1,
+            batch_size: 32,
+            steps_max: None,
+            learning_rate: 0.05,
+            momentum: 0.9,
+            weight_decay: 0.0,
+        }
+    }
+}
+
+/// Who takes part in a round, and when it is over.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Participation {
+    /// Updates to collect; absent means every eligible device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub devices: Option<u32>,
+    /// Share of devices invited beyond `devices`, so that stragglers do not hold a round up.
+    pub over_selection: f64,
+    /// Updates without which a round fails.
+    pub quorum: u32,
+    /// From the offers to the close of collecting.
+    pub deadline_ms: Millis,
+    /// Failed rounds in a row after which the job fails.
+    pub failed_rounds_max: u32,
+}
+
+impl Default for Participation {
+    fn default() -> Self {
+        Self {
+            devices: None,
+            over_selection: 0.0,
+            quorum: 1,
+            deadline_ms: Millis(600_000),
+            failed_rounds_max: 3,
+        }
+    }
+}
+
+/// Why a device works on a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// Train on the local data set.
+    Train,
+    /// Evaluate on the local data set.
+    Evaluate,
+    /// Answer a request.
+    Infer,
+    /// Measure the device.
+    Telemetry,
+}
+
+/// Names a task: the same id means the same work, whatever is delivered twice.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TaskId {
+    /// The job it belongs to.
+    pub job: JobId,
+    /// The federated round, 0 outside of rounds.
+    #[serde(default)]
+    pub round: RoundNumber,
+    /// Why.
+    pub purpose: Purpose,
+    /// How often this work was placed.
+    pub attempt: Attempt,
+}
+
+/// What a broker says on `offer.<device>`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Offer {
+    /// Do this.
+    Task(Box<Task>),
+    /// Stop doing this; unknown tasks are ignored.
+    Cancel {
+        /// Which task.
+        task: TaskId,
+        /// Why, for the log.
+        reason: String,
+    },
+}
+
+/// One piece of work for one device.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Task {
+    /// Which.
+    pub id: TaskId,
+    /// How long the answer is of use, from the arrival of the offer.
+    pub timeout_ms: Millis,
+    /// What.
+    pub work: TaskWork,
+}
+
+/// What a task does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum TaskWork {
+    /// Start from `parameters`, train, upload the result, report it on `report.<job>.<device>`.
+    Train(TrainTask),
+    /// Evaluate `parameters` on the test split, report on `report.<job>.<device>`.
+    Evaluate(EvaluateTask),
+    /// Answer to the offer's reply subject, and to `answer_to` if present.
+    Infer(InferTask),
+    /// Answer with telemetry to the offer's reply subject.
+    Telemetry,
+}
+
+/// Local training of one round.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainTask {
+    /// The ONNX graph in training form; its weights are only placeholders.
+    pub graph: BlobRef,
+    /// The global parameters (safetensors) to start from.
+    pub parameters: BlobRef,
+    /// What to train on.
+    pub dataset: DatasetName,
+    /// How.
+    pub local: LocalTraining,
+    /// Seeds the order of examples on this device in this round.
+    pub seed: u64,
+}
+
+/// Evaluation of one round.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EvaluateTask {
+    /// The ONNX graph in training form.
+    pub graph: BlobRef,
+    /// The parameters (safetensors) to judge.
+    pub parameters: BlobRef,
+    /// Whose test split to use.
+    pub dataset: DatasetName,
+    /// Examples per step.
+    pub batch_size: u32,
+}
+
+/// One request to a model, placed on a device.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InferTask {
+    /// The model, exactly.
+    pub model: ModelRef,
+    /// What the binary part of the message holds.
+    pub input: InferInput,
+    /// How many classes to name.
+    pub top: u32,
+    /// The inbox of a waiting NATS client, as the broker itself received it; the whole answer
+    /// goes there, and only the report to the broker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_to: Option<String>,
+}

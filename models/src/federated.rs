@@ -1,0 +1,3 @@
+//! Aggregation of updates: numbers only, no protocol.
+
+pub mod mean;

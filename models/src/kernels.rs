@@ -1,0 +1,1 @@
+//! Kernels of the native engine: forward beside backward.

@@ -1,0 +1,1 @@
+//! ONNX files: the protobuf messages, read and written with their fields intact.

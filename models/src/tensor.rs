@@ -1,0 +1,176 @@
+//! Host tensors: shape, element type, row-major data.
+
+/// Elements of a tensor.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "the variants are the ONNX element types of the same names")]
+pub enum Data {
+    F32(Vec<f32>),
+    F64(Vec<f64>),
+    I64(Vec<i64>),
+    I32(Vec<i32>),
+    I8(Vec<i8>),
+    U8(Vec<u8>),
+    Bool(Vec<bool>),
+}
+
+/// A tensor in row-major order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tensor {
+    shape: Vec<usize>,
+    data: Data,
+}
+
+/// Why numbers do not make a tensor.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TensorError {
+    /// The shape wants another number of elements.
+    #[error("shape {shape:?} needs {expected} elements, found {found}")]
+    Length {
+        /// The shape.
+        shape: Vec<usize>,
+        /// Its number of elements.
+        expected: usize,
+        /// The number given.
+        found: usize,
+    },
+    /// The element type has no such name.
+    #[error("datatype {0:?} is not known: expected FP32, FP64, INT64, INT32, INT8, UINT8 or BOOL")]
+    Datatype(String),
+}
+
+impl Data {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Data::F32(v) => v.len(),
+            Data::F64(v) => v.len(),
+            Data::I64(v) => v.len(),
+            Data::I32(v) => v.len(),
+            Data::I8(v) => v.len(),
+            Data::U8(v) => v.len(),
+            Data::Bool(v) => v.len(),
+        }
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The element type's name in Open Inference Protocol V2.
+    pub fn datatype(&self) -> &'static str {
+        match self {
+            Data::F32(_) => "FP32",
+            Data::F64(_) => "FP64",
+            Data::I64(_) => "INT64",
+            Data::I32(_) => "INT32",
+            Data::I8(_) => "INT8",
+            Data::U8(_) => "UINT8",
+            Data::Bool(_) => "BOOL",
+        }
+    }
+}
+
+impl Tensor {
+    /// Joins a shape and its elements.
+    ///
+    /// # Errors
+    /// [`TensorError::Length`] when they do not fit.
+    pub fn new(shape: &[usize], data: Data) -> Result<Self, TensorError> {
+        let expected = shape.iter().product();
+        let found = data.len();
+        if expected == found {
+            Ok(Self { shape: shape.to_vec(), data })
+        } else {
+            Err(TensorError::Length { shape: shape.to_vec(), expected, found })
+        }
+    }
+
+    /// A tensor of `f32`; the common case of [`Tensor::new`].
+    ///
+    /// # Errors
+    /// [`TensorError::Length`] when shape and elements do not fit.
+    pub fn f32(shape: &[usize], data: Vec<f32>) -> Result<Self, TensorError> {
+        Self::new(shape, Data::F32(data))
+    }
+
+    /// Extents, slowest first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The elements.
+    pub fn data(&self) -> &Data {
+        &self.data
+    }
+
+    /// The elements as `f32`, if they are.
+    pub fn as_f32(&self) -> Option<&[f32]> {
+        match &self.data {
+            Data::F32(values) => Some(values),
+            Data::F64(_)
+            | Data::I64(_)
+            | Data::I32(_)
+            | Data::I8(_)
+            | Data::U8(_)
+            | Data::Bool(_) => None,
+        }
+    }
+
+    /// Parses little-endian bytes, as they travel.
+    ///
+    /// # Errors
+    /// [`TensorError`] for an unknown datatype or a length that does not fit the shape.
+    pub fn from_le_bytes(
+        datatype: &str,
+        shape: &[usize],
+        bytes: &[u8],
+    ) -> Result<Self, TensorError> {
+        macro_rules! parse {
+            ($type:ty) => {
+                bytes
+                    .chunks(size_of::<$type>())
+                    .filter_map(|chunk| chunk.try_into().ok().map(<$type>::from_le_bytes))
+                    .collect()
+            };
+        }
+        let data = match datatype {
+            "FP32" => Data::F32(parse!(f32)),
+            "FP64" => Data::F64(parse!(f64)),
+            "INT64" => Data::I64(parse!(i64)),
+            "INT32" => Data::I32(parse!(i32)),
+            "INT8" => Data::I8(parse!(i8)),
+            "UINT8" => Data::U8(bytes.to_vec()),
+            "BOOL" => Data::Bool(bytes.iter().map(|byte| *byte != 0).collect()),
+            other => return Err(TensorError::Datatype(other.to_owned())),
+        };
+        Self::new(shape, data)
+    }
+
+    /// The elements as little-endian bytes, as they travel.
+    pub fn to_le_bytes(&self) -> Vec<u8> {
+        match &self.data {
+            Data::F32(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Data::F64(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Data::I64(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Data::I32(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Data::I8(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Data::U8(v) => v.clone(),
+            Data::Bool(v) => v.iter().map(|x| u8::from(*x)).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_round_trip() {
+        let tensor = Tensor::f32(&[2, 1], vec![1.5, -2.0]).unwrap();
+        let back = Tensor::from_le_bytes("FP32", &[2, 1], &tensor.to_le_bytes()).unwrap();
+        assert_eq!(back, tensor);
+        assert!(Tensor::from_le_bytes("FP32", &[2, 1], &[0; 7]).is_err());
+        assert!(Tensor::from_le_bytes("BF16", &[1], &[0; 2]).is_err());
+    }
+}

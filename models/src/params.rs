@@ -1,7 +1,12 @@
 //! Named parameters: what is trained, exchanged in rounds, and averaged.
 //!
 //! As bytes they are one safetensors blob of little-endian `F32` tensors in name order, the same
-//! bytes for the same parameters everywhere.
+//! bytes for the same parameters everywhere. [`Layout`] knows where in such a blob each tensor
+//! lies, so that a blob can be checked and averaged in pieces while it arrives.
+
+pub mod layout;
+
+pub use layout::{Layout, Span};
 
 /// One named tensor of `f32`.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,12 +60,27 @@ pub enum ParametersError {
 }
 
 impl Parameters {
-    /// Orders parameters by name; a repeated name is an error.
+    /// Orders parameters by name.
     ///
     /// # Errors
-    /// [`ParametersError::Unexpected`] for a name that is there twice.
-    pub fn new(_items: Vec<Parameter>) -> Result<Self, ParametersError> {
-        unimplemented!()
+    /// [`ParametersError::Unexpected`] for a name that is there twice,
+    /// [`ParametersError::Format`] for values that do not fill their shape.
+    pub fn new(mut items: Vec<Parameter>) -> Result<Self, ParametersError> {
+        items.sort_by(|a, b| a.name.cmp(&b.name));
+        if let Some(pair) = items.windows(2).find(|pair| pair[0].name == pair[1].name) {
+            return Err(ParametersError::Unexpected(pair[0].name.clone()));
+        }
+        for item in &items {
+            if layout::elements(&item.shape) != Some(item.values.len()) {
+                return Err(ParametersError::Format(format!(
+                    "parameter {:?} of shape {:?} has {} values",
+                    item.name,
+                    item.shape,
+                    item.values.len()
+                )));
+            }
+        }
+        Ok(Self { items })
     }
 
     /// The parameters in name order.
@@ -68,16 +88,67 @@ impl Parameters {
         &self.items
     }
 
-    /// Parses a safetensors blob.
+    /// The parameter of this name.
+    pub fn find(&self, name: &str) -> Option<&Parameter> {
+        let index = self.items.binary_search_by(|item| item.name.as_str().cmp(name)).ok()?;
+        self.items.get(index)
+    }
+
+    /// Number of values of all parameters together.
+    pub fn total_len(&self) -> usize {
+        self.items.iter().map(|item| item.values.len()).sum()
+    }
+
+    /// Whether these can take the place of `model`: the same names and shapes, all values finite.
+    ///
+    /// # Errors
+    /// [`ParametersError`] naming the first parameter that is missing, unexpected, of another
+    /// shape or not finite.
+    pub fn check_like(&self, model: &Parameters) -> Result<(), ParametersError> {
+        let layout = Layout::of(self);
+        layout.check_like(&Layout::of(model))?;
+        let mut offset = 0;
+        for item in &self.items {
+            layout.check_finite(offset, &item.values)?;
+            offset += item.values.len();
+        }
+        Ok(())
+    }
+
+    /// Parses a safetensors blob; its tensors may lie in any order.
     ///
     /// # Errors
     /// [`ParametersError::Format`].
-    pub fn from_safetensors(_bytes: &[u8]) -> Result<Self, ParametersError> {
-        unimplemented!()
+    pub fn from_safetensors(bytes: &[u8]) -> Result<Self, ParametersError> {
+        let layout = Layout::parse(bytes)?.ok_or_else(|| {
+            ParametersError::Format(format!("{} bytes end within the header", bytes.len()))
+        })?;
+        if bytes.len() != layout.byte_len() {
+            return Err(ParametersError::Format(format!(
+                "the header announces {} bytes, found {}",
+                layout.byte_len(),
+                bytes.len()
+            )));
+        }
+        let data = &bytes[layout.data_start()..];
+        let read = |span: &Span| Parameter {
+            name: span.name.clone(),
+            shape: span.shape.clone(),
+            values: layout::from_le_bytes(&data[span.elements.start * 4..span.elements.end * 4]),
+        };
+        Self::new(layout.spans().iter().map(read).collect())
     }
 
     /// The safetensors blob; equal parameters give equal bytes.
     pub fn to_safetensors(&self) -> Vec<u8> {
-        unimplemented!()
+        let mut bytes = Layout::of(self).header();
+        bytes.reserve(self.total_len() * 4);
+        for item in &self.items {
+            bytes.extend(item.values.iter().flat_map(|value| value.to_le_bytes()));
+        }
+        bytes
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,190 @@
+//! Where each tensor lies in a safetensors blob of parameters.
+
+use std::ops::Range;
+
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
+
+use super::{Parameters, ParametersError};
+
+/// Longest header accepted: 100,000 tensors with long names fit.
+pub const HEADER_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes before the header: its length as a little-endian `u64`.
+const LENGTH_BYTES: usize = 8;
+
+/// One tensor in the blob.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// The parameter's name.
+    pub name: String,
+    /// Extents, slowest first.
+    pub shape: Vec<usize>,
+    /// Its place, counted in `f32` elements from the start of the data.
+    pub elements: Range<usize>,
+}
+
+/// A blob's header, understood: spans follow each other without gaps, in the order of the data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    data_start: usize,
+    spans: Vec<Span>,
+}
+
+impl Layout {
+    /// The layout of the blob that [`Parameters::to_safetensors`] makes.
+    pub fn of(parameters: &Parameters) -> Self {
+        let mut spans = Vec::with_capacity(parameters.items().len());
+        let mut start = 0;
+        for item in parameters.items() {
+            let elements = start..start + item.values.len();
+            start = elements.end;
+            spans.push(Span { name: item.name.clone(), shape: item.shape.clone(), elements });
+        }
+        let mut layout = Self { data_start: 0, spans };
+        layout.data_start = layout.header().len();
+        layout
+    }
+
+    /// Reads the layout from the first bytes of a blob; `None` while they do not hold the whole
+    /// header yet.
+    ///
+    /// # Errors
+    /// [`ParametersError::Format`] for what can be no header, and for tensors that are not `F32`.
+    pub fn parse(bytes: &[u8]) -> Result<Option<Self>, ParametersError> {
+        let format = |problem: String| Err(ParametersError::Format(problem));
+        let Some((length, rest)) = bytes.split_first_chunk::<LENGTH_BYTES>() else {
+            return Ok(None);
+        };
+        let length = u64::from_le_bytes(*length);
+        let length = match usize::try_from(length) {
+            Ok(length) if length <= HEADER_BYTES_MAX => length,
+            Ok(_) | Err(_) => {
+                return format(format!(
+                    "expected a safetensors header of at most {HEADER_BYTES_MAX} bytes, its length reads {length}"
+                ));
+            }
+        };
+        if rest.first().is_some_and(|byte| *byte != b'{') {
+            return format("expected a safetensors header in JSON".to_owned());
+        }
+        let Some(header) = rest.get(..length) else { return Ok(None) };
+        let metadata: Metadata = match serde_json::from_slice(header) {
+            Ok(metadata) => metadata,
+            Err(error) => return format(format!("safetensors header: {error}")),
+        };
+        let mut spans = Vec::new();
+        for name in metadata.offset_keys() {
+            let Some(info) = metadata.info(&name) else { continue };
+            if info.dtype != Dtype::F32 {
+                return format(format!("tensor {name:?} is of {}, expected F32", info.dtype));
+            }
+            let elements = info.data_offsets.0 / 4..info.data_offsets.1 / 4;
+            spans.push(Span { name, shape: info.shape.clone(), elements });
+        }
+        Ok(Some(Self { data_start: LENGTH_BYTES + length, spans }))
+    }
+
+    /// Bytes before the first value.
+    pub fn data_start(&self) -> usize {
+        self.data_start
+    }
+
+    /// Bytes of the whole blob.
+    pub fn byte_len(&self) -> usize {
+        self.data_start.saturating_add(self.total_len().saturating_mul(4))
+    }
+
+    /// Number of values.
+    pub fn total_len(&self) -> usize {
+        self.spans.last().map_or(0, |span| span.elements.end)
+    }
+
+    /// The tensors in the order of the data.
+    pub fn spans(&self) -> &[Span] {
+        &self.spans
+    }
+
+    /// Whether a blob of this layout can stand for one of `model`, element by element: the same
+    /// names and shapes in the same places.
+    ///
+    /// # Errors
+    /// [`ParametersError`] naming the first tensor that is missing, unexpected, of another shape
+    /// or elsewhere.
+    pub fn check_like(&self, model: &Layout) -> Result<(), ParametersError> {
+        let mine = self.by_name();
+        let theirs = model.by_name();
+        for (at, expected) in theirs.iter().enumerate() {
+            let found = match mine.get(at) {
+                Some(found) if found.name < expected.name => {
+                    return Err(ParametersError::Unexpected(found.name.clone()));
+                }
+                Some(found) if found.name == expected.name => found,
+                Some(_) | None => return Err(ParametersError::Missing(expected.name.clone())),
+            };
+            if found.shape != expected.shape {
+                return Err(ParametersError::Shape {
+                    name: found.name.clone(),
+                    expected: expected.shape.clone(),
+                    found: found.shape.clone(),
+                });
+            }
+            if found.elements != expected.elements {
+                return Err(ParametersError::Format(format!(
+                    "parameter {:?} lies at elements {:?}, expected {:?}: write tensors in name order",
+                    found.name, found.elements, expected.elements
+                )));
+            }
+        }
+        mine.get(theirs.len())
+            .map_or(Ok(()), |extra| Err(ParametersError::Unexpected(extra.name.clone())))
+    }
+
+    /// Checks a piece of the data: `values` from element `offset` on.
+    ///
+    /// # Errors
+    /// [`ParametersError::NotFinite`] for the first value that is NaN or infinite.
+    pub fn check_finite(&self, offset: usize, values: &[f32]) -> Result<(), ParametersError> {
+        let Some(at) = values.iter().position(|value| !value.is_finite()) else { return Ok(()) };
+        let element = offset + at;
+        let span = self.spans.partition_point(|span| span.elements.end <= element);
+        let (name, start) = self
+            .spans
+            .get(span)
+            .map_or((String::new(), 0), |span| (span.name.clone(), span.elements.start));
+        Err(ParametersError::NotFinite { name, index: element - start, value: values[at] })
+    }
+
+    /// The blob's first bytes, up to the first value.
+    #[expect(clippy::missing_panics_doc, reason = "spans always make a header")]
+    pub fn header(&self) -> Vec<u8> {
+        let info = |span: &Span| TensorInfo {
+            dtype: Dtype::F32,
+            shape: span.shape.clone(),
+            data_offsets: (span.elements.start * 4, span.elements.end * 4),
+        };
+        let tensors = self.spans.iter().map(|span| (span.name.clone(), info(span))).collect();
+        let metadata = Metadata::new(None, tensors).expect("spans follow each other");
+        let mut json = serde_json::to_vec(&metadata).expect("names and numbers are JSON");
+        json.resize(json.len().next_multiple_of(LENGTH_BYTES), b' ');
+        let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
+        bytes.append(&mut json);
+        bytes
+    }
+
+    fn by_name(&self) -> Vec<&Span> {
+        let mut spans: Vec<&Span> = self.spans.iter().collect();
+        spans.sort_by(|a, b| a.name.cmp(&b.name));
+        spans
+    }
+}
+
+/// Number of elements of a shape; `None` when it overflows.
+pub(super) fn elements(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1_usize, |product, extent| product.checked_mul(*extent))
+}
+
+/// Values from little-endian bytes; bytes left over are ignored.
+pub(super) fn from_le_bytes(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect()
+}

@@ -10,3 +10,4 @@ pub mod cli;
 pub mod error;
 pub mod http;
 pub mod record;
+pub mod request;

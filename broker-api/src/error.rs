@@ -1,6 +1,7 @@
 //! What goes wrong at the broker's edge: a stable code, what happened, and what to do.
 
 use jobs::report::{Failure, FailureCode};
+use serde::{Deserialize, Serialize};
 
 /// The stable codes of the API, with their HTTP status in [`ApiCode::status`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub enum ApiCode {
     MethodNotAllowed,
     /// The same id or key was used for something else.
     Conflict,
+    /// The job has no result yet.
+    NotEnded,
     /// Larger than the limit.
     TooLarge,
     /// The media type is not one of those accepted here.
@@ -50,6 +53,7 @@ impl ApiCode {
             ApiCode::UnknownPath => "unknown_path",
             ApiCode::MethodNotAllowed => "method_not_allowed",
             ApiCode::Conflict => "conflict",
+            ApiCode::NotEnded => "not_ended",
             ApiCode::TooLarge => "too_large",
             ApiCode::UnsupportedMediaType => "unsupported_media_type",
             ApiCode::Unavailable => "unavailable",
@@ -57,6 +61,13 @@ impl ApiCode {
             ApiCode::Internal => "internal",
             ApiCode::Job(code) => code.as_str(),
         }
+    }
+
+    /// The stable word as a title for people: `Unknown job`.
+    pub fn title(self) -> String {
+        let words = self.as_str().replace('_', " ");
+        let (first, rest) = words.split_at(1);
+        first.to_ascii_uppercase() + rest
     }
 
     /// The HTTP status.
@@ -69,7 +80,7 @@ impl ApiCode {
             | ApiCode::UnknownDataset
             | ApiCode::UnknownPath => 404,
             ApiCode::MethodNotAllowed => 405,
-            ApiCode::Conflict => 409,
+            ApiCode::Conflict | ApiCode::NotEnded => 409,
             ApiCode::TooLarge => 413,
             ApiCode::UnsupportedMediaType => 415,
             ApiCode::Unavailable | ApiCode::Overloaded => 503,
@@ -122,10 +133,74 @@ impl ApiError {
     pub fn new(code: ApiCode, detail: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { code, detail: detail.into(), hint: hint.into() }
     }
+
+    /// The body in which people get it.
+    pub fn problem(&self) -> Problem {
+        Problem {
+            kind: format!("urn:dunlin:problem:{}", self.code.as_str()),
+            title: self.code.title(),
+            status: self.code.status(),
+            detail: self.detail.clone(),
+            code: self.code.as_str().to_owned(),
+            hint: self.hint.clone(),
+            error: self.detail.clone(),
+        }
+    }
+}
+
+/// Media type of a [`Problem`].
+pub const PROBLEM_MEDIA_TYPE: &str = "application/problem+json";
+
+/// A problem as it travels (RFC 9457), with the `error` member of the Open Inference Protocol.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// `urn:dunlin:problem:<code>`
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The code for people.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What happened, with the values that matter.
+    pub detail: String,
+    /// The stable code.
+    pub code: String,
+    /// What to do about it.
+    pub hint: String,
+    /// The same as `detail`, where Open Inference Protocol clients look for it.
+    pub error: String,
+}
+
+impl Problem {
+    /// The JSON text.
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a problem is text and numbers")
+    }
 }
 
 impl From<Failure> for ApiError {
     fn from(failure: Failure) -> Self {
         Self::new(ApiCode::Job(failure.code), failure.message, "")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn problems_carry_the_code_in_every_form() {
+        let error = ApiError::new(ApiCode::UnknownJob, "no job x", "list them");
+        let problem: Problem = serde_json::from_slice(&error.problem().to_json()).unwrap();
+        assert_eq!(problem.kind, "urn:dunlin:problem:unknown_job");
+        assert_eq!((problem.title.as_str(), problem.status), ("Unknown job", 404));
+        assert_eq!((problem.detail, problem.error), ("no job x".into(), "no job x".into()));
+    }
+
+    #[test]
+    fn a_failed_job_has_an_error_status() {
+        for code in FailureCode::ALL {
+            assert!((400..600).contains(&ApiCode::Job(*code).status()), "{code:?}");
+        }
     }
 }

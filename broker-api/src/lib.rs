@@ -9,5 +9,6 @@ pub mod broker;
 pub mod cli;
 pub mod error;
 pub mod http;
+pub mod nats_server;
 pub mod record;
 pub mod request;

@@ -1,0 +1,320 @@
+//! A nats-server of one's own: the embedded default, as a child process on loopback.
+//!
+//! The child lives as long as its [`NatsServer`], and ends with this process even when that is
+//! killed: a shell between the two holds the other end of a pipe and stops the server when the
+//! pipe closes. (A parent-death signal would end it with the thread that started it.)
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+/// The largest message, headers included: room for pictures and for chunks of parameters.
+pub const MAX_PAYLOAD: usize = 8 * 1024 * 1024;
+/// The oldest version with all that is used here.
+pub const VERSION_MIN: (u32, u32) = (2, 11);
+
+const READY_WITHIN: Duration = Duration::from_secs(20);
+
+/// Starts `"$@"`, tells its process id, and stops it when standard input closes.
+const KEEPER: &str = r#"
+exec 3<&0
+"$@" 3<&- </dev/null >&2 &
+server=$!
+echo $server
+exec >&2
+{ read -r _ <&3; kill -TERM $server; } 2>/dev/null &
+watcher=$!
+exec 3<&-
+wait $server
+code=$?
+kill $watcher 2>/dev/null
+exit $code
+"#;
+
+/// How a nats-server is started.
+#[derive(Debug, Clone)]
+pub struct NatsServerConfig {
+    /// The program; looked for when absent, see [`find`].
+    pub program: Option<PathBuf>,
+    /// Where `JetStream` keeps everything.
+    pub store_dir: PathBuf,
+    /// The port on 127.0.0.1; a free one when absent.
+    pub port: Option<u16>,
+}
+
+/// Why there is no nats-server.
+#[derive(Debug, thiserror::Error)]
+pub enum NatsServerError {
+    /// No such program.
+    #[error(
+        "nats-server was not found in {looked_in}: get version {}.{} or newer from \
+         https://github.com/nats-io/nats-server/releases and put it on PATH or in .tools/bin, \
+         or use a running one with --nats",
+        VERSION_MIN.0, VERSION_MIN.1
+    )]
+    NotFound {
+        /// Where it was looked for.
+        looked_in: String,
+    },
+    /// It cannot be run.
+    #[error("{program} cannot be run: {source}")]
+    Run {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Too old, or something else.
+    #[error(
+        "{program} says {found:?}, expected nats-server {}.{} or newer",
+        VERSION_MIN.0, VERSION_MIN.1
+    )]
+    Version {
+        /// The program.
+        program: PathBuf,
+        /// What it answered to `--version`.
+        found: String,
+    },
+    /// The folder for its data cannot be made.
+    #[error("{path}: {source}")]
+    Store {
+        /// The folder or file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The port is taken.
+    #[error("port {port} on 127.0.0.1 is in use: choose another one, or 0 for a free one")]
+    PortInUse {
+        /// The port asked for.
+        port: u16,
+    },
+    /// It ended before it was ready.
+    #[error("nats-server did not start: {said}")]
+    Start {
+        /// Its last words.
+        said: String,
+    },
+}
+
+/// A running nats-server; dropping it stops the process.
+#[derive(Debug)]
+pub struct NatsServer {
+    port: u16,
+    pid: i32,
+    lifeline: Option<ChildStdin>,
+    state: watch::Receiver<State>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct State {
+    port: Option<u16>,
+    ready: bool,
+    ended: bool,
+    fault: String,
+}
+
+impl NatsServer {
+    /// Starts a nats-server and waits until it takes connections.
+    ///
+    /// # Errors
+    /// [`NatsServerError`], which says what to do.
+    pub async fn start(config: &NatsServerConfig) -> Result<Self, NatsServerError> {
+        let program = find(config.program.as_deref())?;
+        check_version(&program)?;
+        let file = write_config(config)?;
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", KEEPER, "nats-server-keeper"])
+            .arg(&program)
+            .arg("-c")
+            .arg(&file)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // A key press that interrupts this program must not end the server before it.
+            .process_group(0)
+            .spawn()
+            .map_err(|source| NatsServerError::Run { program: program.clone(), source })?;
+        let lifeline = child.stdin.take();
+        let pid = read_pid(&mut child);
+        let (sender, state) = watch::channel(State::default());
+        std::thread::Builder::new()
+            .name("nats-server-log".to_owned())
+            .spawn(move || follow(child, &sender))
+            .map_err(|source| NatsServerError::Run { program, source })?;
+        let mut server = Self { port: 0, pid, lifeline, state };
+        server.await_ready(config.port).await?;
+        Ok(server)
+    }
+
+    async fn await_ready(&mut self, asked: Option<u16>) -> Result<(), NatsServerError> {
+        let done = self.state.wait_for(|state| state.ready || state.ended);
+        let state = match tokio::time::timeout(READY_WITHIN, done).await {
+            Ok(Ok(state)) => state.clone(),
+            Ok(Err(_)) => State { fault: "its log ended".to_owned(), ..State::default() },
+            Err(_) => State {
+                fault: format!("it was not ready within {} s", READY_WITHIN.as_secs()),
+                ..State::default()
+            },
+        };
+        match (state.ready, state.port, asked) {
+            (true, Some(port), _) => {
+                self.port = port;
+                Ok(())
+            }
+            (false, _, Some(port)) if state.fault.contains("address already in use") => {
+                Err(NatsServerError::PortInUse { port })
+            }
+            _ => Err(NatsServerError::Start { said: state.fault }),
+        }
+    }
+
+    /// `nats://127.0.0.1:<port>`
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// The port it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Waits until the server ends by itself; its last error, if it said one.
+    pub async fn ended(&mut self) -> String {
+        match self.state.wait_for(|state| state.ended).await {
+            Ok(state) => state.fault.clone(),
+            Err(_) => String::new(),
+        }
+    }
+
+    /// Stops the server and waits until it has ended.
+    pub async fn stop(mut self) {
+        drop(self.lifeline.take());
+        self.ended().await;
+    }
+
+    /// Ends the server at once, as a power cut would, and waits until it is gone.
+    pub async fn kill(mut self) {
+        if let Some(pid) = rustix::process::Pid::from_raw(self.pid) {
+            // An error means that it has ended already.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+        self.ended().await;
+    }
+}
+
+/// Finds the program: the one given; else `.tools/bin/nats-server` in a folder above this
+/// executable or the current folder; else on `PATH`.
+///
+/// # Errors
+/// [`NatsServerError::NotFound`] with the places.
+pub fn find(given: Option<&Path>) -> Result<PathBuf, NatsServerError> {
+    if let Some(program) = given {
+        return if program.is_file() {
+            Ok(program.to_owned())
+        } else {
+            Err(NatsServerError::NotFound { looked_in: program.display().to_string() })
+        };
+    }
+    let starts = [std::env::current_exe().ok(), std::env::current_dir().ok()];
+    let tools = starts
+        .iter()
+        .flatten()
+        .flat_map(|path| path.ancestors())
+        .map(|folder| folder.join(".tools/bin/nats-server"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let on_path = std::env::split_paths(&path).map(|folder| folder.join("nats-server"));
+    let mut candidates = tools.chain(on_path);
+    candidates.find(|candidate| candidate.is_file()).ok_or_else(|| NatsServerError::NotFound {
+        looked_in: ".tools/bin above the program and the current folder, and PATH".to_owned(),
+    })
+}
+
+fn check_version(program: &Path) -> Result<(), NatsServerError> {
+    let output = Command::new(program)
+        .arg("--version")
+        .output()
+        .map_err(|source| NatsServerError::Run { program: program.to_owned(), source })?;
+    let found = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if parse_version(&found).is_some_and(|version| version >= VERSION_MIN) {
+        return Ok(());
+    }
+    Err(NatsServerError::Version { program: program.to_owned(), found })
+}
+
+/// Major and minor version in `nats-server: v2.15.1`, or in `2.15.1`.
+pub(crate) fn parse_version(text: &str) -> Option<(u32, u32)> {
+    let text = text.rsplit(' ').next()?;
+    let mut numbers = text.trim_start_matches('v').split('.');
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+fn write_config(config: &NatsServerConfig) -> Result<PathBuf, NatsServerError> {
+    let store = |path: &Path, source| NatsServerError::Store { path: path.to_owned(), source };
+    let dir = &config.store_dir;
+    std::fs::create_dir_all(dir).map_err(|source| store(dir, source))?;
+    let port = config
+        .port
+        .filter(|port| *port != 0)
+        .map_or_else(|| "-1".to_owned(), |port| port.to_string());
+    let quoted = serde_json::to_string(&dir.to_string_lossy()).expect("text is JSON");
+    let text = format!(
+        "listen: \"127.0.0.1:{port}\"\nmax_payload: {MAX_PAYLOAD}\njetstream {{ store_dir: {quoted} }}\n"
+    );
+    let file = dir.join("nats-server.conf");
+    std::fs::write(&file, text).map_err(|source| store(&file, source))?;
+    Ok(file)
+}
+
+fn read_pid(child: &mut Child) -> i32 {
+    let mut line = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        // The shell writes one short line and closes the pipe.
+        let _ = BufReader::new(stdout.take(32)).read_line(&mut line);
+    }
+    line.trim().parse().unwrap_or(0)
+}
+
+/// Reads the server's log to its end: what it says of its port, its readiness and its faults.
+fn follow(mut child: Child, sender: &watch::Sender<State>) {
+    if let Some(stderr) = child.stderr.take() {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            sender.send_if_modified(|state| note(state, &line));
+        }
+    }
+    let status = child.wait();
+    sender.send_modify(|state| {
+        state.ended = true;
+        if state.fault.is_empty() {
+            state.fault = status.map_or_else(|error| error.to_string(), |s| s.to_string());
+        }
+    });
+}
+
+fn note(state: &mut State, line: &str) -> bool {
+    const LISTENING: &str = "Listening for client connections on ";
+    if let Some((_, address)) = line.split_once(LISTENING) {
+        state.port = address.rsplit(':').next().and_then(|port| port.trim().parse().ok());
+    } else if line.contains("Server is ready") {
+        state.ready = true;
+        return true;
+    } else if line.contains("[ERR]") || line.contains("[FTL]") || line.contains("nats-server:") {
+        tracing::warn!(target: "nats_server", "{line}");
+        line.clone_into(&mut state.fault);
+    } else {
+        tracing::debug!(target: "nats_server", "{line}");
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests;

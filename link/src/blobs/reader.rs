@@ -1,0 +1,162 @@
+//! Reads a blob chunk by chunk and checks it.
+
+use std::time::Duration;
+
+use async_nats::header::HeaderName;
+use async_nats::jetstream::object_store::ObjectInfo;
+use async_nats::{Client, Message, StatusCode, Subscriber, header};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use jobs::id::{Bytes as Size, Digest};
+
+use super::{BlobError, chunk_subject, direct_get};
+use crate::digest::Hasher;
+
+/// Bytes asked for at once: what may wait in memory while the reader is busy.
+const BATCH_BYTES: u64 = 8 * 1024 * 1024;
+/// Chunks asked for at once; the bytes decide.
+const BATCH_CHUNKS: u32 = 256;
+/// How long the next chunk may take.
+const CHUNK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Silences after which reading is given up.
+const SILENCES_MAX: u32 = 3;
+
+/// A blob being read; [`BlobReader::next`] gives its chunks in order.
+#[derive(Debug)]
+pub struct BlobReader {
+    client: Client,
+    digest: Digest,
+    chunk_subject: String,
+    size: Size,
+    received: u64,
+    /// Where the next chunk is looked for in the stream.
+    next_sequence: u64,
+    batch: Option<Subscriber>,
+    silences: u32,
+    hasher: Option<Hasher>,
+}
+
+impl BlobReader {
+    pub(super) fn new(client: Client, digest: Digest, info: &ObjectInfo) -> Self {
+        Self {
+            client,
+            digest,
+            chunk_subject: chunk_subject(&info.nuid),
+            size: Size(info.size as u64),
+            received: 0,
+            next_sequence: 1,
+            batch: None,
+            silences: 0,
+            hasher: Some(Hasher::new()),
+        }
+    }
+
+    /// The blob's length.
+    pub fn size(&self) -> Size {
+        self.size
+    }
+
+    /// The next chunk; `None` at the end, when the whole blob has been found to match its digest.
+    ///
+    /// # Errors
+    /// [`BlobError::Damaged`] when the bytes are others than the digest says, in which case
+    /// nothing of what was read may be used; [`BlobError::Unavailable`].
+    pub async fn next(&mut self) -> Result<Option<Bytes>, BlobError> {
+        if self.received >= self.size.0 {
+            return self.finish().map(|()| None);
+        }
+        loop {
+            let mut batch = match self.batch.take() {
+                Some(batch) => batch,
+                None => self.ask().await?,
+            };
+            if let Ok(Some(message)) = tokio::time::timeout(CHUNK_TIMEOUT, batch.next()).await {
+                self.silences = 0;
+                if let Some(chunk) = self.take(&message)? {
+                    self.batch = Some(batch);
+                    return Ok(Some(chunk));
+                }
+                // The batch ended before the blob did: ask for the rest.
+                continue;
+            }
+            self.silences += 1;
+            if self.silences >= SILENCES_MAX {
+                let reason = format!("no chunk came for {CHUNK_TIMEOUT:?}");
+                return Err(BlobError::unavailable("reading a blob", reason));
+            }
+        }
+    }
+
+    /// Asks for the next batch of chunks.
+    async fn ask(&self) -> Result<Subscriber, BlobError> {
+        let doing = "asking for a blob";
+        let inbox = self.client.new_inbox();
+        let batch = self.client.subscribe(inbox.clone()).await;
+        let batch = batch.map_err(|error| BlobError::unavailable(doing, error))?;
+        let request = serde_json::json!({
+            "seq": self.next_sequence,
+            "next_by_subj": self.chunk_subject,
+            "batch": BATCH_CHUNKS,
+            "max_bytes": BATCH_BYTES,
+        });
+        let sent =
+            self.client.publish_with_reply(direct_get(), inbox, request.to_string().into()).await;
+        sent.map_err(|error| BlobError::unavailable(doing, error))?;
+        Ok(batch)
+    }
+
+    /// The chunk of a message; `None` at the end of the batch.
+    fn take(&mut self, message: &Message) -> Result<Option<Bytes>, BlobError> {
+        match message.status {
+            None => {}
+            // End of the batch.
+            Some(status) if status.as_u16() == 204 => return Ok(None),
+            Some(StatusCode::NOT_FOUND) => {
+                let problem = format!("{} of {} bytes are there", self.received, self.size);
+                return Err(self.damaged(problem));
+            }
+            Some(status) => {
+                let reason = format!(
+                    "status {status} {}",
+                    message.description.as_deref().unwrap_or_default()
+                );
+                return Err(BlobError::unavailable("reading a blob", reason));
+            }
+        }
+        let sequence = header_number(message, header::NATS_SEQUENCE)
+            .ok_or_else(|| BlobError::unavailable("reading a blob", "a chunk has no sequence"))?;
+        if sequence < self.next_sequence {
+            return Err(self.damaged("its chunks come in the wrong order".to_owned()));
+        }
+        self.next_sequence = sequence + 1;
+        self.received += message.payload.len() as u64;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&message.payload);
+        }
+        if self.received > self.size.0 {
+            let problem = format!("it has more than the {} bytes of its description", self.size);
+            return Err(self.damaged(problem));
+        }
+        Ok(Some(message.payload.clone()))
+    }
+
+    fn finish(&mut self) -> Result<(), BlobError> {
+        self.batch = None;
+        let Some(hasher) = self.hasher.take() else { return Ok(()) };
+        let found = hasher.finish();
+        if found == self.digest {
+            Ok(())
+        } else {
+            Err(self.damaged(format!("its bytes have the digest {found}")))
+        }
+    }
+
+    fn damaged(&self, problem: String) -> BlobError {
+        BlobError::Damaged { digest: self.digest.clone(), problem }
+    }
+}
+
+/// A header that holds a number.
+pub(super) fn header_number(message: &Message, name: HeaderName) -> Option<u64> {
+    message.headers.as_ref()?.get(name)?.as_str().parse().ok()
+}

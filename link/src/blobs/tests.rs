@@ -1,0 +1,125 @@
+use super::*;
+use crate::layout::{Layout, ensure};
+use crate::server::Server;
+
+async fn store(server: &Server) -> Blobs {
+    let client = server.client().await;
+    ensure(&async_nats::jetstream::new(client.clone()), Layout::default()).await.unwrap();
+    Blobs::new(client)
+}
+
+fn pattern(size: usize, seed: u8) -> Bytes {
+    let mut state = u32::from(seed) + 1;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    (0..size).map(|_| next()).collect()
+}
+
+async fn messages(blobs: &Blobs) -> u64 {
+    let stream = blobs.context.get_stream("OBJ_blobs").await.unwrap();
+    stream.cached_info().state.messages
+}
+
+#[tokio::test]
+async fn blobs_of_every_size_come_back() {
+    let server = Server::start();
+    let blobs = store(&server).await;
+    for size in [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 20 * 1024 * 1024 + 7] {
+        let bytes = pattern(size, 1);
+        let blob = blobs.put(bytes.clone(), Existing::Keep).await.unwrap();
+        assert_eq!(blob.digest, crate::digest::of(&bytes));
+        assert_eq!(blobs.size(&blob.digest).await.unwrap(), Some(blob.size));
+        assert!(blobs.get(&blob.digest).await.unwrap() == bytes, "{size} bytes");
+    }
+}
+
+#[tokio::test]
+async fn other_clients_can_read_and_write_blobs() {
+    let server = Server::start();
+    let blobs = store(&server).await;
+    let bytes = pattern(3 * CHUNK_BYTES, 2);
+    let blob = blobs.put(bytes.clone(), Existing::Keep).await.unwrap();
+    let bucket = blobs.context.get_object_store("blobs").await.unwrap();
+    let mut read = Vec::new();
+    let mut object = bucket.get(hex(&blob.digest)).await.unwrap();
+    tokio::io::AsyncReadExt::read_to_end(&mut object, &mut read).await.unwrap();
+    assert!(read == bytes);
+
+    let other = pattern(1000, 3);
+    let digest = crate::digest::of(&other);
+    bucket.put(hex(&digest), &mut other.as_ref()).await.unwrap();
+    assert!(blobs.get(&digest).await.unwrap() == other);
+}
+
+#[tokio::test]
+async fn keeping_sends_nothing_and_replacing_leaves_no_chunks_behind() {
+    let server = Server::start();
+    let blobs = store(&server).await;
+    let bytes = pattern(2 * CHUNK_BYTES, 4);
+    let blob = blobs.put(bytes.clone(), Existing::Keep).await.unwrap();
+    let sequence = blobs.describe(&blob.digest).await.unwrap().unwrap().1;
+    blobs.put(bytes.clone(), Existing::Keep).await.unwrap();
+    assert_eq!(blobs.describe(&blob.digest).await.unwrap().unwrap().1, sequence);
+    assert_eq!(blobs.put(bytes.clone(), Existing::Replace).await.unwrap(), blob);
+    assert_eq!(messages(&blobs).await, 3);
+    assert!(blobs.get(&blob.digest).await.unwrap() == bytes);
+}
+
+#[tokio::test]
+async fn many_at_once_store_one_copy() {
+    let server = Server::start();
+    let blobs = store(&server).await;
+    let bytes = pattern(2 * CHUNK_BYTES, 5);
+    let puts = (0..4).map(|_| blobs.put(bytes.clone(), Existing::Replace));
+    for outcome in futures::future::join_all(puts).await {
+        outcome.unwrap();
+    }
+    assert_eq!(messages(&blobs).await, 3);
+    assert!(blobs.get(&crate::digest::of(&bytes)).await.unwrap() == bytes);
+}
+
+#[tokio::test]
+async fn a_missing_blob_is_named() {
+    let server = Server::start();
+    let blobs = store(&server).await;
+    let digest = crate::digest::of(b"nothing");
+    let error = blobs.get(&digest).await.unwrap_err();
+    assert_eq!(error, BlobError::NotFound { digest: digest.clone() });
+    blobs.delete(&digest).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_deleted_blob_is_gone() {
+    let server = Server::start();
+    let blobs = store(&server).await;
+    let blob = blobs.put(pattern(10, 6), Existing::Keep).await.unwrap();
+    blobs.delete(&blob.digest).await.unwrap();
+    assert_eq!(blobs.size(&blob.digest).await.unwrap(), None);
+    assert_eq!(messages(&blobs).await, 0);
+}
+
+#[tokio::test]
+async fn bytes_that_do_not_match_are_refused() {
+    let server = Server::start();
+    let blobs = store(&server).await;
+    let wrong = BlobRef { digest: crate::digest::of(b"right"), size: Size(5) };
+    blobs.put_as(&wrong, "wrong".into(), Existing::Keep).await.unwrap();
+    let error = blobs.get(&wrong.digest).await.unwrap_err();
+    assert!(matches!(error, BlobError::Damaged { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_full_store_says_so_and_keeps_what_it_has() {
+    let server = Server::start();
+    let client = server.client().await;
+    let context = async_nats::jetstream::new(client.clone());
+    ensure(&context, Layout { blob_bytes: 5 * 1024 * 1024, ..Layout::default() }).await.unwrap();
+    let blobs = Blobs::new(client);
+    let first = blobs.put(pattern(1024 * 1024, 7), Existing::Keep).await.unwrap();
+    let error = blobs.put(pattern(8 * 1024 * 1024, 8), Existing::Keep).await.unwrap_err();
+    assert!(matches!(error, BlobError::Full { .. }), "{error}");
+    assert!(blobs.get(&first.digest).await.is_ok());
+    assert_eq!(messages(&blobs).await, 3);
+}

@@ -6,7 +6,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use jobs::id::{Bytes as Size, Millis, ModelName, ModelVersion};
+use jobs::id::{Bytes as Size, Millis};
 use jobs::selector::Selector;
 use jobs::spec::{
     InferInput, InferSpec, JobKind, JobSpec, ModelQuery, TensorHeader, TrainSpec, WorkSpec,
@@ -67,18 +67,11 @@ pub struct OipTensor {
     pub base64: Option<String>,
 }
 
-/// A model as people name it: `"digits"`, `"digits:3"` or `{"name": .., "version": ..}`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
-enum ModelForm {
-    Text(String),
-    Parts { name: String, version: Option<String> },
-}
-
+/// The JSON form of an inference request, see [`infer`].
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct InferBody {
-    model: ModelForm,
+pub struct InferForm {
+    model: ModelQuery,
     #[serde(default)]
     inputs: Option<Vec<OipTensor>>,
     #[serde(default)]
@@ -101,28 +94,37 @@ struct InferBody {
 /// [`ApiCode::InvalidBody`] when it is not JSON or has unknown members,
 /// [`ApiCode::InvalidSpec`] when a value cannot be used; both name the member.
 pub fn infer(body: &[u8]) -> Result<InferRequest, ApiError> {
-    let body: InferBody = parse(body, INFER_HINT)?;
-    let (input, binary) = match (body.inputs, body.input, body.picture) {
-        (Some(tensors), None, None) => tensors_from_oip(&tensors)?,
-        (None, Some(nested), None) => tensor_from_nested(&nested)?,
-        (None, None, Some(text)) => (InferInput::Picture, decode_base64("picture", &text)?),
-        (None, None, None) => {
-            return Err(invalid("the request has no input", INFER_HINT));
-        }
-        _ => {
-            return Err(invalid(
-                "the request has more than one of 'inputs', 'input' and 'picture'",
-                "keep one of them",
-            ));
-        }
-    };
-    let spec = InferSpec {
-        model: body.model.query()?,
-        input,
-        top: checked_top(body.top.unwrap_or(TOP_DEFAULT))?,
-    };
-    let deadline = body.deadline_ms.map(checked_deadline).transpose()?;
-    Ok(InferRequest { spec, binary, selector: selector(body.selector.as_deref())?, deadline })
+    parse::<InferForm>(body, INFER_HINT)?.into_request()
+}
+
+impl InferForm {
+    /// Checks the form and lays the input out as bytes.
+    ///
+    /// # Errors
+    /// As [`infer`].
+    pub fn into_request(self) -> Result<InferRequest, ApiError> {
+        let (input, binary) = match (self.inputs, self.input, self.picture) {
+            (Some(tensors), None, None) => tensors_from_oip(&tensors)?,
+            (None, Some(nested), None) => tensor_from_nested(&nested)?,
+            (None, None, Some(text)) => (InferInput::Picture, decode_base64("picture", &text)?),
+            (None, None, None) => {
+                return Err(invalid("the request has no input", INFER_HINT));
+            }
+            _ => {
+                return Err(invalid(
+                    "the request has more than one of 'inputs', 'input' and 'picture'",
+                    "keep one of them",
+                ));
+            }
+        };
+        let top = checked_top(self.top.unwrap_or(TOP_DEFAULT))?;
+        Ok(InferRequest {
+            spec: InferSpec { model: self.model, input, top },
+            binary,
+            selector: selector(self.selector.as_deref())?,
+            deadline: self.deadline_ms.map(checked_deadline).transpose()?,
+        })
+    }
 }
 
 /// The request of a picture that is the body itself; `model` is `name` or `name:version`.
@@ -209,14 +211,8 @@ fn members_are_empty(value: &Value) -> bool {
     value.as_object().is_some_and(serde_json::Map::is_empty)
 }
 
-fn train(mut value: Value) -> Result<TrainSpec, ApiError> {
+fn train(value: Value) -> Result<TrainSpec, ApiError> {
     const HINT: &str = "such as {\"model\": \"mlp\", \"dataset\": \"digits\", \"rounds\": 3}";
-    if let Some(model) = value.get_mut("model") {
-        let form = ModelForm::deserialize(&*model)
-            .map_err(|_| invalid(format!("model is {model}"), "name it as \"name:version\""))?;
-        let query = form.query()?;
-        *model = serde_json::to_value(query).expect("a query is plain text");
-    }
     serde_json::from_value(value)
         .map_err(|error| ApiError::new(ApiCode::InvalidBody, error.to_string(), HINT))
 }
@@ -226,29 +222,9 @@ fn train(mut value: Value) -> Result<TrainSpec, ApiError> {
 /// # Errors
 /// [`ApiCode::InvalidSpec`] saying what a name may be.
 pub fn model_query(text: &str) -> Result<ModelQuery, ApiError> {
-    match text.split_once(':') {
-        None => query(text, None),
-        Some((name, version)) => query(name, Some(version)),
-    }
-}
-
-fn query(name: &str, version: Option<&str>) -> Result<ModelQuery, ApiError> {
-    let wrong = |error: jobs::id::IdError| {
+    text.parse().map_err(|error: jobs::id::IdError| {
         invalid(error.to_string(), "name the model as 'name' or 'name:version'")
-    };
-    Ok(ModelQuery {
-        name: ModelName::parse(name).map_err(wrong)?,
-        version: version.map(ModelVersion::parse).transpose().map_err(wrong)?,
     })
-}
-
-impl ModelForm {
-    fn query(&self) -> Result<ModelQuery, ApiError> {
-        match self {
-            ModelForm::Text(text) => model_query(text),
-            ModelForm::Parts { name, version } => query(name, version.as_deref()),
-        }
-    }
 }
 
 /// Parses a selector; none means every device.

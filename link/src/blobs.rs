@@ -5,15 +5,11 @@
 //! which is the commit point. Downloads ask for the chunks by batched direct gets, without a
 //! consumer, and check the digest.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
-use async_nats::header::{self, HeaderMap};
-use async_nats::jetstream::context::{
-    ContextBuilder, PublishAckFuture, PublishError, PublishErrorKind,
-};
-use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::object_store::{ObjectInfo, ObjectOptions};
+use async_nats::header;
+use async_nats::jetstream::context::{ContextBuilder, PublishError};
+use async_nats::jetstream::object_store::ObjectInfo;
 use async_nats::jetstream::{Context, ErrorCode};
 use async_nats::{Client, StatusCode};
 use base64::Engine as _;
@@ -25,13 +21,14 @@ use crate::digest::{Hasher, hex};
 use crate::layout::BUCKET_BLOBS;
 
 mod reader;
+mod upload;
 
 pub use reader::BlobReader;
+use upload::Upload;
 
-/// Bytes of a chunk, at most; less where the server's `max_payload` is smaller.
-const CHUNK_BYTES: usize = 512 * 1024;
-/// Bytes of chunks that may be under way without acknowledgement.
-const WINDOW_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes of a chunk, at most; less where the server's `max_payload` is smaller. Chosen by
+/// measurement: larger ones leave the caches of server and client.
+const CHUNK_BYTES: usize = 128 * 1024;
 /// How long the server may take to acknowledge a chunk.
 const ACK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a whole transfer is tried.
@@ -106,12 +103,25 @@ impl Blobs {
     /// # Errors
     /// [`BlobError::Full`] and [`BlobError::Unavailable`].
     pub async fn put(&self, bytes: Bytes, existing: Existing) -> Result<BlobRef, BlobError> {
-        if existing == Existing::Keep {
-            let blob = BlobRef { digest: crate::digest::of(&bytes), size: Size(len(&bytes)) };
-            self.put_as(&blob, bytes, existing).await?;
-            return Ok(blob);
+        let size = Size(bytes.len() as u64);
+        match existing {
+            Existing::Keep => {
+                let blob = BlobRef { digest: crate::digest::of(&bytes), size };
+                self.put_as(&blob, bytes, existing).await?;
+                Ok(blob)
+            }
+            Existing::Replace => {
+                let upload = Upload::new(self, size);
+                let mut hasher = Hasher::new();
+                let sent = upload.send_chunks(bytes, |chunk| hasher.update(chunk)).await;
+                let blob = BlobRef { digest: hasher.finish(), size };
+                let before = match sent {
+                    Ok(()) => self.describe(&blob.digest).await,
+                    Err(error) => Err(error),
+                };
+                upload.commit(&blob.digest, before).await.map(|()| blob)
+            }
         }
-        self.upload(bytes, None).await
     }
 
     /// Stores bytes whose digest is known; the caller vouches for it.
@@ -124,10 +134,22 @@ impl Blobs {
         bytes: Bytes,
         existing: Existing,
     ) -> Result<(), BlobError> {
-        if existing == Existing::Keep && self.size(&blob.digest).await? == Some(blob.size) {
-            return Ok(());
-        }
-        self.upload(bytes, Some(blob.digest.clone())).await.map(drop)
+        let upload = Upload::new(self, blob.size);
+        let before = match existing {
+            Existing::Keep => {
+                let before = self.describe(&blob.digest).await?;
+                if before.size() == Some(blob.size) {
+                    return Ok(());
+                }
+                upload.send_chunks(bytes, |_| ()).await.map(|()| before)
+            }
+            Existing::Replace => {
+                let (before, sent) =
+                    futures::join!(self.describe(&blob.digest), upload.send_chunks(bytes, |_| ()));
+                sent.and(before)
+            }
+        };
+        upload.commit(&blob.digest, before).await
     }
 
     /// The blob's length, if it is in the store.
@@ -135,7 +157,7 @@ impl Blobs {
     /// # Errors
     /// [`BlobError::Unavailable`].
     pub async fn size(&self, digest: &Digest) -> Result<Option<Size>, BlobError> {
-        Ok(self.describe(digest).await?.map(|(info, _)| Size(info.size as u64)))
+        Ok(self.describe(digest).await?.size())
     }
 
     /// Opens a blob for reading chunk by chunk.
@@ -143,8 +165,8 @@ impl Blobs {
     /// # Errors
     /// [`BlobError::NotFound`] and [`BlobError::Unavailable`].
     pub async fn open(&self, digest: &Digest) -> Result<BlobReader, BlobError> {
-        match self.describe(digest).await? {
-            Some((info, _)) => Ok(BlobReader::new(self.client.clone(), digest.clone(), &info)),
+        match self.describe(digest).await?.info {
+            Some(info) => Ok(BlobReader::new(self.client.clone(), digest.clone(), &info)),
             None => Err(BlobError::NotFound { digest: digest.clone() }),
         }
     }
@@ -175,7 +197,7 @@ impl Blobs {
     /// [`BlobError::Unavailable`].
     pub async fn delete(&self, digest: &Digest) -> Result<(), BlobError> {
         let doing = "removing a blob";
-        let Some((info, _)) = self.describe(digest).await? else { return Ok(()) };
+        let Some(info) = self.describe(digest).await?.info else { return Ok(()) };
         let stream = self.stream().await?;
         for subject in [meta_subject(digest), chunk_subject(&info.nuid)] {
             let purged = stream.purge().filter(subject).await;
@@ -202,96 +224,6 @@ impl Blobs {
         Ok(whole.into())
     }
 
-    /// Sends the chunks, then the description. `None` computes the digest on the way.
-    async fn upload(&self, bytes: Bytes, digest: Option<Digest>) -> Result<BlobRef, BlobError> {
-        let id = self.client.new_inbox().rsplit('.').next().unwrap_or_default().to_owned();
-        let size = Size(len(&bytes));
-        let chunks = bytes.len().div_ceil(self.chunk_bytes());
-        let sent = match self.send_chunks(&chunk_subject(&id), bytes, digest.is_none()).await {
-            Ok(found) => {
-                let digest = digest.unwrap_or(found);
-                let commit = self.commit(&digest, &id, size, chunks).await;
-                commit.map(|()| BlobRef { digest, size })
-            }
-            Err(error) => Err(error),
-        };
-        if sent.is_err() {
-            self.purge(&id).await;
-        }
-        sent
-    }
-
-    async fn send_chunks(
-        &self,
-        subject: &str,
-        mut bytes: Bytes,
-        hash: bool,
-    ) -> Result<Digest, BlobError> {
-        let chunk_bytes = self.chunk_bytes();
-        let window = (WINDOW_BYTES / chunk_bytes).max(1);
-        let mut under_way = VecDeque::with_capacity(window);
-        let mut hasher = Hasher::new();
-        while !bytes.is_empty() {
-            let chunk = bytes.split_to(chunk_bytes.min(bytes.len()));
-            let sent = async {
-                if under_way.len() == window
-                    && let Some(oldest) = under_way.pop_front()
-                {
-                    oldest.await?;
-                }
-                self.context.publish(subject.to_owned(), chunk.clone()).await
-            };
-            match sent.await {
-                Ok(sent) => under_way.push_back(sent),
-                Err(error) => {
-                    // Nothing may arrive after the caller tidies up.
-                    let _ = acknowledge_all(&mut under_way).await;
-                    return Err(refused(&error));
-                }
-            }
-            if hash {
-                hasher.update(&chunk);
-            }
-        }
-        acknowledge_all(&mut under_way).await?;
-        Ok(hasher.finish())
-    }
-
-    /// Publishes the description under the condition that nobody else did since it was looked
-    /// at; whoever comes second with the same bytes has nothing left to do but to tidy up.
-    async fn commit(
-        &self,
-        digest: &Digest,
-        id: &str,
-        size: Size,
-        chunks: usize,
-    ) -> Result<(), BlobError> {
-        let before = self.describe(digest).await?;
-        let info = description(digest, id, size, chunks, self.chunk_bytes());
-        let payload = serde_json::to_vec(&info).expect("a description is plain data");
-        let mut headers = HeaderMap::new();
-        headers.insert(header::NATS_ROLLUP, "sub");
-        let sequence = before.as_ref().map_or(0, |(_, sequence)| *sequence);
-        let message = PublishMessage::build()
-            .headers(headers)
-            .payload(payload.into())
-            .expected_last_subject_sequence(sequence);
-        let sent = self.context.send_publish(meta_subject(digest), message).await;
-        match sent.map_err(|error| refused(&error))?.await {
-            Ok(_) => {
-                if let Some((before, _)) = before {
-                    self.purge(&before.nuid).await;
-                }
-                Ok(())
-            }
-            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
-                self.purge(id).await;
-                Ok(())
-            }
-            Err(error) => Err(refused(&error)),
-        }
-    }
-
     /// Forgets the chunks of an upload; what remains after a failure only costs room.
     async fn purge(&self, id: &str) {
         let Ok(stream) = self.stream().await else { return };
@@ -305,14 +237,14 @@ impl Blobs {
         stream.map_err(|error| BlobError::unavailable("looking for the bucket", error))
     }
 
-    /// The description of a blob and its place in the stream.
-    async fn describe(&self, digest: &Digest) -> Result<Option<(ObjectInfo, u64)>, BlobError> {
+    /// What the store says of a blob.
+    async fn describe(&self, digest: &Digest) -> Result<Described, BlobError> {
         let doing = "looking up a blob";
         let subject = format!("{}.{}", direct_get(), meta_subject(digest));
         let reply = self.client.request(subject, Bytes::new()).await;
         let reply = reply.map_err(|error| BlobError::unavailable(doing, error))?;
         if reply.status == Some(StatusCode::NOT_FOUND) {
-            return Ok(None);
+            return Ok(Described::default());
         }
         if let Some(status) = reply.status {
             return Err(BlobError::unavailable(doing, format!("status {status}")));
@@ -324,7 +256,7 @@ impl Blobs {
                 digest: digest.clone(),
                 problem: format!("its description cannot be read: {error}"),
             })?;
-        Ok((!info.deleted).then_some((info, sequence)))
+        Ok(Described { sequence, info: (!info.deleted).then_some(info) })
     }
 
     fn chunk_bytes(&self) -> usize {
@@ -335,26 +267,18 @@ impl Blobs {
     }
 }
 
-fn description(
-    digest: &Digest,
-    id: &str,
-    size: Size,
-    chunks: usize,
-    chunk_bytes: usize,
-) -> ObjectInfo {
-    ObjectInfo {
-        name: hex(digest).to_owned(),
-        description: None,
-        metadata: std::collections::HashMap::default(),
-        headers: None,
-        options: Some(ObjectOptions { link: None, max_chunk_size: Some(chunk_bytes) }),
-        bucket: BUCKET_BLOBS.to_owned(),
-        nuid: id.to_owned(),
-        size: usize::try_from(size.0).expect("a size in memory fits"),
-        chunks,
-        modified: None,
-        digest: Some(object_digest(digest)),
-        deleted: false,
+/// What the store says of a blob.
+#[derive(Debug, Default)]
+struct Described {
+    /// The place of the description in the stream, 0 when there never was one.
+    sequence: u64,
+    /// The description, unless there is none or the blob was deleted.
+    info: Option<ObjectInfo>,
+}
+
+impl Described {
+    fn size(&self) -> Option<Size> {
+        self.info.as_ref().map(|info| Size(info.size as u64))
     }
 }
 
@@ -379,20 +303,6 @@ fn chunk_subject(id: &str) -> String {
 
 fn direct_get() -> String {
     format!("$JS.API.DIRECT.GET.OBJ_{BUCKET_BLOBS}")
-}
-
-fn len(bytes: &Bytes) -> u64 {
-    bytes.len() as u64
-}
-
-/// Waits for all acknowledgements; the first error, if there is one.
-async fn acknowledge_all(under_way: &mut VecDeque<PublishAckFuture>) -> Result<(), BlobError> {
-    let mut outcome = Ok(());
-    for sent in under_way.drain(..) {
-        let sent = sent.await.map(drop).map_err(|error| refused(&error));
-        outcome = outcome.and(sent);
-    }
-    outcome
 }
 
 fn refused(error: &PublishError) -> BlobError {

@@ -59,10 +59,12 @@ async fn keeping_sends_nothing_and_replacing_leaves_no_chunks_behind() {
     let blobs = store(&server).await;
     let bytes = pattern(2 * CHUNK_BYTES, 4);
     let blob = blobs.put(bytes.clone(), Existing::Keep).await.unwrap();
-    let sequence = blobs.describe(&blob.digest).await.unwrap().unwrap().1;
+    let sequence = blobs.describe(&blob.digest).await.unwrap().sequence;
     blobs.put(bytes.clone(), Existing::Keep).await.unwrap();
-    assert_eq!(blobs.describe(&blob.digest).await.unwrap().unwrap().1, sequence);
+    assert_eq!(blobs.describe(&blob.digest).await.unwrap().sequence, sequence);
     assert_eq!(blobs.put(bytes.clone(), Existing::Replace).await.unwrap(), blob);
+    assert_eq!(messages(&blobs).await, 3);
+    blobs.put_as(&blob, bytes.clone(), Existing::Replace).await.unwrap();
     assert_eq!(messages(&blobs).await, 3);
     assert!(blobs.get(&blob.digest).await.unwrap() == bytes);
 }
@@ -108,6 +110,9 @@ async fn bytes_that_do_not_match_are_refused() {
     blobs.put_as(&wrong, "wrong".into(), Existing::Keep).await.unwrap();
     let error = blobs.get(&wrong.digest).await.unwrap_err();
     assert!(matches!(error, BlobError::Damaged { .. }), "{error}");
+    let mut reader = blobs.open(&wrong.digest).await.unwrap().unchecked();
+    assert_eq!(reader.next().await.unwrap().unwrap(), "wrong");
+    assert_eq!(reader.next().await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -121,5 +126,5 @@ async fn a_full_store_says_so_and_keeps_what_it_has() {
     let error = blobs.put(pattern(8 * 1024 * 1024, 8), Existing::Keep).await.unwrap_err();
     assert!(matches!(error, BlobError::Full { .. }), "{error}");
     assert!(blobs.get(&first.digest).await.is_ok());
-    assert_eq!(messages(&blobs).await, 3);
+    assert_eq!(messages(&blobs).await, 9);
 }

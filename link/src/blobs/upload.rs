@@ -1,0 +1,150 @@
+//! One upload: chunks under a subject of their own, then the description as the commit point.
+
+use std::collections::VecDeque;
+
+use async_nats::header::{self, HeaderMap};
+use async_nats::jetstream::context::{PublishAckFuture, PublishErrorKind};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::object_store::{ObjectInfo, ObjectOptions};
+use bytes::Bytes;
+use jobs::id::{Bytes as Size, Digest};
+
+use super::{
+    ATTEMPTS, BUCKET_BLOBS, BlobError, Blobs, Described, chunk_subject, hex, meta_subject,
+    object_digest, refused,
+};
+
+/// Bytes of chunks that may be under way without acknowledgement.
+const WINDOW_BYTES: usize = 8 * 1024 * 1024;
+
+pub(super) struct Upload<'a> {
+    blobs: &'a Blobs,
+    id: String,
+    size: Size,
+    chunk_bytes: usize,
+}
+
+impl<'a> Upload<'a> {
+    pub(super) fn new(blobs: &'a Blobs, size: Size) -> Self {
+        let inbox = blobs.client.new_inbox();
+        let id = inbox.rsplit('.').next().unwrap_or_default().to_owned();
+        Self { blobs, id, size, chunk_bytes: blobs.chunk_bytes() }
+    }
+
+    /// Sends all chunks and waits until they are stored; shows each chunk to `seen` meanwhile.
+    pub(super) async fn send_chunks(
+        &self,
+        mut bytes: Bytes,
+        mut seen: impl FnMut(&[u8]),
+    ) -> Result<(), BlobError> {
+        let subject = chunk_subject(&self.id);
+        let window = (WINDOW_BYTES / self.chunk_bytes).max(1);
+        let mut under_way = VecDeque::new();
+        while !bytes.is_empty() {
+            let chunk = bytes.split_to(self.chunk_bytes.min(bytes.len()));
+            let sent = async {
+                if under_way.len() == window
+                    && let Some(oldest) = under_way.pop_front()
+                {
+                    let oldest: PublishAckFuture = oldest;
+                    oldest.await?;
+                }
+                self.blobs.context.publish(subject.clone(), chunk.clone()).await
+            };
+            match sent.await {
+                Ok(sent) => under_way.push_back(sent),
+                Err(error) => {
+                    // Nothing may arrive after the caller tidies up.
+                    let _ = acknowledge_all(&mut under_way).await;
+                    return Err(refused(&error));
+                }
+            }
+            seen(&chunk);
+        }
+        acknowledge_all(&mut under_way).await
+    }
+
+    /// Publishes the description under the condition that nobody else did since `before`;
+    /// whoever comes second with the same bytes has nothing left to do but to tidy up. An error
+    /// in `before` ends the upload.
+    pub(super) async fn commit(
+        self,
+        digest: &Digest,
+        before: Result<Described, BlobError>,
+    ) -> Result<(), BlobError> {
+        let committed = match before {
+            Ok(before) => self.try_commit(digest, before).await,
+            Err(error) => Err(error),
+        };
+        match committed {
+            Ok(Some(obsolete)) => self.blobs.purge(&obsolete).await,
+            Ok(None) => {}
+            Err(error) => {
+                self.blobs.purge(&self.id).await;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// The upload whose chunks nobody needs any more: the one before, or this one.
+    async fn try_commit(
+        &self,
+        digest: &Digest,
+        mut before: Described,
+    ) -> Result<Option<String>, BlobError> {
+        let payload = serde_json::to_vec(&self.description(digest)).expect("it is plain data");
+        let payload = Bytes::from(payload);
+        let mut attempt = 1;
+        loop {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::NATS_ROLLUP, "sub");
+            let message = PublishMessage::build()
+                .headers(headers)
+                .payload(payload.clone())
+                .expected_last_subject_sequence(before.sequence);
+            let sent = self.blobs.context.send_publish(meta_subject(digest), message).await;
+            let conflict = match sent.map_err(|error| refused(&error))?.await {
+                Ok(_) => return Ok(before.info.map(|info| info.nuid)),
+                Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => error,
+                Err(error) => return Err(refused(&error)),
+            };
+            before = self.blobs.describe(digest).await?;
+            if before.size() == Some(self.size) {
+                return Ok(Some(self.id.clone()));
+            }
+            if attempt == ATTEMPTS {
+                return Err(refused(&conflict));
+            }
+            attempt += 1;
+        }
+    }
+
+    fn description(&self, digest: &Digest) -> ObjectInfo {
+        let size = usize::try_from(self.size.0).expect("a size in memory fits");
+        ObjectInfo {
+            name: hex(digest).to_owned(),
+            description: None,
+            metadata: std::collections::HashMap::default(),
+            headers: None,
+            options: Some(ObjectOptions { link: None, max_chunk_size: Some(self.chunk_bytes) }),
+            bucket: BUCKET_BLOBS.to_owned(),
+            nuid: self.id.clone(),
+            size,
+            chunks: size.div_ceil(self.chunk_bytes),
+            modified: None,
+            digest: Some(object_digest(digest)),
+            deleted: false,
+        }
+    }
+}
+
+/// Waits for all acknowledgements; the first error, if there is one.
+async fn acknowledge_all(under_way: &mut VecDeque<PublishAckFuture>) -> Result<(), BlobError> {
+    let mut outcome = Ok(());
+    for sent in under_way.drain(..) {
+        let sent = sent.await.map(drop).map_err(|error| refused(&error));
+        outcome = outcome.and(sent);
+    }
+    outcome
+}

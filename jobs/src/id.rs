@@ -27,6 +27,11 @@ fn is_name(text: &str) -> bool {
         && text.as_bytes()[0].is_ascii_alphanumeric()
 }
 
+/// `cmd.all.<verb>` and `cmd.group.<group>.<verb>` must not name a device.
+fn is_device(text: &str) -> bool {
+    is_name(text) && !matches!(text, "all" | "group")
+}
+
 fn is_version(text: &str) -> bool {
     let valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
     (1..=64).contains(&text.len())
@@ -102,7 +107,9 @@ macro_rules! text_id {
 
 text_id!(
     /// Names one device for ever; chosen by its operator or taken from its host name.
-    DeviceId, "device id", is_name, NAME_EXPECTED
+    DeviceId, "device id", is_device,
+    "1 to 64 characters of a-z, 0-9, '-' and '_', beginning with a letter or digit; \
+     not 'all' or 'group', which address many devices"
 );
 text_id!(
     /// Names one job; the broker makes it, or a client that uses `PUT`.
@@ -132,7 +139,7 @@ text_id!(
 
 impl DeviceId {
     /// Makes a valid id of any text: a host name, for instance. Lower case, other characters
-    /// become `-`; an empty result becomes `device`.
+    /// become `-`; an empty result becomes `device`, a reserved word gets `device-` before it.
     pub fn from_host_name(text: &str) -> Self {
         let first = text.split('.').next().unwrap_or_default();
         let name: String = first
@@ -141,7 +148,11 @@ impl DeviceId {
             .map(|c| if matches!(c, 'a'..='z' | '0'..='9' | '-' | '_') { c } else { '-' })
             .collect();
         let name: String = name.trim_matches(['-', '_']).chars().take(64).collect();
-        Self(if name.is_empty() { "device".to_owned() } else { name })
+        match name.as_str() {
+            "" => Self("device".to_owned()),
+            "all" | "group" => Self(format!("device-{name}")),
+            _ => Self(name),
+        }
     }
 }
 
@@ -222,7 +233,9 @@ mod tests {
         for good in ["a", "pi-4", "rtx_3080", "0x1"] {
             assert_eq!(DeviceId::parse(good).unwrap().as_str(), good);
         }
-        for bad in ["", "-a", "A", "a.b", "a b", "a/b", "*", ">", "é", &"a".repeat(65)] {
+        let bad_ids =
+            ["", "-a", "A", "a.b", "a b", "a/b", "*", ">", "é", "all", "group", &"a".repeat(65)];
+        for bad in bad_ids {
             assert!(DeviceId::parse(bad).is_err(), "{bad:?}");
         }
     }
@@ -231,7 +244,8 @@ mod tests {
     fn host_names_become_device_ids() {
         let cases =
             [("Pi4.local", "pi4"), ("RTX 3080", "rtx-3080"), ("...", "device"), ("_x", "x")];
-        for (host, id) in cases {
+        let reserved = [("ALL", "device-all"), ("group.lan", "device-group")];
+        for (host, id) in cases.into_iter().chain(reserved) {
             assert_eq!(DeviceId::from_host_name(host).as_str(), id);
             assert!(DeviceId::parse(id).is_ok());
         }

@@ -277,6 +277,22 @@ pub enum Purpose {
     Telemetry,
 }
 
+impl Purpose {
+    /// All of them.
+    pub const ALL: [Purpose; 4] =
+        [Purpose::Train, Purpose::Evaluate, Purpose::Infer, Purpose::Telemetry];
+
+    /// The word for this purpose in task ids, JSON and text.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Purpose::Train => "train",
+            Purpose::Evaluate => "evaluate",
+            Purpose::Infer => "infer",
+            Purpose::Telemetry => "telemetry",
+        }
+    }
+}
+
 /// Names a task: the same id means the same work, whatever is delivered twice.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TaskId {
@@ -289,6 +305,38 @@ pub struct TaskId {
     pub purpose: Purpose,
     /// How often this work was placed.
     pub attempt: Attempt,
+}
+
+/// One NATS token, `<job>-<round>-<purpose>-<attempt>`, for `Nats-Msg-Id`, logs and file names.
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { job, round, purpose, attempt } = self;
+        write!(f, "{job}-{round}-{}-{attempt}", purpose.as_str())
+    }
+}
+
+impl FromStr for TaskId {
+    type Err = IdError;
+
+    /// Parses what [`TaskId`]'s `Display` writes; the job's name may hold `-` itself.
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let id = parse_task_id(text).filter(|id| id.to_string() == text);
+        id.ok_or_else(|| IdError {
+            kind: "task id",
+            text: text.chars().take(80).collect(),
+            expected: "<job>-<round>-<purpose>-<attempt>, such as '01job-3-train-1'",
+        })
+    }
+}
+
+fn parse_task_id(text: &str) -> Option<TaskId> {
+    let mut parts = text.rsplitn(4, '-');
+    let attempt = Attempt(parts.next()?.parse().ok()?);
+    let purpose = parts.next()?;
+    let purpose = Purpose::ALL.into_iter().find(|known| known.as_str() == purpose)?;
+    let round = RoundNumber(parts.next()?.parse().ok()?);
+    let job = JobId::parse(parts.next()?).ok()?;
+    Some(TaskId { job, round, purpose, attempt })
 }
 
 /// What a broker says on `offer.<device>`.
@@ -393,6 +441,25 @@ mod tests {
         ] {
             let error = parse(bad).unwrap_err().to_string();
             assert!(error.contains(expected), "{error:?} lacks {expected:?}");
+        }
+    }
+
+    #[test]
+    fn task_ids_are_one_token_and_parse_back() {
+        for job in ["01job", "a-1-train-2", "x_y"] {
+            for purpose in Purpose::ALL {
+                let id = TaskId {
+                    job: JobId::parse(job).unwrap(),
+                    round: RoundNumber(12),
+                    purpose,
+                    attempt: Attempt(u32::MAX),
+                };
+                assert!(!id.to_string().contains('.'));
+                assert_eq!(id.to_string().parse(), Ok(id));
+            }
+        }
+        for bad in ["", "a-1-train", "a-1-tran-1", "a-01-train-1", "a-1-train-+1", "A-1-train-1"] {
+            assert!(bad.parse::<TaskId>().is_err(), "{bad:?}");
         }
     }
 }

@@ -106,6 +106,15 @@ pub struct Heartbeat {
     pub models: Vec<Digest>,
 }
 
+/// The agent ends in order: the device is offline from now on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Goodbye {
+    /// The device.
+    pub device: DeviceId,
+    /// The agent's instance; one that is not the device's last one changes nothing.
+    pub instance: String,
+}
+
 /// Measurements of a device at one time; what cannot be measured is absent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Telemetry {

@@ -3,7 +3,7 @@
 //! | subject | who publishes | what |
 //! |---|---|---|
 //! | `jobs.{infer,train,telemetry,help}` | people, programs | the front door, core NATS |
-//! | `fleet.<device>.{hello,heartbeat,telemetry,log}` | agents | stream `FLEET` |
+//! | `fleet.<device>.{hello,heartbeat,telemetry,log,goodbye}` | agents | stream `FLEET` |
 //! | `offer.<device>` | brokers | a task for one device, core NATS |
 //! | `report.<job>.<device>` | agents | what became of a task, stream `REPORTS` |
 //! | `work.<kind>.<job>` | brokers | accepted jobs waiting for a device, work queue `WORK` |
@@ -79,6 +79,8 @@ pub enum FleetTopic {
     Telemetry,
     /// A line of the log.
     Log,
+    /// The agent ends: [`crate::device::Goodbye`].
+    Goodbye,
 }
 
 impl FleetTopic {
@@ -88,6 +90,7 @@ impl FleetTopic {
             FleetTopic::Heartbeat => "heartbeat",
             FleetTopic::Telemetry => "telemetry",
             FleetTopic::Log => "log",
+            FleetTopic::Goodbye => "goodbye",
         }
     }
 }
@@ -105,6 +108,7 @@ pub fn parse_fleet(subject: &str) -> Option<(DeviceId, FleetTopic)> {
         "heartbeat" => FleetTopic::Heartbeat,
         "telemetry" => FleetTopic::Telemetry,
         "log" => FleetTopic::Log,
+        "goodbye" => FleetTopic::Goodbye,
         _ => return None,
     };
     (head == "fleet").then_some((DeviceId::parse(device).ok()?, topic))
@@ -185,8 +189,13 @@ mod tests {
     fn built_subjects_parse_back() {
         let device = DeviceId::parse("pi-4").unwrap();
         let job = JobId::parse("01job").unwrap();
-        let topics =
-            [FleetTopic::Hello, FleetTopic::Heartbeat, FleetTopic::Telemetry, FleetTopic::Log];
+        let topics = [
+            FleetTopic::Hello,
+            FleetTopic::Heartbeat,
+            FleetTopic::Telemetry,
+            FleetTopic::Log,
+            FleetTopic::Goodbye,
+        ];
         for topic in topics {
             assert_eq!(parse_fleet(&fleet(&device, topic)), Some((device.clone(), topic)));
         }

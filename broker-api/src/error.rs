@@ -173,7 +173,7 @@ pub struct Problem {
 
 impl Problem {
     /// The JSON text.
-    pub fn to_json(&self) -> Vec<u8> {
+    pub(crate) fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a problem is text and numbers")
     }
 }

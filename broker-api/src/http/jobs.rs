@@ -1,0 +1,363 @@
+//! `/v1/jobs`: jobs accepted, shown, waited for, cancelled, tried again.
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::response::Response;
+use bytes::Bytes;
+use jobs::id::{DeviceId, JobId, Millis};
+use jobs::report::FailureCode;
+use jobs::selector::Selector;
+use jobs::spec::{JobKind, JobSpec, TrainSpec, WorkSpec};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::App;
+use super::answer::{json, set};
+use super::extract::{Asked, Names, Nothing, Prefer, json_body, parse_id};
+use crate::broker::Answer;
+use crate::error::{ApiCode, ApiError};
+use crate::record::{DeviceRecord, JobRecord, JobResult};
+use crate::request;
+
+/// Jobs in a list when the request does not say.
+const LIST_DEFAULT: usize = 50;
+/// Jobs in a list, at most.
+const LIST_MAX: usize = 1000;
+/// Characters of an idempotency key, at most.
+const KEY_MAX: usize = 255;
+
+const JOB_HINT: &str = "such as {\"kind\": \"train\", \"spec\": {\"model\": \"mlp\", \
+     \"dataset\": \"digits\", \"rounds\": 3}}";
+
+/// What a job's body says.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JobForm<T> {
+    #[serde(rename = "kind")]
+    _kind: JobKind,
+    #[serde(default)]
+    selector: Selector,
+    #[serde(default)]
+    deadline_ms: Option<Millis>,
+    spec: T,
+}
+
+#[derive(Debug, Deserialize)]
+struct KindOnly {
+    kind: JobKind,
+}
+
+/// Parses a job's body; the bytes are the binary part of an infer job.
+fn parse(body: &[u8]) -> Result<(JobSpec, Bytes), ApiError> {
+    let KindOnly { kind } = parse_json(body)?;
+    let deadline = |asked: Option<Millis>, default: Millis| {
+        request::checked_deadline(asked.unwrap_or(default))
+    };
+    match kind {
+        JobKind::Train => {
+            let form: JobForm<Box<TrainSpec>> = parse_json(body)?;
+            let deadline_ms = deadline(form.deadline_ms, request::TRAIN_DEADLINE)?;
+            let work = WorkSpec::Train(form.spec);
+            Ok((JobSpec { selector: form.selector, deadline_ms, work }, Bytes::new()))
+        }
+        JobKind::Telemetry => {
+            let form: JobForm<Option<Nothing>> = parse_json(body)?;
+            let deadline_ms = deadline(form.deadline_ms, request::QUEUED_DEADLINE)?;
+            let work = WorkSpec::Telemetry;
+            Ok((JobSpec { selector: form.selector, deadline_ms, work }, Bytes::new()))
+        }
+        JobKind::Infer => {
+            let form: JobForm<request::InferForm> = parse_json(body)?;
+            let asked = form.spec.into_request()?;
+            let both = [form.deadline_ms, asked.deadline].into_iter().flatten().min();
+            let deadline_ms = deadline(both, request::QUEUED_DEADLINE)?;
+            let work = WorkSpec::Infer(asked.spec);
+            Ok((JobSpec { selector: form.selector, deadline_ms, work }, asked.binary))
+        }
+    }
+}
+
+fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(body).map_err(|error| {
+        let detail = format!("the body is not a job: {error}");
+        ApiError::new(ApiCode::InvalidBody, detail, JOB_HINT)
+    })
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SubmitQuery {
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// `POST /v1/jobs`
+pub(super) async fn create(
+    State(app): State<App>,
+    Asked(query): Asked<SubmitQuery>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    submit(app, query, None, request).await
+}
+
+/// `PUT /v1/jobs/{id}`: the same body again gives the same job.
+pub(super) async fn put(
+    State(app): State<App>,
+    names: Names,
+    Asked(query): Asked<SubmitQuery>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let id = names.id("id", ApiCode::InvalidSpec)?;
+    submit(app, query, Some(id), request).await
+}
+
+async fn submit(
+    app: App,
+    query: SubmitQuery,
+    id: Option<JobId>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let key = idempotency_key(request.headers())?;
+    let prefer = Prefer::read(request.headers(), app.limits.wait);
+    let body = json_body(request, &app.limits).await?;
+    let (spec, binary) = parse(&body)?;
+    drop(body);
+    if query.dry_run {
+        let devices = app.broker.check(&spec).await?;
+        return json(StatusCode::OK, &json!({ "devices": devices }));
+    }
+    let job = app.broker.submit(spec, binary, id, key).await?;
+    accepted(&app, job, prefer).await
+}
+
+/// Waits as preferred; 200 for a job that ended, 202 for one that goes on.
+async fn accepted(app: &App, job: JobRecord, prefer: Prefer) -> Result<Response, ApiError> {
+    let job = waited(app, job, prefer).await?;
+    let status = if job.state.is_final() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let mut response = json(status, &job)?;
+    let headers = response.headers_mut();
+    set(headers, header::LOCATION, &format!("/v1/jobs/{}", job.id));
+    mention(headers, prefer);
+    Ok(response)
+}
+
+async fn waited(app: &App, job: JobRecord, prefer: Prefer) -> Result<JobRecord, ApiError> {
+    match prefer.wait {
+        Some(wait) if !job.state.is_final() => {
+            let wait = Millis(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+            tokio::select! {
+                job = app.broker.wait(&job.id, wait) => job,
+                () = app.ending.cancelled() => app.broker.job(&job.id).await,
+            }
+        }
+        _ => Ok(job),
+    }
+}
+
+fn mention(headers: &mut HeaderMap, prefer: Prefer) {
+    let applied = match prefer.wait {
+        Some(wait) => format!("wait={}", wait.as_secs()),
+        None => "respond-async".to_owned(),
+    };
+    set(headers, HeaderName::from_static("preference-applied"), &applied);
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let key = value.to_str().unwrap_or_default().trim();
+    if (1..=KEY_MAX).contains(&key.len()) {
+        return Ok(Some(key.to_owned()));
+    }
+    Err(ApiError::new(
+        ApiCode::InvalidSpec,
+        format!("the Idempotency-Key is not 1 to {KEY_MAX} visible characters"),
+        "choose another key, a UUID for instance",
+    ))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListQuery {
+    limit: Option<usize>,
+    before: Option<JobId>,
+}
+
+/// `GET /v1/jobs`
+pub(super) async fn list(
+    State(app): State<App>,
+    Asked(query): Asked<ListQuery>,
+) -> Result<Response, ApiError> {
+    let limit = query.limit.unwrap_or(LIST_DEFAULT);
+    if !(1..=LIST_MAX).contains(&limit) {
+        return Err(ApiError::new(
+            ApiCode::InvalidSpec,
+            format!("limit is {limit}, expected 1 to {LIST_MAX}"),
+            "ask for the next part with 'before'",
+        ));
+    }
+    let jobs = app.broker.jobs(limit, query.before).await?;
+    let next = jobs.last().filter(|_| jobs.len() == limit).map(|job| job.id.clone());
+    json(StatusCode::OK, &json!({ "jobs": jobs, "next": next }))
+}
+
+/// `GET /v1/jobs/{id}`; `Prefer: wait` waits for the end.
+pub(super) async fn show(
+    State(app): State<App>,
+    names: Names,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let job = app.broker.job(&names.id("id", ApiCode::UnknownJob)?).await?;
+    let prefer = Prefer::read(&headers, app.limits.wait);
+    let job = waited(&app, job, prefer).await?;
+    let mut response = json(StatusCode::OK, &job)?;
+    if prefer.wait.is_some() {
+        mention(response.headers_mut(), prefer);
+    }
+    Ok(response)
+}
+
+/// `POST /v1/jobs/{id}:cancel` and `:retry`.
+pub(super) async fn act(
+    State(app): State<App>,
+    names: Names,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let text = names.text("id");
+    let (id, verb) = text.rsplit_once(':').unwrap_or((text, ""));
+    let id: JobId = parse_id(id, ApiCode::UnknownJob)?;
+    match verb {
+        "cancel" => {
+            let job = app.broker.cancel(&id).await?;
+            accepted(&app, job, Prefer::read(&headers, app.limits.wait)).await
+        }
+        "retry" => {
+            let job = app.broker.retry(&id).await?;
+            accepted(&app, job, Prefer::read(&headers, app.limits.wait)).await
+        }
+        other => Err(ApiError::new(
+            ApiCode::UnknownPath,
+            format!("a job cannot be asked to {other:?}"),
+            format!("POST to /v1/jobs/{id}:cancel or /v1/jobs/{id}:retry"),
+        )),
+    }
+}
+
+/// `GET /v1/jobs/{id}/result`; `Prefer: wait` waits for the end.
+pub(super) async fn result(
+    State(app): State<App>,
+    names: Names,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let job = app.broker.job(&names.id("id", ApiCode::UnknownJob)?).await?;
+    let job = waited(&app, job, Prefer::read(&headers, app.limits.wait)).await?;
+    if let Some(failure) = job.failure {
+        return Err(failure.into());
+    }
+    match job.result {
+        Some(JobResult::Infer { device, report, outputs }) => {
+            let outputs = match outputs {
+                Some(blob) => app.broker.blob(&blob.digest).await?,
+                None => Bytes::new(),
+            };
+            json(StatusCode::OK, &request::answer_json(&Answer { device, report, outputs })?)
+        }
+        Some(JobResult::Train { model }) => {
+            let path = format!("/v1/models/{}/versions/{}", model.name, model.version);
+            if !wants_onnx(&headers) {
+                let query = jobs::spec::ModelQuery {
+                    name: model.name.clone(),
+                    version: Some(model.version.clone()),
+                };
+                let mut response = json(StatusCode::OK, &app.broker.model(&query).await?)?;
+                set(response.headers_mut(), header::CONTENT_LOCATION, &path);
+                return Ok(response);
+            }
+            let mut response = json(StatusCode::SEE_OTHER, &model)?;
+            set(response.headers_mut(), header::LOCATION, &format!("{path}/onnx"));
+            Ok(response)
+        }
+        Some(JobResult::Telemetry { devices }) => {
+            let devices: Vec<_> = devices
+                .iter()
+                .map(|(device, telemetry)| json!({ "device": device, "telemetry": telemetry }))
+                .collect();
+            json(StatusCode::OK, &json!({ "devices": devices }))
+        }
+        None if job.state.is_final() => Err(ApiError::new(
+            ApiCode::Job(FailureCode::Cancelled),
+            format!("job {} was stopped and has no result", job.id),
+            format!("POST to /v1/jobs/{}:retry to run it again", job.id),
+        )),
+        None => Err(ApiError::new(
+            ApiCode::NotEnded,
+            format!("job {} is {:?} and has no result yet", job.id, job.state).to_lowercase(),
+            "ask again with the header 'Prefer: wait=60', or follow its /events",
+        )),
+    }
+}
+
+fn wants_onnx(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    accepted.flat_map(|value| value.split(',')).any(|item| {
+        let item = item.split(';').next().unwrap_or_default().trim();
+        item == models::artifact::ONNX_MEDIA_TYPE || item == "application/octet-stream"
+    })
+}
+
+/// What a device did for a job.
+#[derive(Debug, Serialize)]
+struct DeviceShare {
+    device: DeviceId,
+    presence: Option<jobs::device::Presence>,
+    /// Rounds whose mean holds this device's update.
+    rounds: usize,
+    /// Examples it trained on, over all rounds.
+    examples: u64,
+    /// Rounds to which it was invited and whose mean it is not in.
+    missing: Vec<Missing>,
+}
+
+#[derive(Debug, Serialize)]
+struct Missing {
+    round: u32,
+    code: FailureCode,
+    message: String,
+}
+
+/// `GET /v1/jobs/{id}/devices`
+pub(super) async fn devices(State(app): State<App>, names: Names) -> Result<Response, ApiError> {
+    let job = app.broker.job(&names.id("id", ApiCode::UnknownJob)?).await?;
+    let known = app.broker.devices();
+    let mut ids: Vec<&DeviceId> = job.devices.iter().collect();
+    for outcome in &job.rounds {
+        ids.extend(outcome.updates.iter().map(|(device, _)| device));
+        ids.extend(outcome.missing.iter().map(|(device, _)| device));
+    }
+    ids.sort();
+    ids.dedup();
+    let shares: Vec<DeviceShare> =
+        ids.into_iter().map(|device| share(&job, &known, device)).collect();
+    json(StatusCode::OK, &json!({ "devices": shares }))
+}
+
+fn share(job: &JobRecord, known: &[DeviceRecord], device: &DeviceId) -> DeviceShare {
+    let updates = job.rounds.iter().flat_map(|outcome| &outcome.updates);
+    let mine: Vec<u64> =
+        updates.filter(|(who, _)| who == device).map(|(_, update)| update.examples).collect();
+    let missing = job.rounds.iter().flat_map(|outcome| {
+        let mine = outcome.missing.iter().filter(|(who, _)| who == device);
+        mine.map(|(_, failure)| Missing {
+            round: outcome.round.0,
+            code: failure.code,
+            message: failure.message.clone(),
+        })
+    });
+    DeviceShare {
+        device: device.clone(),
+        presence: known.iter().find(|record| record.hello.device == *device).map(|r| r.presence),
+        rounds: mine.len(),
+        examples: mine.iter().sum(),
+        missing: missing.collect(),
+    }
+}

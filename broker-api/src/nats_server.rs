@@ -5,6 +5,7 @@
 //! pipe closes. (A parent-death signal would end it with the thread that started it.)
 
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -42,7 +43,9 @@ pub struct NatsServerConfig {
     pub program: Option<PathBuf>,
     /// Where `JetStream` keeps everything.
     pub store_dir: PathBuf,
-    /// The port on 127.0.0.1; a free one when absent.
+    /// The address to listen on: 127.0.0.1, or one that devices reach.
+    pub host: IpAddr,
+    /// The port; a free one when absent.
     pub port: Option<u16>,
 }
 
@@ -88,7 +91,7 @@ pub enum NatsServerError {
         source: std::io::Error,
     },
     /// The port is taken.
-    #[error("port {port} on 127.0.0.1 is in use: choose another one, or 0 for a free one")]
+    #[error("port {port} is in use: choose another one, or 0 for a free one")]
     PortInUse {
         /// The port asked for.
         port: u16,
@@ -104,6 +107,7 @@ pub enum NatsServerError {
 /// A running nats-server; dropping it stops the process.
 #[derive(Debug)]
 pub struct NatsServer {
+    host: IpAddr,
     port: u16,
     pid: i32,
     lifeline: Option<ChildStdin>,
@@ -146,7 +150,7 @@ impl NatsServer {
             .name("nats-server-log".to_owned())
             .spawn(move || follow(child, &sender))
             .map_err(|source| NatsServerError::Run { program, source })?;
-        let mut server = Self { port: 0, pid, lifeline, state };
+        let mut server = Self { host: config.host, port: 0, pid, lifeline, state };
         server.await_ready(config.port).await?;
         Ok(server)
     }
@@ -173,9 +177,13 @@ impl NatsServer {
         }
     }
 
-    /// `nats://127.0.0.1:<port>`
+    /// `nats://<host>:<port>` as this machine reaches it.
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        match self.host {
+            IpAddr::V6(host) if !host.is_unspecified() => format!("nats://[{host}]:{}", self.port),
+            IpAddr::V4(host) if !host.is_unspecified() => format!("nats://{host}:{}", self.port),
+            _ => format!("nats://{}:{}", Ipv4Addr::LOCALHOST, self.port),
+        }
     }
 
     /// The port it listens on.
@@ -266,9 +274,13 @@ fn write_config(config: &NatsServerConfig) -> Result<PathBuf, NatsServerError> {
         .port
         .filter(|port| *port != 0)
         .map_or_else(|| "-1".to_owned(), |port| port.to_string());
+    let host = match config.host {
+        IpAddr::V4(host) => host.to_string(),
+        IpAddr::V6(host) => format!("[{host}]"),
+    };
     let quoted = serde_json::to_string(&dir.to_string_lossy()).expect("text is JSON");
     let text = format!(
-        "listen: \"127.0.0.1:{port}\"\nmax_payload: {MAX_PAYLOAD}\njetstream {{ store_dir: {quoted} }}\n"
+        "listen: \"{host}:{port}\"\nmax_payload: {MAX_PAYLOAD}\njetstream {{ store_dir: {quoted} }}\n"
     );
     let file = dir.join("nats-server.conf");
     std::fs::write(&file, text).map_err(|source| store(&file, source))?;

@@ -1,7 +1,12 @@
 use super::*;
 
 fn config(dir: &Path, port: Option<u16>) -> NatsServerConfig {
-    NatsServerConfig { program: None, store_dir: dir.to_owned(), port }
+    NatsServerConfig {
+        program: None,
+        store_dir: dir.to_owned(),
+        host: std::net::Ipv4Addr::LOCALHOST.into(),
+        port,
+    }
 }
 
 #[tokio::test]

@@ -1,2 +1,7 @@
-//! x
-fn main() {}
+//! The program `dunlin`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    broker_api::cli::main()
+}

@@ -1,0 +1,254 @@
+//! `dunlin serve` and `dunlin up`: the broker itself.
+
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::failure::CliError;
+use super::output::Output;
+use crate::broker::{Broker, BrokerConfig};
+use crate::http::{self, HttpLimits};
+use crate::nats_server::{NatsServer, NatsServerConfig};
+
+/// Starts of an embedded nats-server that keeps ending, before giving up.
+const STARTS_MAX: u32 = 5;
+/// A nats-server that lived so long was sound.
+const SOUND_AFTER: Duration = Duration::from_mins(1);
+
+/// `dunlin serve`
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    /// A running NATS: nats://host:port, several separated by commas.
+    #[arg(long, env = "DUNLIN_NATS", value_name = "URL")]
+    nats: Option<String>,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// `dunlin up`
+#[derive(Debug, Args)]
+pub(super) struct UpArgs {
+    /// The port on which devices reach NATS.
+    #[arg(long, default_value_t = 4222, value_name = "PORT")]
+    nats_port: u16,
+    /// The address on which devices reach NATS; 127.0.0.1 keeps it on this machine.
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED), value_name = "ADDRESS")]
+    nats_host: IpAddr,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// Where to listen for HTTP.
+    #[arg(long, env = "DUNLIN_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    listen: SocketAddr,
+    /// Where the embedded nats-server keeps everything [default: ~/.local/state/dunlin].
+    #[arg(long, env = "DUNLIN_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// The nats-server program, if not on PATH.
+    #[arg(long, env = "DUNLIN_NATS_SERVER", value_name = "FILE")]
+    nats_server: Option<PathBuf>,
+    /// Bytes of a request body or a model, at most.
+    #[arg(long, default_value_t = HttpLimits::default().body_bytes, value_name = "BYTES")]
+    body_bytes_max: usize,
+}
+
+/// Runs a broker until SIGINT or SIGTERM.
+pub(super) async fn serve(args: ServeArgs, output: &mut Output) -> Result<(), CliError> {
+    match args.nats {
+        Some(url) => broker(&args.common, url, None, None, output).await,
+        None => embedded(args.common, None, output).await,
+    }
+}
+
+/// Runs a broker with a NATS that devices can reach.
+pub(super) async fn up(args: UpArgs, output: &mut Output) -> Result<(), CliError> {
+    embedded(args.common, Some((args.nats_host, args.nats_port)), output).await
+}
+
+async fn embedded(
+    common: Common,
+    reachable: Option<(IpAddr, u16)>,
+    output: &mut Output,
+) -> Result<(), CliError> {
+    let dir = common.state_dir.clone().unwrap_or_else(default_state_dir);
+    let lock = lock(&dir)?;
+    let mut config = NatsServerConfig {
+        program: common.nats_server.clone(),
+        store_dir: dir.join("nats"),
+        host: reachable.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |(host, _)| host),
+        port: reachable.map(|(_, port)| port),
+    };
+    let server = start(&config).await?;
+    config.port = Some(server.port());
+    let url = server.url();
+    let done = broker(&common, url, Some((server, config)), reachable, output).await;
+    drop(lock);
+    done
+}
+
+async fn start(config: &NatsServerConfig) -> Result<NatsServer, CliError> {
+    NatsServer::start(config).await.map_err(|error| CliError::usage(error.to_string(), ""))
+}
+
+async fn broker(
+    common: &Common,
+    nats: String,
+    server: Option<(NatsServer, NatsServerConfig)>,
+    reachable: Option<(IpAddr, u16)>,
+    output: &mut Output,
+) -> Result<(), CliError> {
+    let listener = TcpListener::bind(common.listen).await.map_err(|error| {
+        CliError::usage(
+            format!("cannot listen on {}: {error}", common.listen),
+            "choose another address with --listen, port 0 for a free one",
+        )
+    })?;
+    let address = listener.local_addr()?;
+    let mut signals = Signals::new()?;
+    let config = BrokerConfig { nats: nats.clone(), body_bytes_max: common.body_bytes_max };
+    let broker = tokio::select! {
+        started = Broker::start(config) => started.map_err(|error| {
+            CliError::usage(format!("{error:#}"), "is NATS there, 2.11 or newer, with JetStream?")
+        })?,
+        () = signals.next() => return Ok(()),
+    };
+    announce(output, address, &nats, reachable)?;
+    let limits = HttpLimits { body_bytes: common.body_bytes_max, ..HttpLimits::default() };
+    let mut fault = None;
+    let mut server = server;
+    let until = async {
+        tokio::select! {
+            () = signals.next() => tracing::info!("asked to end"),
+            ended = keep(&mut server) => fault = Some(ended),
+        }
+    };
+    let done = http::serve_within(listener, broker.clone(), limits, until).await;
+    broker.stop().await;
+    if let Some((server, _)) = server {
+        server.stop().await;
+    }
+    done?;
+    fault.map_or(Ok(()), Err)
+}
+
+/// Starts an embedded nats-server that ended again; returns when that is of no use.
+async fn keep(server: &mut Option<(NatsServer, NatsServerConfig)>) -> CliError {
+    let mut starts = 0;
+    loop {
+        let Some((running, config)) = server.as_mut() else {
+            return std::future::pending().await;
+        };
+        let since = tokio::time::Instant::now();
+        let said = running.ended().await;
+        starts = if since.elapsed() > SOUND_AFTER { 1 } else { starts + 1 };
+        tracing::error!(said, starts, "the embedded nats-server ended; starting it again");
+        if starts > STARTS_MAX {
+            return CliError::usage(format!("nats-server keeps ending: {said}"), "see the log");
+        }
+        tokio::time::sleep(Duration::from_millis(200) * (starts - 1)).await;
+        match start(config).await {
+            Ok(started) => *running = started,
+            Err(error) => return error,
+        }
+    }
+}
+
+fn announce(
+    output: &mut Output,
+    address: SocketAddr,
+    nats: &str,
+    reachable: Option<(IpAddr, u16)>,
+) -> std::io::Result<()> {
+    if output.json {
+        return output.document(&serde_json::json!({
+            "event": "listening",
+            "http": format!("http://{address}"),
+            "nats": nats,
+        }));
+    }
+    output
+        .line(format_args!("dunlin {} listens on http://{address}", env!("CARGO_PKG_VERSION")))?;
+    output.line(format_args!("NATS is {nats}"))?;
+    let Some((host, port)) = reachable else { return Ok(()) };
+    let host = if host.is_unspecified() { own_address() } else { host };
+    let server =
+        if address.port() == 8080 { String::new() } else { format!(" --server http://{address}") };
+    output.line(format_args!(
+        "
+Join a device (copy dunlin-agent to it first):
+  dunlin-agent --nats nats://{host}:{port}
+See them, train, ask:
+  dunlin devices{server}
+  dunlin train{server} --dataset digits --model mlp --rounds 5
+  dunlin infer{server} --model mlp picture.png
+
+NATS has no password yet: whoever reaches port {port} can join. Ctrl-C ends both."
+    ))
+}
+
+/// The address that other machines see, as far as this one knows.
+fn own_address() -> IpAddr {
+    // Connecting a datagram socket sends nothing; it only asks for the route.
+    let route = || {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+        socket.connect("192.0.2.1:9").ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    };
+    route().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
+
+fn default_state_dir() -> PathBuf {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    if let Some(dir) = set("XDG_STATE_HOME") {
+        return PathBuf::from(dir).join("dunlin");
+    }
+    match set("HOME") {
+        Some(home) => PathBuf::from(home).join(".local/state/dunlin"),
+        None => PathBuf::from("dunlin-state"),
+    }
+}
+
+/// Makes the folder and holds it: two nats-servers in one folder would destroy it.
+fn lock(dir: &Path) -> Result<File, CliError> {
+    std::fs::create_dir_all(dir).map_err(|error| CliError::file(dir, &error))?;
+    let path = dir.join("lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(|error| CliError::file(&path, &error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(CliError::usage(
+            format!("another dunlin works in {}", dir.display()),
+            "end it, or choose another folder with --state-dir",
+        )),
+        Err(std::fs::TryLockError::Error(error)) => Err(CliError::file(&path, &error)),
+    }
+}
+
+/// SIGINT and SIGTERM.
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

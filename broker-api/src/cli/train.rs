@@ -1,0 +1,307 @@
+//! `dunlin train`: federated training, round by round before your eyes.
+
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use jobs::id::{DatasetName, JobId, Millis, ModelName};
+use jobs::job::JobState;
+use jobs::spec::{LocalTraining, ModelQuery, Participation, TrainSpec};
+use reqwest::Method;
+use serde_json::json;
+
+use super::client::Client;
+use super::failure::CliError;
+use super::follow::{self, Followed};
+use super::output::Output;
+use crate::record::{EventBody, JobEvent, JobRecord, JobResult};
+
+pub(super) mod rounds;
+
+/// `dunlin train`
+#[derive(Debug, Args)]
+pub(super) struct TrainArgs {
+    /// What devices train on; those without it are not asked.
+    #[arg(long, value_name = "DATASET")]
+    dataset: DatasetName,
+    /// A registered model to go on from (NAME or NAME:VERSION), or a family: mlp, lenet, cnn,
+    /// resnet8.
+    #[arg(long, value_name = "MODEL")]
+    model: ModelQuery,
+    /// Rounds to run.
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Updates to collect in a round; every device that has the data when absent.
+    #[arg(long, value_name = "N")]
+    devices: Option<u32>,
+    /// Passes of each device over its examples in a round.
+    #[arg(long, default_value_t = LocalTraining::default().epochs)]
+    epochs: u32,
+    /// Examples per step.
+    #[arg(long, default_value_t = LocalTraining::default().batch_size, value_name = "N")]
+    batch_size: u32,
+    /// Steps of each device in a round, at most.
+    #[arg(long, value_name = "N")]
+    steps_max: Option<u32>,
+    /// Step size.
+    #[arg(long, default_value_t = LocalTraining::default().learning_rate, value_name = "RATE")]
+    learning_rate: f32,
+    /// Momentum, 0 to below 1.
+    #[arg(long, default_value_t = LocalTraining::default().momentum)]
+    momentum: f32,
+    /// L2 penalty.
+    #[arg(long, default_value_t = LocalTraining::default().weight_decay, value_name = "X")]
+    weight_decay: f32,
+    /// Updates without which a round fails.
+    #[arg(long, default_value_t = Participation::default().quorum, value_name = "N")]
+    quorum: u32,
+    /// Share of devices invited beyond --devices, against stragglers.
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    over_selection: f64,
+    /// A round waits so long for its updates: 30s, 10m, 2h.
+    #[arg(long, value_parser = duration, default_value = "10m", value_name = "TIME")]
+    round_deadline: Duration,
+    /// The whole job takes so long, at most.
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    deadline: Option<Duration>,
+    /// Ends early when the evaluation reaches it, 0 to 1.
+    #[arg(long, value_name = "SHARE")]
+    target_accuracy: Option<f64>,
+    /// Do not let devices judge the model after each round.
+    #[arg(long)]
+    no_evaluate: bool,
+    /// Register the result under this name; the model's own when absent.
+    #[arg(long, value_name = "NAME")]
+    register_as: Option<ModelName>,
+    /// Only devices that match, such as `arch=aarch64,label.site=lab`.
+    #[arg(long, short = 'l', default_value = "", value_name = "SELECTOR")]
+    selector: String,
+    /// Seeds selection, initial weights and the order of examples.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Do not wait: print the job's id.
+    #[arg(long, short = 'd')]
+    detach: bool,
+    /// Accept nothing; show which devices would take part.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Parses `500ms`, `30s`, `10m`, `2h`, `1d`; a bare number is seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let unit = match &text[end..] {
+        "ms" => 1,
+        "" | "s" => 1000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => 0,
+    };
+    let number = text[..end].parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    match number {
+        Some(ms) if ms > 0 => Ok(Duration::from_millis(ms)),
+        _ => Err("expected a time such as 30s, 10m or 2h".to_owned()),
+    }
+}
+
+fn millis(duration: Duration) -> Millis {
+    Millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The body of the request.
+fn body(args: &TrainArgs) -> serde_json::Value {
+    let spec = TrainSpec {
+        model: args.model.clone(),
+        dataset: args.dataset.clone(),
+        rounds: args.rounds,
+        local: LocalTraining {
+            epochs: args.epochs,
+            batch_size: args.batch_size,
+            steps_max: args.steps_max,
+            learning_rate: args.learning_rate,
+            momentum: args.momentum,
+            weight_decay: args.weight_decay,
+        },
+        participation: Participation {
+            devices: args.devices,
+            over_selection: args.over_selection,
+            quorum: args.quorum,
+            deadline_ms: millis(args.round_deadline),
+            ..Participation::default()
+        },
+        evaluate: !args.no_evaluate,
+        target_accuracy: args.target_accuracy,
+        register_as: args.register_as.clone(),
+        seed: args.seed,
+    };
+    let mut body = json!({ "kind": "train", "selector": args.selector, "spec": spec });
+    if let Some(deadline) = args.deadline {
+        body["deadline_ms"] = json!(millis(deadline));
+    }
+    body
+}
+
+/// Submits the job and follows it.
+pub(super) async fn run(
+    args: TrainArgs,
+    client: &Client,
+    output: &mut Output,
+) -> Result<(), CliError> {
+    let body = body(&args);
+    if args.dry_run {
+        let request = client.request(Method::POST, "/v1/jobs", &[("dry_run", "true")]);
+        let answer: serde_json::Value = client.json(request.json(&body)).await?;
+        return Ok(output.document(&answer["devices"])?);
+    }
+    // An id of our own: a request that is sent again cannot begin a second job.
+    let id = ulid::Ulid::generate().to_string().to_lowercase();
+    let request = client.request(Method::PUT, &format!("/v1/jobs/{id}"), &[]).json(&body);
+    let job: JobRecord = client.json(request).await?;
+    if args.detach {
+        if output.json {
+            return Ok(output.document(&job)?);
+        }
+        output.line(format_args!("{}", job.id))?;
+        return Ok(());
+    }
+    if !output.json {
+        output.line(format_args!("job {}: {}", job.id, announcement(&args)))?;
+        output.line(rounds::HEADING)?;
+    }
+    let mut view = View::new(output);
+    let followed = follow::follow(client, &id, 0, |event| view.show(event, output)).await;
+    view.bar.finish_and_clear();
+    match followed? {
+        Followed::Interrupted => {
+            if !output.json {
+                output.line(format_args!(
+                    "the job goes on; follow it with: dunlin jobs events {id}, \
+                     stop it with: dunlin jobs cancel {id}"
+                ))?;
+            }
+            Ok(())
+        }
+        Followed::Ended => finish(client, &job.id, output).await,
+    }
+}
+
+fn announcement(args: &TrainArgs) -> String {
+    let devices = args.devices.map_or_else(String::new, |count| format!(" {count}"));
+    let version = args.model.version.as_ref().map_or_else(String::new, |v| format!(":{v}"));
+    format!(
+        "train {}{version} on {}, {} rounds, on{devices} devices that have it",
+        args.model.name, args.dataset, args.rounds
+    )
+}
+
+/// Says how it ended, and what to type next.
+async fn finish(client: &Client, id: &JobId, output: &mut Output) -> Result<(), CliError> {
+    let job: JobRecord = client.get(&format!("/v1/jobs/{id}"), &[]).await?;
+    if let Some(failure) = &job.failure {
+        let hint =
+            format!("see it with 'dunlin jobs show {id}', try again with 'dunlin jobs retry {id}'");
+        return Err(CliError::failed(failure.code.as_str(), failure.message.clone(), hint));
+    }
+    if job.state == JobState::Cancelled {
+        return Err(CliError::failed("cancelled", format!("job {id} was cancelled"), ""));
+    }
+    if output.json {
+        return Ok(());
+    }
+    match &job.result {
+        Some(JobResult::Train { model }) => {
+            let summary = rounds::summary(&job.rounds);
+            output
+                .line(format_args!("\nregistered {}:{} ({summary})", model.name, model.version))?;
+            let (name, version) = (&model.name, &model.version);
+            Ok(output.line(format_args!(
+                "next: dunlin infer --model {name} PICTURE...\n      \
+                 dunlin models pull {name}:{version}"
+            ))?)
+        }
+        _ => Ok(output.line(format_args!("job {id} {}", super::jobs::state(job.state)))?),
+    }
+}
+
+/// What is on the terminal while rounds run.
+struct View {
+    bar: ProgressBar,
+    devices: std::collections::BTreeMap<String, f64>,
+    round: u32,
+}
+
+impl View {
+    fn new(output: &Output) -> Self {
+        let bar = if output.terminal { ProgressBar::new(1000) } else { ProgressBar::hidden() };
+        let style =
+            ProgressStyle::with_template("{spinner} {prefix} [{bar:24}] {elapsed} {wide_msg}");
+        bar.set_style(style.expect("the template is valid").progress_chars("=> "));
+        Self { bar, devices: std::collections::BTreeMap::new(), round: 0 }
+    }
+
+    fn show(&mut self, event: &JobEvent, output: &mut Output) -> Result<(), CliError> {
+        if output.json {
+            return Ok(output.document(event)?);
+        }
+        match &event.body {
+            EventBody::RoundStarted { round, devices } => {
+                self.round = *round;
+                self.devices = devices.iter().map(|device| (device.to_string(), 0.0)).collect();
+                self.draw();
+                Ok(())
+            }
+            EventBody::Progress { device, round, progress } if *round == self.round => {
+                #[expect(clippy::cast_precision_loss, reason = "percent are shown")]
+                let share = progress.step as f64 / progress.steps.max(1) as f64;
+                self.devices.insert(device.to_string(), share);
+                self.draw();
+                Ok(())
+            }
+            EventBody::RoundEnded(outcome) => {
+                let line = rounds::line(outcome);
+                Ok(self.bar.suspend(|| output.line(line))?)
+            }
+            EventBody::Progress { .. }
+            | EventBody::Accepted
+            | EventBody::Placed { .. }
+            | EventBody::Ended { .. } => Ok(()),
+        }
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a share of 0 to 1 becomes 0 to 1000"
+    )]
+    fn draw(&self) {
+        let all: f64 = self.devices.values().sum();
+        let share = all / self.devices.len().max(1) as f64;
+        let each: Vec<String> = self
+            .devices
+            .iter()
+            .map(|(device, share)| format!("{device} {:.0} %", share * 100.0))
+            .collect();
+        self.bar.set_prefix(format!("round {}", self.round));
+        self.bar.set_message(each.join(", "));
+        self.bar.set_position((share * 1000.0) as u64);
+        self.bar.tick();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units() {
+        let cases = [("30", 30_000), ("500ms", 500), ("10m", 600_000), ("2h", 7_200_000)];
+        for (text, ms) in cases {
+            assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for text in ["", "0", "m", "5y", "-3s", "99999999999999999999d"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+}

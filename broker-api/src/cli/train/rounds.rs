@@ -1,0 +1,162 @@
+//! Rounds on one line each.
+
+use jobs::report::Failure;
+use jobs::round::Outcome;
+
+use crate::cli::table;
+
+/// Stands above the lines of [`line`].
+pub(in crate::cli) const HEADING: &str =
+    "round      loss  accuracy  devices      moved      time  missing";
+
+/// Loss and accuracy of a round: the judgement of the new model when there is one, else what
+/// devices said of their own training; both weighted by examples.
+struct Figures {
+    loss: f64,
+    accuracy: f64,
+    examples: u64,
+    judged: bool,
+}
+
+#[expect(clippy::cast_precision_loss, reason = "example counts are far below 2^53")]
+fn figures(outcome: &Outcome) -> Option<Figures> {
+    let judged = !outcome.evaluations.is_empty();
+    let rows: Vec<(u64, f64, f64)> = if judged {
+        outcome.evaluations.iter().map(|(_, e)| (e.examples, e.loss, e.accuracy)).collect()
+    } else {
+        outcome.updates.iter().map(|(_, u)| (u.examples, u.loss, u.accuracy)).collect()
+    };
+    let examples: u64 = rows.iter().map(|(examples, _, _)| examples).sum();
+    if examples == 0 {
+        return None;
+    }
+    let mean = |value: fn(&(u64, f64, f64)) -> f64| {
+        rows.iter().map(|row| row.0 as f64 * value(row)).sum::<f64>() / examples as f64
+    };
+    Some(Figures { loss: mean(|row| row.1), accuracy: mean(|row| row.2), examples, judged })
+}
+
+/// Parameters that went to the devices and came back.
+fn moved(outcome: &Outcome) -> u64 {
+    let up: u64 = outcome.updates.iter().map(|(_, update)| update.parameters.size.0).sum();
+    let invited = (outcome.updates.len() + outcome.missing.len()) as u64;
+    up + invited * outcome.parameters.size.0
+}
+
+fn missing(outcome: &Outcome) -> String {
+    let names = outcome.missing.iter().map(|(device, failure)| {
+        let Failure { code, message } = failure;
+        if message.is_empty() {
+            format!("{device} ({})", code.as_str())
+        } else {
+            format!("{device} ({}: {message})", code.as_str())
+        }
+    });
+    names.collect::<Vec<_>>().join(", ")
+}
+
+/// A round as a line of the table.
+pub(in crate::cli) fn line(outcome: &Outcome) -> String {
+    let figures = figures(outcome);
+    let loss = figures.as_ref().map_or_else(|| "-".to_owned(), |f| format!("{:.4}", f.loss));
+    let accuracy = figures.as_ref().map_or_else(|| "-".to_owned(), |f| table::percent(f.accuracy));
+    let invited = outcome.updates.len() + outcome.missing.len();
+    let devices = format!("{}/{invited}", outcome.updates.len());
+    let time = table::duration(outcome.ended_at.since(outcome.started_at).0 * 1000);
+    let mut line = format!(
+        "{:>5}  {loss:>8}  {accuracy:>8}  {devices:>7}  {:>9}  {time:>8}  {}",
+        outcome.round,
+        table::bytes(moved(outcome)),
+        missing(outcome),
+    );
+    if let Some(failure) = &outcome.failure {
+        line = format!("{}  failed: {}", line.trim_end(), failure.message);
+    }
+    line.trim_end().to_owned()
+}
+
+/// A round as a sentence.
+pub(in crate::cli) fn sentence(outcome: &Outcome) -> String {
+    let mut text = format!("round {}: ", outcome.round);
+    match &outcome.failure {
+        Some(failure) => text += &format!("failed: {}: {}", failure.code.as_str(), failure.message),
+        None => text += &format!("{} updates", outcome.updates.len()),
+    }
+    if let Some(figures) = figures(outcome) {
+        text +=
+            &format!(", loss {:.4}, accuracy {}", figures.loss, table::percent(figures.accuracy));
+    }
+    if !outcome.missing.is_empty() {
+        text += &format!(", missing: {}", missing(outcome));
+    }
+    text
+}
+
+/// All rounds in a few words.
+pub(in crate::cli) fn summary(rounds: &[Outcome]) -> String {
+    let good: Vec<&Outcome> = rounds.iter().filter(|round| round.failure.is_none()).collect();
+    let mut devices: Vec<_> =
+        good.iter().flat_map(|round| round.updates.iter().map(|(device, _)| device)).collect();
+    devices.sort();
+    devices.dedup();
+    let mut text = format!("{} rounds, {} devices", good.len(), devices.len());
+    if let Some(figures) = good.last().and_then(|round| figures(round)).filter(|f| f.judged) {
+        let (share, examples) = (table::percent(figures.accuracy), figures.examples);
+        text += &format!(", accuracy {share} on {examples} test examples");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn blob(size: u64) -> serde_json::Value {
+        json!({"digest": format!("sha256:{}", "0".repeat(64)), "size": size})
+    }
+
+    fn outcome(evaluations: &serde_json::Value) -> Outcome {
+        let update = |examples: u64, loss: f64| {
+            json!({"parameters": blob(1000), "examples": examples, "loss": loss,
+                "accuracy": 0.5, "steps": 1, "duration_ms": 1, "engine": "native"})
+        };
+        serde_json::from_value(json!({
+            "round": 2, "parameters": blob(1000), "failure": null,
+            "updates": [["a", update(300, 1.0)], ["b", update(100, 2.0)]],
+            "evaluations": evaluations,
+            "missing": [["c", {"code": "device_lost", "message": "silent for 6 s"}]],
+            "started_at": 1000, "ended_at": 1250,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_round_is_a_line_under_the_heading() {
+        let judged = |accuracy: f64, examples: u64| json!({"examples": examples, "loss": 0.25, "accuracy": accuracy, "duration_ms": 1});
+        let outcome = outcome(&json!([["a", judged(0.9, 100)], ["b", judged(0.6, 50)]]));
+        let line = line(&outcome);
+        let expected = "    2    0.2500    80.0 %      2/3     5.0 KB    250 ms  \
+            c (device_lost: silent for 6 s)";
+        assert_eq!(line, expected);
+        for column in ["loss", "accuracy", "devices", "moved", "time"] {
+            let end = HEADING.find(column).unwrap() + column.len();
+            assert_eq!(line.as_bytes()[end], b' ', "{column}");
+            assert_ne!(line.as_bytes()[end - 1], b' ', "{column}");
+        }
+        let text = "2 rounds, 2 devices, accuracy 80.0 % on 150 test examples";
+        assert_eq!(summary(&[outcome.clone(), outcome]), text);
+    }
+
+    #[test]
+    fn without_a_judgement_training_speaks() {
+        let mut outcome = outcome(&json!([]));
+        assert!(sentence(&outcome).contains("loss 1.2500, accuracy 50.0 %"));
+        assert_eq!(summary(&[outcome.clone()]), "1 rounds, 2 devices");
+        outcome.updates.clear();
+        let code = jobs::report::FailureCode::NoQuorum;
+        outcome.failure = Some(Failure::new(code, "0 of 1 updates"));
+        assert!(line(&outcome).ends_with("failed: 0 of 1 updates"), "{}", line(&outcome));
+        assert!(line(&outcome).contains("         -         -      0/1"), "{}", line(&outcome));
+    }
+}

@@ -1,12 +1,40 @@
 //! A federated round: select, collect, quorum, aggregate, evaluate, end.
 //!
 //! The round counts updates and judges deadlines; it never sees a weight.
+//!
+//! ```text
+//!  selecting ──▶ collecting ──▶ aggregating ──▶ evaluating ──▶ ended
+//!      │             │               │                           ▲
+//!      └─────────────┴───────────────┴── no quorum, cancelled ───┘
+//! ```
+//!
+//! - Selecting: asks for devices every second until `devices` are there (the quorum, when all
+//!   take part); after a while the quorum is enough. A seed decides who is invited: `devices`
+//!   and a share of `over_selection` more, or all. The others are in reserve.
+//! - Collecting: an update that arrives is checked. It closes when the target number of checked
+//!   updates is there (the surplus is withdrawn), when everyone who is not lost has answered and
+//!   the quorum is met, or at the deadline, after the checks of what had arrived. A device that
+//!   failed, or is lost, is replaced from the reserve. A transient failure gets one more offer; a
+//!   device that comes back is offered the same work as a newer attempt. When the quorum is out
+//!   of reach the round fails at once.
+//! - Aggregating: the counted updates, ordered by device, once per device.
+//! - Evaluating: devices whose update counts judge the result, for half of the round's deadline
+//!   at most. It never fails a round.
+//!
+//! Checks and aggregation have no deadline here: the shell answers each, after a restart too.
 
 use serde::{Deserialize, Serialize};
 
+use self::machine::{ASK_AGAIN_MS, offer_evaluation};
+use self::member::Member;
 use crate::id::{Attempt, BlobRef, DeviceId, Millis, RoundNumber};
 use crate::report::{EvaluationReport, Failure, Progress, UpdateReport};
 use crate::spec::{Participation, Purpose};
+
+mod collect;
+mod machine;
+mod member;
+mod select;
 
 /// What happened to a round.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -178,30 +206,197 @@ pub struct Plan {
     pub seed: u64,
 }
 
+/// Devices that are invited or held in reserve in one round, at most.
+pub const DEVICES_MAX: usize = 1000;
+
 /// The machine of one round; its whole state, so it can be stored after each step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Round {
     plan: Plan,
+    started_at: Millis,
+    phase: Phase,
+    /// Updates at which collecting closes; known when devices are invited.
+    target: usize,
+    /// Everyone invited, ordered by device.
+    members: Vec<Member<Update>>,
+    /// Eligible devices that were not invited, the next one last.
+    spares: Vec<DeviceId>,
+    /// Those who judge the result, ordered by device.
+    judges: Vec<Member<EvaluationReport>>,
+}
+
+/// Where the round is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Phase {
+    /// Waiting for enough devices; `found` were there last time.
+    Selecting { ask_again_at: Millis, found: usize },
+    /// Waiting for updates, or only for checks of those that came before the deadline.
+    Collecting { since: Millis, closed: bool },
+    /// Waiting for the mean.
+    Aggregating { closed_at: Millis },
+    /// Waiting for judgements of the new parameters.
+    Evaluating { closed_at: Millis, since: Millis, parameters: BlobRef },
+    /// Over.
+    Ended { outcome: Box<Outcome> },
+}
+
+/// An update in the object store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Update {
+    report: UpdateReport,
+    /// The shell looked into it and found it usable.
+    checked: bool,
 }
 
 impl Round {
     /// Begins a round; the effects are the first ones to perform.
-    pub fn begin(_now: Millis, _plan: Plan) -> (Self, Vec<Effect>) {
-        unimplemented!()
+    pub fn begin(now: Millis, plan: Plan) -> (Self, Vec<Effect>) {
+        let round = Self {
+            plan,
+            started_at: now,
+            phase: Phase::Selecting { ask_again_at: now.plus(ASK_AGAIN_MS), found: 0 },
+            target: 0,
+            members: Vec::new(),
+            spares: Vec::new(),
+            judges: Vec::new(),
+        };
+        (round, vec![Effect::FindDevices])
     }
 
     /// Applies an event; total over states and events, idempotent for repeated events.
-    pub fn step(&mut self, _now: Millis, _event: &Event) -> Vec<Effect> {
-        unimplemented!()
+    ///
+    /// `now` of a report is the time at which the stream stored it, so that what waited there
+    /// while no broker was up is judged by when it arrived; after a restart ticks come only when
+    /// all that waited was applied.
+    pub fn step(&mut self, now: Millis, event: &Event) -> Vec<Effect> {
+        match event {
+            Event::DevicesFound { devices } => self.devices_found(now, devices),
+            Event::Accepted { device, purpose, attempt } => {
+                self.accepted(device, *purpose, *attempt);
+                Vec::new()
+            }
+            Event::Progressed { .. } => Vec::new(),
+            Event::UpdateReceived { device, attempt, update } => {
+                self.update_received(now, device, *attempt, update)
+            }
+            Event::UpdateChecked { device, parameters, refused } => {
+                self.update_checked(now, device, parameters, refused.as_ref())
+            }
+            Event::EvaluationReceived { device, attempt, evaluation } => {
+                self.evaluation_received(now, device, *attempt, evaluation)
+            }
+            Event::TaskFailed { device, purpose, attempt, failure } => {
+                self.task_failed(now, device, *purpose, *attempt, failure)
+            }
+            Event::DeviceLost { device } => self.device_lost(now, device),
+            Event::DeviceReturned { device } => self.device_returned(now, device),
+            Event::Aggregated { parameters } => self.aggregated(now, parameters),
+            Event::AggregationFailed { failure } => match self.phase {
+                Phase::Aggregating { .. } => self.fail(now, failure),
+                Phase::Selecting { .. }
+                | Phase::Collecting { .. }
+                | Phase::Evaluating { .. }
+                | Phase::Ended { .. } => Vec::new(),
+            },
+            Event::CancelRequested => self.cancel(now),
+            Event::Tick => self.tick(now),
+        }
     }
 
     /// When to send [`Event::Tick`] if nothing happens before.
     pub fn wake_at(&self) -> Option<Millis> {
-        unimplemented!()
+        match &self.phase {
+            Phase::Selecting { ask_again_at, .. } => Some((*ask_again_at).min(self.deadline()?)),
+            Phase::Collecting { closed: false, .. } => {
+                self.members.iter().filter_map(Member::due_at).chain(self.deadline()).min()
+            }
+            Phase::Evaluating { .. } => {
+                self.judges.iter().filter_map(Member::due_at).chain(self.deadline()).min()
+            }
+            Phase::Collecting { closed: true, .. }
+            | Phase::Aggregating { .. }
+            | Phase::Ended { .. } => None,
+        }
     }
 
     /// The effects that are still owed in this state: what to perform after a restart.
+    /// Offers are repeated as the same attempts, which devices recognise.
     pub fn pending_effects(&self) -> Vec<Effect> {
-        unimplemented!()
+        match &self.phase {
+            Phase::Selecting { .. } => vec![Effect::FindDevices],
+            Phase::Collecting { .. } => {
+                let owed = self.members.iter().filter_map(|member| match member.answer() {
+                    Some(update) => (!update.checked).then(|| Effect::CheckUpdate {
+                        device: member.device.clone(),
+                        update: update.report.clone(),
+                    }),
+                    None => member.is_at_work().then(|| self.offer_training(member)),
+                });
+                owed.collect()
+            }
+            Phase::Aggregating { .. } => vec![Effect::Aggregate { updates: self.counted() }],
+            Phase::Evaluating { parameters, .. } => {
+                let owed = self.judges.iter().filter(|judge| judge.is_at_work());
+                owed.map(|judge| offer_evaluation(judge, parameters)).collect()
+            }
+            Phase::Ended { outcome } => vec![Effect::End(outcome.clone())],
+        }
+    }
+
+    /// What the round was told at its beginning.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Where the round is, for people.
+    pub fn status(&self) -> Status {
+        let phase = match self.phase {
+            Phase::Selecting { .. } => "selecting",
+            Phase::Collecting { .. } => "collecting",
+            Phase::Aggregating { .. } => "aggregating",
+            Phase::Evaluating { .. } => "evaluating",
+            Phase::Ended { .. } => "ended",
+        };
+        Status {
+            round: self.plan.round,
+            phase: phase.to_owned(),
+            invited: self.members.len(),
+            lost: self.members.iter().filter(|member| member.lost).count(),
+            updates: self.count(|update| update.checked),
+            target: self.target,
+            quorum: self.quorum(),
+            judgements: self.judges.iter().filter(|judge| judge.answer().is_some()).count(),
+            started_at: self.started_at,
+            deadline: self.deadline(),
+        }
     }
 }
+
+/// Where a round is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Which round.
+    pub round: RoundNumber,
+    /// `selecting`, `collecting`, `aggregating`, `evaluating` or `ended`.
+    pub phase: String,
+    /// Devices that were offered the training.
+    pub invited: usize,
+    /// Those of them that are offline.
+    pub lost: usize,
+    /// Updates that arrived and are usable.
+    pub updates: usize,
+    /// Updates at which collecting closes; 0 while selecting.
+    pub target: usize,
+    /// Updates without which the round fails.
+    pub quorum: usize,
+    /// Judgements that arrived.
+    pub judgements: usize,
+    /// When it began.
+    pub started_at: Millis,
+    /// When this phase ends at the latest.
+    pub deadline: Option<Millis>,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,272 @@
+//! A round until its updates are there: selecting and collecting.
+
+use super::machine::{find, offer_evaluation};
+use super::member::{Member, Standing};
+use super::select::{ranked, with_surplus};
+use super::{Effect, Phase, Round, Update};
+use crate::id::{Attempt, BlobRef, DeviceId, Millis};
+use crate::report::{Failure, FailureCode, UpdateReport};
+use crate::spec::Purpose;
+
+/// How long to hope for all wanted devices while the quorum is there, at most.
+const SETTLE_MS_MAX: u64 = 10_000;
+/// Characters of an engine's name that are kept.
+const ENGINE_MAX: usize = 64;
+
+/// Selecting.
+impl Round {
+    pub(super) fn devices_found(&mut self, now: Millis, devices: &[DeviceId]) -> Vec<Effect> {
+        let wait = (self.plan.participation.deadline_ms.0 / 10).min(SETTLE_MS_MAX);
+        let settled = now >= self.started_at.plus(Millis(wait));
+        let (quorum, wanted) = (self.quorum(), self.plan.participation.devices);
+        let wanted = wanted.map(|wanted| (wanted as usize).max(quorum));
+        let Phase::Selecting { found, .. } = &mut self.phase else { return Vec::new() };
+        let mut eligible = ranked(self.plan.seed, devices);
+        *found = eligible.len();
+        let enough = if settled { quorum } else { wanted.unwrap_or(quorum) };
+        if eligible.len() < enough {
+            return Vec::new();
+        }
+        let invited = match wanted {
+            Some(wanted) => with_surplus(wanted, self.plan.participation.over_selection),
+            None => eligible.len(),
+        };
+        self.spares = eligible.split_off(invited.min(eligible.len()));
+        self.spares.reverse();
+        self.target = wanted.unwrap_or(eligible.len());
+        self.phase = Phase::Collecting { since: now, closed: false };
+        eligible.into_iter().map(|device| self.invite(now, device)).collect()
+    }
+
+    fn invite(&mut self, now: Millis, device: DeviceId) -> Effect {
+        let member = Member::invited(now, device);
+        let effect = self.offer_training(&member);
+        let index = self.members.partition_point(|other| other.device < member.device);
+        self.members.insert(index, member);
+        effect
+    }
+}
+
+/// Collecting.
+impl Round {
+    pub(super) fn accepted(&mut self, device: &DeviceId, purpose: Purpose, attempt: Attempt) {
+        match purpose {
+            Purpose::Train => {
+                if let Some(member) = find(&mut self.members, device) {
+                    member.accepted(attempt);
+                }
+            }
+            Purpose::Evaluate => {
+                if let Some(judge) = find(&mut self.judges, device) {
+                    judge.accepted(attempt);
+                }
+            }
+            Purpose::Infer | Purpose::Telemetry => {}
+        }
+    }
+
+    pub(super) fn update_received(
+        &mut self,
+        now: Millis,
+        device: &DeviceId,
+        attempt: Attempt,
+        update: &UpdateReport,
+    ) -> Vec<Effect> {
+        let collecting = self.is_collecting(now);
+        let closed_at = match self.phase {
+            Phase::Aggregating { closed_at } | Phase::Evaluating { closed_at, .. } => closed_at,
+            Phase::Selecting { .. } | Phase::Collecting { .. } | Phase::Ended { .. } => {
+                self.deadline().unwrap_or(now)
+            }
+        };
+        let Some(member) = find(&mut self.members, device) else { return Vec::new() };
+        if !collecting {
+            if member.answer().is_none() && member.late_ms.is_none() {
+                member.late_ms = Some(now.since(closed_at));
+            }
+            return Vec::new();
+        }
+        let engine = update.engine.chars().take(ENGINE_MAX).collect();
+        let report = UpdateReport { engine, ..update.clone() };
+        if !member.answered(attempt, Update { report: report.clone(), checked: false }) {
+            return Vec::new();
+        }
+        if report.examples == 0 {
+            let message = "the update was made from 0 examples";
+            member.failed(now, &Failure::new(FailureCode::InvalidUpdate, message));
+            return self.settle(now);
+        }
+        vec![Effect::CheckUpdate { device: device.clone(), update: report }]
+    }
+
+    pub(super) fn update_checked(
+        &mut self,
+        now: Millis,
+        device: &DeviceId,
+        parameters: &BlobRef,
+        refused: Option<&Failure>,
+    ) -> Vec<Effect> {
+        if !matches!(self.phase, Phase::Collecting { .. }) {
+            return Vec::new();
+        }
+        let Some(member) = find(&mut self.members, device) else { return Vec::new() };
+        let Standing::Answered(update) = &mut member.standing else { return Vec::new() };
+        if update.checked || update.report.parameters != *parameters {
+            return Vec::new();
+        }
+        match refused {
+            None => update.checked = true,
+            Some(failure) => member.failed(now, failure),
+        }
+        self.settle(now)
+    }
+
+    pub(super) fn task_failed(
+        &mut self,
+        now: Millis,
+        device: &DeviceId,
+        purpose: Purpose,
+        attempt: Attempt,
+        failure: &Failure,
+    ) -> Vec<Effect> {
+        match purpose {
+            Purpose::Train if self.is_collecting(now) => {
+                if let Some(member) = find(&mut self.members, device) {
+                    member.task_failed(now, attempt, failure);
+                }
+                self.settle(now)
+            }
+            Purpose::Evaluate if matches!(self.phase, Phase::Evaluating { .. }) => {
+                if let Some(judge) = find(&mut self.judges, device) {
+                    judge.task_failed(now, attempt, failure);
+                }
+                self.judged(now)
+            }
+            Purpose::Train | Purpose::Evaluate | Purpose::Infer | Purpose::Telemetry => Vec::new(),
+        }
+    }
+
+    pub(super) fn device_lost(&mut self, now: Millis, device: &DeviceId) -> Vec<Effect> {
+        if let Some(member) = find(&mut self.members, device) {
+            member.lost = true;
+        }
+        if let Some(judge) = find(&mut self.judges, device) {
+            judge.lost = true;
+        }
+        match self.phase {
+            Phase::Collecting { .. } => self.settle(now),
+            Phase::Evaluating { .. } => self.judged(now),
+            Phase::Selecting { .. } | Phase::Aggregating { .. } | Phase::Ended { .. } => Vec::new(),
+        }
+    }
+
+    pub(super) fn device_returned(&mut self, now: Millis, device: &DeviceId) -> Vec<Effect> {
+        let in_time = self.deadline().is_some_and(|deadline| now < deadline);
+        if let Phase::Evaluating { parameters, .. } = &self.phase {
+            let judge = find(&mut self.judges, device).filter(|_| in_time);
+            let judge = judge.and_then(|judge| judge.returned(now).then_some(judge));
+            return judge.map(|judge| offer_evaluation(judge, parameters)).into_iter().collect();
+        }
+        let collecting = in_time && self.is_collecting(now);
+        let Some(member) = find(&mut self.members, device) else { return Vec::new() };
+        if !collecting {
+            member.lost = false;
+        } else if member.returned(now) {
+            let member = member.clone();
+            return vec![self.offer_training(&member)];
+        } else {
+            return self.settle(now);
+        }
+        Vec::new()
+    }
+
+    /// Decides, after a change, whether collecting is over.
+    pub(super) fn settle(&mut self, now: Millis) -> Vec<Effect> {
+        let Phase::Collecting { closed, .. } = self.phase else { return Vec::new() };
+        if self.count(|update| update.checked) >= self.target {
+            return self.aggregate(now, Some(self.target));
+        }
+        let mut effects = Vec::new();
+        if self.is_collecting(now) {
+            let promising =
+                |member: &&Member<Update>| member.is_reachable() || member.answer().is_some();
+            let promising = self.members.iter().filter(promising).count();
+            for _ in promising..self.target {
+                let Some(spare) = self.spares.pop() else { break };
+                effects.push(self.invite(now, spare));
+            }
+        }
+        let answered = self.count(|_| true);
+        let unchecked = self.count(|update| !update.checked);
+        let open = self.members.iter().filter(|member| member.is_open()).count();
+        if answered + open < self.quorum() {
+            let message = self.no_quorum(answered);
+            effects.extend(self.fail(now, &Failure::new(FailureCode::NoQuorum, message)));
+        } else if unchecked == 0
+            && answered >= self.quorum()
+            && (closed || !self.members.iter().any(Member::is_reachable))
+        {
+            effects.extend(self.aggregate(now, None));
+        }
+        effects
+    }
+
+    fn no_quorum(&self, updates: usize) -> String {
+        let (quorum, invited) = (self.quorum(), self.members.len());
+        format!("{updates} usable updates of {invited} invited devices, quorum is {quorum}")
+    }
+
+    /// Closes collecting and asks for the mean; `reached` when it was for enough updates.
+    fn aggregate(&mut self, now: Millis, reached: Option<usize>) -> Vec<Effect> {
+        let since = match self.phase {
+            Phase::Collecting { since, .. } => since,
+            Phase::Selecting { .. }
+            | Phase::Aggregating { .. }
+            | Phase::Evaluating { .. }
+            | Phase::Ended { .. } => self.started_at,
+        };
+        let mut effects = self.dismiss(
+            |update| update.checked,
+            |member| match reached {
+                Some(count) if !member.lost => {
+                    let message = format!("not needed: {count} updates were there without it");
+                    Failure::new(FailureCode::Cancelled, message)
+                }
+                _ => member.overdue(now.since(since)),
+            },
+        );
+        self.phase = Phase::Aggregating { closed_at: now };
+        effects.push(Effect::Aggregate { updates: self.counted() });
+        effects
+    }
+
+    /// Gives up on members that have not answered; waits for the checks of those that have.
+    pub(super) fn close_at_deadline(&mut self, now: Millis) -> Vec<Effect> {
+        let waited = self.plan.participation.deadline_ms;
+        let mut effects = self.dismiss(|_| true, |member| member.overdue(waited));
+        effects.extend(self.settle(now));
+        effects
+    }
+
+    /// Lets go of every member whose update is not kept. Those that may be at work are told.
+    pub(super) fn dismiss(
+        &mut self,
+        is_kept: impl Fn(&Update) -> bool,
+        why: impl Fn(&Member<Update>) -> Failure,
+    ) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        for member in &mut self.members {
+            if !member.is_open() && member.answer().is_none_or(&is_kept) {
+                continue;
+            }
+            let failure = why(member);
+            if member.is_at_work() && !member.lost {
+                let (device, attempt) = (member.device.clone(), member.attempt);
+                let (purpose, reason) = (Purpose::Train, failure.message.clone());
+                effects.push(Effect::Withdraw { device, purpose, attempt, reason });
+            }
+            member.standing = Standing::Out(failure);
+        }
+        effects
+    }
+}

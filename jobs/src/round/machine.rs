@@ -1,0 +1,236 @@
+//! A round when its updates are there: aggregating, evaluating, ending; and its clock.
+
+use super::member::{Member, Standing, shortened};
+use super::{Effect, Outcome, Phase, Round, Update};
+use crate::id::{Attempt, BlobRef, DeviceId, Millis};
+use crate::report::{EvaluationReport, Failure, FailureCode, UpdateReport};
+use crate::spec::Purpose;
+
+/// How often devices are looked up while there are too few.
+pub(super) const ASK_AGAIN_MS: Millis = Millis(1000);
+
+/// The entry of a device in a list that is ordered by device.
+pub(super) fn find<'a, A>(
+    members: &'a mut [Member<A>],
+    device: &DeviceId,
+) -> Option<&'a mut Member<A>> {
+    let index = members.binary_search_by(|member| member.device.cmp(device)).ok()?;
+    members.get_mut(index)
+}
+
+pub(super) fn offer_evaluation(judge: &Member<EvaluationReport>, parameters: &BlobRef) -> Effect {
+    Effect::Offer {
+        device: judge.device.clone(),
+        purpose: Purpose::Evaluate,
+        attempt: judge.attempt,
+        parameters: parameters.clone(),
+    }
+}
+
+/// Small parts.
+impl Round {
+    pub(super) fn quorum(&self) -> usize {
+        (self.plan.participation.quorum as usize).max(1)
+    }
+
+    /// When this phase ends at the latest.
+    pub(super) fn deadline(&self) -> Option<Millis> {
+        let all = self.plan.participation.deadline_ms;
+        match &self.phase {
+            Phase::Selecting { .. } => Some(self.started_at.plus(all)),
+            Phase::Collecting { since, .. } => Some(since.plus(all)),
+            Phase::Evaluating { since, .. } => Some(since.plus(Millis(all.0 / 2))),
+            Phase::Aggregating { .. } | Phase::Ended { .. } => None,
+        }
+    }
+
+    pub(super) fn is_collecting(&self, now: Millis) -> bool {
+        matches!(self.phase, Phase::Collecting { since, closed: false }
+            if now <= since.plus(self.plan.participation.deadline_ms))
+    }
+
+    /// Members whose update is of this kind.
+    pub(super) fn count(&self, kind: impl Fn(&Update) -> bool) -> usize {
+        self.members.iter().filter_map(Member::answer).filter(|update| kind(update)).count()
+    }
+
+    /// The checked updates, ordered by device.
+    pub(super) fn counted(&self) -> Vec<(DeviceId, UpdateReport)> {
+        let counted = self.members.iter().filter_map(|member| {
+            let update = member.answer().filter(|update| update.checked)?;
+            Some((member.device.clone(), update.report.clone()))
+        });
+        counted.collect()
+    }
+
+    pub(super) fn offer_training(&self, member: &Member<Update>) -> Effect {
+        Effect::Offer {
+            device: member.device.clone(),
+            purpose: Purpose::Train,
+            attempt: member.attempt,
+            parameters: self.plan.parameters.clone(),
+        }
+    }
+}
+
+/// Aggregating, evaluating, ending.
+impl Round {
+    pub(super) fn aggregated(&mut self, now: Millis, parameters: &BlobRef) -> Vec<Effect> {
+        let Phase::Aggregating { closed_at } = self.phase else { return Vec::new() };
+        let parameters = parameters.clone();
+        self.phase = Phase::Evaluating { closed_at, since: now, parameters: parameters.clone() };
+        if self.plan.evaluate {
+            let there = self.members.iter().filter(|member| member.answer().is_some());
+            let there = there.filter(|member| !member.lost);
+            self.judges = there.map(|member| Member::invited(now, member.device.clone())).collect();
+        }
+        let offers = self.judges.iter().map(|judge| offer_evaluation(judge, &parameters));
+        let mut effects: Vec<Effect> = offers.collect();
+        effects.extend(self.judged(now));
+        effects
+    }
+
+    pub(super) fn evaluation_received(
+        &mut self,
+        now: Millis,
+        device: &DeviceId,
+        attempt: Attempt,
+        evaluation: &EvaluationReport,
+    ) -> Vec<Effect> {
+        if !matches!(self.phase, Phase::Evaluating { .. }) {
+            return Vec::new();
+        }
+        let Some(judge) = find(&mut self.judges, device) else { return Vec::new() };
+        if judge.answered(attempt, evaluation.clone())
+            && !(0.0..=1.0).contains(&evaluation.accuracy)
+        {
+            let message = format!("accuracy {} is not a share", evaluation.accuracy);
+            judge.failed(now, &Failure::new(FailureCode::Diverged, message));
+        }
+        self.judged(now)
+    }
+
+    /// Ends the round when no judgement is to be expected any more.
+    pub(super) fn judged(&mut self, now: Millis) -> Vec<Effect> {
+        let Phase::Evaluating { parameters, .. } = &self.phase else { return Vec::new() };
+        if self.judges.iter().any(Member::is_reachable) {
+            return Vec::new();
+        }
+        let parameters = parameters.clone();
+        self.end(now, parameters, None)
+    }
+
+    pub(super) fn cancel(&mut self, now: Millis) -> Vec<Effect> {
+        match &self.phase {
+            Phase::Selecting { .. } | Phase::Collecting { .. } | Phase::Aggregating { .. } => {
+                self.fail(now, &Failure::new(FailureCode::Cancelled, "stopped on request"))
+            }
+            // The new parameters are there: the round did what it is for.
+            Phase::Evaluating { parameters, .. } => {
+                let parameters = parameters.clone();
+                self.end(now, parameters, None)
+            }
+            Phase::Ended { .. } => Vec::new(),
+        }
+    }
+
+    pub(super) fn tick(&mut self, now: Millis) -> Vec<Effect> {
+        let is_over = self.deadline().is_some_and(|deadline| deadline <= now);
+        match &mut self.phase {
+            Phase::Selecting { found, .. } if is_over => {
+                let quorum = self.plan.participation.quorum.max(1);
+                let message = format!("{found} eligible devices online, quorum is {quorum}");
+                self.fail(now, &Failure::new(FailureCode::NoQuorum, message))
+            }
+            Phase::Selecting { ask_again_at, .. } if *ask_again_at <= now => {
+                *ask_again_at = now.plus(ASK_AGAIN_MS);
+                vec![Effect::FindDevices]
+            }
+            Phase::Collecting { closed, .. } if is_over && !*closed => {
+                *closed = true;
+                self.close_at_deadline(now)
+            }
+            Phase::Collecting { closed: false, .. } => {
+                let due = self
+                    .members
+                    .iter_mut()
+                    .filter_map(|member| member.is_due(now).then(|| member.clone()));
+                let due: Vec<Member<Update>> = due.collect();
+                due.iter().map(|member| self.offer_training(member)).collect()
+            }
+            Phase::Evaluating { parameters, .. } if is_over => {
+                let parameters = parameters.clone();
+                self.end(now, parameters, None)
+            }
+            Phase::Evaluating { parameters, .. } => {
+                let due = self.judges.iter_mut().filter_map(|judge| {
+                    judge.is_due(now).then(|| offer_evaluation(judge, parameters))
+                });
+                due.collect()
+            }
+            Phase::Selecting { .. }
+            | Phase::Collecting { closed: true, .. }
+            | Phase::Aggregating { .. }
+            | Phase::Ended { .. } => Vec::new(),
+        }
+    }
+
+    /// Ends the round without new parameters.
+    pub(super) fn fail(&mut self, now: Millis, failure: &Failure) -> Vec<Effect> {
+        let failure = shortened(failure);
+        let mut effects = self.dismiss(
+            |_| false,
+            |member| {
+                let before = match (member.answer(), member.lost) {
+                    (Some(_), _) => "its update was not used",
+                    (None, true) => "was lost",
+                    (None, false) => "was at work",
+                };
+                Failure::new(failure.code, format!("{before}: {}", failure.message))
+            },
+        );
+        let parameters = self.plan.parameters.clone();
+        effects.extend(self.end(now, parameters, Some(failure)));
+        effects
+    }
+
+    fn end(&mut self, now: Millis, parameters: BlobRef, failure: Option<Failure>) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        for judge in self.judges.iter().filter(|judge| judge.is_at_work() && !judge.lost) {
+            effects.push(Effect::Withdraw {
+                device: judge.device.clone(),
+                purpose: Purpose::Evaluate,
+                attempt: judge.attempt,
+                reason: "the round is over".to_owned(),
+            });
+        }
+        let evaluations = self.judges.iter().filter_map(|judge| {
+            judge.answer().map(|answer| (judge.device.clone(), answer.clone()))
+        });
+        let outcome = Box::new(Outcome {
+            round: self.plan.round,
+            parameters,
+            failure,
+            updates: self.counted(),
+            evaluations: evaluations.collect(),
+            missing: self.members.iter().filter_map(missing).collect(),
+            started_at: self.started_at,
+            ended_at: now,
+        });
+        self.phase = Phase::Ended { outcome: outcome.clone() };
+        // The outcome says it all: the stored state stays small.
+        (self.members, self.judges, self.spares) = (Vec::new(), Vec::new(), Vec::new());
+        effects.push(Effect::End(outcome));
+        effects
+    }
+}
+
+/// Why a member's update is not in the mean.
+fn missing(member: &Member<Update>) -> Option<(DeviceId, Failure)> {
+    let Standing::Out(failure) = &member.standing else { return None };
+    let mut failure = failure.clone();
+    if let Some(late) = member.late_ms {
+        failure.message = format!("{}; an update came {late} ms after the close", failure.message);
+    }
+    Some((member.device.clone(), failure))
+}

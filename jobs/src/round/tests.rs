@@ -1,0 +1,351 @@
+use super::*;
+use crate::id::{Bytes, Digest};
+use crate::report::FailureCode;
+
+fn device(name: &str) -> DeviceId {
+    DeviceId::parse(name).unwrap()
+}
+
+fn devices(count: usize) -> Vec<DeviceId> {
+    (0..count).map(|index| device(&format!("d{index}"))).collect()
+}
+
+fn blob(number: u64) -> BlobRef {
+    let digest = Digest::parse(&format!("sha256:{number:064x}")).unwrap();
+    BlobRef { digest, size: Bytes(number) }
+}
+
+fn update(number: u64) -> UpdateReport {
+    UpdateReport {
+        parameters: blob(number),
+        examples: 10,
+        loss: 0.5,
+        accuracy: 0.75,
+        steps: 3,
+        duration_ms: Millis(20),
+        engine: "native".to_owned(),
+    }
+}
+
+fn judgement(accuracy: f64) -> EvaluationReport {
+    EvaluationReport { examples: 10, loss: 0.5, accuracy, duration_ms: Millis(2) }
+}
+
+fn plan(participation: Participation) -> Plan {
+    Plan { round: RoundNumber(1), parameters: blob(0), participation, evaluate: true, seed: 7 }
+}
+
+fn all_of(quorum: u32) -> Participation {
+    Participation { quorum, deadline_ms: Millis(60_000), ..Participation::default() }
+}
+
+/// A round that collects from these devices, and whom it invited.
+fn collecting(participation: Participation, count: usize) -> (Round, Vec<DeviceId>) {
+    let (mut round, effects) = Round::begin(Millis(0), plan(participation));
+    assert_eq!(effects, [Effect::FindDevices]);
+    let found = Event::DevicesFound { devices: devices(count) };
+    let mut invited: Vec<DeviceId> = round
+        .step(Millis(0), &found)
+        .into_iter()
+        .map(|effect| {
+            let Effect::Offer { device, purpose, attempt, .. } = effect else {
+                panic!("{effect:?}")
+            };
+            assert_eq!((purpose, attempt), (Purpose::Train, Attempt(1)));
+            device
+        })
+        .collect();
+    assert_eq!(round.step(Millis(0), &found), []);
+    invited.sort();
+    (round, invited)
+}
+
+fn received(device: &DeviceId, attempt: u32, number: u64) -> Event {
+    let (device, attempt) = (device.clone(), Attempt(attempt));
+    Event::UpdateReceived { device, attempt, update: update(number) }
+}
+
+fn checked(device: &DeviceId, number: u64) -> Event {
+    Event::UpdateChecked { device: device.clone(), parameters: blob(number), refused: None }
+}
+
+fn failed(device: &DeviceId, purpose: Purpose, attempt: u32, code: FailureCode) -> Event {
+    let (device, attempt) = (device.clone(), Attempt(attempt));
+    Event::TaskFailed { device, purpose, attempt, failure: Failure::new(code, "because") }
+}
+
+/// Delivers and checks an update; the effects of the check.
+fn give(round: &mut Round, now: u64, device: &DeviceId, attempt: u32, number: u64) -> Vec<Effect> {
+    let effects = round.step(Millis(now), &received(device, attempt, number));
+    assert!(matches!(&effects[..], [Effect::CheckUpdate { .. }]), "{effects:?}");
+    round.step(Millis(now), &checked(device, number))
+}
+
+fn outcome(effects: &[Effect]) -> &Outcome {
+    match effects.last() {
+        Some(Effect::End(outcome)) => outcome,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn reason<'a>(outcome: &'a Outcome, device: &DeviceId) -> &'a Failure {
+    &outcome.missing.iter().find(|(missing, _)| missing == device).unwrap().1
+}
+
+#[test]
+fn a_round_from_beginning_to_end() {
+    let (mut round, invited) = collecting(all_of(2), 2);
+    assert_eq!(give(&mut round, 10, &invited[1], 1, 2), []);
+    let effects = give(&mut round, 20, &invited[0], 1, 1);
+    let updates = vec![(invited[0].clone(), update(1)), (invited[1].clone(), update(2))];
+    assert_eq!(effects, [Effect::Aggregate { updates: updates.clone() }]);
+    assert_eq!(round.pending_effects(), effects);
+    let effects = round.step(Millis(30), &Event::Aggregated { parameters: blob(9) });
+    assert_eq!(effects.len(), 2);
+    assert_eq!(round.pending_effects(), effects);
+    for (index, device) in invited.iter().enumerate() {
+        assert!(matches!(&effects[index], Effect::Offer { device: to, parameters, .. }
+            if to == device && *parameters == blob(9)));
+    }
+    let judged = |device: &DeviceId| Event::EvaluationReceived {
+        device: device.clone(),
+        attempt: Attempt(1),
+        evaluation: judgement(0.5),
+    };
+    assert_eq!(round.step(Millis(40), &judged(&invited[0])), []);
+    assert_eq!(round.step(Millis(40), &judged(&invited[0])), []);
+    let effects = round.step(Millis(50), &judged(&invited[1]));
+    let outcome = outcome(&effects);
+    assert_eq!((&outcome.parameters, &outcome.failure), (&blob(9), &None));
+    assert_eq!((&outcome.updates, outcome.evaluations.len()), (&updates, 2));
+    assert_eq!((outcome.missing.len(), outcome.ended_at), (0, Millis(50)));
+    assert_eq!(round.pending_effects(), effects);
+    assert_eq!(round.step(Millis(60), &Event::Tick), []);
+}
+
+#[test]
+fn too_few_devices_are_waited_for_and_then_named() {
+    let (mut round, _) = Round::begin(Millis(0), plan(all_of(3)));
+    let few = Event::DevicesFound { devices: [devices(2), devices(2)].concat() };
+    assert_eq!(round.step(Millis(0), &few), []);
+    for second in 1..60 {
+        assert_eq!(round.wake_at(), Some(Millis(second * 1000)));
+        assert_eq!(round.step(Millis(second * 1000), &Event::Tick), [Effect::FindDevices]);
+    }
+    let effects = round.step(Millis(60_000), &Event::Tick);
+    let failure = outcome(&effects).failure.clone().unwrap();
+    assert_eq!(failure.code, FailureCode::NoQuorum);
+    assert_eq!(failure.message, "2 eligible devices online, quorum is 3");
+}
+
+#[test]
+fn wanted_devices_are_hoped_for_until_the_quorum_has_to_do() {
+    let participation = Participation { devices: Some(5), ..all_of(2) };
+    let (mut round, _) = Round::begin(Millis(0), plan(participation));
+    let found = Event::DevicesFound { devices: devices(3) };
+    assert_eq!(round.step(Millis(5999), &found), []);
+    assert_eq!(round.step(Millis(6000), &found).len(), 3);
+}
+
+#[test]
+fn the_seed_decides_who_is_invited_and_the_order_does_not() {
+    let participation = Participation { devices: Some(10), over_selection: 0.25, ..all_of(1) };
+    let (_, invited) = collecting(participation.clone(), 100);
+    assert_eq!(invited.len(), 13);
+    let (mut round, _) = Round::begin(Millis(0), plan(participation.clone()));
+    let mut reversed = devices(100);
+    reversed.reverse();
+    round.step(Millis(0), &Event::DevicesFound { devices: reversed });
+    assert!(round.members.iter().map(|member| &member.device).eq(&invited));
+    let other = Plan { seed: 8, ..plan(participation) };
+    let (mut round, _) = Round::begin(Millis(0), other);
+    round.step(Millis(0), &Event::DevicesFound { devices: devices(100) });
+    assert!(!round.members.iter().map(|member| &member.device).eq(&invited));
+}
+
+#[test]
+fn the_surplus_is_withdrawn_when_the_target_is_reached() {
+    let participation = Participation { devices: Some(2), over_selection: 1.0, ..all_of(2) };
+    let (mut round, invited) = collecting(participation, 9);
+    assert_eq!(invited.len(), 4);
+    round.step(Millis(1), &received(&invited[3], 1, 3));
+    assert_eq!(give(&mut round, 1, &invited[0], 1, 1), []);
+    let effects = give(&mut round, 2, &invited[1], 1, 2);
+    // The fourth had answered and is only being checked: it need not stop.
+    assert!(matches!(&effects[..], [Effect::Withdraw { device, .. }, Effect::Aggregate { .. }]
+        if *device == invited[2]));
+    assert_eq!(round.step(Millis(3), &checked(&invited[3], 3)), []);
+    assert_eq!(round.step(Millis(9), &received(&invited[2], 1, 4)), []);
+    round.step(Millis(9), &Event::Aggregated { parameters: blob(9) });
+    let effects = round.step(Millis(40_000), &Event::Tick);
+    let outcome = outcome(&effects);
+    assert_eq!(outcome.updates.len(), 2);
+    assert_eq!(reason(outcome, &invited[3]).code, FailureCode::Cancelled);
+    assert_eq!(
+        reason(outcome, &invited[2]).message,
+        "not needed: 2 updates were there without it; an update came 7 ms after the close"
+    );
+}
+
+#[test]
+fn the_deadline_closes_with_a_reason_for_everyone() {
+    let (mut round, invited) = collecting(all_of(1), 5);
+    round.step(
+        Millis(1),
+        &Event::Accepted {
+            device: invited[1].clone(),
+            purpose: Purpose::Train,
+            attempt: Attempt(1),
+        },
+    );
+    round.step(Millis(1), &Event::DeviceLost { device: invited[2].clone() });
+    round.step(Millis(1), &failed(&invited[3], Purpose::Train, 1, FailureCode::UnknownDataset));
+    assert_eq!(give(&mut round, 2, &invited[0], 1, 1), []);
+    assert_eq!(round.step(Millis(60_000), &received(&invited[4], 1, 5)).len(), 1);
+    assert_eq!(round.step(Millis(60_001), &received(&invited[1], 1, 6)), []);
+    // What arrived in time is still checked.
+    let effects = round.step(Millis(60_002), &Event::Tick);
+    assert!(matches!(&effects[..], [Effect::Withdraw { device, .. }] if *device == invited[1]));
+    assert_eq!(round.wake_at(), None);
+    let effects = round.step(Millis(60_003), &checked(&invited[4], 5));
+    assert!(matches!(&effects[..], [Effect::Aggregate { updates }] if updates.len() == 2));
+    round.step(Millis(60_004), &Event::Aggregated { parameters: blob(9) });
+    let effects = round.step(Millis(99_999), &Event::Tick);
+    let outcome = outcome(&effects);
+    let code = |index: usize| reason(outcome, &invited[index]).code;
+    assert_eq!(code(1), FailureCode::DeadlineExceeded);
+    assert!(reason(outcome, &invited[1]).message.contains("an update came 1 ms after"));
+    assert_eq!((code(2), code(3)), (FailureCode::DeviceLost, FailureCode::UnknownDataset));
+}
+
+#[test]
+fn a_lost_device_is_not_waited_for_once_the_quorum_is_there() {
+    let (mut round, invited) = collecting(all_of(1), 2);
+    assert_eq!(round.step(Millis(1), &Event::DeviceLost { device: invited[0].clone() }), []);
+    let effects = give(&mut round, 2, &invited[1], 1, 1);
+    assert!(matches!(&effects[..], [Effect::Aggregate { .. }]));
+}
+
+#[test]
+fn a_device_that_comes_back_gets_a_newer_attempt_and_may_use_the_older() {
+    for attempt in [1, 2] {
+        let (mut round, invited) = collecting(all_of(2), 2);
+        let lost = Event::DeviceLost { device: invited[0].clone() };
+        let returned = Event::DeviceReturned { device: invited[0].clone() };
+        assert_eq!(round.step(Millis(1), &returned), []);
+        assert_eq!(round.step(Millis(1), &lost), []);
+        assert_eq!(give(&mut round, 2, &invited[1], 1, 1), []);
+        let effects = round.step(Millis(3), &returned);
+        assert!(matches!(&effects[..], [Effect::Offer { attempt: Attempt(2), .. }]));
+        assert_eq!(round.step(Millis(3), &returned), []);
+        let old = failed(&invited[0], Purpose::Train, 1, FailureCode::Cancelled);
+        if attempt == 2 {
+            assert_eq!(round.step(Millis(3), &old), []);
+        }
+        let effects = give(&mut round, 4, &invited[0], attempt, 2);
+        assert!(matches!(&effects[..], [Effect::Aggregate { .. }]));
+    }
+}
+
+#[test]
+fn a_transient_failure_gets_one_more_offer() {
+    let (mut round, invited) = collecting(all_of(1), 1);
+    let busy = |attempt| failed(&invited[0], Purpose::Train, attempt, FailureCode::Busy);
+    assert_eq!(round.step(Millis(10), &busy(1)), []);
+    assert_eq!(round.step(Millis(10), &busy(1)), []);
+    assert_eq!(round.wake_at(), Some(Millis(1010)));
+    let effects = round.step(Millis(1010), &Event::Tick);
+    assert!(matches!(&effects[..], [Effect::Offer { attempt: Attempt(2), .. }]));
+    assert_eq!(round.pending_effects(), effects);
+    assert_eq!(round.step(Millis(1010), &busy(1)), []);
+    let effects = round.step(Millis(1020), &busy(2));
+    assert_eq!(reason(outcome(&effects), &invited[0]).code, FailureCode::Busy);
+    assert_eq!(outcome(&effects).parameters, blob(0));
+}
+
+#[test]
+fn an_offer_that_was_lost_on_the_way_is_sent_again() {
+    let (mut round, invited) = collecting(all_of(1), 1);
+    assert_eq!(round.wake_at(), Some(Millis(5000)));
+    let effects = round.step(Millis(5000), &Event::Tick);
+    assert!(matches!(&effects[..], [Effect::Offer { attempt: Attempt(1), .. }]));
+    let (device, purpose) = (invited[0].clone(), Purpose::Train);
+    round.step(Millis(5001), &Event::Accepted { device, purpose, attempt: Attempt(1) });
+    assert_eq!(round.wake_at(), Some(Millis(60_000)));
+}
+
+#[test]
+fn who_fails_is_replaced_from_the_reserve() {
+    let participation = Participation { devices: Some(2), ..all_of(2) };
+    let (mut round, invited) = collecting(participation, 4);
+    let failure = failed(&invited[0], Purpose::Train, 1, FailureCode::Diverged);
+    let effects = round.step(Millis(1), &failure);
+    assert!(matches!(&effects[..], [Effect::Offer { device, .. }] if !invited.contains(device)));
+    let effects = round.step(Millis(2), &Event::DeviceLost { device: invited[1].clone() });
+    assert!(matches!(&effects[..], [Effect::Offer { device, .. }] if !invited.contains(device)));
+    assert_eq!(round.step(Millis(2), &Event::DeviceLost { device: invited[1].clone() }), []);
+}
+
+#[test]
+fn refused_updates_are_missing_with_the_reason() {
+    let (mut round, invited) = collecting(all_of(1), 2);
+    round.step(Millis(1), &received(&invited[0], 1, 1));
+    let refused = Some(Failure::new(FailureCode::InvalidUpdate, "layer 3 is not finite"));
+    let (device, parameters) = (invited[0].clone(), blob(1));
+    round.step(Millis(1), &Event::UpdateChecked { device, parameters, refused });
+    let empty = UpdateReport { examples: 0, ..update(2) };
+    let (device, attempt) = (invited[1].clone(), Attempt(1));
+    let effects = round.step(Millis(2), &Event::UpdateReceived { device, attempt, update: empty });
+    let outcome = outcome(&effects);
+    assert_eq!(reason(outcome, &invited[0]).message, "layer 3 is not finite");
+    assert_eq!(reason(outcome, &invited[1]).code, FailureCode::InvalidUpdate);
+    assert_eq!(
+        outcome.failure.as_ref().unwrap().message,
+        "0 usable updates of 2 invited devices, quorum is 1"
+    );
+}
+
+#[test]
+fn failed_aggregation_and_cancelling_end_the_round() {
+    for (event, code) in [
+        (Event::CancelRequested, FailureCode::Cancelled),
+        (
+            Event::AggregationFailed { failure: Failure::new(FailureCode::Internal, "boom") },
+            FailureCode::Internal,
+        ),
+    ] {
+        let (mut round, invited) = collecting(all_of(1), 1);
+        give(&mut round, 1, &invited[0], 1, 1);
+        let effects = round.step(Millis(2), &event);
+        let outcome = outcome(&effects);
+        assert_eq!(outcome.failure.as_ref().unwrap().code, code);
+        assert_eq!((outcome.updates.len(), &outcome.parameters), (0, &blob(0)));
+        assert!(reason(outcome, &invited[0]).message.starts_with("its update was not used"));
+    }
+    let (mut round, invited) = collecting(all_of(1), 2);
+    let effects = round.step(Millis(2), &Event::CancelRequested);
+    assert_eq!(effects.len(), 3);
+    assert_eq!(reason(outcome(&effects), &invited[0]).message, "was at work: stopped on request");
+}
+
+#[test]
+fn evaluation_never_fails_a_round() {
+    let (mut round, invited) = collecting(all_of(1), 3);
+    for (index, device) in invited.iter().enumerate() {
+        give(&mut round, 1, device, 1, index as u64);
+    }
+    let effects = round.step(Millis(2), &Event::Aggregated { parameters: blob(9) });
+    assert_eq!(effects.len(), 3);
+    let failure = failed(&invited[0], Purpose::Evaluate, 1, FailureCode::InvalidDataset);
+    assert_eq!(round.step(Millis(3), &failure), []);
+    let judged = Event::EvaluationReceived {
+        device: invited[1].clone(),
+        attempt: Attempt(1),
+        evaluation: judgement(1.5),
+    };
+    assert_eq!(round.step(Millis(3), &judged), []);
+    let effects = round.step(Millis(3), &Event::DeviceLost { device: invited[2].clone() });
+    let outcome = outcome(&effects);
+    assert_eq!((&outcome.failure, &outcome.parameters), (&None, &blob(9)));
+    assert_eq!((outcome.updates.len(), outcome.evaluations.len()), (3, 0));
+}

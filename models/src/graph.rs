@@ -1,6 +1,20 @@
 //! The graph that is trained and run: operators with shapes inferred and checked.
 //!
-//! Reads and writes [`crate::onnx`] models; knows nothing of kernels.
+//! Reads and writes [`crate::onnx`] models; knows nothing of kernels. An operator is added by an
+//! [`Op`] variant and a reader in `graph/operators.rs`, and by its kernel in `kernels.rs`.
+
+use crate::onnx::ModelProto;
+
+mod export;
+mod operators;
+mod reader;
+mod window;
+
+pub(crate) use export::{inference_model, training_model, without_values};
+pub(crate) use window::Window;
+
+/// Most elements that one value may have per example: 1 GiB of `f32`.
+const ELEMENTS_MAX: usize = 1 << 28;
 
 /// Why a model cannot be used.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -39,4 +53,135 @@ pub enum GraphError {
     /// The graph as a whole is wrong.
     #[error("graph: {0}")]
     Graph(String),
+}
+
+/// A value by its index in [`Graph::values`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ValueId(pub(crate) usize);
+
+/// Extents of a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// Whether there is a batch axis `n` before `dims`.
+    pub(crate) batched: bool,
+    /// Extents without the batch axis.
+    pub(crate) dims: Vec<usize>,
+}
+
+impl Shape {
+    pub(crate) fn batched(dims: &[usize]) -> Self {
+        Self { batched: true, dims: dims.to_vec() }
+    }
+
+    /// Elements, per example where batched; [`Graph::read`] has seen to it that this fits.
+    pub(crate) fn elements(&self) -> usize {
+        self.dims.iter().product()
+    }
+
+    /// Extents after the batch axis when broadcast to `rank` of them, as numpy aligns them;
+    /// `None` when this cannot be.
+    pub(crate) fn aligned(&self, rank: usize) -> Option<Vec<usize>> {
+        let dims = match self.dims.split_first() {
+            Some((1, rest)) if !self.batched && rest.len() == rank => rest,
+            _ => &self.dims,
+        };
+        if self.batched && dims.len() != rank {
+            return None;
+        }
+        let ones = rank.checked_sub(dims.len())?;
+        Some(std::iter::repeat_n(1, ones).chain(dims.iter().copied()).collect())
+    }
+
+    /// Elements for a batch of `n`.
+    pub(crate) fn len(&self, n: usize) -> usize {
+        if self.batched { self.elements() * n } else { self.elements() }
+    }
+}
+
+/// Where a value comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The examples.
+    Input,
+    /// Computed by a node.
+    Node,
+    /// Trained.
+    Weight,
+    /// Running statistics: kept, not trained.
+    State,
+    /// Neither trained nor kept as a parameter.
+    Constant,
+}
+
+/// What flows between nodes.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Value {
+    pub(crate) name: String,
+    pub(crate) shape: Shape,
+    pub(crate) origin: Origin,
+    /// Initial values of weights, states and constants; empty for others.
+    pub(crate) initial: Vec<f32>,
+}
+
+/// An operator with what its attributes say.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Op {
+    /// `[x, w [m, c/group, kh, kw], bias [m]?]`
+    Conv { window: Window, group: usize },
+    /// `[x, w, bias?]`: `alpha x w' + beta bias`, `w` is `[m, d]` if `transposed`, else `[d, m]`.
+    Gemm { alpha: f32, beta: f32, transposed: bool },
+    /// `[a, b]`, each broadcast to the output.
+    Add,
+    /// `[x]`
+    Relu,
+    /// `[x]`
+    MaxPool(Window),
+    /// `[x]`
+    AveragePool { window: Window, include_pad: bool },
+    /// `[x]`: mean over all axes after the channels.
+    GlobalAveragePool,
+    /// `[x, scale, bias]`, states `[mean, variance]`; `momentum` as ONNX counts it.
+    BatchNormalization { epsilon: f32, momentum: f32 },
+    /// `[x]`: the same elements of each example in row-major order under another shape.
+    Reshape,
+    /// `[x]`
+    Dropout { ratio: f32 },
+}
+
+/// One operation.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Node {
+    /// The node's name, or its operator and output where it has none.
+    pub(crate) name: String,
+    pub(crate) op: Op,
+    pub(crate) inputs: Vec<ValueId>,
+    pub(crate) states: Vec<ValueId>,
+    pub(crate) output: ValueId,
+}
+
+/// A graph with one input and one output of logits, nodes in the order of computation.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Graph {
+    pub(crate) values: Vec<Value>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) input: ValueId,
+    /// The logits: before a final softmax, if there is one.
+    pub(crate) output: ValueId,
+    /// The batch size that the model declares, if it is a number.
+    pub(crate) fixed_batch: Option<usize>,
+}
+
+impl Graph {
+    /// Reads a model for training: checks operators, attributes and shapes, tells weights from
+    /// states and constants.
+    ///
+    /// # Errors
+    /// [`GraphError`] names the node.
+    pub(crate) fn read(model: &ModelProto) -> Result<Self, GraphError> {
+        reader::read(model)
+    }
+
+    pub(crate) fn value(&self, id: ValueId) -> &Value {
+        &self.values[id.0]
+    }
 }

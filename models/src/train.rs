@@ -1,7 +1,16 @@
 //! The `native` engine: trains and evaluates an ONNX graph on the CPU.
 
-use crate::graph::GraphError;
-use crate::params::{Parameters, ParametersError};
+use crate::graph::{
+    Graph, GraphError, Origin, ValueId, inference_model, training_model, without_values,
+};
+use crate::kernels::loss::softmax_cross_entropy;
+use crate::kernels::reshape::from_examples;
+use crate::onnx::ModelProto;
+use crate::params::{Parameter, Parameters, ParametersError};
+
+mod network;
+
+use network::Network;
 
 /// Stochastic gradient descent as PyTorch does it: `g += weight_decay * w`,
 /// `v = momentum * v + g`, `w -= learning_rate * v`.
@@ -62,47 +71,123 @@ pub enum TrainError {
 }
 
 /// A graph in training, with its parameters, gradients, optimizer state and buffers.
+///
+/// Training means what PyTorch's `model.train()` means, whatever mode the file was exported in:
+/// batch normalisation uses the batch's statistics and dropout drops. Work is spread over the
+/// rayon pool that the calls are made in; results depend on its number of threads, not on timing.
 #[derive(Debug)]
-pub struct Trainer {}
+pub struct Trainer {
+    /// The file, without the weights' values.
+    model: ModelProto,
+    network: Network,
+    sgd: Sgd,
+    /// Weights with the optimizer's velocity, by name.
+    weights: Vec<(ValueId, Vec<f32>)>,
+    /// Weights and states, by name.
+    kept: Vec<ValueId>,
+    example_shape: Vec<usize>,
+    classes: usize,
+    steps: u64,
+}
 
 impl Trainer {
     /// Checks the graph and allocates what training needs.
     ///
     /// # Errors
     /// [`TrainError::Graph`] names the node that cannot be trained.
-    pub fn new(_onnx: &[u8], _sgd: Sgd) -> Result<Self, TrainError> {
-        unimplemented!()
+    pub fn new(onnx: &[u8], sgd: Sgd) -> Result<Self, TrainError> {
+        let model = crate::onnx::parse(onnx)?;
+        let graph = Graph::read(&model)?;
+        let model = without_values(model, &graph);
+        let mut kept: Vec<ValueId> = (0..graph.values.len())
+            .map(ValueId)
+            .filter(|id| matches!(graph.value(*id).origin, Origin::Weight | Origin::State))
+            .collect();
+        kept.sort_by(|a, b| graph.value(*a).name.cmp(&graph.value(*b).name));
+        let weights = kept.iter().filter(|id| graph.value(**id).origin == Origin::Weight);
+        let weights =
+            weights.map(|id| (*id, vec![0.0; graph.value(*id).shape.elements()])).collect();
+        let example_shape = graph.value(graph.input).shape.dims.clone();
+        let classes = graph.value(graph.output).shape.dims[0];
+        let network = Network::new(graph);
+        Ok(Self { model, network, sgd, weights, kept, example_shape, classes, steps: 0 })
     }
 
     /// Shape of one example, `[c, h, w]` or `[d]`.
     pub fn example_shape(&self) -> &[usize] {
-        unimplemented!()
+        &self.example_shape
     }
 
     /// Number of classes.
     pub fn classes(&self) -> usize {
-        unimplemented!()
+        self.classes
+    }
+
+    /// Number of trained values, running statistics not counted.
+    pub fn trained_len(&self) -> usize {
+        self.weights.iter().map(|(_, velocity)| velocity.len()).sum()
     }
 
     /// The parameters and running statistics now.
+    #[expect(clippy::missing_panics_doc, reason = "a graph's values have names of their own")]
     pub fn parameters(&self) -> Parameters {
-        unimplemented!()
+        let parameter = |id: &ValueId| {
+            let value = self.network.graph.value(*id);
+            Parameter {
+                name: value.name.clone(),
+                shape: value.shape.dims.clone(),
+                values: self.network.values(*id).to_vec(),
+            }
+        };
+        Parameters::new(self.kept.iter().map(parameter).collect())
+            .expect("names in a graph are unique and values fill their shapes")
     }
 
     /// Replaces parameters and running statistics; the optimizer's state starts anew.
     ///
     /// # Errors
-    /// [`TrainError::Parameters`] when names or shapes differ.
-    pub fn set_parameters(&mut self, _parameters: &Parameters) -> Result<(), TrainError> {
-        unimplemented!()
+    /// [`TrainError::Parameters`] when names or shapes differ or values are not finite.
+    pub fn set_parameters(&mut self, parameters: &Parameters) -> Result<(), TrainError> {
+        parameters.check_like(&self.parameters())?;
+        for (id, item) in self.kept.iter().zip(parameters.items()) {
+            self.network.values_mut(*id).copy_from_slice(&item.values);
+        }
+        for (_, velocity) in &mut self.weights {
+            velocity.fill(0.0);
+        }
+        Ok(())
+    }
+
+    /// The last step's gradient of the mean loss by a weight, without weight decay; `None` for
+    /// other names and before the first step.
+    pub fn gradient(&mut self, name: &str) -> Option<&[f32]> {
+        let graph = &self.network.graph;
+        let (id, _) = self.weights.iter().find(|(id, _)| graph.value(*id).name == name)?;
+        let (_, gradient) = self.network.weight(*id)?;
+        Some(gradient).filter(|gradient| !gradient.is_empty())
     }
 
     /// One optimizer step on a batch: `examples [n, ...example_shape]` row-major, `labels [n]`.
     ///
     /// # Errors
-    /// [`TrainError::Label`], [`TrainError::Batch`], [`TrainError::Diverged`].
-    pub fn step(&mut self, _examples: &[f32], _labels: &[u32]) -> Result<BatchResult, TrainError> {
-        unimplemented!()
+    /// [`TrainError::Label`], [`TrainError::Batch`]; [`TrainError::Diverged`] leaves the weights
+    /// as they were before the step.
+    pub fn step(&mut self, examples: &[f32], labels: &[u32]) -> Result<BatchResult, TrainError> {
+        let batch = self.load(examples, Some(labels))?;
+        self.steps += 1;
+        self.network.forward(batch, true, self.steps);
+        let (logits, gradient) = self.network.logits(batch);
+        let judged = softmax_cross_entropy(logits, labels, Some(gradient));
+        if !judged.loss.is_finite() {
+            return Err(TrainError::Diverged { loss: judged.loss, step: self.steps });
+        }
+        self.network.backward(batch);
+        for (id, velocity) in &mut self.weights {
+            if let Some((weights, gradient)) = self.network.weight(*id) {
+                self.sgd.update(weights, gradient, velocity);
+            }
+        }
+        Ok(BatchResult { loss: judged.loss, correct: judged.correct, examples: batch })
     }
 
     /// Loss and accuracy of a batch with running statistics, changing nothing.
@@ -111,20 +196,76 @@ impl Trainer {
     /// As [`Trainer::step`].
     pub fn evaluate(
         &mut self,
-        _examples: &[f32],
-        _labels: &[u32],
+        examples: &[f32],
+        labels: &[u32],
     ) -> Result<BatchResult, TrainError> {
-        unimplemented!()
+        let batch = self.load(examples, Some(labels))?;
+        self.network.forward(batch, false, 0);
+        let (logits, _) = self.network.logits(batch);
+        let judged = softmax_cross_entropy(logits, labels, None);
+        if !judged.loss.is_finite() {
+            return Err(TrainError::Diverged { loss: judged.loss, step: self.steps });
+        }
+        Ok(BatchResult { loss: judged.loss, correct: judged.correct, examples: batch })
+    }
+
+    /// Logits `[n, classes]` of a batch as [`Trainer::evaluate`] computes them: before a final
+    /// softmax, if the graph has one.
+    ///
+    /// # Errors
+    /// [`TrainError::Batch`].
+    pub fn logits(&mut self, examples: &[f32]) -> Result<Vec<f32>, TrainError> {
+        let batch = self.load(examples, None)?;
+        self.network.forward(batch, false, 0);
+        let (logits, _) = self.network.logits(batch);
+        let row = |example| (0..self.classes).map(move |class| logits[class * batch + example]);
+        Ok((0..batch).flat_map(row).collect())
     }
 
     /// The graph in training form with the parameters of now, as an ONNX file.
     pub fn to_training_onnx(&self) -> Vec<u8> {
-        unimplemented!()
+        training_model(&self.model, &self.parameters()).to_bytes()
     }
 
     /// The graph for inference with the parameters of now, as an ONNX file: batch
-    /// normalisation uses its running statistics, training-only nodes are gone.
+    /// normalisation uses its running statistics, training-only nodes are gone, batches may be
+    /// of any size.
     pub fn to_inference_onnx(&self) -> Vec<u8> {
-        unimplemented!()
+        inference_model(&self.model, &self.network.graph, &self.parameters()).to_bytes()
+    }
+
+    /// Checks a batch and puts it where the network reads it; the number of examples.
+    fn load(&mut self, examples: &[f32], labels: Option<&[u32]>) -> Result<usize, TrainError> {
+        let len: usize = self.example_shape.iter().product();
+        let misfit =
+            |found: String| TrainError::Batch { expected: self.example_shape.clone(), found };
+        let batch = examples.len() / len;
+        if batch == 0 || batch * len != examples.len() {
+            return Err(misfit(format!("{} values", examples.len())));
+        }
+        if let Some(labels) = labels {
+            if labels.len() != batch {
+                return Err(misfit(format!("{batch} examples with {} labels", labels.len())));
+            }
+            let out = |label: &&u32| usize::try_from(**label).is_ok_and(|l| l >= self.classes);
+            if let Some(label) = labels.iter().find(out) {
+                return Err(TrainError::Label { label: *label, classes: self.classes });
+            }
+        }
+        let rest = self.example_shape[1..].iter().product();
+        from_examples(examples, batch, rest, self.network.input(batch));
+        Ok(batch)
     }
 }
+
+impl Sgd {
+    fn update(&self, weights: &mut [f32], gradient: &[f32], velocity: &mut [f32]) {
+        for ((weight, gradient), velocity) in weights.iter_mut().zip(gradient).zip(velocity) {
+            *velocity = self.momentum * *velocity + (gradient + self.weight_decay * *weight);
+            *weight -= self.learning_rate * *velocity;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

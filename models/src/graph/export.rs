@@ -1,0 +1,154 @@
+//! Writes a trained graph back as ONNX.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Graph, Op, Origin};
+use crate::onnx::{
+    Dimension, DimensionValue, GraphProto, ModelProto, TensorProto, TypeValue, ValueInfoProto,
+};
+use crate::params::Parameters;
+
+/// The model with these parameters: tensors shared through `Identity` become tensors of their own.
+pub(crate) fn training_model(model: &ModelProto, parameters: &Parameters) -> ModelProto {
+    let mut model = model.clone();
+    let Some(graph) = &mut model.graph else { return model };
+    let mut tensors: BTreeMap<&str, TensorProto> = parameters
+        .items()
+        .iter()
+        .map(|item| {
+            let tensor = TensorProto::from_f32(&item.name, &item.shape, &item.values);
+            (item.name.as_str(), tensor)
+        })
+        .collect();
+    let owned =
+        |name: Option<&String>| name.is_some_and(|name| tensors.contains_key(name.as_str()));
+    graph.node.retain(|node| node.op_type != "Identity" || !owned(node.output.first()));
+    for initializer in &mut graph.initializer {
+        if let Some(tensor) = tensors.remove(initializer.name.as_str()) {
+            *initializer = tensor;
+        }
+    }
+    graph.initializer.extend(tensors.into_values());
+    model
+}
+
+/// The model for inference: batch normalisation uses its running statistics, dropout is gone,
+/// the batch axis is open, and tensors that nothing uses are gone.
+pub(crate) fn inference_model(
+    model: &ModelProto,
+    graph: &Graph,
+    parameters: &Parameters,
+) -> ModelProto {
+    let mut model = training_model(model, parameters);
+    let Some(proto) = &mut model.graph else { return model };
+    for node in &mut proto.node {
+        if node.op_type == "BatchNormalization" {
+            node.output.truncate(1);
+            node.attribute.retain(|attribute| attribute.name != "training_mode");
+        }
+    }
+    remove_dropout(proto);
+    if graph.fixed_batch.is_some() {
+        open_reshapes(proto, graph);
+    }
+    open_batch(proto);
+    remove_unused(proto);
+    model
+}
+
+fn remove_dropout(proto: &mut GraphProto) {
+    let results: BTreeSet<String> = proto.output.iter().map(|info| info.name.clone()).collect();
+    let mut names: BTreeMap<String, String> = BTreeMap::new();
+    for node in &mut proto.node {
+        for input in &mut node.input {
+            if let Some(source) = names.get(input) {
+                input.clone_from(source);
+            }
+        }
+        if node.op_type != "Dropout" {
+            continue;
+        }
+        "Identity".clone_into(&mut node.op_type);
+        node.attribute.clear();
+        node.input.truncate(1);
+        node.output.truncate(1);
+        if let ([input], [output]) = (node.input.as_slice(), node.output.as_slice())
+            && !results.contains(output)
+        {
+            names.insert(output.clone(), input.clone());
+        }
+    }
+    proto.node.retain(|node| !node.output.iter().any(|output| names.contains_key(output)));
+}
+
+/// Shapes that name the batch size of the export take the batch as it comes.
+fn open_reshapes(proto: &mut GraphProto, graph: &Graph) {
+    let reshapes = graph.nodes.iter().filter(|node| matches!(node.op, Op::Reshape));
+    let shapes: BTreeMap<&str, &[usize]> = reshapes
+        .map(|node| graph.value(node.output))
+        .map(|value| (value.name.as_str(), value.shape.dims.as_slice()))
+        .collect();
+    for node in proto.node.iter_mut().filter(|node| node.op_type == "Reshape") {
+        let Some((output, dims)) =
+            node.output.first().and_then(|output| shapes.get_key_value(output.as_str()))
+        else {
+            continue;
+        };
+        let extents = dims.iter().map(|extent| i64::try_from(*extent).unwrap_or(i64::MAX));
+        let target: Vec<i64> = std::iter::once(0).chain(extents).collect();
+        let name = format!("{output}/shape");
+        proto.initializer.push(TensorProto::from_i64(&name, &target));
+        node.attribute.clear();
+        node.input.truncate(1);
+        node.input.push(name);
+    }
+}
+
+fn open_batch(proto: &mut GraphProto) {
+    let tensors: BTreeSet<&str> =
+        proto.initializer.iter().map(|tensor| tensor.name.as_str()).collect();
+    proto.input.retain(|info| !tensors.contains(info.name.as_str()));
+    proto.value_info.clear();
+    for info in proto.input.iter_mut().chain(&mut proto.output) {
+        open_first_axis(info);
+    }
+}
+
+fn open_first_axis(info: &mut ValueInfoProto) {
+    let value = info.r#type.as_mut().and_then(|kind| kind.value.as_mut());
+    let Some(TypeValue::Tensor(tensor)) = value else { return };
+    let Some(first) = tensor.shape.as_mut().and_then(|shape| shape.dim.first_mut()) else { return };
+    *first =
+        Dimension { value: Some(DimensionValue::Param("n".to_owned())), ..Dimension::default() };
+}
+
+/// Removes tensors and constants that no node takes.
+fn remove_unused(proto: &mut GraphProto) {
+    let used: BTreeSet<String> = proto
+        .node
+        .iter()
+        .flat_map(|node| node.input.iter().cloned())
+        .chain(proto.output.iter().map(|info| info.name.clone()))
+        .collect();
+    proto.initializer.retain(|tensor| used.contains(&tensor.name));
+    proto.node.retain(|node| {
+        node.op_type != "Constant" || node.output.iter().any(|output| used.contains(output))
+    });
+}
+
+/// Drops the values of weights and states from a model whose parameters are kept elsewhere.
+pub(crate) fn without_values(mut model: ModelProto, graph: &Graph) -> ModelProto {
+    let kept: BTreeSet<&str> = graph
+        .values
+        .iter()
+        .filter(|value| matches!(value.origin, Origin::Weight | Origin::State))
+        .map(|value| value.name.as_str())
+        .collect();
+    for tensor in model.graph.iter_mut().flat_map(|graph| &mut graph.initializer) {
+        if kept.contains(tensor.name.as_str()) {
+            tensor.raw_data = None;
+            tensor.float_data = Vec::new();
+        }
+    }
+    model
+}

@@ -1,0 +1,116 @@
+//! Batch normalisation.
+
+use rayon::prelude::*;
+
+use super::sums::{count, narrow, sum_of};
+use super::{Backward, Forward, Kernel};
+
+/// `(x - mean) / sqrt(variance + epsilon) * scale + bias` per channel: with the batch's statistics
+/// in training, with running ones otherwise.
+/// Shapes: `x [n, c, ...]`, `scale`, `bias`, `mean`, `variance` all `[c]` -> that of `x`.
+/// The batch's variance is the biased one; the running variance takes the unbiased one, as
+/// PyTorch's does. Source: ONNX operator `BatchNormalization`, opset 15; Ioffe & Szegedy 2015.
+#[derive(Debug)]
+pub(super) struct BatchNormalization {
+    epsilon: f32,
+    /// Share of the old running statistics in the new ones.
+    momentum: f32,
+    channels: Vec<Channel>,
+}
+
+/// The last batch's statistics of a channel.
+#[derive(Debug, Clone, Copy, Default)]
+struct Channel {
+    mean: f32,
+    variance: f64,
+    /// `1 / sqrt(variance + epsilon)`
+    inverse: f32,
+    /// Sums of the gradient, and of its product with the normalised input.
+    gradient_sum: f32,
+    gradient_dot: f32,
+}
+
+impl BatchNormalization {
+    pub(super) fn new(channels: usize, epsilon: f32, momentum: f32) -> Self {
+        Self { epsilon, momentum, channels: vec![Channel::default(); channels] }
+    }
+
+    fn measure(&mut self, x: &[f32], row_len: usize) {
+        let epsilon = f64::from(self.epsilon);
+        self.channels.par_iter_mut().zip(x.par_chunks_exact(row_len)).for_each(|(channel, x)| {
+            channel.mean = narrow(sum_of(x, x, |x, _| x) / count(row_len));
+            let mean = channel.mean;
+            let squares = sum_of(x, x, |x, _| (x - mean) * (x - mean));
+            channel.variance = squares / count(row_len);
+            channel.inverse = narrow((channel.variance + epsilon).sqrt().recip());
+        });
+    }
+
+    /// Moves the running statistics towards the batch's.
+    fn track(&self, states: &mut [Vec<f32>], row_len: usize) {
+        let [mean, variance] = states else { return };
+        let unbiased = count(row_len) / count(row_len.max(2) - 1);
+        let keep = f64::from(self.momentum);
+        let mix = |old: &mut f32, new: f64| {
+            *old = narrow(keep * f64::from(*old) + (1.0 - keep) * new);
+        };
+        for ((channel, mean), variance) in self.channels.iter().zip(mean).zip(variance) {
+            mix(mean, f64::from(channel.mean));
+            mix(variance, channel.variance * unbiased);
+        }
+    }
+}
+
+impl Kernel for BatchNormalization {
+    fn forward(&mut self, call: Forward<'_>) {
+        let [x, scale, bias] = call.inputs else { return };
+        let row_len = x.len() / self.channels.len();
+        if call.training {
+            self.measure(x, row_len);
+            self.track(call.states, row_len);
+        } else if let [mean, variance] = call.states {
+            for ((channel, mean), variance) in self.channels.iter_mut().zip(mean).zip(variance) {
+                channel.mean = *mean;
+                channel.inverse = (*variance + self.epsilon).sqrt().recip();
+            }
+        }
+        let rows = call.output.par_chunks_exact_mut(row_len).zip(x.par_chunks_exact(row_len));
+        let parameters = self.channels.par_iter().zip(scale.par_iter().zip(*bias));
+        rows.zip(parameters).for_each(|((y, x), (channel, (scale, bias)))| {
+            let (mean, factor) = (channel.mean, channel.inverse * scale);
+            y.iter_mut().zip(x).for_each(|(y, x)| *y = (x - mean) * factor + bias);
+        });
+    }
+
+    fn backward(&mut self, call: Backward<'_>) {
+        let [x, scale, ..] = call.inputs else { return };
+        let [x_gradient, scale_gradient, bias_gradient] = call.input_gradients else { return };
+        let row_len = x.len() / self.channels.len();
+        let rows = x.par_chunks_exact(row_len).zip(call.output_gradient.par_chunks_exact(row_len));
+        self.channels.par_iter_mut().zip(rows.clone()).for_each(|(channel, (x, dy))| {
+            let mean = channel.mean;
+            channel.gradient_sum = narrow(sum_of(dy, dy, |dy, _| dy));
+            let dot = sum_of(x, dy, |x, dy| (x - mean) * dy);
+            channel.gradient_dot = narrow(dot * f64::from(channel.inverse));
+        });
+        if let Some(gradient) = scale_gradient {
+            gradient.put(self.channels.iter().map(|channel| channel.gradient_dot));
+        }
+        if let Some(gradient) = bias_gradient {
+            gradient.put(self.channels.iter().map(|channel| channel.gradient_sum));
+        }
+        let Some(gradient) = x_gradient else { return };
+        let add = gradient.add;
+        let parameters = self.channels.par_iter().zip(scale.par_iter());
+        let targets = gradient.values.par_chunks_exact_mut(row_len);
+        targets.zip(rows.zip(parameters)).for_each(|(into, ((x, dy), (channel, scale)))| {
+            let share = narrow(count(row_len).recip());
+            let factor = scale * channel.inverse;
+            let slope = channel.gradient_dot * share * channel.inverse;
+            let level = channel.gradient_sum * share;
+            let mean = channel.mean;
+            let dx = |(x, dy): (&f32, &f32)| factor * (dy - level - (x - mean) * slope);
+            super::Gradient { values: into, add }.put(x.iter().zip(dy).map(dx));
+        });
+    }
+}

@@ -1,0 +1,44 @@
+//! Sums that vectorise and stay exact enough: `f32` in lanes over a stretch, `f64` over stretches.
+
+const LANES: usize = 16;
+
+/// Elements summed in `f32`: 64 additions per lane.
+const STRETCH: usize = 64 * LANES;
+
+/// The sum.
+pub(super) fn sum(values: &[f32]) -> f32 {
+    narrow(sum_of(values, values, |value, _| value))
+}
+
+/// The sum of `term(a, b)` over both.
+pub(super) fn sum_of(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f64 {
+    let stretches = a.chunks(STRETCH).zip(b.chunks(STRETCH));
+    stretches
+        .map(|(a, b)| {
+            let mut lanes = [0.0_f32; LANES];
+            let (a, a_rest) = a.as_chunks::<LANES>();
+            let (b, b_rest) = b.as_chunks::<LANES>();
+            for (a, b) in a.iter().zip(b) {
+                for lane in 0..LANES {
+                    lanes[lane] += term(a[lane], b[lane]);
+                }
+            }
+            for ((lane, a), b) in lanes.iter_mut().zip(a_rest).zip(b_rest) {
+                *lane += term(*a, *b);
+            }
+            lanes.iter().copied().map(f64::from).sum::<f64>()
+        })
+        .sum()
+}
+
+/// The nearest `f32`.
+#[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the purpose")]
+pub(super) fn narrow(value: f64) -> f32 {
+    value as f32
+}
+
+/// A count as a number.
+#[expect(clippy::cast_precision_loss, reason = "counts of elements in memory are below 2^53")]
+pub(super) fn count(elements: usize) -> f64 {
+    elements as f64
+}

@@ -137,6 +137,13 @@ text_id!(
     Digest, "digest", is_digest, "'sha256:' and 64 lower-case hexadecimal digits"
 );
 
+impl Digest {
+    /// The 64 hexadecimal digits without the algorithm.
+    pub fn hex(&self) -> &str {
+        self.0.trim_start_matches("sha256:")
+    }
+}
+
 impl DeviceId {
     /// Makes a valid id of any text: a host name, for instance. Lower case, other characters
     /// become `-`; an empty result becomes `device`, a reserved word gets `device-` before it.
@@ -204,13 +211,33 @@ impl Millis {
     }
 }
 
-/// A blob in the object store: named by digest, with its length.
+/// A blob in the object store: its bytes by digest and length, its place by name.
+///
+/// Blobs that live as long as anything refers to them (models, graphs) are named by digest, so
+/// equal bytes are stored once. Blobs that are deleted with their round (updates, global
+/// parameters) have a name of their own: deleting one takes nothing from another job or device
+/// that came to equal bytes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BlobRef {
     /// The SHA-256 of the bytes.
     pub digest: Digest,
     /// The length in bytes.
     pub size: Bytes,
+    /// The object's name; the digest's hexadecimal digits when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+impl BlobRef {
+    /// A blob that is named by its digest.
+    pub fn by_digest(digest: Digest, size: Bytes) -> Self {
+        Self { digest, size, name: None }
+    }
+
+    /// The object's name in the store.
+    pub fn object_name(&self) -> &str {
+        self.name.as_deref().unwrap_or_else(|| self.digest.hex())
+    }
 }
 
 /// A version of a model: the manifest's digest says exactly which bytes are meant.

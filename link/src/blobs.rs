@@ -1,4 +1,4 @@
-//! Blobs by digest in the object store `blobs`, fast: large chunks, many under way at once.
+//! Blobs in the object store `blobs`, fast: large chunks, many under way at once.
 //!
 //! The layout is that of NATS object stores (ADR-20), so that `nats object get blobs <hex>` works:
 //! chunks under a subject of their own for each upload, then one message with the description,
@@ -17,7 +17,7 @@ use base64::engine::general_purpose::URL_SAFE;
 use bytes::Bytes;
 use jobs::id::{BlobRef, Bytes as Size, Digest};
 
-use crate::digest::{Hasher, hex};
+use crate::digest::Hasher;
 use crate::layout::BUCKET_BLOBS;
 
 mod reader;
@@ -98,30 +98,29 @@ impl Blobs {
         Self { client, context }
     }
 
-    /// Stores bytes under their digest.
+    /// Stores bytes under their digest, unless they are there.
     ///
     /// # Errors
     /// [`BlobError::Full`] and [`BlobError::Unavailable`].
-    pub async fn put(&self, bytes: Bytes, existing: Existing) -> Result<BlobRef, BlobError> {
+    pub async fn put(&self, bytes: Bytes) -> Result<BlobRef, BlobError> {
+        let blob = BlobRef::by_digest(crate::digest::of(&bytes), Size(bytes.len() as u64));
+        self.put_as(&blob, bytes, Existing::Keep).await?;
+        Ok(blob)
+    }
+
+    /// Stores bytes under a name of their own, in place of what was there; see [`BlobRef`].
+    ///
+    /// # Errors
+    /// As [`Blobs::put`].
+    pub async fn put_named(&self, name: String, bytes: Bytes) -> Result<BlobRef, BlobError> {
         let size = Size(bytes.len() as u64);
-        match existing {
-            Existing::Keep => {
-                let blob = BlobRef { digest: crate::digest::of(&bytes), size };
-                self.put_as(&blob, bytes, existing).await?;
-                Ok(blob)
-            }
-            Existing::Replace => {
-                let upload = Upload::new(self, size);
-                let mut hasher = Hasher::new();
-                let sent = upload.send_chunks(bytes, |chunk| hasher.update(chunk)).await;
-                let blob = BlobRef { digest: hasher.finish(), size };
-                let before = match sent {
-                    Ok(()) => self.describe(&blob.digest).await,
-                    Err(error) => Err(error),
-                };
-                upload.commit(&blob.digest, before).await.map(|()| blob)
-            }
-        }
+        let upload = Upload::new(self, size);
+        let mut hasher = Hasher::new();
+        let sending = upload.send_chunks(bytes, |chunk| hasher.update(chunk));
+        let (before, sent) = futures::join!(self.describe(&name), sending);
+        let digest = hasher.finish();
+        upload.commit(&name, &digest, sent.and(before)).await?;
+        Ok(BlobRef { digest, size, name: Some(name) })
     }
 
     /// Stores bytes whose digest is known; the caller vouches for it.
@@ -134,10 +133,11 @@ impl Blobs {
         bytes: Bytes,
         existing: Existing,
     ) -> Result<(), BlobError> {
+        let name = blob.object_name();
         let upload = Upload::new(self, blob.size);
         let before = match existing {
             Existing::Keep => {
-                let before = self.describe(&blob.digest).await?;
+                let before = self.describe(name).await?;
                 if before.size() == Some(blob.size) {
                     return Ok(());
                 }
@@ -145,27 +145,31 @@ impl Blobs {
             }
             Existing::Replace => {
                 let (before, sent) =
-                    futures::join!(self.describe(&blob.digest), upload.send_chunks(bytes, |_| ()));
+                    futures::join!(self.describe(name), upload.send_chunks(bytes, |_| ()));
                 sent.and(before)
             }
         };
-        upload.commit(&blob.digest, before).await
+        upload.commit(name, &blob.digest, before).await
     }
 
     /// The blob's length, if it is in the store.
     ///
     /// # Errors
     /// [`BlobError::Unavailable`].
-    pub async fn size(&self, digest: &Digest) -> Result<Option<Size>, BlobError> {
-        Ok(self.describe(digest).await?.size())
+    pub async fn size(&self, blob: &BlobRef) -> Result<Option<Size>, BlobError> {
+        Ok(self.describe(blob.object_name()).await?.size())
     }
 
     /// Opens a blob for reading chunk by chunk.
     ///
     /// # Errors
     /// [`BlobError::NotFound`] and [`BlobError::Unavailable`].
-    pub async fn open(&self, digest: &Digest) -> Result<BlobReader, BlobError> {
-        match self.describe(digest).await?.info {
+    pub async fn open(&self, blob: &BlobRef) -> Result<BlobReader, BlobError> {
+        self.open_object(blob.object_name(), &blob.digest).await
+    }
+
+    async fn open_object(&self, name: &str, digest: &Digest) -> Result<BlobReader, BlobError> {
+        match self.describe(name).await?.info {
             Some(info) => Ok(BlobReader::new(self.client.clone(), digest.clone(), &info)),
             None => Err(BlobError::NotFound { digest: digest.clone() }),
         }
@@ -175,10 +179,22 @@ impl Blobs {
     ///
     /// # Errors
     /// [`BlobError`].
-    pub async fn get(&self, digest: &Digest) -> Result<Bytes, BlobError> {
+    pub async fn get(&self, blob: &BlobRef) -> Result<Bytes, BlobError> {
+        self.get_object(blob.object_name(), &blob.digest).await
+    }
+
+    /// A whole blob that is named by its digest, when its length is not known.
+    ///
+    /// # Errors
+    /// [`BlobError`].
+    pub async fn get_by_digest(&self, digest: &Digest) -> Result<Bytes, BlobError> {
+        self.get_object(digest.hex(), digest).await
+    }
+
+    async fn get_object(&self, name: &str, digest: &Digest) -> Result<Bytes, BlobError> {
         let mut attempt = 1;
         loop {
-            match self.get_once(digest).await {
+            match self.get_once(name, digest).await {
                 // Someone may be replacing it, or a replica may be behind.
                 Err(BlobError::Damaged { .. } | BlobError::NotFound { .. })
                     if attempt < ATTEMPTS =>
@@ -195,19 +211,20 @@ impl Blobs {
     ///
     /// # Errors
     /// [`BlobError::Unavailable`].
-    pub async fn delete(&self, digest: &Digest) -> Result<(), BlobError> {
+    pub async fn delete(&self, blob: &BlobRef) -> Result<(), BlobError> {
         let doing = "removing a blob";
-        let Some(info) = self.describe(digest).await?.info else { return Ok(()) };
+        let name = blob.object_name();
+        let Some(info) = self.describe(name).await?.info else { return Ok(()) };
         let stream = self.stream().await?;
-        for subject in [meta_subject(digest), chunk_subject(&info.nuid)] {
+        for subject in [meta_subject(name), chunk_subject(&info.nuid)] {
             let purged = stream.purge().filter(subject).await;
             purged.map_err(|error| BlobError::unavailable(doing, error))?;
         }
         Ok(())
     }
 
-    async fn get_once(&self, digest: &Digest) -> Result<Bytes, BlobError> {
-        let mut reader = self.open(digest).await?;
+    async fn get_once(&self, name: &str, digest: &Digest) -> Result<Bytes, BlobError> {
+        let mut reader = self.open_object(name, digest).await?;
         let size = usize::try_from(reader.size().0).unwrap_or(usize::MAX);
         let mut whole = Vec::new();
         while let Some(chunk) = reader.next().await? {
@@ -238,9 +255,9 @@ impl Blobs {
     }
 
     /// What the store says of a blob.
-    async fn describe(&self, digest: &Digest) -> Result<Described, BlobError> {
+    async fn describe(&self, name: &str) -> Result<Described, BlobError> {
         let doing = "looking up a blob";
-        let subject = format!("{}.{}", direct_get(), meta_subject(digest));
+        let subject = format!("{}.{}", direct_get(), meta_subject(name));
         let reply = self.client.request(subject, Bytes::new()).await;
         let reply = reply.map_err(|error| BlobError::unavailable(doing, error))?;
         if reply.status == Some(StatusCode::NOT_FOUND) {
@@ -251,11 +268,9 @@ impl Blobs {
         }
         let sequence = reader::header_number(&reply, header::NATS_SEQUENCE)
             .ok_or_else(|| BlobError::unavailable(doing, "the answer has no sequence"))?;
-        let info: ObjectInfo =
-            serde_json::from_slice(&reply.payload).map_err(|error| BlobError::Damaged {
-                digest: digest.clone(),
-                problem: format!("its description cannot be read: {error}"),
-            })?;
+        let info: ObjectInfo = serde_json::from_slice(&reply.payload).map_err(|error| {
+            BlobError::unavailable(doing, format!("the description of {name} is none: {error}"))
+        })?;
         Ok(Described { sequence, info: (!info.deleted).then_some(info) })
     }
 
@@ -285,7 +300,8 @@ impl Described {
 /// `SHA-256=<base64url>`, as NATS object stores write it.
 fn object_digest(digest: &Digest) -> String {
     let nibble = |byte: u8| char::from(byte).to_digit(16).unwrap_or_default();
-    let raw: Vec<u8> = hex(digest)
+    let raw: Vec<u8> = digest
+        .hex()
         .as_bytes()
         .chunks(2)
         .filter_map(|pair| u8::try_from(nibble(pair[0]) * 16 + nibble(pair[1])).ok())
@@ -293,8 +309,8 @@ fn object_digest(digest: &Digest) -> String {
     format!("SHA-256={}", URL_SAFE.encode(raw))
 }
 
-fn meta_subject(digest: &Digest) -> String {
-    format!("$O.{BUCKET_BLOBS}.M.{}", URL_SAFE.encode(hex(digest)))
+fn meta_subject(name: &str) -> String {
+    format!("$O.{BUCKET_BLOBS}.M.{}", URL_SAFE.encode(name))
 }
 
 fn chunk_subject(id: &str) -> String {

@@ -51,16 +51,11 @@ pub fn of(bytes: &[u8]) -> Digest {
     hasher.finish()
 }
 
-/// The hexadecimal part: the name of the blob in the object store and of cached files.
-pub fn hex(digest: &Digest) -> &str {
-    digest.as_str().trim_start_matches("sha256:")
-}
-
 #[cfg(test)]
 mod tests {
     #[test]
     fn fips_180_4_example() {
         let hex = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        assert_eq!(super::hex(&super::of(b"abc")), hex);
+        assert_eq!(super::of(b"abc").hex(), hex);
     }
 }

@@ -10,7 +10,7 @@ fn id(job: &str, purpose: Purpose, attempt: u32) -> TaskId {
 
 fn task(id: TaskId) -> Task {
     let digest = Digest::parse(&format!("sha256:{}", "0".repeat(64))).unwrap();
-    let blob = BlobRef { digest, size: Bytes(1) };
+    let blob = BlobRef::by_digest(digest, Bytes(1));
     let work = match id.purpose {
         Purpose::Infer | Purpose::Telemetry => TaskWork::Telemetry,
         Purpose::Train | Purpose::Evaluate => TaskWork::Evaluate(EvaluateTask {

@@ -28,10 +28,10 @@ async fn blobs_of_every_size_come_back() {
     let blobs = store(&server).await;
     for size in [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 20 * 1024 * 1024 + 7] {
         let bytes = pattern(size, 1);
-        let blob = blobs.put(bytes.clone(), Existing::Keep).await.unwrap();
+        let blob = blobs.put(bytes.clone()).await.unwrap();
         assert_eq!(blob.digest, crate::digest::of(&bytes));
-        assert_eq!(blobs.size(&blob.digest).await.unwrap(), Some(blob.size));
-        assert!(blobs.get(&blob.digest).await.unwrap() == bytes, "{size} bytes");
+        assert_eq!(blobs.size(&blob).await.unwrap(), Some(blob.size));
+        assert!(blobs.get(&blob).await.unwrap() == bytes, "{size} bytes");
     }
 }
 
@@ -40,17 +40,17 @@ async fn other_clients_can_read_and_write_blobs() {
     let server = Server::start();
     let blobs = store(&server).await;
     let bytes = pattern(3 * CHUNK_BYTES, 2);
-    let blob = blobs.put(bytes.clone(), Existing::Keep).await.unwrap();
+    let blob = blobs.put(bytes.clone()).await.unwrap();
     let bucket = blobs.context.get_object_store("blobs").await.unwrap();
     let mut read = Vec::new();
-    let mut object = bucket.get(hex(&blob.digest)).await.unwrap();
+    let mut object = bucket.get(blob.digest.hex()).await.unwrap();
     tokio::io::AsyncReadExt::read_to_end(&mut object, &mut read).await.unwrap();
     assert!(read == bytes);
 
     let other = pattern(1000, 3);
     let digest = crate::digest::of(&other);
-    bucket.put(hex(&digest), &mut other.as_ref()).await.unwrap();
-    assert!(blobs.get(&digest).await.unwrap() == other);
+    bucket.put(digest.hex(), &mut other.as_ref()).await.unwrap();
+    assert!(blobs.get_by_digest(&digest).await.unwrap() == other);
 }
 
 #[tokio::test]
@@ -58,15 +58,15 @@ async fn keeping_sends_nothing_and_replacing_leaves_no_chunks_behind() {
     let server = Server::start();
     let blobs = store(&server).await;
     let bytes = pattern(2 * CHUNK_BYTES, 4);
-    let blob = blobs.put(bytes.clone(), Existing::Keep).await.unwrap();
-    let sequence = blobs.describe(&blob.digest).await.unwrap().sequence;
-    blobs.put(bytes.clone(), Existing::Keep).await.unwrap();
-    assert_eq!(blobs.describe(&blob.digest).await.unwrap().sequence, sequence);
-    assert_eq!(blobs.put(bytes.clone(), Existing::Replace).await.unwrap(), blob);
+    let blob = blobs.put(bytes.clone()).await.unwrap();
+    let sequence = blobs.describe(blob.object_name()).await.unwrap().sequence;
+    blobs.put(bytes.clone()).await.unwrap();
+    assert_eq!(blobs.describe(blob.object_name()).await.unwrap().sequence, sequence);
+    blobs.put_as(&blob, bytes.clone(), Existing::Replace).await.unwrap();
     assert_eq!(messages(&blobs).await, 3);
     blobs.put_as(&blob, bytes.clone(), Existing::Replace).await.unwrap();
     assert_eq!(messages(&blobs).await, 3);
-    assert!(blobs.get(&blob.digest).await.unwrap() == bytes);
+    assert!(blobs.get(&blob).await.unwrap() == bytes);
 }
 
 #[tokio::test]
@@ -74,12 +74,13 @@ async fn many_at_once_store_one_copy() {
     let server = Server::start();
     let blobs = store(&server).await;
     let bytes = pattern(2 * CHUNK_BYTES, 5);
-    let puts = (0..4).map(|_| blobs.put(bytes.clone(), Existing::Replace));
+    let blob = BlobRef::by_digest(crate::digest::of(&bytes), Size(bytes.len() as u64));
+    let puts = (0..4).map(|_| blobs.put_as(&blob, bytes.clone(), Existing::Replace));
     for outcome in futures::future::join_all(puts).await {
         outcome.unwrap();
     }
     assert_eq!(messages(&blobs).await, 3);
-    assert!(blobs.get(&crate::digest::of(&bytes)).await.unwrap() == bytes);
+    assert!(blobs.get(&blob).await.unwrap() == bytes);
 }
 
 #[tokio::test]
@@ -87,18 +88,18 @@ async fn a_missing_blob_is_named() {
     let server = Server::start();
     let blobs = store(&server).await;
     let digest = crate::digest::of(b"nothing");
-    let error = blobs.get(&digest).await.unwrap_err();
+    let error = blobs.get_by_digest(&digest).await.unwrap_err();
     assert_eq!(error, BlobError::NotFound { digest: digest.clone() });
-    blobs.delete(&digest).await.unwrap();
+    blobs.delete(&BlobRef::by_digest(digest, Size(7))).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_deleted_blob_is_gone() {
     let server = Server::start();
     let blobs = store(&server).await;
-    let blob = blobs.put(pattern(10, 6), Existing::Keep).await.unwrap();
-    blobs.delete(&blob.digest).await.unwrap();
-    assert_eq!(blobs.size(&blob.digest).await.unwrap(), None);
+    let blob = blobs.put(pattern(10, 6)).await.unwrap();
+    blobs.delete(&blob).await.unwrap();
+    assert_eq!(blobs.size(&blob).await.unwrap(), None);
     assert_eq!(messages(&blobs).await, 0);
 }
 
@@ -106,11 +107,11 @@ async fn a_deleted_blob_is_gone() {
 async fn bytes_that_do_not_match_are_refused() {
     let server = Server::start();
     let blobs = store(&server).await;
-    let wrong = BlobRef { digest: crate::digest::of(b"right"), size: Size(5) };
+    let wrong = BlobRef::by_digest(crate::digest::of(b"right"), Size(5));
     blobs.put_as(&wrong, "wrong".into(), Existing::Keep).await.unwrap();
-    let error = blobs.get(&wrong.digest).await.unwrap_err();
+    let error = blobs.get(&wrong).await.unwrap_err();
     assert!(matches!(error, BlobError::Damaged { .. }), "{error}");
-    let mut reader = blobs.open(&wrong.digest).await.unwrap().unchecked();
+    let mut reader = blobs.open(&wrong).await.unwrap().unchecked();
     assert_eq!(reader.next().await.unwrap().unwrap(), "wrong");
     assert_eq!(reader.next().await.unwrap(), None);
 }
@@ -122,9 +123,22 @@ async fn a_full_store_says_so_and_keeps_what_it_has() {
     let context = async_nats::jetstream::new(client.clone());
     ensure(&context, Layout { blob_bytes: 5 * 1024 * 1024, ..Layout::default() }).await.unwrap();
     let blobs = Blobs::new(client);
-    let first = blobs.put(pattern(1024 * 1024, 7), Existing::Keep).await.unwrap();
-    let error = blobs.put(pattern(8 * 1024 * 1024, 8), Existing::Keep).await.unwrap_err();
+    let first = blobs.put(pattern(1024 * 1024, 7)).await.unwrap();
+    let error = blobs.put(pattern(8 * 1024 * 1024, 8)).await.unwrap_err();
     assert!(matches!(error, BlobError::Full { .. }), "{error}");
-    assert!(blobs.get(&first.digest).await.is_ok());
+    assert!(blobs.get(&first).await.is_ok());
     assert_eq!(messages(&blobs).await, 9);
+}
+
+#[tokio::test]
+async fn equal_bytes_under_names_of_their_own_live_and_die_apart() {
+    let server = Server::start();
+    let blobs = store(&server).await;
+    let bytes = pattern(CHUNK_BYTES + 1, 9);
+    let one = blobs.put_named("job.1.device-1".to_owned(), bytes.clone()).await.unwrap();
+    let two = blobs.put_named("job.1.device-2".to_owned(), bytes.clone()).await.unwrap();
+    assert_eq!(one.digest, two.digest);
+    blobs.delete(&one).await.unwrap();
+    assert_eq!(blobs.size(&one).await.unwrap(), None);
+    assert!(blobs.get(&two).await.unwrap() == bytes);
 }

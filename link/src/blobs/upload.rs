@@ -10,7 +10,7 @@ use bytes::Bytes;
 use jobs::id::{Bytes as Size, Digest};
 
 use super::{
-    ATTEMPTS, BUCKET_BLOBS, BlobError, Blobs, Described, chunk_subject, hex, meta_subject,
+    ATTEMPTS, BUCKET_BLOBS, BlobError, Blobs, Described, chunk_subject, meta_subject,
     object_digest, refused,
 };
 
@@ -69,11 +69,12 @@ impl<'a> Upload<'a> {
     /// in `before` ends the upload.
     pub(super) async fn commit(
         self,
+        name: &str,
         digest: &Digest,
         before: Result<Described, BlobError>,
     ) -> Result<(), BlobError> {
         let committed = match before {
-            Ok(before) => self.try_commit(digest, before).await,
+            Ok(before) => self.try_commit(name, digest, before).await,
             Err(error) => Err(error),
         };
         match committed {
@@ -90,11 +91,12 @@ impl<'a> Upload<'a> {
     /// The upload whose chunks nobody needs any more: the one before, or this one.
     async fn try_commit(
         &self,
+        name: &str,
         digest: &Digest,
         mut before: Described,
     ) -> Result<Option<String>, BlobError> {
-        let payload = serde_json::to_vec(&self.description(digest)).expect("it is plain data");
-        let payload = Bytes::from(payload);
+        let description = self.description(name, digest);
+        let payload = Bytes::from(serde_json::to_vec(&description).expect("it is plain data"));
         let mut attempt = 1;
         loop {
             let mut headers = HeaderMap::new();
@@ -103,14 +105,14 @@ impl<'a> Upload<'a> {
                 .headers(headers)
                 .payload(payload.clone())
                 .expected_last_subject_sequence(before.sequence);
-            let sent = self.blobs.context.send_publish(meta_subject(digest), message).await;
+            let sent = self.blobs.context.send_publish(meta_subject(name), message).await;
             let conflict = match sent.map_err(|error| refused(&error))?.await {
                 Ok(_) => return Ok(before.info.map(|info| info.nuid)),
                 Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => error,
                 Err(error) => return Err(refused(&error)),
             };
-            before = self.blobs.describe(digest).await?;
-            if before.size() == Some(self.size) {
+            before = self.blobs.describe(name).await?;
+            if before.info.as_ref().is_some_and(|info| info.digest == description.digest) {
                 return Ok(Some(self.id.clone()));
             }
             if attempt == ATTEMPTS {
@@ -120,10 +122,10 @@ impl<'a> Upload<'a> {
         }
     }
 
-    fn description(&self, digest: &Digest) -> ObjectInfo {
+    fn description(&self, name: &str, digest: &Digest) -> ObjectInfo {
         let size = usize::try_from(self.size.0).expect("a size in memory fits");
         ObjectInfo {
-            name: hex(digest).to_owned(),
+            name: name.to_owned(),
             description: None,
             metadata: std::collections::HashMap::default(),
             headers: None,

@@ -3,7 +3,11 @@
 use crate::graph::GraphError;
 use crate::tensor::Tensor;
 
+mod describe;
+mod pieces;
 pub mod tract;
+
+pub use describe::{Description, describe};
 
 /// Prepares models for running.
 pub trait Engine: Send + Sync + std::fmt::Debug {
@@ -27,7 +31,9 @@ pub trait Session: Send + Sync + std::fmt::Debug {
 
     /// Runs the model; inputs in the order of [`Session::inputs`].
     ///
-    /// A batch larger than a model's fixed batch is run in pieces and joined.
+    /// A batch larger than a model's fixed batch is run in pieces and joined; a smaller one is
+    /// filled up with its last example. Where such a model takes one example and its output
+    /// leaves out the batch, the joined output has it in front.
     ///
     /// # Errors
     /// [`EngineError::Input`] when the inputs do not fit.

@@ -1,0 +1,34 @@
+//! What people take for a model.
+
+use super::*;
+
+#[test]
+fn impostors_are_called_by_name() {
+    let cases: [(&[u8], &str); 6] = [
+        (b"", "empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:2f06\nsize 26454\n", "Git-LFS"),
+        (b"\n<!DOCTYPE html><html>", "web page"),
+        (b"{\"error\": \"not found\"}", "JSON"),
+        (b"PK\x03\x04....", "PyTorch"),
+        (b"\xff\xff\xff\xff", "do not decode"),
+    ];
+    for (bytes, expected) in cases {
+        let refused = describe(bytes).unwrap_err().to_string();
+        assert!(refused.starts_with("not an ONNX model: "), "{refused}");
+        assert!(refused.contains(expected), "{refused}");
+    }
+}
+
+#[test]
+fn declarations_are_read_from_the_file() {
+    let onnx = include_bytes!("../../../../tests/conformance/tiny_cnn.onnx");
+    let Description { inputs, outputs, parameters } = describe(onnx).unwrap();
+    let info = |name: &str, shape: &[i64]| TensorInfo {
+        name: name.to_owned(),
+        datatype: "FP32".to_owned(),
+        shape: shape.to_vec(),
+    };
+    assert_eq!(inputs, [info("picture", &[-1, 1, 8, 8])]);
+    assert_eq!(outputs, [info("logits", &[-1, 3])]);
+    assert_eq!(parameters, 4 * 9 + 4 + 4 * 3 + 3);
+}

@@ -1,0 +1,72 @@
+//! Every engine on the models of `../shared/data/models`, against ONNX Runtime's answers.
+//!
+//! Without `../shared` the tests print so and pass.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test program: it says what it measured and stops at the first surprise"
+)]
+
+use models::engine::{Engine as _, EngineError, tract::Tract};
+use models::graph::GraphError;
+use models::tensor::Tensor;
+
+mod cases;
+mod compare;
+
+use cases::Case;
+
+fn check(case: &Case) {
+    let report = compare::run(&Tract, case);
+    println!("{report}");
+    assert!(report.agreement >= case.agreement_min, "{report}");
+    assert!(report.difference_max <= case.difference_max, "{report}");
+}
+
+#[test]
+fn cifar10_models_answer_as_onnx_runtime() {
+    let Some(cases) = cases::cifar10() else { return };
+    assert!(cases.len() >= 6);
+    cases.iter().for_each(check);
+}
+
+#[test]
+fn mnist_models_answer_as_onnx_runtime() {
+    let Some(cases) = cases::mnist() else { return };
+    assert!(cases.len() >= 2);
+    cases.iter().for_each(check);
+}
+
+#[test]
+fn what_is_no_model_is_refused_by_what_it_is() {
+    let Some(bytes) = cases::read("negative/mnist-8.lfs-pointer.onnx") else { return };
+    let refused = Tract.load(&bytes).unwrap_err();
+    assert!(matches!(refused, EngineError::Graph(GraphError::NotOnnx(_))), "{refused}");
+    assert!(refused.to_string().contains("Git-LFS"), "{refused}");
+}
+
+#[test]
+fn truncated_models_are_refused() {
+    let Some(bytes) = cases::read("models/rten_mnist.onnx") else { return };
+    for length in [0, 1, 100, 1000, bytes.len() / 2, bytes.len() - 1] {
+        let refused = Tract.load(&bytes[..length]).unwrap_err();
+        assert!(matches!(refused, EngineError::Graph(_)), "{length} bytes: {refused}");
+    }
+}
+
+/// The project's own model, 695 bytes, a convolution and a dense layer, with ONNX Runtime 1.32's
+/// outputs.
+#[test]
+fn tiny_model_answers_as_onnx_runtime() {
+    let session = Tract.load(include_bytes!("tiny_cnn.onnx")).unwrap();
+    let picture: Vec<f32> = (0..128_u16).map(|at| f32::from(at * 11 % 31) / 31.0).collect();
+    let picture = Tensor::f32(&[2, 1, 8, 8], picture).unwrap();
+    let outputs = session.run(&[picture]).unwrap();
+    let expected =
+        [-0.492_565_5, -0.357_799_9, -0.264_805_94, -0.489_809_1, -0.361_658_9, -0.265_908_5];
+    assert_eq!(outputs[0].shape(), [2, 3]);
+    for (value, expected) in outputs[0].as_f32().unwrap().iter().zip(expected) {
+        assert!((value - expected).abs() < 1e-6_f32, "{value} {expected}");
+    }
+}

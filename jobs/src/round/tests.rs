@@ -12,7 +12,7 @@ fn devices(count: usize) -> Vec<DeviceId> {
 
 fn blob(number: u64) -> BlobRef {
     let digest = Digest::parse(&format!("sha256:{number:064x}")).unwrap();
-    BlobRef { digest, size: Bytes(number) }
+    BlobRef::by_digest(digest, Bytes(number))
 }
 
 fn update(number: u64) -> UpdateReport {

@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use self::machine::{ASK_AGAIN_MS, offer_evaluation};
 use self::member::Member;
+pub(crate) use self::select::mixed;
 use crate::id::{Attempt, BlobRef, DeviceId, Millis, RoundNumber};
 use crate::report::{EvaluationReport, Failure, Progress, UpdateReport};
 use crate::spec::{Participation, Purpose};
@@ -191,6 +192,28 @@ pub struct Outcome {
     pub ended_at: Millis,
 }
 
+impl Outcome {
+    /// Accuracy over all judgements, weighted by test examples; `None` without any.
+    pub fn accuracy(&self) -> Option<f64> {
+        self.judged(|evaluation| evaluation.accuracy)
+    }
+
+    /// Loss over all judgements, weighted by test examples; `None` without any.
+    pub fn loss(&self) -> Option<f64> {
+        self.judged(|evaluation| evaluation.loss)
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "a weight need not be exact")]
+    fn judged(&self, value: impl Fn(&EvaluationReport) -> f64) -> Option<f64> {
+        let (weight, sum) =
+            self.evaluations.iter().fold((0.0, 0.0), |(weight, sum), (_, judged)| {
+                let examples = judged.examples as f64;
+                (weight + examples, sum + examples * value(judged))
+            });
+        (weight > 0.0).then(|| sum / weight)
+    }
+}
+
 /// What a round is told at its beginning.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
@@ -206,8 +229,9 @@ pub struct Plan {
     pub seed: u64,
 }
 
-/// Devices that are invited or held in reserve in one round, at most.
-pub const DEVICES_MAX: usize = 1000;
+/// Devices that are invited or held in reserve in one round, at most: the stored state has to
+/// fit into one message.
+pub const DEVICES_MAX: usize = 500;
 
 /// The machine of one round; its whole state, so it can be stored after each step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

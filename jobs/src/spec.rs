@@ -13,6 +13,10 @@ use crate::id::{
 };
 use crate::selector::Selector;
 
+mod validate;
+
+pub use self::validate::{Problem, validate};
+
 /// The kinds of job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

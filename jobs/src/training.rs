@@ -1,12 +1,26 @@
 //! A federated training job: rounds one after another until they are enough.
 //!
-//! Owns the [`Round`] at work, the history of those before it, and the best parameters.
+//! ```text
+//!            ┌─── success, not enough ───┐
+//!            ▼                           │
+//!  begin ─▶ training ── enough ──▶ registering ──▶ ended
+//!            │    ▲                                  ▲
+//!     failed ▼    │ after a second                   │
+//!          resting ── too many failed, deadline, cancelled
+//! ```
+//!
+//! - Every round has a number of its own, also one that repeats a failed one: what was reported
+//!   for another round never counts.
+//! - Enough: `rounds` rounds gave new parameters, or the devices' judgement (mean weighted by
+//!   examples) reached `target_accuracy`. Then the newest parameters are registered.
+//! - A job that fails registers nothing; the parameters of its rounds were published.
+//! - Every round that ended is published, a failed one too.
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{BlobRef, Millis};
-use crate::report::Failure;
-use crate::round::{self, Outcome, Round};
+use crate::id::{BlobRef, Millis, ModelRef, RoundNumber};
+use crate::report::{Failure, FailureCode};
+use crate::round::{self, Outcome, Plan, Round, mixed};
 use crate::spec::TrainSpec;
 
 /// What happened to a training job.
@@ -16,14 +30,14 @@ pub enum Event {
     /// Something in the round of this number; events of other rounds are ignored.
     Round {
         /// Which round.
-        round: crate::id::RoundNumber,
+        round: RoundNumber,
         /// What.
         event: round::Event,
     },
     /// The result is in the registry; asked for by [`Effect::Register`].
     Registered {
         /// Which model.
-        model: crate::id::ModelRef,
+        model: ModelRef,
     },
     /// The result could not be registered.
     RegistrationFailed {
@@ -43,7 +57,7 @@ pub enum Effect {
     /// An effect of the round of this number.
     Round {
         /// Which round.
-        round: crate::id::RoundNumber,
+        round: RoundNumber,
         /// What.
         effect: round::Effect,
     },
@@ -62,46 +76,138 @@ pub enum Effect {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ending {
     /// The registered result.
-    pub model: Option<crate::id::ModelRef>,
+    pub model: Option<ModelRef>,
     /// Why it did not succeed.
     pub failure: Option<Failure>,
 }
+
+/// Full outcomes that are kept, at most; the event stream has them all.
+pub const OUTCOMES_MAX: usize = 50;
+/// Devices named in the outcomes before the last one, at most: the stored state has to fit
+/// into one message.
+const OUTCOME_DEVICES_MAX: usize = 400;
+/// Pause after a failed round, so that whatever failed can recover.
+const REST_MS: Millis = Millis(1000);
 
 /// The machine of a training job; its whole state, stored after each step that has effects.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Training {
     spec: TrainSpec,
+    deadline: Millis,
+    phase: Phase,
+    /// The newest global parameters.
+    parameters: BlobRef,
+    /// The number of the newest round.
+    number: RoundNumber,
+    succeeded: u32,
+    failed_in_a_row: u32,
+    accuracy: Option<f64>,
     round: Option<Round>,
+    /// The newest outcomes, the oldest first.
     history: Vec<Outcome>,
 }
 
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Phase {
+    /// A round is at work.
+    Training,
+    /// A round failed, the next one begins then.
+    Resting { until: Millis },
+    /// Enough rounds: the result goes into the registry.
+    Registering,
+    /// Over.
+    Ended { ending: Box<Ending> },
+}
+
 impl Training {
-    /// Begins with the initial parameters.
+    /// Begins with the initial parameters; all is over by `deadline`, a point in time.
     pub fn begin(
-        _now: Millis,
-        _spec: TrainSpec,
-        _deadline: Millis,
-        _parameters: BlobRef,
+        now: Millis,
+        spec: TrainSpec,
+        deadline: Millis,
+        parameters: BlobRef,
     ) -> (Self, Vec<Effect>) {
-        unimplemented!()
+        let mut training = Self {
+            spec,
+            deadline,
+            phase: Phase::Training,
+            parameters,
+            number: RoundNumber(0),
+            succeeded: 0,
+            failed_in_a_row: 0,
+            accuracy: None,
+            round: None,
+            history: Vec::new(),
+        };
+        let effects = training.begin_round(now);
+        (training, effects)
     }
 
     /// Applies an event; total over states and events, idempotent for repeated events.
-    pub fn step(&mut self, _now: Millis, _event: &Event) -> Vec<Effect> {
-        unimplemented!()
+    ///
+    /// For `now` see [`Round::step`].
+    pub fn step(&mut self, now: Millis, event: &Event) -> Vec<Effect> {
+        match event {
+            Event::Round { round, event } if *round == self.number => self.in_round(now, event),
+            Event::Round { .. } => Vec::new(),
+            Event::Registered { model } => match self.phase {
+                Phase::Registering => self.end(Some(model.clone()), None),
+                Phase::Training | Phase::Resting { .. } | Phase::Ended { .. } => Vec::new(),
+            },
+            Event::RegistrationFailed { failure } => match self.phase {
+                Phase::Registering => self.end(None, Some(failure.clone())),
+                Phase::Training | Phase::Resting { .. } | Phase::Ended { .. } => Vec::new(),
+            },
+            Event::CancelRequested => {
+                self.stop(now, Failure::new(FailureCode::Cancelled, "stopped on request"))
+            }
+            Event::Tick if self.deadline <= now => {
+                let (done, wanted) = (self.succeeded, self.spec.rounds);
+                let message = format!("the job's time is over after {done} of {wanted} rounds");
+                self.stop(now, Failure::new(FailureCode::DeadlineExceeded, message))
+            }
+            Event::Tick => match self.phase {
+                Phase::Training => self.in_round(now, &round::Event::Tick),
+                Phase::Resting { until } if until <= now => self.begin_round(now),
+                Phase::Resting { .. } | Phase::Registering | Phase::Ended { .. } => Vec::new(),
+            },
+        }
     }
 
     /// When to send [`Event::Tick`] if nothing happens before.
     pub fn wake_at(&self) -> Option<Millis> {
-        unimplemented!()
+        match self.phase {
+            Phase::Training => {
+                let round = self.round.as_ref().and_then(Round::wake_at);
+                Some(round.map_or(self.deadline, |at| at.min(self.deadline)))
+            }
+            Phase::Resting { until } => Some(until.min(self.deadline)),
+            Phase::Registering | Phase::Ended { .. } => None,
+        }
     }
 
-    /// The effects still owed in this state: what to perform after a restart.
+    /// The effects still owed in this state: what to perform after a restart. That the last
+    /// round ended may have been published before.
     pub fn pending_effects(&self) -> Vec<Effect> {
-        unimplemented!()
+        let last = self.history.last().map(|last| Effect::PublishRound(Box::new(last.clone())));
+        let mut effects: Vec<Effect> = last.into_iter().collect();
+        match &self.phase {
+            Phase::Training => {
+                let owed = self.round.as_ref().map(Round::pending_effects).unwrap_or_default();
+                effects.extend(owed.into_iter().map(|effect| self.of_round(effect)));
+            }
+            Phase::Resting { .. } => {}
+            Phase::Registering => {
+                effects.push(Effect::Register { parameters: self.parameters.clone() });
+            }
+            Phase::Ended { ending } => effects.push(Effect::End(ending.clone())),
+        }
+        effects
     }
 
-    /// Rounds that ended, oldest first.
+    /// The newest rounds that ended, oldest first: [`OUTCOMES_MAX`] at most, and fewer when
+    /// they name many devices.
     pub fn history(&self) -> &[Outcome] {
         &self.history
     }
@@ -110,4 +216,149 @@ impl Training {
     pub fn round(&self) -> Option<&Round> {
         self.round.as_ref()
     }
+
+    /// What is trained, and how.
+    pub fn spec(&self) -> &TrainSpec {
+        &self.spec
+    }
+
+    /// The newest global parameters.
+    pub fn parameters(&self) -> &BlobRef {
+        &self.parameters
+    }
+
+    /// Rounds that gave new parameters.
+    pub fn rounds_done(&self) -> u32 {
+        self.succeeded
+    }
+
+    /// The accuracy of the newest parameters that were evaluated.
+    pub fn accuracy(&self) -> Option<f64> {
+        self.accuracy
+    }
+
+    /// How it ended, if it did.
+    pub fn ending(&self) -> Option<&Ending> {
+        match &self.phase {
+            Phase::Ended { ending } => Some(ending),
+            Phase::Training | Phase::Resting { .. } | Phase::Registering => None,
+        }
+    }
+
+    fn begin_round(&mut self, now: Millis) -> Vec<Effect> {
+        self.number = RoundNumber(self.number.0.saturating_add(1));
+        self.phase = Phase::Training;
+        let (round, effects) = Round::begin(
+            now,
+            Plan {
+                round: self.number,
+                parameters: self.parameters.clone(),
+                participation: self.spec.participation.clone(),
+                evaluate: self.spec.evaluate,
+                seed: mixed(self.spec.seed ^ mixed(u64::from(self.number.0))),
+            },
+        );
+        self.round = Some(round);
+        effects.into_iter().map(|effect| self.of_round(effect)).collect()
+    }
+
+    fn in_round(&mut self, now: Millis, event: &round::Event) -> Vec<Effect> {
+        let (mut effects, ended) = self.drive(now, event);
+        if let Some(outcome) = ended {
+            effects.extend(self.after_round(now, &outcome));
+        }
+        effects
+    }
+
+    /// Applies an event to the round; when that ends, it is recorded and published.
+    fn drive(&mut self, now: Millis, event: &round::Event) -> (Vec<Effect>, Option<Box<Outcome>>) {
+        let Some(round) = &mut self.round else { return (Vec::new(), None) };
+        let (mut effects, mut ended) = (Vec::new(), None);
+        for effect in round.step(now, event) {
+            if let round::Effect::End(outcome) = effect {
+                ended = Some(outcome);
+            } else {
+                effects.push(self.of_round(effect));
+            }
+        }
+        if let Some(outcome) = &ended {
+            self.round = None;
+            if outcome.failure.is_none() {
+                self.succeeded += 1;
+                self.failed_in_a_row = 0;
+                self.parameters = outcome.parameters.clone();
+                self.accuracy = outcome.accuracy().or(self.accuracy);
+            } else {
+                self.failed_in_a_row += 1;
+            }
+            self.record((**outcome).clone());
+            effects.push(Effect::PublishRound(outcome.clone()));
+        }
+        (effects, ended)
+    }
+
+    /// What follows a round that ended.
+    fn after_round(&mut self, now: Millis, outcome: &Outcome) -> Vec<Effect> {
+        if let Some(last) = &outcome.failure {
+            let limit = self.spec.participation.failed_rounds_max.max(1);
+            if self.failed_in_a_row < limit {
+                self.phase = Phase::Resting { until: now.plus(REST_MS) };
+                return Vec::new();
+            }
+            let message = format!("{limit} rounds in a row failed, the last: {}", last.message);
+            return self.end(None, Some(Failure::new(last.code, message)));
+        }
+        if self.is_enough(outcome) { self.register() } else { self.begin_round(now) }
+    }
+
+    fn is_enough(&self, last: &Outcome) -> bool {
+        let reached = self.spec.target_accuracy.zip(last.accuracy());
+        self.succeeded >= self.spec.rounds || reached.is_some_and(|(target, now)| now >= target)
+    }
+
+    fn register(&mut self) -> Vec<Effect> {
+        self.phase = Phase::Registering;
+        vec![Effect::Register { parameters: self.parameters.clone() }]
+    }
+
+    /// Ends the job early, unless the round at work has just become the last one.
+    fn stop(&mut self, now: Millis, failure: Failure) -> Vec<Effect> {
+        match self.phase {
+            Phase::Training => {
+                let (mut effects, ended) = self.drive(now, &round::Event::CancelRequested);
+                let last = ended.filter(|last| last.failure.is_none() && self.is_enough(last));
+                effects.extend(match last {
+                    Some(_) => self.register(),
+                    None => self.end(None, Some(failure)),
+                });
+                effects
+            }
+            Phase::Resting { .. } => self.end(None, Some(failure)),
+            Phase::Registering | Phase::Ended { .. } => Vec::new(),
+        }
+    }
+
+    fn end(&mut self, model: Option<ModelRef>, failure: Option<Failure>) -> Vec<Effect> {
+        let ending = Box::new(Ending { model, failure });
+        self.phase = Phase::Ended { ending: ending.clone() };
+        vec![Effect::End(ending)]
+    }
+
+    fn record(&mut self, outcome: Outcome) {
+        let mut devices = 0;
+        let kept = self.history.iter().rev().take(OUTCOMES_MAX - 1).take_while(|outcome| {
+            devices += outcome.updates.len() + outcome.missing.len() + outcome.evaluations.len();
+            devices <= OUTCOME_DEVICES_MAX
+        });
+        let kept = kept.count();
+        self.history.drain(..self.history.len() - kept);
+        self.history.push(outcome);
+    }
+
+    fn of_round(&self, effect: round::Effect) -> Effect {
+        Effect::Round { round: self.number, effect }
+    }
 }
+
+#[cfg(test)]
+mod tests;

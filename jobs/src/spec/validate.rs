@@ -1,0 +1,195 @@
+//! What a specification must be beyond its types.
+
+use std::fmt;
+
+use super::{InferInput, InferSpec, JobSpec, TensorHeader, TrainSpec, WorkSpec};
+use crate::round::DEVICES_MAX;
+
+const DAY_MS: u64 = 24 * 3_600_000;
+
+/// What is wrong with one field of a specification.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field} is {found}: expected {expected}")]
+pub struct Problem {
+    /// The field's path, such as `work.participation.quorum`.
+    pub field: String,
+    /// Its value.
+    pub found: String,
+    /// What is accepted.
+    pub expected: String,
+}
+
+/// Finds everything that is wrong with a specification; nothing is wrong when it is empty.
+pub fn validate(spec: &JobSpec) -> Vec<Problem> {
+    let mut problems = Problems::default();
+    let deadline = spec.deadline_ms.0;
+    match &spec.work {
+        WorkSpec::Infer(infer) => {
+            problems.whole("deadline_ms", deadline, 1, 3_600_000);
+            problems.infer(infer);
+        }
+        WorkSpec::Telemetry => problems.whole("deadline_ms", deadline, 1, 3_600_000),
+        WorkSpec::Train(train) => {
+            problems.whole("deadline_ms", deadline, 1, 30 * DAY_MS);
+            problems.train(train);
+        }
+    }
+    problems.0
+}
+
+#[derive(Default)]
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    fn infer(&mut self, spec: &InferSpec) {
+        self.whole("work.top", spec.top.into(), 0, 1000);
+        let InferInput::Tensors { tensors } = &spec.input else { return };
+        self.whole("work.input.tensors.length", tensors.len() as u64, 1, 64);
+        for (index, tensor) in tensors.iter().enumerate() {
+            self.tensor(&format!("work.input.tensors[{index}]"), tensor);
+        }
+    }
+
+    fn tensor(&mut self, field: &str, tensor: &TensorHeader) {
+        let width = match tensor.datatype.as_str() {
+            "FP64" | "INT64" => 8,
+            "FP32" | "INT32" => 4,
+            "INT8" | "UINT8" | "BOOL" => 1,
+            other => {
+                let datatypes = "FP32, FP64, INT64, INT32, INT8, UINT8 or BOOL";
+                self.add(format!("{field}.datatype"), format!("{other:?}"), datatypes);
+                return;
+            }
+        };
+        let size = tensor.shape.iter().try_fold(width, |size: u64, n| size.checked_mul(*n));
+        if size != Some(tensor.size.0) {
+            let shape = &tensor.shape;
+            let of_shape = size.map_or("fewer".to_owned(), |size| size.to_string());
+            let expected = format!("{of_shape} bytes, as {} {shape:?} has", tensor.datatype);
+            self.add(format!("{field}.size"), tensor.size, expected);
+        }
+    }
+
+    fn train(&mut self, spec: &TrainSpec) {
+        self.whole("work.rounds", spec.rounds.into(), 1, 10_000);
+        let local = &spec.local;
+        self.whole("work.local.epochs", local.epochs.into(), 0, 1000);
+        self.whole("work.local.batch_size", local.batch_size.into(), 1, 65_536);
+        if let Some(steps) = local.steps_max {
+            self.whole("work.local.steps_max", steps.into(), 1, u32::MAX.into());
+        }
+        let positive = local.learning_rate > 0.0 && local.learning_rate.is_finite();
+        self.check(positive, "work.local.learning_rate", local.learning_rate, "above 0, finite");
+        let momentum = (0.0..1.0).contains(&local.momentum);
+        self.check(momentum, "work.local.momentum", local.momentum, "0 to below 1");
+        let decay = local.weight_decay >= 0.0 && local.weight_decay.is_finite();
+        self.check(decay, "work.local.weight_decay", local.weight_decay, "0 or above, finite");
+        self.participation(spec);
+        if let Some(target) = spec.target_accuracy {
+            let share = target > 0.0 && target <= 1.0;
+            self.check(share, "work.target_accuracy", target, "above 0, at most 1");
+            let expected = "true, because target_accuracy is judged by evaluation";
+            self.check(spec.evaluate, "work.evaluate", spec.evaluate, expected);
+        }
+    }
+
+    fn participation(&mut self, spec: &TrainSpec) {
+        let part = &spec.participation;
+        let all = DEVICES_MAX as u64;
+        if let Some(devices) = part.devices {
+            self.whole("work.participation.devices", devices.into(), 1, all);
+        }
+        let quorum_max = part.devices.map_or(all, |devices| all.min(devices.into()));
+        self.whole("work.participation.quorum", part.quorum.into(), 1, quorum_max.max(1));
+        let surplus = (0.0..=10.0).contains(&part.over_selection);
+        self.check(surplus, "work.participation.over_selection", part.over_selection, "0 to 10");
+        self.whole("work.participation.deadline_ms", part.deadline_ms.0, 1, 7 * DAY_MS);
+        let failed = part.failed_rounds_max;
+        self.whole("work.participation.failed_rounds_max", failed.into(), 1, 100);
+    }
+
+    fn whole(&mut self, field: &str, found: u64, min: u64, max: u64) {
+        let expected = format!("{min} to {max}");
+        self.check((min..=max).contains(&found), field, found, &expected);
+    }
+
+    fn check(&mut self, valid: bool, field: &str, found: impl fmt::Display, expected: &str) {
+        if !valid {
+            self.add(field.to_owned(), found, expected);
+        }
+    }
+
+    fn add(&mut self, field: String, found: impl fmt::Display, expected: impl Into<String>) {
+        self.0.push(Problem { field, found: found.to_string(), expected: expected.into() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(text: &str) -> JobSpec {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn defaults_are_valid() {
+        for work in [
+            r#"{"kind":"train","model":"resnet8","dataset":"cifar10","rounds":3}"#,
+            r#"{"kind":"train","model":"mlp","dataset":"digits","rounds":3,"target_accuracy":1,
+                "participation":{"devices":2,"quorum":2,"over_selection":0.5}}"#,
+            r#"{"kind":"infer","model":"digits","input":{"type":"picture"}}"#,
+            r#"{"kind":"infer","model":"digits","input":{"type":"tensors","tensors":[
+                {"name":"","datatype":"FP32","shape":[2,3],"size":24}]}}"#,
+            r#"{"kind":"telemetry"}"#,
+        ] {
+            let spec = spec(&format!(r#"{{"deadline_ms":1000,"work":{work}}}"#));
+            assert_eq!(validate(&spec), []);
+        }
+    }
+
+    #[test]
+    fn every_problem_is_found_at_once() {
+        let mut spec = spec(
+            r#"{"deadline_ms":0,"work":{"kind":"train","model":"mlp","dataset":"digits",
+            "rounds":0,"evaluate":false,"target_accuracy":0,
+            "local":{"epochs":1001,"batch_size":0,"steps_max":0,"learning_rate":0,"momentum":1,
+                "weight_decay":-1},
+            "participation":{"devices":2,"quorum":3,"over_selection":-0.5,"deadline_ms":0,
+                "failed_rounds_max":0}}}"#,
+        );
+        let problems = validate(&spec);
+        let mut fields: Vec<&str> = problems.iter().map(|problem| &problem.field[..]).collect();
+        fields.dedup();
+        assert_eq!(
+            fields.join(" ").replace("work.", "").replace("participation.", "p."),
+            "deadline_ms rounds local.epochs local.batch_size local.steps_max \
+             local.learning_rate local.momentum local.weight_decay p.quorum p.over_selection \
+             p.deadline_ms p.failed_rounds_max target_accuracy evaluate"
+        );
+        assert!(problems.iter().any(
+            |problem| problem.to_string() == "work.participation.quorum is 3: expected 1 to 2"
+        ));
+        let WorkSpec::Train(train) = &mut spec.work else { panic!() };
+        train.local.learning_rate = f32::NAN;
+        train.participation.over_selection = f64::INFINITY;
+        assert_eq!(validate(&spec).len(), problems.len());
+    }
+
+    #[test]
+    fn tensors_have_the_bytes_of_their_shape() {
+        let spec = spec(
+            r#"{"deadline_ms":1,"work":{"kind":"infer","model":"mlp","input":{"type":"tensors",
+            "tensors":[{"name":"","datatype":"FP16","shape":[1],"size":2},
+            {"name":"a","datatype":"FP32","shape":[2,3],"size":12},
+            {"name":"b","datatype":"INT8","shape":[9223372036854775807,3],"size":12}]}}}"#,
+        );
+        let problems = validate(&spec);
+        assert_eq!(problems.len(), 3);
+        assert!(problems[0].to_string().contains("\"FP16\""));
+        assert_eq!(
+            problems[1].to_string(),
+            "work.input.tensors[1].size is 12: expected 24 bytes, as FP32 [2, 3] has"
+        );
+    }
+}

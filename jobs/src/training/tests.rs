@@ -1,0 +1,237 @@
+use super::*;
+use crate::id::{Attempt, Bytes, DeviceId, Digest, ModelVersion};
+use crate::report::{EvaluationReport, UpdateReport};
+use crate::round::{Effect as RoundEffect, Event as RoundEvent};
+
+fn blob(number: u64) -> BlobRef {
+    let digest = Digest::parse(&format!("sha256:{number:064x}")).unwrap();
+    BlobRef { digest, size: Bytes(number) }
+}
+
+fn spec(rounds: u32) -> TrainSpec {
+    let text = r#"{"model":"mlp","dataset":"digits","rounds":1,
+        "participation":{"deadline_ms":10000}}"#;
+    TrainSpec { rounds, ..serde_json::from_str(text).unwrap() }
+}
+
+fn begin(spec: TrainSpec) -> (Training, Vec<Effect>) {
+    Training::begin(Millis(0), spec, Millis(1_000_000), blob(0))
+}
+
+fn devices(count: usize) -> Vec<DeviceId> {
+    (0..count)
+        .map(|index| DeviceId::parse(&format!("{index:03}-{}", "d".repeat(60))).unwrap())
+        .collect()
+}
+
+/// What a device and a broker answer to an effect; new parameters have the round's number.
+fn answer(effect: &Effect, count: usize, accuracy: f64) -> Option<Event> {
+    let Effect::Round { round, effect } = effect else { return None };
+    let event = match effect {
+        RoundEffect::FindDevices => RoundEvent::DevicesFound { devices: devices(count) },
+        RoundEffect::Offer { device, purpose: crate::spec::Purpose::Train, attempt, .. } => {
+            RoundEvent::UpdateReceived {
+                device: device.clone(),
+                attempt: *attempt,
+                update: UpdateReport {
+                    parameters: blob(u64::MAX),
+                    examples: u64::MAX / 1000,
+                    loss: 0.123_456_789_012_345_6,
+                    accuracy: 0.123_456_789_012_345_6,
+                    steps: u64::MAX,
+                    duration_ms: Millis(u64::MAX),
+                    engine: "e".repeat(1000),
+                },
+            }
+        }
+        RoundEffect::Offer { device, attempt, .. } => RoundEvent::EvaluationReceived {
+            device: device.clone(),
+            attempt: *attempt,
+            evaluation: EvaluationReport {
+                examples: 1000,
+                loss: 0.5,
+                accuracy,
+                duration_ms: Millis(u64::MAX),
+            },
+        },
+        RoundEffect::CheckUpdate { device, update } => RoundEvent::UpdateChecked {
+            device: device.clone(),
+            parameters: update.parameters.clone(),
+            refused: None,
+        },
+        RoundEffect::Aggregate { .. } => {
+            RoundEvent::Aggregated { parameters: blob(round.0.into()) }
+        }
+        RoundEffect::Withdraw { .. } | RoundEffect::End(_) => return None,
+    };
+    Some(Event::Round { round: *round, event })
+}
+
+/// Answers effects, in order, until nothing is left to answer; all effects.
+fn run(training: &mut Training, effects: Vec<Effect>, count: usize, accuracy: f64) -> Vec<Effect> {
+    let mut all = effects;
+    let mut next = 0;
+    while let Some(effect) = all.get(next) {
+        if let Some(event) = answer(effect, count, accuracy) {
+            all.extend(training.step(Millis(1), &event));
+        }
+        next += 1;
+    }
+    all
+}
+
+fn published(effects: &[Effect]) -> Vec<u32> {
+    let rounds = effects.iter().filter_map(|effect| match effect {
+        Effect::PublishRound(outcome) => Some(outcome.round.0),
+        Effect::Round { .. } | Effect::Register { .. } | Effect::End(_) => None,
+    });
+    rounds.collect()
+}
+
+fn failure(effects: &[Effect]) -> &Failure {
+    match effects.last() {
+        Some(Effect::End(ending)) => ending.failure.as_ref().unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn rounds_follow_each_other_and_the_last_parameters_are_registered() {
+    let (mut training, effects) = begin(spec(3));
+    let effects = run(&mut training, effects, 2, 0.5);
+    assert_eq!(published(&effects), [1, 2, 3]);
+    assert_eq!(effects.last(), Some(&Effect::Register { parameters: blob(3) }));
+    assert_eq!((training.rounds_done(), training.accuracy()), (3, Some(0.5)));
+    assert_eq!(training.wake_at(), None);
+    assert_eq!(training.step(Millis(2), &Event::CancelRequested), []);
+    let model = ModelRef {
+        name: "mlp".parse().unwrap(),
+        version: ModelVersion::parse("1").unwrap(),
+        digest: blob(1).digest,
+    };
+    let registered = Event::Registered { model: model.clone() };
+    let effects = training.step(Millis(3), &registered);
+    let ending = Ending { model: Some(model), failure: None };
+    assert_eq!(effects, [Effect::End(Box::new(ending.clone()))]);
+    assert_eq!(training.step(Millis(3), &registered), []);
+    assert_eq!(training.ending(), Some(&ending));
+    assert_eq!(training.pending_effects().len(), 2);
+}
+
+#[test]
+fn the_target_ends_the_job_early() {
+    let spec = TrainSpec { target_accuracy: Some(0.9), ..spec(10) };
+    let (mut training, effects) = begin(spec);
+    let effects = run(&mut training, effects, 2, 0.9);
+    assert_eq!(published(&effects), [1]);
+    assert!(matches!(effects.last(), Some(Effect::Register { .. })));
+}
+
+#[test]
+fn failed_rounds_are_repeated_under_a_new_number_but_not_for_ever() {
+    let (mut training, _) = begin(spec(1));
+    let mut now = Millis(0);
+    for number in 1..=3 {
+        let found = RoundEvent::DevicesFound { devices: Vec::new() };
+        let stale = Event::Round { round: RoundNumber(number - 1), event: found };
+        assert_eq!(training.step(now, &stale), []);
+        let mut effects = Vec::new();
+        while published(&effects).is_empty() {
+            now = training.wake_at().unwrap();
+            effects = training.step(now, &Event::Tick);
+        }
+        assert_eq!(published(&effects), [number]);
+        if number == 3 {
+            assert_eq!(failure(&effects).code, FailureCode::NoQuorum);
+            assert!(failure(&effects).message.starts_with("3 rounds in a row failed"));
+        } else {
+            now = training.wake_at().unwrap();
+            let effects = training.step(now, &Event::Tick);
+            assert!(matches!(&effects[..], [Effect::Round { round, .. }] if round.0 == number + 1));
+        }
+    }
+}
+
+#[test]
+fn the_deadline_and_a_request_end_the_job() {
+    for (now, event, code) in [
+        (1, Event::CancelRequested, FailureCode::Cancelled),
+        (1_000_000, Event::Tick, FailureCode::DeadlineExceeded),
+    ] {
+        let (mut training, effects) = begin(spec(1));
+        let found = answer(&effects[0], 2, 0.5).unwrap();
+        assert_eq!(training.step(Millis(0), &found).len(), 2);
+        let effects = training.step(Millis(now), &event);
+        assert_eq!(failure(&effects).code, code);
+        // Both devices are told, and what became of the round.
+        assert_eq!((effects.len(), published(&effects).len()), (4, 1));
+        assert_eq!(training.step(Millis(now), &event), []);
+        assert_eq!(training.wake_at(), None);
+    }
+}
+
+#[test]
+fn a_result_that_is_there_at_the_deadline_is_registered() {
+    let (mut training, mut effects) = begin(spec(1));
+    while !matches!(training.round().map(Round::status), Some(status) if status.phase == "evaluating")
+    {
+        let events: Vec<Event> = effects.iter().filter_map(|e| answer(e, 2, 0.5)).collect();
+        effects = events.iter().flat_map(|event| training.step(Millis(1), event)).collect();
+    }
+    let effects = training.step(Millis(1_000_000), &Event::Tick);
+    assert_eq!(effects.last(), Some(&Effect::Register { parameters: blob(1) }));
+}
+
+#[test]
+fn the_state_comes_back_from_json_and_owes_what_it_owed() {
+    let (mut training, effects) = begin(spec(2));
+    let mut effects = effects;
+    for _ in 0..100 {
+        let stored = serde_json::to_vec(&training).unwrap();
+        assert_eq!(serde_json::from_slice::<Training>(&stored).unwrap(), training);
+        let Some(event) = effects.iter().find_map(|effect| answer(effect, 2, 0.5)) else { break };
+        training.step(Millis(1), &event);
+        effects = training.pending_effects();
+    }
+    assert_eq!(effects.last(), Some(&Effect::Register { parameters: blob(2) }));
+}
+
+#[test]
+fn the_stored_state_fits_into_one_message() {
+    let (mut training, mut effects) = begin(spec(300));
+    let mut largest = 0;
+    for step in 0.. {
+        let mut following = Vec::new();
+        for effect in &effects {
+            if let Some(event) = answer(effect, 600, 0.5) {
+                following.extend(training.step(Millis(1), &event));
+            }
+        }
+        largest = largest.max(serde_json::to_vec(&training).unwrap().len());
+        effects = following;
+        if effects.is_empty() || step > 20 {
+            break;
+        }
+    }
+    assert!(training.rounds_done() > 3);
+    assert!(training.history().len() <= OUTCOMES_MAX);
+    assert!((300_000..900_000).contains(&largest), "{largest}");
+    let (mut training, effects) = begin(spec(300));
+    run(&mut training, effects, 2, 0.5);
+    assert_eq!(training.history().len(), OUTCOMES_MAX);
+    assert_eq!(training.history().last().unwrap().round, RoundNumber(300));
+    assert!(serde_json::to_vec(&training).unwrap().len() < 200_000);
+}
+
+#[test]
+fn a_second_offer_counts_its_attempts_from_one() {
+    let (mut training, effects) = begin(spec(2));
+    let effects = run(&mut training, effects, 1, 0.5);
+    let mut attempts = Vec::new();
+    for effect in effects {
+        if let Effect::Round { effect: RoundEffect::Offer { attempt, .. }, .. } = effect {
+            attempts.push(attempt);
+        }
+    }
+    assert_eq!(attempts, [Attempt(1); 4]);
+}

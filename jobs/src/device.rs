@@ -87,6 +87,16 @@ pub struct DatasetFacts {
     /// Training examples of each class, so that skew can be seen.
     #[serde(default)]
     pub train_class_counts: Vec<u64>,
+    /// Class names by index; empty when they are not known.
+    #[serde(default)]
+    pub labels: Vec<String>,
+    /// How pixels become model inputs, `(pixel / 255 - mean) / std` per channel; one value serves
+    /// all channels.
+    #[serde(default)]
+    pub mean: Vec<f32>,
+    /// See `mean`.
+    #[serde(default)]
+    pub std: Vec<f32>,
 }
 
 /// Alive: sent every `heartbeat_ms`.

@@ -26,6 +26,9 @@ fn pi() -> Hello {
             train_examples: 1,
             test_examples: 1,
             train_class_counts: Vec::new(),
+            labels: Vec::new(),
+            mean: Vec::new(),
+            std: Vec::new(),
         }],
         engines: vec!["native".to_owned(), "tract".to_owned()],
         facts: Facts {

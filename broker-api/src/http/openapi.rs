@@ -5,6 +5,7 @@
 
 use std::sync::LazyLock;
 
+use ::jobs::report::FailureCode;
 use serde_json::{Map, Value, json};
 
 use super::routes;
@@ -27,7 +28,9 @@ fn document() -> Value {
         let method = operation.method.to_ascii_lowercase();
         path[method] = operation.document();
     }
-    let schemas: Value = serde_json::from_str(SCHEMAS).expect("the schemas are JSON");
+    let mut schemas: Value = serde_json::from_str(SCHEMAS).expect("the schemas are JSON");
+    let codes = FailureCode::ALL.iter().map(|code| code.as_str());
+    schemas["FailureCode"]["enum"] = codes.collect();
     json!({
         "openapi": "3.1.0",
         "info": {

@@ -12,7 +12,7 @@ use crate::error::Problem;
 /// Until a connection stands.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// Between two pieces of an answer; longer than the pause between the comments of an event stream.
-const READ_WITHIN: Duration = Duration::from_secs(60);
+const READ_WITHIN: Duration = Duration::from_mins(1);
 
 /// A broker's HTTP address.
 #[derive(Debug, Clone)]

@@ -157,7 +157,7 @@ fn details(record: &DeviceRecord, now: Millis) -> String {
     row("cpu", format!("{} x {}", facts.cpus, facts.cpu));
     row("memory", table::bytes(facts.memory.0));
     row("disk", table::bytes(facts.disk.0));
-    let groups: Vec<&str> = hello.groups.iter().map(|group| group.as_str()).collect();
+    let groups: Vec<&str> = hello.groups.iter().map(jobs::id::GroupName::as_str).collect();
     row("groups", groups.join(", "));
     let labels: Vec<String> = hello.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
     row("labels", labels.join(", "));

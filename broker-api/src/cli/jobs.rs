@@ -209,7 +209,7 @@ fn details(job: &JobRecord) -> String {
         row("took", table::duration(took));
     }
     if !job.devices.is_empty() {
-        let devices: Vec<&str> = job.devices.iter().map(|device| device.as_str()).collect();
+        let devices: Vec<&str> = job.devices.iter().map(jobs::id::DeviceId::as_str).collect();
         row("devices", devices.join(", "));
     }
     let outcome = outcome(job);
@@ -238,7 +238,7 @@ fn event_line(event: &JobEvent) -> String {
             )
         }
         EventBody::RoundStarted { round, devices } => {
-            let names: Vec<&str> = devices.iter().map(|device| device.as_str()).collect();
+            let names: Vec<&str> = devices.iter().map(jobs::id::DeviceId::as_str).collect();
             format!("round {round}: {}", names.join(", "))
         }
         EventBody::RoundEnded(outcome) => rounds::sentence(outcome),

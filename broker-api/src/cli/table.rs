@@ -56,7 +56,7 @@ pub(super) fn bytes(count: u64) -> String {
         value /= 1000.0;
         unit += 1;
     }
-    let places = if unit == 0 || value >= 99.95 { 0 } else { 1 };
+    let places = usize::from(unit != 0 && value < 99.95);
     format!("{value:.places$} {}", UNITS[unit])
 }
 

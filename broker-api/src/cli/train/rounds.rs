@@ -77,19 +77,18 @@ pub(in crate::cli) fn line(outcome: &Outcome) -> String {
 
 /// A round as a sentence.
 pub(in crate::cli) fn sentence(outcome: &Outcome) -> String {
-    let mut text = format!("round {}: ", outcome.round);
-    match &outcome.failure {
-        Some(failure) => text += &format!("failed: {}: {}", failure.code.as_str(), failure.message),
-        None => text += &format!("{} updates", outcome.updates.len()),
-    }
+    let mut parts = vec![match &outcome.failure {
+        Some(failure) => format!("failed: {}: {}", failure.code.as_str(), failure.message),
+        None => format!("{} updates", outcome.updates.len()),
+    }];
     if let Some(figures) = figures(outcome) {
-        text +=
-            &format!(", loss {:.4}, accuracy {}", figures.loss, table::percent(figures.accuracy));
+        parts.push(format!("loss {:.4}", figures.loss));
+        parts.push(format!("accuracy {}", table::percent(figures.accuracy)));
     }
     if !outcome.missing.is_empty() {
-        text += &format!(", missing: {}", missing(outcome));
+        parts.push(format!("missing: {}", missing(outcome)));
     }
-    text
+    format!("round {}: {}", outcome.round, parts.join(", "))
 }
 
 /// All rounds in a few words.
@@ -99,12 +98,13 @@ pub(in crate::cli) fn summary(rounds: &[Outcome]) -> String {
         good.iter().flat_map(|round| round.updates.iter().map(|(device, _)| device)).collect();
     devices.sort();
     devices.dedup();
-    let mut text = format!("{} rounds, {} devices", good.len(), devices.len());
-    if let Some(figures) = good.last().and_then(|round| figures(round)).filter(|f| f.judged) {
-        let (share, examples) = (table::percent(figures.accuracy), figures.examples);
-        text += &format!(", accuracy {share} on {examples} test examples");
+    let text = format!("{} rounds, {} devices", good.len(), devices.len());
+    match good.last().and_then(|round| figures(round)).filter(|figures| figures.judged) {
+        None => text,
+        Some(Figures { accuracy, examples, .. }) => {
+            format!("{text}, accuracy {} on {examples} test examples", table::percent(accuracy))
+        }
     }
-    text
 }
 
 #[cfg(test)]

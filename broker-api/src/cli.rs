@@ -32,7 +32,7 @@ mod train;
 
 /// Edge devices learn together and answer together.
 #[derive(Debug, Parser)]
-#[command(name = "dunlin", version, about, max_term_width = 100, after_help = AFTER_HELP)]
+#[command(name = "dunlin", version, about = ABOUT, max_term_width = 100, after_help = AFTER_HELP)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -40,6 +40,7 @@ struct Cli {
     command: Command,
 }
 
+const ABOUT: &str = "Edge devices learn together and answer together.";
 const AFTER_HELP: &str = "\
 First steps:
   dunlin up                                   a broker and NATS on this machine

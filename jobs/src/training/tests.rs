@@ -5,7 +5,7 @@ use crate::round::{Effect as RoundEffect, Event as RoundEvent};
 
 fn blob(number: u64) -> BlobRef {
     let digest = Digest::parse(&format!("sha256:{number:064x}")).unwrap();
-    BlobRef { digest, size: Bytes(number) }
+    BlobRef::by_digest(digest, Bytes(number))
 }
 
 fn spec(rounds: u32) -> TrainSpec {

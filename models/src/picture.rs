@@ -1,5 +1,8 @@
 //! Pictures become input tensors: decode, convert, resize, normalise.
 
+use std::io::Cursor;
+
+use image::{ImageFormat, ImageReader, RgbImage, imageops};
 use serde::{Deserialize, Serialize};
 
 use crate::tensor::Tensor;
@@ -63,10 +66,126 @@ pub enum PictureError {
 /// Pixels of a picture, at most: what a small device can hold decoded.
 pub const PIXELS_MAX: u64 = 64 * 1024 * 1024;
 
-/// Decodes a JPEG or PNG and makes the input tensor of a batch of one.
+impl Preprocessing {
+    /// Whether the values can be used: extents above 0 and at most [`PIXELS_MAX`] pixels, 1 or 3
+    /// channels, one `mean` and `std` or one per channel, divisors that are finite and not 0.
+    ///
+    /// # Errors
+    /// [`PictureError::Preprocessing`] saying which is wrong.
+    pub fn check(&self) -> Result<(), PictureError> {
+        let refuse = |problem: String| Err(PictureError::Preprocessing(problem));
+        let pixels = u64::from(self.width) * u64::from(self.height);
+        if pixels == 0 || pixels > PIXELS_MAX {
+            let (width, height) = (self.width, self.height);
+            return refuse(format!("expected 1 to {PIXELS_MAX} pixels, found {width} x {height}"));
+        }
+        if self.channels != 1 && self.channels != 3 {
+            return refuse(format!("expected 1 or 3 channels, found {}", self.channels));
+        }
+        for (name, values) in [("mean", &self.mean), ("std", &self.std)] {
+            if ![0, 1, self.channels as usize].contains(&values.len()) {
+                let (channels, found) = (self.channels, values.len());
+                return refuse(format!("expected 1 or {channels} values of {name}, found {found}"));
+            }
+        }
+        let divides = |value: f32| value.is_finite() && value != 0.0;
+        if !divides(self.divisor) || !self.std.iter().all(|std| divides(*std)) {
+            return refuse("divisor and std must be finite and not 0".to_owned());
+        }
+        if !self.mean.iter().all(|mean| mean.is_finite()) {
+            return refuse("mean must be finite".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// Decodes a JPEG or PNG and makes the input tensor of a batch of one: `[1, c, h, w]` or
+/// `[1, h, w, c]`, `FP32`.
+///
+/// Transparency is dropped, 16 bits become 8 and an orientation in EXIF is left alone, as with
+/// Pillow's `convert("RGB")`; grey is Pillow's `convert("L")` (ITU-R BT.601). A picture of another
+/// size is stretched to the model's with a triangle filter as wide as the shrinking asks for
+/// (Pillow's `BILINEAR`); one of the right size keeps its pixels.
 ///
 /// # Errors
-/// [`PictureError`].
-pub fn to_tensor(_bytes: &[u8], _preprocessing: &Preprocessing) -> Result<Tensor, PictureError> {
-    unimplemented!()
+/// [`PictureError`]; the size is judged before anything is decoded.
+pub fn to_tensor(bytes: &[u8], preprocessing: &Preprocessing) -> Result<Tensor, PictureError> {
+    preprocessing.check()?;
+    let picture = decode(bytes)?;
+    let (width, height) = (preprocessing.width, preprocessing.height);
+    let resized = if picture.dimensions() == (width, height) {
+        picture
+    } else {
+        imageops::resize(&picture, width, height, imageops::FilterType::Triangle)
+    };
+    let channels = if preprocessing.channels == 1 {
+        vec![resized.pixels().map(|pixel| grey(pixel.0)).collect()]
+    } else {
+        (0..3).map(|at| resized.pixels().map(|pixel| pixel.0[at]).collect()).collect()
+    };
+    Ok(arrange(&channels, preprocessing))
 }
+
+/// The decoded picture in red, green and blue.
+fn decode(bytes: &[u8]) -> Result<RgbImage, PictureError> {
+    let failed = |error: &dyn std::fmt::Display| PictureError::Decode(error.to_string());
+    let reader = || {
+        let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format();
+        let reader = reader.map_err(|error| failed(&error))?;
+        match reader.format() {
+            Some(ImageFormat::Jpeg | ImageFormat::Png) => Ok(reader),
+            other => {
+                let found =
+                    other.map_or("another thing".to_owned(), |format| format!("{format:?}"));
+                Err(PictureError::Decode(format!("found {found} of {} bytes", bytes.len())))
+            }
+        }
+    };
+    let (width, height) = reader()?.into_dimensions().map_err(|error| failed(&error))?;
+    let pixels = u64::from(width) * u64::from(height);
+    if pixels > PIXELS_MAX {
+        return Err(PictureError::TooLarge { pixels });
+    }
+    // Guarded, since the bytes are foreign and the decoders are not ours.
+    let reader = reader()?;
+    let decoded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| reader.decode()));
+    match decoded {
+        Ok(Ok(picture)) => Ok(picture.into_rgb8()),
+        Ok(Err(error)) => Err(failed(&error)),
+        Err(_) => Err(PictureError::Decode("the decoder gave up on damaged data".to_owned())),
+    }
+}
+
+/// Luma as Pillow rounds it: weights 0.299, 0.587, 0.114 in 16-bit fixed point.
+fn grey([red, green, blue]: [u8; 3]) -> u8 {
+    let sum = u32::from(red) * 19_595 + u32::from(green) * 38_470 + u32::from(blue) * 7_471;
+    u8::try_from((sum + 0x8000) >> 16).unwrap_or(u8::MAX)
+}
+
+/// Normalises planes of pixels and lays them out.
+fn arrange(planes: &[Vec<u8>], preprocessing: &Preprocessing) -> Tensor {
+    let (width, height) = (preprocessing.width as usize, preprocessing.height as usize);
+    let pick = |values: &[f32], at: usize, without: f32| {
+        values.get(at).or(values.first()).copied().unwrap_or(without)
+    };
+    let value = |plane: usize, at: usize| {
+        let mean = pick(&preprocessing.mean, plane, 0.0);
+        let std = pick(&preprocessing.std, plane, 1.0);
+        (f32::from(planes[plane][at]) / preprocessing.divisor - mean) / std
+    };
+    let (count, size) = (planes.len(), width * height);
+    let (shape, values) = match preprocessing.layout {
+        Layout::Nchw => {
+            let values = (0..count).flat_map(|plane| (0..size).map(move |at| (plane, at)));
+            ([1, count, height, width], values.map(|(plane, at)| value(plane, at)).collect())
+        }
+        Layout::Nhwc => {
+            let values = (0..size).flat_map(|at| (0..count).map(move |plane| (plane, at)));
+            ([1, height, width, count], values.map(|(plane, at)| value(plane, at)).collect())
+        }
+    };
+    Tensor::f32(&shape, values).expect("a value per pixel and plane")
+}
+
+#[cfg(test)]
+mod tests;

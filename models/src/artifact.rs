@@ -6,7 +6,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::picture::Preprocessing;
+use crate::digest;
+use crate::engine::describe;
+use crate::graph::GraphError;
+use crate::picture::{PictureError, Preprocessing};
 
 /// Media type of the manifest.
 pub const MANIFEST_MEDIA_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -98,3 +101,159 @@ pub struct Lineage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
 }
+
+/// Bytes of a manifest or a config, at most; what OCI registries accept.
+pub const DOCUMENT_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Why a document is not a model version.
+#[derive(Debug, thiserror::Error)]
+pub enum ArtifactError {
+    /// Not JSON of the right form.
+    #[error("{document} is not what it should be: {source}")]
+    Json {
+        /// `manifest` or `config`.
+        document: &'static str,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// Larger than [`DOCUMENT_BYTES_MAX`].
+    #[error("{document} has {len} bytes, at most {DOCUMENT_BYTES_MAX} are accepted")]
+    TooLarge {
+        /// `manifest` or `config`.
+        document: &'static str,
+        /// Its length.
+        len: usize,
+    },
+    /// A field with a value that is not a model version's.
+    #[error("manifest: {field} is {found:?}, expected {expected}")]
+    Field {
+        /// Which, as in JSON.
+        field: &'static str,
+        /// The value.
+        found: String,
+        /// What would do.
+        expected: String,
+    },
+    /// The config's preprocessing cannot be used.
+    #[error("config: {0}")]
+    Preprocessing(#[from] PictureError),
+}
+
+impl Descriptor {
+    /// Describes a blob.
+    pub fn of(media_type: &str, bytes: &[u8]) -> Self {
+        let (media_type, digest) = (media_type.to_owned(), digest::of(bytes));
+        Self { media_type, digest, size: bytes.len() as u64 }
+    }
+
+    fn check(&self, field: &'static str, media_type: &str) -> Result<(), ArtifactError> {
+        expect(field, &self.media_type, media_type)?;
+        let hex = self.digest.strip_prefix("sha256:").unwrap_or_default();
+        if hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+            return Ok(());
+        }
+        let expected = "sha256: and 64 lower-case hexadecimal digits".to_owned();
+        Err(ArtifactError::Field { field, found: self.digest.clone(), expected })
+    }
+}
+
+impl Manifest {
+    /// The manifest of a config blob and an ONNX file.
+    pub fn of(config: &[u8], onnx: &[u8]) -> Self {
+        Self {
+            schema_version: 2,
+            media_type: MANIFEST_MEDIA_TYPE.to_owned(),
+            artifact_type: ARTIFACT_TYPE.to_owned(),
+            config: Descriptor::of(CONFIG_MEDIA_TYPE, config),
+            layers: vec![Descriptor::of(ONNX_MEDIA_TYPE, onnx)],
+        }
+    }
+
+    /// The manifest as it is stored: JSON without spaces, fields in the order of this type. The
+    /// digest of these bytes ([`digest::of`]) is the model version's.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        stored(self)
+    }
+
+    /// Parses a stored manifest; members that are not known are left alone.
+    ///
+    /// # Errors
+    /// [`ArtifactError`] naming the field that is not a model version's.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ArtifactError> {
+        let manifest: Self = json("manifest", bytes)?;
+        expect("schemaVersion", &manifest.schema_version.to_string(), "2")?;
+        expect("mediaType", &manifest.media_type, MANIFEST_MEDIA_TYPE)?;
+        expect("artifactType", &manifest.artifact_type, ARTIFACT_TYPE)?;
+        manifest.config.check("config", CONFIG_MEDIA_TYPE)?;
+        match manifest.layers.as_slice() {
+            [layer] => layer.check("layers", ONNX_MEDIA_TYPE)?,
+            layers => expect("layers", &layers.len().to_string(), "1")?,
+        }
+        Ok(manifest)
+    }
+
+    /// The ONNX file.
+    ///
+    /// # Panics
+    /// When the manifest was neither made by [`Manifest::of`] nor by [`Manifest::parse`] and has
+    /// no layers.
+    pub fn onnx(&self) -> &Descriptor {
+        &self.layers[0]
+    }
+}
+
+impl ModelConfig {
+    /// Fills in what the ONNX file itself says: inputs, outputs and the number of parameters.
+    ///
+    /// # Errors
+    /// [`GraphError`] when the bytes are no model.
+    pub fn describe(&mut self, onnx: &[u8]) -> Result<(), GraphError> {
+        let description = describe(onnx)?;
+        self.inputs = description.inputs;
+        self.outputs = description.outputs;
+        self.parameters = description.parameters;
+        Ok(())
+    }
+
+    /// The config as it is stored: JSON without spaces, fields in the order of this type.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        stored(self)
+    }
+
+    /// Parses a stored config.
+    ///
+    /// # Errors
+    /// [`ArtifactError`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, ArtifactError> {
+        let config: Self = json("config", bytes)?;
+        if let Some(preprocessing) = &config.preprocessing {
+            preprocessing.check()?;
+        }
+        Ok(config)
+    }
+}
+
+fn stored(document: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(document).expect("names, text and numbers make JSON")
+}
+
+fn json<T: for<'de> Deserialize<'de>>(
+    document: &'static str,
+    bytes: &[u8],
+) -> Result<T, ArtifactError> {
+    if bytes.len() > DOCUMENT_BYTES_MAX {
+        return Err(ArtifactError::TooLarge { document, len: bytes.len() });
+    }
+    serde_json::from_slice(bytes).map_err(|source| ArtifactError::Json { document, source })
+}
+
+fn expect(field: &'static str, found: &str, expected: &str) -> Result<(), ArtifactError> {
+    if found == expected {
+        return Ok(());
+    }
+    let (found, expected) = (found.to_owned(), expected.to_owned());
+    Err(ArtifactError::Field { field, found, expected })
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 use crate::graph::GraphError;
 use crate::tensor::Tensor;
 
+pub mod classify;
 mod describe;
 mod pieces;
 pub mod tract;

@@ -185,3 +185,6 @@ impl Graph {
         &self.values[id.0]
     }
 }
+
+#[cfg(test)]
+mod tests;

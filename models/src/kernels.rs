@@ -112,3 +112,6 @@ pub(crate) fn build(graph: &Graph, node: &Node, seed: u64) -> Box<dyn Kernel> {
         Op::Dropout { ratio } => Box::new(dropout::Dropout::new(ratio, seed)),
     }
 }
+
+#[cfg(test)]
+mod tests;

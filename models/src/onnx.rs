@@ -229,3 +229,6 @@ impl AttributeProto {
         Self { name: name.to_owned(), f: Some(value), r#type: 1, ..Self::default() }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -86,3 +86,6 @@ fn resnet8(graph: &mut Builder, classes: usize) {
     graph.flatten();
     graph.dense("classes", classes);
 }
+
+#[cfg(test)]
+mod tests;

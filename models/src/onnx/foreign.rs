@@ -34,11 +34,17 @@ pub(super) fn perhaps(bytes: &[u8]) -> Option<String> {
         return Some("a safetensors file: it has weights but no graph, export to ONNX".to_owned());
     }
     let head = &bytes[..bytes.len().min(512)];
-    let is_text = |byte: &u8| matches!(byte, 0x09 | 0x0a | 0x0d | 0x20..=0x7e | 0x80..);
-    if !head.iter().all(is_text) {
+    let text = match std::str::from_utf8(head) {
+        Ok(text) => text,
+        // A character cut in two at the end.
+        Err(error) if error.error_len().is_none() => {
+            std::str::from_utf8(&head[..error.valid_up_to()]).ok()?
+        }
+        Err(_) => return None,
+    };
+    if text.chars().any(|c| c.is_control() && !c.is_ascii_whitespace()) {
         return None;
     }
-    let text = String::from_utf8_lossy(head);
     let text = text.trim_start_matches('\u{feff}').trim_start();
     let lower = text.to_ascii_lowercase();
     let what = if lower.starts_with("<!doctype html") || lower.starts_with("<html") {

@@ -33,3 +33,175 @@ fn every_family_learns_on_small_and_usual_pictures() {
         }
     }
 }
+
+fn trained(family: &str, shape: [usize; 3], steps: usize) -> Trainer {
+    let onnx = zoo::build(family, shape, 4, 7).unwrap();
+    let mut trainer = Trainer::new(&onnx, SGD).unwrap();
+    let (examples, labels) = batch(&trainer, 8);
+    for _ in 0..steps {
+        trainer.step(&examples, &labels).unwrap();
+    }
+    trainer
+}
+
+#[test]
+fn training_goes_on_from_the_written_file() {
+    let mut first = trained("resnet8", [1, 8, 8], 2);
+    let mut second = Trainer::new(&first.to_training_onnx(), SGD).unwrap();
+    assert_eq!(second.parameters(), first.parameters());
+    let (examples, labels) = batch(&first, 8);
+    assert_eq!(first.evaluate(&examples, &labels), second.evaluate(&examples, &labels));
+    first.set_parameters(&second.parameters()).unwrap();
+    assert_eq!(first.step(&examples, &labels), second.step(&examples, &labels));
+    assert_eq!(first.parameters(), second.parameters());
+}
+
+#[test]
+fn the_inference_file_computes_what_evaluation_does() {
+    use tract_onnx::prelude::*;
+    for family in zoo::FAMILIES {
+        let mut trainer = trained(family, [1, 8, 8], 3);
+        let (examples, _) = batch(&trainer, 5);
+        let expected = trainer.logits(&examples).unwrap();
+        let onnx = trainer.to_inference_onnx();
+        let model = tract_onnx::onnx()
+            .model_for_read(&mut onnx.as_slice())
+            .unwrap()
+            .into_optimized()
+            .unwrap()
+            .into_runnable()
+            .unwrap();
+        let input = tract_ndarray::Array4::from_shape_vec((5, 1, 8, 8), examples).unwrap();
+        let found = model.run(tvec!(Tensor::from(input).into())).unwrap();
+        let found = found[0].to_plain_array_view::<f32>().unwrap();
+        assert_eq!(found.shape(), [5, 4]);
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!((found - expected).abs() < 1e-4, "{family}: {found}, expected {expected}");
+        }
+    }
+}
+
+#[test]
+fn evaluation_changes_nothing_and_batches_may_change() {
+    let mut trainer = trained("resnet8", [1, 8, 8], 1);
+    let before = trainer.parameters();
+    let (examples, labels) = batch(&trainer, 20);
+    let all = trainer.evaluate(&examples, &labels).unwrap();
+    assert_eq!(trainer.parameters(), before);
+    let logits = trainer.logits(&examples).unwrap();
+    let one = trainer.logits(&examples[19 * 64..]).unwrap();
+    for (alone, among) in one.iter().zip(&logits[19 * 4..]) {
+        assert!((alone - among).abs() < 1e-5, "{alone} {among}");
+    }
+    let halves: f64 = [0, 10]
+        .map(|at| trainer.evaluate(&examples[at * 64..][..640], &labels[at..][..10]).unwrap().loss)
+        .iter()
+        .sum();
+    assert!((halves / 2.0 - all.loss).abs() < 1e-5);
+    let mut other = trained("resnet8", [1, 8, 8], 1);
+    assert_eq!(
+        trainer.step(&examples[..512], &labels[..8]),
+        other.step(&examples[..512], &labels[..8]),
+        "a larger batch in between leaves no trace"
+    );
+}
+
+#[test]
+fn the_same_threads_give_the_same_bits() {
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| trained("resnet8", [3, 16, 16], 5).parameters())
+    };
+    assert_eq!(run(1), run(1));
+    assert_eq!(run(3), run(3));
+    for (one, three) in run(1).items().iter().zip(run(3).items()) {
+        for (a, b) in one.values.iter().zip(&three.values) {
+            assert!((a - b).abs() < 1e-3 * a.abs().max(0.1), "{}: {a} {b}", one.name);
+        }
+    }
+}
+
+#[test]
+fn wrong_batches_are_refused() {
+    let mut trainer = trained("mlp", [1, 2, 2], 0);
+    let error = trainer.step(&[0.0; 8], &[0, 4]).unwrap_err();
+    assert_eq!(error.to_string(), "label 4 is out of range: the model has 4 classes");
+    for (examples, labels, found) in
+        [(7, 2, "7 values"), (0, 0, "0 values"), (8, 3, "2 examples with 3 labels")]
+    {
+        let error = trainer.step(&vec![0.0; examples], &vec![0; labels]).unwrap_err();
+        let expected = vec![1, 2, 2];
+        assert_eq!(error, TrainError::Batch { expected, found: found.to_owned() });
+    }
+}
+
+#[test]
+fn divergence_is_noticed_before_it_reaches_the_weights() {
+    let onnx = zoo::build("cnn", [1, 8, 8], 4, 7).unwrap();
+    let mut trainer = Trainer::new(&onnx, Sgd { learning_rate: 1e30, ..SGD }).unwrap();
+    let (examples, labels) = batch(&trainer, 8);
+    let failed = (0..20).find_map(|_| trainer.step(&examples, &labels).err()).unwrap();
+    assert!(matches!(failed, TrainError::Diverged { step: 2.., .. }), "{failed}");
+    let mut sound = trained("cnn", [1, 8, 8], 1);
+    let before = sound.parameters();
+    let failed = sound.step(&vec![f32::NAN; 512], &labels).unwrap_err();
+    assert!(matches!(failed, TrainError::Diverged { step: 2, .. }), "{failed}");
+    assert_eq!(sound.parameters(), before);
+}
+
+#[test]
+fn parameters_of_another_model_are_refused() {
+    let mut trainer = trained("mlp", [1, 2, 2], 0);
+    let other = trained("mlp", [1, 2, 3], 0).parameters();
+    let error = trainer.set_parameters(&other).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "parameter \"hidden.weight\" has shape [64, 6], the model has [64, 4]"
+    );
+    let cnn = trained("cnn", [1, 8, 8], 0).parameters();
+    assert!(matches!(trainer.set_parameters(&cnn), Err(TrainError::Parameters(_))));
+}
+
+#[test]
+fn gradients_of_a_whole_network_are_those_of_finite_differences() {
+    for family in ["lenet", "resnet8"] {
+        let onnx = zoo::build(family, [1, 6, 6], 3, 5).unwrap();
+        let still = Sgd { learning_rate: 0.0, momentum: 0.0, weight_decay: 0.0 };
+        let mut trainer = Trainer::new(&onnx, still).unwrap();
+        let (examples, labels) = batch(&trainer, 6);
+        let start = trainer.parameters();
+        trainer.step(&examples, &labels).unwrap();
+        let weights: Vec<String> = start
+            .items()
+            .iter()
+            .map(|item| item.name.clone())
+            .filter(|name| trainer.gradient(name).is_some())
+            .collect();
+        assert!(weights.len() >= 10);
+        for name in weights {
+            let gradient = trainer.gradient(&name).unwrap().to_vec();
+            let size = norm(&gradient);
+            // Along the gradient the slope is its length.
+            let mut loss = |step: f64| {
+                let mut items = start.items().to_vec();
+                let item = items.iter_mut().find(|item| item.name == name).unwrap();
+                for (value, gradient) in item.values.iter_mut().zip(&gradient) {
+                    *value += narrow(step * f64::from(*gradient) / size);
+                }
+                trainer.set_parameters(&Parameters::new(items).unwrap()).unwrap();
+                trainer.step(&examples, &labels).unwrap().loss
+            };
+            let slope = (loss(1e-3) - loss(-1e-3)) / 2e-3;
+            assert!((slope - size).abs() < 0.02 * size + 1e-3, "{family} {name}: {slope} {size}");
+        }
+    }
+}
+
+fn norm(values: &[f32]) -> f64 {
+    values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt()
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the purpose")]
+fn narrow(value: f64) -> f32 {
+    value as f32
+}

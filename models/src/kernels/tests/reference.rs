@@ -1,0 +1,186 @@
+//! Operators written as their definitions read, in `f64`, on row-major data with the batch first.
+
+use crate::graph::{Op, Shape, Window};
+
+pub(super) struct Reference<'a> {
+    pub(super) op: &'a Op,
+    pub(super) n: usize,
+    pub(super) inputs: &'a [Shape],
+    pub(super) output: &'a [usize],
+    pub(super) states: &'a [Vec<f32>],
+    pub(super) training: bool,
+}
+
+impl Reference<'_> {
+    pub(super) fn compute(&self, inputs: &[Vec<f64>]) -> Vec<f64> {
+        let x = &inputs[0];
+        match self.op {
+            Op::Conv { window, group } => self.conv(inputs, window, *group),
+            Op::Gemm { alpha, beta, transposed } => {
+                self.gemm(inputs, f64::from(*alpha), f64::from(*beta), *transposed)
+            }
+            Op::Add => self.add(inputs),
+            Op::Relu => x.iter().map(|x| x.max(0.0)).collect(),
+            Op::MaxPool(window) => self
+                .pool(x, window, |seen, _| seen.iter().copied().fold(f64::NEG_INFINITY, f64::max)),
+            Op::AveragePool { window, include_pad } => self.pool(x, window, |seen, padded| {
+                let count = if *include_pad { padded } else { seen.len() };
+                seen.iter().sum::<f64>() / count as f64
+            }),
+            Op::GlobalAveragePool => {
+                let pixels = self.inputs[0].elements() / self.output[0];
+                x.chunks(pixels).map(|x| x.iter().sum::<f64>() / pixels as f64).collect()
+            }
+            Op::BatchNormalization { epsilon, .. } => self.normalise(inputs, f64::from(*epsilon)),
+            Op::Reshape => x.clone(),
+            Op::Dropout { .. } => unreachable!("random"),
+        }
+    }
+
+    /// Whether each place of a pool's window sees a pixel.
+    pub(super) fn sees_everywhere(&self) -> bool {
+        let x = vec![0.0; self.inputs[0].len(self.n)];
+        let seen = |window: &Window| self.pool(&x, window, |seen, _| seen.len() as f64);
+        let (Op::MaxPool(window) | Op::AveragePool { window, .. }) = self.op else { return true };
+        seen(window).iter().all(|count| *count > 0.0)
+    }
+
+    fn conv(&self, inputs: &[Vec<f64>], window: &Window, group: usize) -> Vec<f64> {
+        let [c, height, width] = [0, 1, 2].map(|axis| self.inputs[0].dims[axis]);
+        let [m, oh, ow] = [0, 1, 2].map(|axis| self.output[axis]);
+        let [kh, kw] = window.kernel;
+        let per_group = c / group;
+        let mut out = Vec::new();
+        for example in 0..self.n {
+            for map in 0..m {
+                let first = map / (m / group) * per_group;
+                for place in 0..oh * ow {
+                    let mut sum = inputs.get(2).map_or(0.0, |bias| bias[map]);
+                    for element in 0..per_group * kh * kw {
+                        let (channel, ky, kx) =
+                            (element / (kh * kw), element / kw % kh, element % kw);
+                        let at = [(0, place / ow, ky), (1, place % ow, kx)]
+                            .map(|(axis, place, k)| pixel(window, axis, place, k));
+                        let ([Some(y), Some(x)], weight) =
+                            (at, inputs[1][map * per_group * kh * kw + element])
+                        else {
+                            continue;
+                        };
+                        if y < height && x < width {
+                            let plane = example * c + first + channel;
+                            sum += weight * inputs[0][(plane * height + y) * width + x];
+                        }
+                    }
+                    out.push(sum);
+                }
+            }
+        }
+        out
+    }
+
+    fn pool(&self, x: &[f64], window: &Window, sum: impl Fn(&[f64], usize) -> f64) -> Vec<f64> {
+        let [_, h, w] = [0, 1, 2].map(|axis| self.inputs[0].dims[axis]);
+        let [_, oh, ow] = [0, 1, 2].map(|axis| self.output[axis]);
+        let [kh, kw] = window.kernel;
+        let mut out = Vec::new();
+        for plane in x.chunks(h * w) {
+            for place in 0..oh * ow {
+                let mut seen = Vec::new();
+                let mut padded = 0;
+                for (ky, kx) in (0..kh * kw).map(|k| (k / kw, k % kw)) {
+                    // Places counted with the padding: the window ends where the padding does.
+                    let y = place / ow * window.stride[0] + ky * window.dilation[0];
+                    let x = place % ow * window.stride[1] + kx * window.dilation[1];
+                    let inside = |axis: usize, at: usize, extent: usize| {
+                        at < extent + window.begin[axis] + window.end[axis]
+                    };
+                    padded += usize::from(inside(0, y, h) && inside(1, x, w));
+                    let at = [(0, place / ow, ky), (1, place % ow, kx)]
+                        .map(|(axis, place, k)| pixel(window, axis, place, k));
+                    if let [Some(y), Some(x)] = at
+                        && y < h
+                        && x < w
+                    {
+                        seen.push(plane[y * w + x]);
+                    }
+                }
+                out.push(sum(&seen, padded));
+            }
+        }
+        out
+    }
+
+    fn gemm(&self, inputs: &[Vec<f64>], alpha: f64, beta: f64, transposed: bool) -> Vec<f64> {
+        let (d, m) = (self.inputs[0].dims[0], self.output[0]);
+        let mut out = Vec::new();
+        for example in 0..self.n {
+            for column in 0..m {
+                let weight = |row: usize| {
+                    inputs[1][if transposed { column * d + row } else { row * m + column }]
+                };
+                let product: f64 =
+                    (0..d).map(|row| inputs[0][example * d + row] * weight(row)).sum();
+                let bias = inputs.get(2).map_or(0.0, |bias| bias[column % bias.len()]);
+                out.push(alpha * product + beta * bias);
+            }
+        }
+        out
+    }
+
+    fn add(&self, inputs: &[Vec<f64>]) -> Vec<f64> {
+        let mut all = vec![self.n];
+        all.extend(self.output);
+        let read = |operand: usize, at: usize| {
+            let shape = &self.inputs[operand];
+            let mut dims = shape.dims.clone();
+            if shape.batched {
+                dims.insert(0, self.n);
+            }
+            let mut index = 0;
+            let mut rest = at;
+            let mut stride = 1;
+            for axis in (0..all.len()).rev() {
+                let coordinate = rest % all[axis];
+                rest /= all[axis];
+                let Some(own) = (axis + dims.len()).checked_sub(all.len()) else { continue };
+                index += if dims[own] == 1 { 0 } else { coordinate * stride };
+                stride *= dims[own];
+            }
+            inputs[operand][index]
+        };
+        (0..all.iter().product()).map(|at| read(0, at) + read(1, at)).collect()
+    }
+
+    fn normalise(&self, inputs: &[Vec<f64>], epsilon: f64) -> Vec<f64> {
+        let c = self.output[0];
+        let pixels = self.inputs[0].elements() / c;
+        let channel_of = |at: usize| at / pixels % c;
+        let statistics: Vec<(f64, f64)> = (0..c)
+            .map(|channel| {
+                if !self.training {
+                    let state = |which: usize| f64::from(self.states[which][channel]);
+                    return (state(0), state(1));
+                }
+                let of = || {
+                    let all = inputs[0].iter().enumerate();
+                    all.filter(|(at, _)| channel_of(*at) == channel).map(|(_, x)| x)
+                };
+                let count = of().count() as f64;
+                let mean = of().sum::<f64>() / count;
+                (mean, of().map(|x| (x - mean).powi(2)).sum::<f64>() / count)
+            })
+            .collect();
+        let normal = |(at, x): (usize, &f64)| {
+            let channel = channel_of(at);
+            let (mean, variance) = statistics[channel];
+            (x - mean) / (variance + epsilon).sqrt() * inputs[1][channel] + inputs[2][channel]
+        };
+        inputs[0].iter().enumerate().map(normal).collect()
+    }
+}
+
+/// The input's row or column under element `k` of the window at a place; `None` in the padding
+/// before it.
+fn pixel(window: &Window, axis: usize, place: usize, k: usize) -> Option<usize> {
+    (place * window.stride[axis] + k * window.dilation[axis]).checked_sub(window.begin[axis])
+}

@@ -45,7 +45,7 @@ const AFTER_HELP: &str = "\
 First steps:
   dunlin up                                   a broker and NATS on this machine
   dunlin data digits --out digits             handwritten digits for three devices
-  dunlin-agent --nats nats://127.0.0.1:4222 --data digits=digits/device-1
+  dunlin-agent --nats nats://127.0.0.1:4222 --name device-1 --data digits=digits/device-1
   dunlin train --dataset digits --model mlp --rounds 5
   dunlin infer --model mlp digits/held-out/*.png
 

@@ -20,6 +20,8 @@ pub enum ApiCode {
     UnknownDataset,
     /// No such path.
     UnknownPath,
+    /// A page of another site asks for a change through somebody's browser.
+    CrossSite,
     /// The path exists, the method does not.
     MethodNotAllowed,
     /// The same id or key was used for something else.
@@ -51,6 +53,7 @@ impl ApiCode {
             ApiCode::UnknownModel => "unknown_model",
             ApiCode::UnknownDataset => "unknown_dataset",
             ApiCode::UnknownPath => "unknown_path",
+            ApiCode::CrossSite => "cross_site",
             ApiCode::MethodNotAllowed => "method_not_allowed",
             ApiCode::Conflict => "conflict",
             ApiCode::NotEnded => "not_ended",
@@ -79,6 +82,7 @@ impl ApiCode {
             | ApiCode::UnknownModel
             | ApiCode::UnknownDataset
             | ApiCode::UnknownPath => 404,
+            ApiCode::CrossSite => 403,
             ApiCode::MethodNotAllowed => 405,
             ApiCode::Conflict | ApiCode::NotEnded => 409,
             ApiCode::TooLarge => 413,

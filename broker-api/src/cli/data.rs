@@ -150,7 +150,7 @@ fn write(
     let out = args.out.display();
     output.line(format_args!("\n{} held-out pictures in {out}/held-out", split.held_out.len()))?;
     Ok(output.line(format_args!(
-        "next: dunlin-agent --nats nats://HOST:4222 --data {name}={out}/device-1"
+        "next: dunlin-agent --nats nats://HOST:4222 --name device-1 --data {name}={out}/device-1"
     ))?)
 }
 

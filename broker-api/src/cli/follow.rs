@@ -41,7 +41,7 @@ pub(super) async fn follow(
             match client.events(job, after).await {
                 Ok(None) => Ok(true),
                 Ok(Some(response)) => read(response, &mut after, &mut on_event).await,
-                Err(error) if error.word == "unreachable" && attempts > 0 => Ok(false),
+                Err(error) if passing(&error) && attempts > 0 => Ok(false),
                 Err(error) => Err(error),
             }
         };
@@ -61,6 +61,11 @@ pub(super) async fn follow(
             _ = &mut interrupted => return Ok(Followed::Interrupted),
         }
     }
+}
+
+/// Whether a broker that was there may be back soon: it, or its NATS, is being restarted.
+fn passing(error: &CliError) -> bool {
+    matches!(error.word.as_str(), "unreachable" | "unavailable" | "overloaded")
 }
 
 /// Reads one connection to its end; whether the job has ended.

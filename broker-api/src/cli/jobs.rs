@@ -83,7 +83,9 @@ pub(super) async fn run(
         Action::Cancel { id } => {
             let request = client.request(Method::POST, &format!("/v1/jobs/{id}:cancel"), &[]);
             let job: JobRecord = client.json(request).await?;
-            print(output, &job, |job| format!("job {} is {}", job.id, state(job.state)))
+            let ended = job.state.is_final();
+            let now = if ended { state(job.state) } else { "still at work and was asked to stop" };
+            print(output, &job, |job| format!("job {} is {now}", job.id))
         }
         Action::Retry { id } => {
             let request = client.request(Method::POST, &format!("/v1/jobs/{id}:retry"), &[]);

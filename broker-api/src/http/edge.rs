@@ -35,7 +35,13 @@ impl IntoResponse for ApiError {
 pub(super) async fn around(State(app): State<App>, request: Request, next: Next) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let started = Instant::now();
-    let response = AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(
+    let answering = async move {
+        match refuse_other_sites(&request) {
+            Ok(()) => next.run(request).await,
+            Err(error) => error.into_response(),
+        }
+    };
+    let response = AssertUnwindSafe(answering).catch_unwind().await.unwrap_or_else(
         |panic: Box<dyn Any + Send>| {
             tracing::error!(%method, path, panic = panic_text(&*panic), "a handler panicked");
             ApiError::new(
@@ -55,6 +61,28 @@ pub(super) async fn around(State(app): State<App>, request: Request, next: Next)
         tracing::debug!(%method, path, status = status.as_u16(), ms, "answered");
     }
     response
+}
+
+/// Refuses changes that a page of another site asks for through somebody's browser.
+///
+/// Browsers name the page's site in `Origin`; programs do not send it.
+fn refuse_other_sites(request: &Request) -> Result<(), ApiError> {
+    let headers = request.headers();
+    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+    if matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Ok(());
+    }
+    let origin = origin.to_str().unwrap_or_default();
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let site = origin.split_once("://").map_or(origin, |(_, site)| site);
+    if !host.is_empty() && site.eq_ignore_ascii_case(host) {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        ApiCode::CrossSite,
+        format!("a page of {origin:?} asks for a change at {host:?}"),
+        "ask from a page of this broker, or from a program",
+    ))
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {

@@ -45,4 +45,4 @@ fn document() -> Value {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -1,7 +1,7 @@
 //! A round until its updates are there: selecting and collecting.
 
 use super::machine::{find, offer_evaluation};
-use super::member::{Member, Standing};
+use super::member::{Member, Standing, shortened};
 use super::select::{ranked, with_surplus};
 use super::{Effect, Phase, Round, Update};
 use crate::id::{Attempt, BlobRef, DeviceId, Millis};
@@ -106,9 +106,7 @@ impl Round {
         parameters: &BlobRef,
         refused: Option<&Failure>,
     ) -> Vec<Effect> {
-        if !matches!(self.phase, Phase::Collecting { .. }) {
-            return Vec::new();
-        }
+        let Phase::Collecting { closed, .. } = self.phase else { return Vec::new() };
         let Some(member) = find(&mut self.members, device) else { return Vec::new() };
         let Standing::Answered(update) = &mut member.standing else { return Vec::new() };
         if update.checked || update.report.parameters != *parameters {
@@ -116,6 +114,8 @@ impl Round {
         }
         match refused {
             None => update.checked = true,
+            // After the deadline there is no second chance.
+            Some(failure) if closed => member.standing = Standing::Out(shortened(failure)),
             Some(failure) => member.failed(now, failure),
         }
         self.settle(now)
@@ -153,6 +153,7 @@ impl Round {
         if let Some(judge) = find(&mut self.judges, device) {
             judge.lost = true;
         }
+        self.spares.retain(|spare| spare != device);
         match self.phase {
             Phase::Collecting { .. } => self.settle(now),
             Phase::Evaluating { .. } => self.judged(now),

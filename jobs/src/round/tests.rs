@@ -2,6 +2,9 @@ use super::*;
 use crate::id::{Bytes, Digest};
 use crate::report::FailureCode;
 
+mod model;
+mod properties;
+
 fn device(name: &str) -> DeviceId {
     DeviceId::parse(name).unwrap()
 }
@@ -303,6 +306,18 @@ fn refused_updates_are_missing_with_the_reason() {
         outcome.failure.as_ref().unwrap().message,
         "0 usable updates of 2 invited devices, quorum is 1"
     );
+}
+
+#[test]
+fn there_is_no_second_chance_after_the_deadline() {
+    let (mut round, invited) = collecting(all_of(1), 1);
+    round.step(Millis(60_000), &received(&invited[0], 1, 1));
+    assert_eq!(round.step(Millis(60_000), &Event::Tick), []);
+    let refused = Some(Failure::new(FailureCode::BlobUnavailable, "not there"));
+    let (device, parameters) = (invited[0].clone(), blob(1));
+    let checked = Event::UpdateChecked { device, parameters, refused };
+    let effects = round.step(Millis(60_001), &checked);
+    assert_eq!(reason(outcome(&effects), &invited[0]).code, FailureCode::BlobUnavailable);
 }
 
 #[test]

@@ -1,0 +1,300 @@
+//! What holds for every sequence of events.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::model::{Expected, Model};
+use super::*;
+
+const DEVICES: usize = 6;
+
+/// An event in the making: devices by number, parameters by number.
+#[derive(Debug, Clone)]
+enum Op {
+    Found(usize),
+    Accepted(usize, bool, u32),
+    Update(usize, u32, u64),
+    /// The answer to the check that is going on, or to none.
+    Checked(usize, Option<FailureCode>),
+    Failed(usize, bool, u32, FailureCode),
+    Judged(usize, u32, f64),
+    Lost(usize),
+    Returned(usize),
+    Aggregated(bool),
+    Cancel,
+    Tick,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let device = 0..DEVICES;
+    let code = prop::sample::select(vec![FailureCode::Busy, FailureCode::Diverged]);
+    prop_oneof![
+        2 => (0..=DEVICES).prop_map(Op::Found),
+        2 => (device.clone(), any::<bool>(), 1..3_u32).prop_map(|(d, t, a)| Op::Accepted(d, t, a)),
+        8 => (device.clone(), 1..4_u32, 0..3_u64).prop_map(|(d, a, n)| Op::Update(d, a, n)),
+        8 => (device.clone(), prop::option::weighted(0.2, code.clone()))
+            .prop_map(|(d, refused)| Op::Checked(d, refused)),
+        3 => (device.clone(), any::<bool>(), 1..4_u32, code)
+            .prop_map(|(d, train, attempt, code)| Op::Failed(d, train, attempt, code)),
+        3 => (device.clone(), 1..3_u32, 0..6_u32)
+            .prop_map(|(d, a, v)| Op::Judged(d, a, f64::from(v) / 4.0)),
+        3 => device.clone().prop_map(Op::Lost),
+        3 => device.prop_map(Op::Returned),
+        2 => prop::bool::weighted(0.8).prop_map(Op::Aggregated),
+        1 => Just(Op::Cancel),
+        4 => Just(Op::Tick),
+    ]
+}
+
+fn participation() -> impl Strategy<Value = Participation> {
+    let deadline = prop::sample::select(vec![500, 2000, 10_000]);
+    let parts = (prop::option::of(1..5_u32), 0..3_u32, 1..4_u32, deadline);
+    parts.prop_map(|(devices, half, quorum, deadline)| Participation {
+        devices,
+        over_selection: f64::from(half) / 2.0,
+        quorum: devices.map_or(quorum, |devices| quorum.min(devices)),
+        deadline_ms: Millis(deadline),
+        failed_rounds_max: 1,
+    })
+}
+
+/// Everything that was said so far, and what must hold of it.
+struct Witness {
+    round: Round,
+    model: Option<Model>,
+    invited: BTreeSet<DeviceId>,
+    lost: BTreeSet<DeviceId>,
+    /// The newest update of each device that was to be checked.
+    checking: BTreeMap<DeviceId, BlobRef>,
+    usable: BTreeSet<(DeviceId, BlobRef)>,
+    attempts: BTreeMap<(DeviceId, Purpose), Attempt>,
+    aggregated: Option<Vec<(DeviceId, UpdateReport)>>,
+    ended: bool,
+}
+
+impl Witness {
+    fn new(participation: Participation) -> Self {
+        Self {
+            round: Round::begin(Millis(0), plan(participation)).0,
+            model: None,
+            invited: BTreeSet::new(),
+            lost: BTreeSet::new(),
+            checking: BTreeMap::new(),
+            usable: BTreeSet::new(),
+            attempts: BTreeMap::new(),
+            aggregated: None,
+            ended: false,
+        }
+    }
+
+    fn event(&self, op: &Op) -> Event {
+        let named = |index: &usize| device(&format!("d{index}"));
+        let purpose = |train: &bool| if *train { Purpose::Train } else { Purpose::Evaluate };
+        match op {
+            Op::Found(count) => Event::DevicesFound { devices: devices(*count) },
+            Op::Accepted(d, train, attempt) => Event::Accepted {
+                device: named(d),
+                purpose: purpose(train),
+                attempt: Attempt(*attempt),
+            },
+            Op::Update(d, attempt, number) => received(&named(d), *attempt, *number),
+            Op::Checked(d, refused) => Event::UpdateChecked {
+                device: named(d),
+                parameters: self.checking.get(&named(d)).cloned().unwrap_or_else(|| blob(9)),
+                refused: refused.map(|code| Failure::new(code, "because")),
+            },
+            Op::Failed(d, train, attempt, code) => {
+                failed(&named(d), purpose(train), *attempt, *code)
+            }
+            Op::Judged(d, attempt, accuracy) => Event::EvaluationReceived {
+                device: named(d),
+                attempt: Attempt(*attempt),
+                evaluation: judgement(*accuracy),
+            },
+            Op::Lost(d) => Event::DeviceLost { device: named(d) },
+            Op::Returned(d) => Event::DeviceReturned { device: named(d) },
+            Op::Aggregated(true) => Event::Aggregated { parameters: blob(99) },
+            Op::Aggregated(false) => {
+                Event::AggregationFailed { failure: Failure::new(FailureCode::Internal, "boom") }
+            }
+            Op::Cancel => Event::CancelRequested,
+            Op::Tick => Event::Tick,
+        }
+    }
+
+    fn step(&mut self, now: Millis, event: &Event) {
+        if let Event::DeviceLost { device } = event {
+            self.lost.insert(device.clone());
+        } else if let Event::DeviceReturned { device } = event {
+            self.lost.remove(device);
+        } else if let Event::UpdateChecked { device, parameters, refused: None } = event
+            && self.checking.get(device) == Some(parameters)
+        {
+            self.usable.insert((device.clone(), parameters.clone()));
+        }
+        let effects = self.round.step(now, event);
+        self.expect(now, event, &effects);
+        for effect in &effects {
+            self.witness(effect);
+        }
+        // Nothing happens twice, and the stored state is the whole state.
+        let after = self.round.clone();
+        assert_eq!(self.round.step(now, event), [], "{event:?} again");
+        assert_eq!(self.round, after, "{event:?} again");
+        let stored = serde_json::to_string(&after).unwrap();
+        assert_eq!(serde_json::from_str::<Round>(&stored).unwrap(), after);
+        if *event == Event::Tick {
+            assert!(after.wake_at().is_none_or(|at| at > now));
+        }
+        // Something is owed, or time will bring it on.
+        let mut rest = after.clone();
+        if rest.pending_effects().is_empty() {
+            assert!(rest.wake_at().is_some());
+            rest.step(Millis(1_000_000), &Event::Tick);
+            assert!(!rest.pending_effects().is_empty());
+        }
+    }
+
+    /// Compares with the model, while updates are collected.
+    fn expect(&mut self, now: Millis, event: &Event, effects: &[Effect]) {
+        let Some(model) = &mut self.model else {
+            if let Phase::Collecting { since, .. } = self.round.phase {
+                let plan = &self.round.plan.participation;
+                let quorum = plan.quorum as usize;
+                let invited = self.round.members.iter().map(|m| m.device.clone()).collect();
+                let reserve = self.round.spares.iter().rev().cloned().collect();
+                let target = plan.devices.map_or(effects.len(), |devices| devices as usize);
+                let deadline = since.0 + plan.deadline_ms.0;
+                let model = Model::new(invited, reserve, target, quorum, deadline);
+                // Whoever was found is there.
+                self.model = Some(model);
+                self.lost.clear();
+            }
+            return;
+        };
+        if model.over {
+            return;
+        }
+        let expected = model.step(now, event);
+        let mut seen = Expected::default();
+        for effect in effects {
+            match effect {
+                Effect::CheckUpdate { device, .. } => {
+                    seen.checks.insert(device.clone());
+                }
+                Effect::Withdraw { device, .. } => {
+                    seen.withdrawn.insert(device.clone());
+                }
+                Effect::Offer { device, attempt, .. } => {
+                    // An offer that was not accepted may be repeated.
+                    let known = self.attempts.get(&(device.clone(), Purpose::Train));
+                    let resting = expected.offered.contains(&(device.clone(), *attempt));
+                    if known != Some(attempt) || resting {
+                        seen.offered.insert((device.clone(), *attempt));
+                    }
+                }
+                Effect::Aggregate { updates } => {
+                    let devices = updates.iter().map(|(device, _)| device.clone());
+                    seen.aggregated = Some(devices.collect());
+                }
+                Effect::End(outcome) => {
+                    seen.gave_up = true;
+                    for (device, failure) in &outcome.missing {
+                        assert_eq!(Some(failure.code), model.missing(device), "{device}");
+                    }
+                }
+                Effect::FindDevices => panic!("devices were found"),
+            }
+        }
+        assert_eq!(seen, expected, "after {event:?} at {now}");
+    }
+
+    fn witness(&mut self, effect: &Effect) {
+        assert!(!self.ended, "{effect:?} after the end");
+        match effect {
+            Effect::Offer { device, purpose, attempt, .. } => {
+                assert!(!self.lost.contains(device), "{device} is lost");
+                self.invited.insert(device.clone());
+                let key = (device.clone(), *purpose);
+                let before = self.attempts.insert(key, *attempt).unwrap_or(Attempt(0));
+                assert!(before <= *attempt && attempt.0 <= before.0 + 2);
+            }
+            Effect::Withdraw { device, purpose, attempt, .. } => {
+                assert_eq!(self.attempts.get(&(device.clone(), *purpose)), Some(attempt));
+            }
+            Effect::CheckUpdate { device, update } => {
+                self.checking.insert(device.clone(), update.parameters.clone());
+            }
+            Effect::Aggregate { updates } => {
+                assert_eq!(self.aggregated, None);
+                assert!(updates.is_sorted_by(|one, two| one.0 < two.0));
+                let plan = &self.round.plan.participation;
+                assert!(updates.len() >= plan.quorum as usize);
+                assert!(plan.devices.is_none_or(|devices| updates.len() <= devices as usize));
+                for (device, update) in updates {
+                    let update = (device.clone(), update.parameters.clone());
+                    assert!(self.usable.contains(&update), "{update:?}");
+                }
+                self.aggregated = Some(updates.clone());
+            }
+            Effect::End(outcome) => {
+                self.ended = true;
+                let counted: BTreeSet<_> = outcome.updates.iter().map(|(d, _)| d).collect();
+                let missing: BTreeSet<_> = outcome.missing.iter().map(|(d, _)| d).collect();
+                assert!(counted.is_disjoint(&missing));
+                assert!(counted.union(&missing).copied().eq(&self.invited));
+                assert!(counted.len() + missing.len() == self.invited.len());
+                match outcome.failure {
+                    Some(_) => assert!(counted.is_empty() && outcome.parameters == blob(0)),
+                    None => assert_eq!(Some(&outcome.updates), self.aggregated.as_ref()),
+                }
+                assert!(outcome.evaluations.iter().all(|(d, _)| counted.contains(d)));
+            }
+            Effect::FindDevices => assert!(self.invited.is_empty()),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_round_does_what_the_model_says(
+        participation in participation(),
+        ops in prop::collection::vec((0..1500_u64, op()), 0..60),
+    ) {
+        let mut witness = Witness::new(participation);
+        let mut now = 0;
+        for (pause, op) in ops {
+            now += pause / 4;
+            let event = witness.event(&op);
+            witness.step(Millis(now), &event);
+        }
+        // Then the shell answers what it was asked and time passes: the round ends.
+        for _ in 0..200 {
+            let owed = witness.round.pending_effects();
+            for effect in owed {
+                match effect {
+                    Effect::CheckUpdate { device, update } => {
+                        let parameters = update.parameters;
+                        let event = Event::UpdateChecked { device, parameters, refused: None };
+                        witness.step(Millis(now), &event);
+                    }
+                    Effect::Aggregate { .. } => {
+                        witness.step(Millis(now), &Event::Aggregated { parameters: blob(99) });
+                    }
+                    Effect::FindDevices
+                    | Effect::Offer { .. }
+                    | Effect::Withdraw { .. }
+                    | Effect::End(_) => {}
+                }
+            }
+            if let Some(at) = witness.round.wake_at() {
+                now = now.max(at.0);
+                witness.step(Millis(now), &Event::Tick);
+            }
+        }
+        prop_assert!(witness.ended);
+    }
+}

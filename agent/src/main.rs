@@ -1,2 +1,45 @@
-//! x
-fn main() {}
+//! `dunlin-agent`: reads the command line, runs the agent until a signal ends it.
+
+use std::process::ExitCode;
+
+use agent::config::{Args, Config};
+use clap::Parser as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match Config::resolve(args).map_err(agent::AgentError::from).and_then(run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            #[expect(clippy::print_stderr, reason = "the log may not have begun yet")]
+            {
+                eprintln!("dunlin-agent: {error}");
+            }
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(config: Config) -> Result<(), agent::AgentError> {
+    agent::logging::start(&config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("dunlin")
+        .thread_stack_size(1024 * 1024)
+        .enable_all()
+        .build()
+        .map_err(agent::AgentError::Runtime)?;
+    let outcome = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(agent::AgentError::Runtime)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(agent::AgentError::Runtime)?;
+        let shutdown = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        agent::run(config, shutdown).await
+    });
+    runtime.shutdown_timeout(std::time::Duration::from_millis(200));
+    outcome
+}

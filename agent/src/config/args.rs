@@ -1,0 +1,94 @@
+//! The command line; each flag has an environment variable.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use super::LogFormat;
+
+/// What may be given when the agent is started.
+#[expect(clippy::doc_markdown, reason = "the comments are the text of --help")]
+#[derive(Debug, Clone, Default, Parser)]
+#[command(
+    name = "dunlin-agent",
+    version,
+    about = "One agent per device: joins a fleet over NATS, trains and answers for it",
+    after_help = "Example: dunlin-agent --nats nats://broker:4222 --data digits=/srv/digits"
+)]
+pub struct Args {
+    /// NATS server, such as nats://host:4222; several separated by commas
+    #[arg(long, env = "DUNLIN_NATS", hide_env_values = true, value_name = "URL")]
+    pub nats: Option<String>,
+
+    /// Name of this device [default: the host name]
+    #[arg(long, env = "DUNLIN_NAME")]
+    pub name: Option<String>,
+
+    /// Label for selectors, key=value; may be repeated
+    #[arg(long = "label", env = "DUNLIN_LABELS", value_delimiter = ',', value_name = "KEY=VALUE")]
+    pub labels: Vec<String>,
+
+    /// Group for commands and selectors; may be repeated
+    #[arg(long = "group", env = "DUNLIN_GROUPS", value_delimiter = ',', value_name = "GROUP")]
+    pub groups: Vec<String>,
+
+    /// Data set, name=folder or name=file; may be repeated
+    #[arg(long = "data", env = "DUNLIN_DATA", value_delimiter = ',', value_name = "NAME=PATH")]
+    pub data: Vec<String>,
+
+    /// Where caches and buffers are kept [default: $XDG_STATE_HOME/dunlin/NAME]
+    #[arg(long, env = "DUNLIN_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+
+    /// Trainings at once [default: 1]
+    #[arg(long, env = "DUNLIN_SLOTS", value_name = "N")]
+    pub slots: Option<u32>,
+
+    /// Threads that compute; 0 takes every processor [default: 0]
+    #[arg(long, env = "DUNLIN_THREADS", value_name = "N")]
+    pub threads: Option<usize>,
+
+    /// How much training steps back behind other work, 0 to 19 [default: 5]
+    #[arg(long, env = "DUNLIN_NICE", value_name = "N")]
+    pub nice: Option<u8>,
+
+    /// Time between heartbeats [default: 2000]
+    #[arg(long, env = "DUNLIN_HEARTBEAT_MS", value_name = "MS")]
+    pub heartbeat_ms: Option<u64>,
+
+    /// Time between measurements [default: 10000]
+    #[arg(long, env = "DUNLIN_TELEMETRY_MS", value_name = "MS")]
+    pub telemetry_ms: Option<u64>,
+
+    /// Bytes of downloaded models kept on disk, at most [default: 2000000000]
+    #[arg(long, env = "DUNLIN_CACHE_BYTES", value_name = "BYTES")]
+    pub cache_bytes: Option<u64>,
+
+    /// Bytes of models kept ready in memory, at most [default: 512000000]
+    #[arg(long, env = "DUNLIN_MODEL_BYTES", value_name = "BYTES")]
+    pub model_bytes: Option<u64>,
+
+    /// NATS credentials file
+    #[arg(long, env = "DUNLIN_CREDS", value_name = "FILE")]
+    pub creds: Option<PathBuf>,
+
+    /// NATS authentication token
+    #[arg(long, env = "DUNLIN_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+
+    /// PEM file with the authority that signed the server's certificate
+    #[arg(long, env = "DUNLIN_TLS_CA", value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+
+    /// Form of the log
+    #[arg(long, env = "DUNLIN_LOG", value_enum)]
+    pub log: Option<LogFormat>,
+
+    /// What is logged: error, warn, info, debug, trace [default: info]
+    #[arg(long, env = "DUNLIN_LOG_LEVEL", value_name = "LEVEL")]
+    pub log_level: Option<String>,
+
+    /// TOML file with the same names as these flags
+    #[arg(long, env = "DUNLIN_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}

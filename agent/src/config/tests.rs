@@ -1,0 +1,88 @@
+use clap::Parser as _;
+
+use super::*;
+
+fn args(words: &[&str]) -> Args {
+    Args::try_parse_from(["dunlin-agent"].iter().chain(words)).unwrap()
+}
+
+fn with_file(text: &str, words: &[&str]) -> Result<Config, ConfigError> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.toml");
+    std::fs::write(&path, text).unwrap();
+    let mut args = args(words);
+    args.config = Some(path);
+    Config::resolve(args)
+}
+
+#[test]
+fn a_server_is_enough() {
+    let config = Config::resolve(args(&["--nats", "nats://127.0.0.1:4222"])).unwrap();
+    assert!(!config.device.as_str().is_empty());
+    assert!(config.state_dir.ends_with(Path::new("dunlin").join(config.device.as_str())));
+    assert_eq!(config.heartbeat, Duration::from_secs(2));
+    assert_eq!((config.slots, config.cache_bytes), (1, 2_000_000_000));
+}
+
+#[test]
+fn flags_win_over_the_file() {
+    let file = "nats = 'a:1'\nname = 'from-file'\nslots = 3\ngroups = ['x']\nlabels = { a = '1', b = '2' }\n[data]\nd = '/x'\n";
+    let config = with_file(file, &["--nats", "b:2", "--label", "a=9", "--slots", "2"]).unwrap();
+    assert_eq!(config.link.servers, "b:2");
+    assert_eq!(config.device.as_str(), "from-file");
+    assert_eq!(config.slots, 2);
+    assert_eq!(config.labels["a"], "9");
+    assert_eq!(config.labels["b"], "2");
+    assert_eq!(config.groups[0].as_str(), "x");
+    let (name, path) = config.data.first_key_value().unwrap();
+    assert_eq!((name.as_str(), path.as_path()), ("d", Path::new("/x")));
+}
+
+#[test]
+fn every_flag_has_an_environment_variable() {
+    use clap::CommandFactory as _;
+    for arg in Args::command().get_arguments() {
+        let name = arg.get_long().unwrap_or_default();
+        if matches!(name, "help" | "version") {
+            continue;
+        }
+        let variable = arg.get_env().map(|name| name.to_string_lossy().into_owned());
+        assert!(variable.is_some_and(|name| name.starts_with("DUNLIN_")), "--{name}");
+    }
+}
+
+#[test]
+fn an_unknown_key_is_named() {
+    let error = with_file("nats = 'a'\nheartbeat = 3\n", &[]).unwrap_err().to_string();
+    assert!(error.contains("unknown field `heartbeat`"), "{error}");
+    assert!(error.contains("heartbeat-ms"), "{error}");
+    let error = with_file("nats = 3\n", &[]).unwrap_err().to_string();
+    assert!(error.contains("nats") && error.contains("line 1"), "{error}");
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let cases: [(&[&str], &str); 10] = [
+        (&[], "--nats"),
+        (&["--nats", "http://a"], "expected nats://host:4222"),
+        (&["--nats", "a", "--name", "A b"], "--name"),
+        (&["--nats", "a", "--label", "site"], "name=value"),
+        (&["--nats", "a", "--label", "SITE=x"], "--label"),
+        (&["--nats", "a", "--group", "*"], "--group"),
+        (&["--nats", "a", "--data", "x"], "--data"),
+        (&["--nats", "a", "--slots", "0"], "1 to 64"),
+        (&["--nats", "a", "--nice", "20"], "0 to 19"),
+        (&["--nats", "a", "--heartbeat-ms", "5"], "--heartbeat-ms"),
+    ];
+    for (words, expected) in cases {
+        let error = Config::resolve(args(words)).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error:?} lacks {expected:?}");
+    }
+}
+
+#[test]
+fn a_data_set_that_is_not_there_is_named() {
+    let config = Config::resolve(args(&["--nats", "a", "--data", "d=/does/not/exist"])).unwrap();
+    let error = config.check_data().unwrap_err().to_string();
+    assert!(error.contains("--data d=/does/not/exist"), "{error}");
+}

@@ -1,0 +1,193 @@
+//! The device's data sets: read in the background, kept while they are used.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jobs::device::DatasetFacts;
+use jobs::id::DatasetName;
+use jobs::report::{Failure, FailureCode};
+use models::dataset::{self, Dataset, DatasetError};
+
+/// Why a data set cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// A file cannot be read.
+    #[error("data set {name} in {path}: {source}", path = path.display())]
+    Unreadable {
+        /// Which data set.
+        name: DatasetName,
+        /// Where it is.
+        path: PathBuf,
+        /// What happened.
+        source: std::io::Error,
+    },
+    /// The files are something else.
+    #[error("data set {name} in {path}: {source}", path = path.display())]
+    Invalid {
+        /// Which data set.
+        name: DatasetName,
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong.
+        source: DatasetError,
+    },
+}
+
+/// The data sets by name.
+#[derive(Debug)]
+pub(crate) struct Datasets {
+    sets: BTreeMap<DatasetName, Arc<Entry>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    name: DatasetName,
+    path: PathBuf,
+    facts: Mutex<Option<DatasetFacts>>,
+    /// Held while decoding, so that it is done once.
+    decoded: Mutex<Option<Decoded>>,
+}
+
+#[derive(Debug)]
+struct Decoded {
+    dataset: Arc<Dataset>,
+    used: Instant,
+}
+
+impl Datasets {
+    pub(crate) fn new(paths: BTreeMap<DatasetName, PathBuf>) -> Self {
+        let entry = |(name, path): (DatasetName, PathBuf)| {
+            let (facts, decoded) = (Mutex::default(), Mutex::default());
+            (name.clone(), Arc::new(Entry { name, path, facts, decoded }))
+        };
+        Self { sets: paths.into_iter().map(entry).collect() }
+    }
+
+    /// Reads every data set; whether there is any.
+    pub(crate) fn read_all(&self) -> impl Future<Output = Result<bool, DataError>> + Send + use<> {
+        let entries: Vec<Arc<Entry>> = self.sets.values().cloned().collect();
+        async move {
+            let any = !entries.is_empty();
+            for entry in entries {
+                let read = tokio::task::spawn_blocking(move || entry.get().map(drop)).await;
+                // A panic of the decoder shows again when a task needs the data set.
+                read.unwrap_or(Ok(()))?;
+            }
+            Ok(any)
+        }
+    }
+
+    /// What is known of the data sets that have been read.
+    pub(crate) fn facts(&self) -> Vec<DatasetFacts> {
+        self.sets.values().filter_map(|entry| lock(&entry.facts).clone()).collect()
+    }
+
+    /// What is known of one data set; `None` until it has been read.
+    pub(crate) fn facts_of(&self, name: &DatasetName) -> Option<DatasetFacts> {
+        self.sets.get(name).and_then(|entry| lock(&entry.facts).clone())
+    }
+
+    /// A data set; decoding blocks the thread.
+    pub(crate) fn get(&self, name: &DatasetName) -> Result<Arc<Dataset>, Failure> {
+        let Some(entry) = self.sets.get(name) else {
+            let known: Vec<&str> = self.sets.keys().map(DatasetName::as_str).collect();
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            let message = format!("no data set {name:?} here, only {known}: start with --data");
+            return Err(Failure::new(FailureCode::UnknownDataset, message));
+        };
+        entry.get().map_err(|error| Failure::new(FailureCode::InvalidDataset, error.to_string()))
+    }
+
+    /// Lets go of what nobody used for so long; it is decoded again when needed.
+    pub(crate) fn forget_unused(&self, after: Duration) {
+        for entry in self.sets.values() {
+            // Whoever decodes now holds the lock and uses it.
+            let Ok(mut decoded) = entry.decoded.try_lock() else { continue };
+            if decoded.as_ref().is_some_and(|decoded| decoded.used.elapsed() >= after) {
+                *decoded = None;
+            }
+        }
+    }
+}
+
+impl Entry {
+    fn get(&self) -> Result<Arc<Dataset>, DataError> {
+        let mut decoded = lock(&self.decoded);
+        if let Some(decoded) = decoded.as_mut() {
+            decoded.used = Instant::now();
+            return Ok(decoded.dataset.clone());
+        }
+        let dataset = Arc::new(self.decode()?);
+        *lock(&self.facts) = Some(describe(&self.name, &dataset));
+        *decoded = Some(Decoded { dataset: dataset.clone(), used: Instant::now() });
+        Ok(dataset)
+    }
+
+    fn decode(&self) -> Result<Dataset, DataError> {
+        let unreadable = |source| DataError::Unreadable {
+            name: self.name.clone(),
+            path: self.path.clone(),
+            source,
+        };
+        let mut contents = Vec::new();
+        for file in files(&self.path).map_err(unreadable)? {
+            let bytes = std::fs::read(&file).map_err(unreadable)?;
+            contents.push((file_name(&file), bytes));
+        }
+        dataset::decode(&contents).map_err(|source| DataError::Invalid {
+            name: self.name.clone(),
+            path: self.path.clone(),
+            source,
+        })
+    }
+}
+
+/// The files of a data set, in name order: those of a folder, or the one.
+///
+/// # Errors
+/// When the path cannot be read, or the folder is empty.
+pub(crate) fn files(path: &Path) -> std::io::Result<Vec<PathBuf>> {
+    if !std::fs::metadata(path)?.is_dir() {
+        std::fs::File::open(path)?;
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path)? {
+        let file = entry?.path();
+        if file.is_file() && !file_name(&file).starts_with('.') {
+            files.push(file);
+        }
+    }
+    files.sort();
+    if files.is_empty() {
+        return Err(std::io::Error::other("the folder has no files"));
+    }
+    Ok(files)
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn describe(name: &DatasetName, dataset: &Dataset) -> DatasetFacts {
+    let shape = if dataset.train.is_empty() { dataset.test.shape } else { dataset.train.shape };
+    let counts = dataset.train.class_counts(dataset.classes);
+    DatasetFacts {
+        name: name.clone(),
+        format: dataset.format.to_owned(),
+        shape: shape.iter().map(|n| u32::try_from(*n).unwrap_or(u32::MAX)).collect(),
+        classes: u32::try_from(dataset.classes).unwrap_or(u32::MAX),
+        train_examples: dataset.train.labels.len() as u64,
+        test_examples: dataset.test.labels.len() as u64,
+        train_class_counts: counts.into_iter().map(|count| count as u64).collect(),
+        labels: dataset.class_names.clone(),
+        mean: vec![dataset.mean],
+        std: vec![dataset.std],
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,129 @@
+//! What all parts of a running agent share.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_nats::jetstream::Context;
+use async_nats::{Client, Subscriber};
+use jobs::device::{Facts, Hello, Telemetry};
+use jobs::id::{Digest, Millis};
+use jobs::spec::TaskId;
+use link::blobs::Blobs;
+use link::connect::{LinkError, LinkState};
+use tokio::sync::watch;
+
+use crate::AgentError;
+use crate::cache::Cache;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::datasets::Datasets;
+use crate::facts;
+use crate::state::State;
+use crate::telemetry::Probe;
+use crate::telemetry::buffer::Buffer;
+
+/// The device with its connection, stores and measurements.
+#[derive(Debug)]
+pub(crate) struct Device {
+    pub(crate) config: Config,
+    pub(crate) clock: Clock,
+    pub(crate) client: Client,
+    pub(crate) context: Context,
+    pub(crate) link: watch::Receiver<LinkState>,
+    pub(crate) blobs: Blobs,
+    pub(crate) cache: Cache,
+    pub(crate) datasets: Datasets,
+    pub(crate) buffer: Buffer,
+    /// For heartbeats: what is at work, and what can answer at once.
+    pub(crate) tasks: watch::Sender<Vec<TaskId>>,
+    pub(crate) models: watch::Sender<Vec<Digest>>,
+    probe: Arc<Mutex<Probe>>,
+    facts: Facts,
+    instance: String,
+    _state: State,
+}
+
+impl Device {
+    pub(crate) fn new(
+        config: Config,
+        state: State,
+        client: Client,
+        link: watch::Receiver<LinkState>,
+    ) -> Self {
+        let blobs = Blobs::new(client.clone());
+        Self {
+            clock: Clock::new(),
+            context: async_nats::jetstream::new(client.clone()),
+            cache: Cache::new(blobs.clone(), state.blobs(), config.cache_bytes),
+            blobs,
+            datasets: Datasets::new(config.data.clone()),
+            buffer: Buffer::new(state.telemetry()),
+            tasks: watch::Sender::default(),
+            models: watch::Sender::default(),
+            probe: Arc::new(Mutex::new(Probe::new())),
+            facts: facts::read(state.dir()),
+            instance: random_id(),
+            client,
+            link,
+            config,
+            _state: state,
+        }
+    }
+
+    /// What the device says of itself.
+    pub(crate) fn hello(&self) -> Hello {
+        let beat = u64::try_from(self.config.heartbeat.as_millis()).unwrap_or(u64::MAX);
+        Hello {
+            device: self.config.device.clone(),
+            instance: self.instance.clone(),
+            started_at: self.clock.started_at(),
+            heartbeat_ms: Millis(beat),
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            groups: self.config.groups.clone(),
+            labels: self.config.labels.clone(),
+            datasets: self.datasets.facts(),
+            engines: vec!["tract".to_owned(), "native".to_owned()],
+            facts: self.facts.clone(),
+            slots: self.config.slots,
+        }
+    }
+
+    /// Changes with every start of the agent.
+    pub(crate) fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// Hardware and system.
+    pub(crate) fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Whether messages flow now.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.client.connection_state() == async_nats::connection::State::Connected
+    }
+
+    /// Listens to a subject; the subscription outlives reconnections.
+    pub(crate) async fn subscribe(&self, subject: String) -> Result<Subscriber, AgentError> {
+        self.client.subscribe(subject).await.map_err(|error| {
+            let servers = link::connect::without_password(&self.config.link.servers);
+            AgentError::Link(LinkError::Unreachable { servers, reason: error.to_string() })
+        })
+    }
+
+    /// Measures the device, away from the runtime: a file system may be slow to answer.
+    pub(crate) async fn measure(&self) -> Telemetry {
+        let (probe, at) = (self.probe.clone(), self.clock.now());
+        let measure = move || {
+            let mut probe = probe.lock().unwrap_or_else(PoisonError::into_inner);
+            probe.measure(at)
+        };
+        let measured = tokio::task::spawn_blocking(measure).await;
+        measured.unwrap_or_else(|_| Telemetry { at, ..Telemetry::default() })
+    }
+}
+
+/// 16 hexadecimal digits that no other start of an agent has.
+fn random_id() -> String {
+    use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+    format!("{:016x}", RandomState::new().build_hasher().finish())
+}

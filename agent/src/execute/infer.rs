@@ -1,0 +1,181 @@
+//! Answers one request to a model.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use jobs::id::Bytes as Size;
+use jobs::report::{Class, Failure, FailureCode, InferReport, ReportBody};
+use jobs::spec::{InferInput, InferTask, TensorHeader};
+use models::engine::classify::top_classes;
+use models::picture::{self, PictureError};
+use models::tensor::Tensor;
+
+use super::sessions::Loaded;
+use super::{Outcome, Run, answer, failures};
+
+/// What the engine gave.
+struct Answered {
+    outputs: Vec<Tensor>,
+    engine_us: u64,
+    classes: Vec<Vec<Class>>,
+}
+
+impl Run {
+    /// Runs the model on the input; answers the client itself when the task says where.
+    pub(super) async fn infer(&self, task: InferTask, input: Bytes) -> Result<Outcome, Failure> {
+        let executor = &self.executor;
+        let (device, compute) = (&executor.device, &executor.compute);
+        let loaded = executor
+            .sessions
+            .get(&task.model.digest, &device.cache, compute, &device.models)
+            .await?;
+        let (model, wanted, top) = (loaded.clone(), task.input, task.top);
+        let answered = compute.infer(move || run(&model, &wanted, &input, top)).await?;
+        let headers = headers(&loaded, &answered.outputs);
+        let report = InferReport {
+            model: task.model,
+            engine: loaded.engine.to_owned(),
+            engine_us: answered.engine_us,
+            outputs: headers,
+            classes: answered.classes,
+        };
+        if let Some(inbox) = task.answer_to {
+            answer::send(device, &inbox, &report, &answered.outputs).await?;
+            let report = InferReport { outputs: Vec::new(), ..report };
+            return Ok(ReportBody::Inferred(report).into());
+        }
+        let outputs: Vec<u8> = answered.outputs.iter().flat_map(Tensor::to_le_bytes).collect();
+        Ok(Outcome { body: ReportBody::Inferred(report), outputs: outputs.into() })
+    }
+}
+
+fn run(
+    loaded: &Arc<Loaded>,
+    wanted: &InferInput,
+    input: &Bytes,
+    top: u32,
+) -> Result<Answered, Failure> {
+    let inputs = match wanted {
+        InferInput::Picture => vec![picture_input(loaded, input)?],
+        InferInput::Tensors { tensors } => tensor_inputs(loaded, tensors, input)?,
+    };
+    let begun = Instant::now();
+    let outputs = loaded.session.run(&inputs).map_err(|error| failures::of_engine(&error))?;
+    let engine_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+    let classes = classes(&outputs, &loaded.config.labels, top);
+    Ok(Answered { outputs, engine_us, classes })
+}
+
+/// The best classes of each example, where the first output is a classifier's: not when it has
+/// another number of classes than there are labels.
+fn classes(outputs: &[Tensor], labels: &[String], top: u32) -> Vec<Vec<Class>> {
+    let Some(rows) = outputs.first().and_then(|output| top_classes(output, usize::MAX)) else {
+        return Vec::new();
+    };
+    if !labels.is_empty() && rows.iter().any(|row| row.len() != labels.len()) {
+        return Vec::new();
+    }
+    let named = |class: models::engine::classify::Class| Class {
+        index: u32::try_from(class.index).unwrap_or(u32::MAX),
+        label: labels.get(class.index).cloned(),
+        probability: class.probability,
+    };
+    rows.into_iter().map(|row| row.into_iter().take(top as usize).map(named).collect()).collect()
+}
+
+fn picture_input(loaded: &Loaded, input: &[u8]) -> Result<Tensor, Failure> {
+    let Some(preprocessing) = &loaded.config.preprocessing else {
+        let message =
+            "the model takes no pictures: send tensors, or register it with preprocessing";
+        return Err(invalid(message));
+    };
+    picture::to_tensor(input, preprocessing).map_err(|error| match error {
+        PictureError::Decode(_) | PictureError::TooLarge { .. } => invalid(error.to_string()),
+        PictureError::Preprocessing(_) => {
+            Failure::new(FailureCode::InvalidModel, error.to_string())
+        }
+    })
+}
+
+/// The tensors of the binary part, in the order of the model's inputs.
+fn tensor_inputs(
+    loaded: &Loaded,
+    headers: &[TensorHeader],
+    input: &[u8],
+) -> Result<Vec<Tensor>, Failure> {
+    let declared = loaded.session.inputs();
+    let names: Vec<&str> = declared.iter().map(|info| info.name.as_str()).collect();
+    if headers.len() != declared.len() {
+        let message = format!("the model has inputs {names:?}, the request has {}", headers.len());
+        return Err(invalid(message));
+    }
+    let mut found: Vec<Option<Tensor>> = vec![None; declared.len()];
+    let mut rest = input;
+    for header in headers {
+        let size = usize::try_from(header.size.0).unwrap_or(usize::MAX);
+        let Some((bytes, behind)) = rest.split_at_checked(size) else {
+            let message = format!(
+                "input {:?}: {} bytes are announced, {} are left",
+                header.name,
+                header.size,
+                rest.len()
+            );
+            return Err(invalid(message));
+        };
+        rest = behind;
+        let index = match names.iter().position(|name| *name == header.name) {
+            Some(index) => index,
+            None if header.name.is_empty() && names.len() == 1 => 0,
+            None => {
+                let message = format!("input {:?} is none of {names:?}", header.name);
+                return Err(invalid(message));
+            }
+        };
+        let shape: Option<Vec<usize>> =
+            header.shape.iter().map(|extent| usize::try_from(*extent).ok()).collect();
+        let shape = shape.filter(|shape| elements(shape).is_some()).ok_or_else(|| {
+            invalid(format!("input {:?}: shape {:?} is too large", header.name, header.shape))
+        })?;
+        let tensor = Tensor::from_le_bytes(&header.datatype, &shape, bytes)
+            .map_err(|error| invalid(format!("input {:?}: {error}", header.name)))?;
+        if found[index].replace(tensor).is_some() {
+            return Err(invalid(format!("input {:?} is there twice", names[index])));
+        }
+    }
+    found
+        .into_iter()
+        .zip(&names)
+        .map(|(tensor, name)| tensor.ok_or_else(|| invalid(format!("input {name:?} is missing"))))
+        .collect()
+}
+
+/// The number of elements, unless it is absurd.
+fn elements(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1_usize, |product, extent| product.checked_mul(*extent))
+}
+
+fn headers(loaded: &Loaded, outputs: &[Tensor]) -> Vec<TensorHeader> {
+    let declared = loaded.session.outputs();
+    let header = |(index, tensor): (usize, &Tensor)| TensorHeader {
+        name: declared.get(index).map(|info| info.name.clone()).unwrap_or_default(),
+        datatype: tensor.data().datatype().to_owned(),
+        shape: tensor.shape().iter().map(|extent| *extent as u64).collect(),
+        size: Size(size(tensor)),
+    };
+    outputs.iter().enumerate().map(header).collect()
+}
+
+/// Length of a tensor's elements in bytes.
+fn size(tensor: &Tensor) -> u64 {
+    let width = match tensor.data().datatype() {
+        "FP64" | "INT64" => 8,
+        "FP32" | "INT32" => 4,
+        _ => 1,
+    };
+    tensor.data().len() as u64 * width
+}
+
+fn invalid(message: impl Into<String>) -> Failure {
+    Failure::new(FailureCode::InvalidInput, message)
+}

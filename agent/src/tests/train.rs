@@ -1,0 +1,204 @@
+use jobs::device::Heartbeat;
+use jobs::id::Digest;
+use jobs::report::{FailureCode, UpdateReport};
+use jobs::spec::{EvaluateTask, LocalTraining, TrainTask};
+use models::params::Parameters;
+use models::train::{Sgd, Trainer};
+
+use super::*;
+
+/// A graph and its parameters in the object store.
+struct Model {
+    graph: BlobRef,
+    parameters: BlobRef,
+    values: Vec<u8>,
+}
+
+impl World {
+    async fn model(&self, family: &str, shape: [usize; 3], classes: usize) -> Model {
+        let graph = models::zoo::build(family, shape, classes, 1).unwrap();
+        let sgd = Sgd { learning_rate: 0.0, momentum: 0.0, weight_decay: 0.0 };
+        let values = Trainer::new(&graph, sgd).unwrap().parameters().to_safetensors();
+        let (graph, parameters) = (self.put(graph).await, self.put(values.clone()).await);
+        Model { graph, parameters, values }
+    }
+}
+
+fn training(model: &Model, job: &str, attempt: u32, local: LocalTraining) -> Task {
+    let work = TaskWork::Train(TrainTask {
+        graph: model.graph.clone(),
+        parameters: model.parameters.clone(),
+        dataset: "digits".parse().unwrap(),
+        local,
+        seed: 7,
+    });
+    task(job, Purpose::Train, attempt, work)
+}
+
+fn update_of(report: TaskReport) -> UpdateReport {
+    let ReportBody::Trained(update) = report.body else { panic!("no update: {report:?}") };
+    update
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_trains_evaluates_and_repeats_its_report() {
+    let world = World::new().await;
+    let agent = world.join(world.config_with_data()).await;
+    let model = world.model("mlp", [1, 4, 4], 10).await;
+    let mut reports = world.listen("report.job1.pi").await;
+    let local = LocalTraining { epochs: 8, batch_size: 8, ..LocalTraining::default() };
+    let offer = training(&model, "job1", 1, local);
+    world.offer(&offer).await;
+    let (report, before) = final_report(&mut reports).await;
+    assert!(before >= 1, "accepted is told first");
+    let update = update_of(report.clone());
+    assert_eq!((update.examples, update.steps, update.engine.as_str()), (64, 64, "native"));
+    assert!(update.accuracy > 0.95 && update.loss < 0.3, "{update:?}");
+    let bytes = world.blobs.get(&update.parameters).await.unwrap();
+    assert_eq!(link::digest::of(&bytes), update.parameters.digest);
+    assert_ne!(bytes, model.values);
+    Parameters::from_safetensors(&bytes).unwrap();
+
+    world.offer(&offer).await;
+    assert_eq!(final_report(&mut reports).await.0, report, "told again without working again");
+
+    let work = TaskWork::Evaluate(EvaluateTask {
+        graph: model.graph.clone(),
+        parameters: update.parameters,
+        dataset: "digits".parse().unwrap(),
+        batch_size: 8,
+    });
+    world.offer(&task("job1", Purpose::Evaluate, 1, work)).await;
+    let report = final_report(&mut reports).await.0;
+    let ReportBody::Evaluated(found) = report.body else { panic!("not evaluated: {report:?}") };
+    assert_eq!(found.examples, 32);
+    assert!(found.accuracy > 0.95, "{found:?}");
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_epochs_the_same_bytes_come_back() {
+    let world = World::new().await;
+    let agent = world.join(world.config_with_data()).await;
+    let model = world.model("mlp", [1, 4, 4], 10).await;
+    let mut reports = world.listen("report.job1.pi").await;
+    let local = LocalTraining { epochs: 0, ..LocalTraining::default() };
+    world.offer(&training(&model, "job1", 1, local)).await;
+    let update = update_of(final_report(&mut reports).await.0);
+    assert_eq!((update.examples, update.steps), (64, 0));
+    assert_eq!(update.parameters.digest, model.parameters.digest);
+    assert_ne!(update.parameters.object_name(), model.parameters.object_name());
+    assert_eq!(world.blobs.get(&update.parameters).await.unwrap(), model.values);
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_trained_is_refused_with_a_reason() {
+    let world = World::new().await;
+    let agent = world.join(world.config_with_data()).await;
+    let model = world.model("mlp", [1, 4, 4], 10).await;
+    let wide = world.model("mlp", [1, 5, 4], 10).await;
+    let few = world.model("mlp", [1, 4, 4], 3).await;
+    let wrong =
+        Model { parameters: wide.parameters.clone(), ..world.model("mlp", [1, 4, 4], 10).await };
+    let missing = BlobRef::by_digest(link::digest::of(b"nowhere"), jobs::id::Bytes(7));
+    let lost = Model { graph: missing.clone(), ..world.model("mlp", [1, 4, 4], 10).await };
+    let pointer = world.put(b"version https://git-lfs.github.com/spec/v1\n".to_vec()).await;
+    let not_onnx = Model { graph: pointer, ..world.model("mlp", [1, 4, 4], 10).await };
+    let local = LocalTraining { batch_size: 8, ..LocalTraining::default() };
+    let hot = LocalTraining { learning_rate: 1e30, epochs: 5, ..local.clone() };
+    let nothing = LocalTraining { batch_size: 0, ..local.clone() };
+    let cases = [
+        (&wide, local.clone(), FailureCode::ShapeMismatch, "[1, 4, 4]"),
+        (&few, local.clone(), FailureCode::ShapeMismatch, "3 classes"),
+        (&wrong, local.clone(), FailureCode::ShapeMismatch, "shape"),
+        (&lost, local.clone(), FailureCode::BlobUnavailable, missing.digest.as_str()),
+        (&not_onnx, local.clone(), FailureCode::InvalidModel, "LFS"),
+        (&model, hot, FailureCode::Diverged, "learning rate"),
+        (&model, nothing, FailureCode::InvalidSpec, "batch_size"),
+    ];
+    let mut reports = world.listen("report.job1.pi").await;
+    for (attempt, (model, local, code, words)) in (1..).zip(cases) {
+        world.offer(&training(model, "job1", attempt, local)).await;
+        let failure = failure_of(final_report(&mut reports).await.0);
+        assert_eq!(failure.code, code, "{failure:?}");
+        assert!(failure.message.contains(words), "{failure:?} lacks {words:?}");
+    }
+    let mut other = training(&model, "job1", 20, local);
+    if let TaskWork::Train(work) = &mut other.work {
+        work.dataset = "cats".parse().unwrap();
+    }
+    world.offer(&other).await;
+    let failure = failure_of(final_report(&mut reports).await.0);
+    assert_eq!(failure.code, FailureCode::UnknownDataset);
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_training_is_cancelled_while_heartbeats_go_on() {
+    let world = World::new().await;
+    let agent = world.join(world.config_with_data()).await;
+    let model = world.model("mlp", [1, 4, 4], 10).await;
+    let mut reports = world.listen("report.job1.pi").await;
+    let endless = LocalTraining { epochs: u32::MAX, batch_size: 8, ..LocalTraining::default() };
+    let offer = training(&model, "job1", 1, endless.clone());
+    world.offer(&offer).await;
+    let progress = loop {
+        let report: TaskReport = next_as(&mut reports).await;
+        if let ReportBody::Progress(progress) = report.body {
+            break progress;
+        }
+    };
+    assert!(progress.step > 0 && progress.examples_per_second > 0.0);
+    let mut beats = world.listen("fleet.pi.heartbeat").await;
+    let beat: Heartbeat = next_as(&mut beats).await;
+    assert_eq!(beat.tasks, std::slice::from_ref(&offer.id));
+
+    world.offer(&training(&model, "job2", 1, endless)).await;
+    let mut others = world.listen("report.job2.pi").await;
+    world.offer(&training(&model, "job2", 2, LocalTraining::default())).await;
+    assert_eq!(failure_of(final_report(&mut others).await.0).code, FailureCode::Busy);
+
+    let cancel = Offer::Cancel { task: offer.id, reason: "test".to_owned() };
+    world.client.publish("offer.pi", wire::encode(&cancel)).await.unwrap();
+    assert_eq!(final_report(&mut reports).await.0.body, ReportBody::Cancelled);
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ending_reports_what_was_at_work() {
+    let world = World::new().await;
+    let agent = world.join(world.config_with_data()).await;
+    let model = world.model("mlp", [1, 4, 4], 10).await;
+    let mut reports = world.listen("report.job1.pi").await;
+    let endless = LocalTraining { epochs: u32::MAX, batch_size: 8, ..LocalTraining::default() };
+    world.offer(&training(&model, "job1", 1, endless)).await;
+    let accepted: TaskReport = next_as(&mut reports).await;
+    assert_eq!(accepted.body, ReportBody::Accepted);
+    agent.stop().await;
+    let failure = failure_of(final_report(&mut reports).await.0);
+    assert_eq!(failure.code, FailureCode::ShuttingDown);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_graph_is_fetched_once_and_again_when_its_file_is_damaged() {
+    let world = World::new().await;
+    let agent = world.join(world.config_with_data()).await;
+    let model = world.model("mlp", [1, 4, 4], 10).await;
+    let cached = |digest: &Digest| world.dir.path().join("state/blobs").join(digest.hex());
+    let local = LocalTraining { batch_size: 8, ..LocalTraining::default() };
+    let mut reports = world.listen("report.job1.pi").await;
+    world.offer(&training(&model, "job1", 1, local.clone())).await;
+    update_of(final_report(&mut reports).await.0);
+    let file = cached(&model.graph.digest);
+    let whole = std::fs::read(&file).unwrap();
+    agent.stop().await;
+
+    std::fs::write(&file, &whole[1..]).unwrap();
+    let agent = world.join(world.config_with_data()).await;
+    let mut reports = world.listen("report.job2.pi").await;
+    world.offer(&training(&model, "job2", 1, local)).await;
+    update_of(final_report(&mut reports).await.0);
+    assert_eq!(std::fs::read(&file).unwrap(), whole);
+    agent.stop().await;
+}

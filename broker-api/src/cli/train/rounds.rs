@@ -1,6 +1,6 @@
 //! Rounds on one line each.
 
-use jobs::report::Failure;
+use jobs::report::{Failure, UpdateReport};
 use jobs::round::Outcome;
 
 use crate::cli::table;
@@ -20,20 +20,21 @@ struct Figures {
 
 #[expect(clippy::cast_precision_loss, reason = "example counts are far below 2^53")]
 fn figures(outcome: &Outcome) -> Option<Figures> {
-    let judged = !outcome.evaluations.is_empty();
-    let rows: Vec<(u64, f64, f64)> = if judged {
-        outcome.evaluations.iter().map(|(_, e)| (e.examples, e.loss, e.accuracy)).collect()
-    } else {
-        outcome.updates.iter().map(|(_, u)| (u.examples, u.loss, u.accuracy)).collect()
-    };
-    let examples: u64 = rows.iter().map(|(examples, _, _)| examples).sum();
-    if examples == 0 {
-        return None;
+    if let (Some(loss), Some(accuracy)) = (outcome.loss(), outcome.accuracy()) {
+        let examples = outcome.evaluations.iter().map(|(_, judged)| judged.examples).sum();
+        return Some(Figures { loss, accuracy, examples, judged: true });
     }
-    let mean = |value: fn(&(u64, f64, f64)) -> f64| {
-        rows.iter().map(|row| row.0 as f64 * value(row)).sum::<f64>() / examples as f64
+    let examples: u64 = outcome.updates.iter().map(|(_, update)| update.examples).sum();
+    let mean = |value: fn(&UpdateReport) -> f64| {
+        let weighted = outcome.updates.iter().map(|(_, u)| u.examples as f64 * value(u));
+        weighted.sum::<f64>() / examples as f64
     };
-    Some(Figures { loss: mean(|row| row.1), accuracy: mean(|row| row.2), examples, judged })
+    (examples > 0).then(|| Figures {
+        loss: mean(|update| update.loss),
+        accuracy: mean(|update| update.accuracy),
+        examples,
+        judged: false,
+    })
 }
 
 /// Parameters that went to the devices and came back.

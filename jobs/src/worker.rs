@@ -161,10 +161,10 @@ impl Worker {
     }
 
     fn offered(&mut self, now: Millis, task: &Task) -> Vec<Effect> {
-        if let Some(effects) = self.answer_finished(task) {
+        if let Some(effects) = self.answer_running(now, task) {
             return effects;
         }
-        if let Some(effects) = self.answer_running(now, task) {
+        if let Some(effects) = self.answer_finished(task) {
             return effects;
         }
         if self.shutting_down {

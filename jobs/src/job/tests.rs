@@ -3,6 +3,8 @@ use crate::device::Telemetry;
 use crate::id::RoundNumber;
 use crate::spec::{Purpose, TaskId};
 
+mod properties;
+
 fn device(name: &str) -> DeviceId {
     DeviceId::parse(name).unwrap()
 }

@@ -3,6 +3,8 @@ use crate::id::{BlobRef, Bytes, DatasetName, Digest, JobId, RoundNumber};
 use crate::report::{EvaluationReport, Progress};
 use crate::spec::{EvaluateTask, TaskWork};
 
+mod properties;
+
 fn id(job: &str, purpose: Purpose, attempt: u32) -> TaskId {
     let job = JobId::parse(job).unwrap();
     TaskId { job, round: RoundNumber(1), purpose, attempt: Attempt(attempt) }

@@ -1,7 +1,7 @@
 //! What the registry stores: an OCI image manifest with a config and layers, each by digest.
 //!
-//! A model version is a manifest; its config blob is a [`ModelConfig`]; its one layer so far is
-//! the ONNX file. The shape follows the OCI image specification 1.1, so that a registry face can
+//! A model version is a manifest; its config blob is a [`ModelConfig`]; its layers are
+//! the ONNX file and, where there is one, the graph in training form. The shape follows the OCI image specification 1.1, so that a registry face can
 //! serve the same blobs unchanged.
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,8 @@ pub const ARTIFACT_TYPE: &str = "application/vnd.dunlin.model.v1";
 pub const CONFIG_MEDIA_TYPE: &str = "application/vnd.dunlin.model.config.v1+json";
 /// Media type of an ONNX layer.
 pub const ONNX_MEDIA_TYPE: &str = "application/vnd.onnx";
+/// Media type of a second layer: the same model as an ONNX graph in training form.
+pub const ONNX_TRAINING_MEDIA_TYPE: &str = "application/vnd.dunlin.model.training.v1+onnx";
 
 /// A blob by digest, as in OCI.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +46,7 @@ pub struct Manifest {
     pub artifact_type: String,
     /// The [`ModelConfig`] blob.
     pub config: Descriptor,
-    /// The ONNX file.
+    /// The ONNX file; behind it the graph in training form, when a training made the model.
     pub layers: Vec<Descriptor>,
 }
 
@@ -187,7 +189,11 @@ impl Manifest {
         manifest.config.check("config", CONFIG_MEDIA_TYPE)?;
         match manifest.layers.as_slice() {
             [layer] => layer.check("layers", ONNX_MEDIA_TYPE)?,
-            layers => expect("layers", &layers.len().to_string(), "1")?,
+            [layer, training] => {
+                layer.check("layers", ONNX_MEDIA_TYPE)?;
+                training.check("layers", ONNX_TRAINING_MEDIA_TYPE)?;
+            }
+            layers => expect("layers", &layers.len().to_string(), "1 or 2")?,
         }
         Ok(manifest)
     }

@@ -6,7 +6,7 @@
 
 pub mod layout;
 
-pub use layout::{Layout, Span};
+pub use layout::{Layout, Span, append_le_bytes, from_le_bytes};
 
 /// One named tensor of `f32`.
 #[derive(Debug, Clone, PartialEq)]

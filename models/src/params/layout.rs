@@ -184,7 +184,12 @@ pub(super) fn elements(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1_usize, |product, extent| product.checked_mul(*extent))
 }
 
-/// Values from little-endian bytes; bytes left over are ignored.
-pub(super) fn from_le_bytes(bytes: &[u8]) -> Vec<f32> {
+/// Values from little-endian bytes, as they lie in a blob; bytes left over are ignored.
+pub fn from_le_bytes(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks::<4>().0.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect()
+}
+
+/// Appends values as little-endian bytes, as they lie in a blob.
+pub fn append_le_bytes(values: &[f32], bytes: &mut Vec<u8>) {
+    bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
 }

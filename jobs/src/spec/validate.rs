@@ -25,10 +25,10 @@ pub fn validate(spec: &JobSpec) -> Vec<Problem> {
     let deadline = spec.deadline_ms.0;
     match &spec.work {
         WorkSpec::Infer(infer) => {
-            problems.whole("deadline_ms", deadline, 1, 3_600_000);
+            problems.whole("deadline_ms", deadline, 1, 30 * DAY_MS);
             problems.infer(infer);
         }
-        WorkSpec::Telemetry => problems.whole("deadline_ms", deadline, 1, 3_600_000),
+        WorkSpec::Telemetry => problems.whole("deadline_ms", deadline, 1, 30 * DAY_MS),
         WorkSpec::Train(train) => {
             problems.whole("deadline_ms", deadline, 1, 30 * DAY_MS);
             problems.train(train);

@@ -1,15 +1,50 @@
 //! The broker as a handle: all that its HTTP and NATS faces may ask of it.
 
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use jobs::id::{DeviceId, Digest, JobId, Millis, ModelName, ModelVersion};
 use jobs::report::InferReport;
 use jobs::selector::Selector;
 use jobs::spec::{InferSpec, JobSpec, ModelQuery};
+use link::blobs::BlobError;
+use link::connect::{self, Options};
 use models::artifact::ModelConfig;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
 
+use crate::coordinator::Trainings;
 use crate::error::ApiError;
+use crate::fleet::Fleet;
+use crate::gateway::{self, Gateway};
+use crate::metrics::Metrics;
+use crate::nats_server;
 use crate::record::{DeviceRecord, JobEvent, JobRecord, ModelRecord};
+use crate::store::{Store, StoreError};
+
+pub(crate) mod durable;
+mod index;
+pub(crate) mod register;
+pub(crate) mod registry;
+mod sweep;
+pub(crate) mod work;
+
+use index::Index;
+use registry::Registry;
+
+pub(crate) use durable::JobEnd;
+pub(crate) use index::Signal;
+
+/// How long NATS may take to be reached when a broker starts.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// How long tasks may take to store what they hold when a broker stops.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// Messages of one subscription that may wait, at most: a burst of a large fleet.
+const SUBSCRIPTION_CAPACITY: usize = 65_536;
 
 /// How a broker is run.
 #[derive(Debug, Clone)]
@@ -20,9 +55,33 @@ pub struct BrokerConfig {
     pub body_bytes_max: usize,
 }
 
-/// A cheap handle to the running broker.
+/// A cheap handle to the running broker. When the last one is dropped, the broker ends at once,
+/// as if it were killed; [`Broker::stop`] ends it in good order.
 #[derive(Debug, Clone)]
-pub struct Broker {}
+pub struct Broker {
+    core: Arc<Core>,
+    _guard: Arc<DropGuard>,
+}
+
+/// Everything that the broker's tasks share.
+#[derive(Debug)]
+pub(crate) struct Core {
+    /// Names this broker, anew with each start.
+    pub(crate) name: String,
+    pub(crate) config: BrokerConfig,
+    pub(crate) store: Store,
+    pub(crate) fleet: Fleet,
+    pub(crate) registry: Registry,
+    pub(crate) gateway: Gateway,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) index: Index,
+    pub(crate) trainings: Trainings,
+    /// Cancelled when nothing new is to be begun.
+    pub(crate) closing: CancellationToken,
+    /// Cancelled when everything is to end where it is.
+    killed: CancellationToken,
+    tasks: TaskTracker,
+}
 
 /// An answer and who gave it.
 #[derive(Debug, Clone)]
@@ -35,131 +94,268 @@ pub struct Answer {
     pub outputs: Bytes,
 }
 
+/// A job id that was never used: time-ordered (ULID, lower case).
+pub fn new_job_id() -> JobId {
+    let text = ulid::Ulid::generate().to_string().to_ascii_lowercase();
+    JobId::parse(&text).expect("letters and digits are an id")
+}
+
+impl Core {
+    /// Runs a task until it ends or the broker is killed; [`Broker::stop`] waits for it.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(self.killed.clone().run_until_cancelled_owned(task));
+    }
+}
+
 impl Broker {
     /// Connects, makes the streams and buckets that are missing, resumes what was under way.
     ///
     /// # Errors
     /// When NATS cannot be reached within 10 s, or is older than 2.11, or has no JetStream.
-    pub async fn start(_config: BrokerConfig) -> anyhow::Result<Self> {
-        unimplemented!()
+    pub async fn start(config: BrokerConfig) -> anyhow::Result<Self> {
+        let killed = CancellationToken::new();
+        let guard = killed.clone().drop_guard();
+        let name = new_job_id().to_string();
+        let store = open_store(&config, &name).await?;
+        let fleet = Fleet::start(store.clone(), killed.clone()).await?;
+        let registry = Registry::start(store.clone(), killed.clone()).await;
+        let metrics = Arc::new(Metrics::default());
+        let gateway = Gateway::start(
+            store.clone(),
+            fleet.clone(),
+            registry.clone(),
+            metrics.clone(),
+            killed.clone(),
+        )
+        .await?;
+        let index = Index::start(&store, killed.clone()).await;
+        let (trainings, begun) = Trainings::new(store.clone(), name.clone());
+        let core = Arc::new(Core {
+            name,
+            config,
+            store,
+            fleet,
+            registry,
+            gateway,
+            metrics,
+            index,
+            trainings,
+            closing: killed.child_token(),
+            killed,
+            tasks: TaskTracker::new(),
+        });
+        gateway::front::serve(core.clone(), core.closing.clone()).await?;
+        core.spawn(work::run(core.clone()));
+        core.spawn(sweep::run(core.clone()));
+        core.spawn(crate::coordinator::run(core.clone(), begun));
+        Ok(Self { core, _guard: Arc::new(guard) })
     }
 
     /// Stops taking work and waits for tasks to store what they hold.
     pub async fn stop(self) {
-        unimplemented!()
+        self.core.closing.cancel();
+        self.core.tasks.close();
+        if tokio::time::timeout(STOP_WITHIN, self.core.tasks.wait()).await.is_err() {
+            tracing::warn!("some tasks did not end within {STOP_WITHIN:?}");
+        }
+        if let Err(error) = self.core.store.client().flush().await {
+            tracing::warn!(%error, "the last messages may not have been sent");
+        }
+        self.core.killed.cancel();
     }
 
     /// Checks a job without accepting it; the devices that match now.
-    pub async fn check(&self, _spec: &JobSpec) -> Result<Vec<DeviceId>, ApiError> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// What [`Broker::submit`] would refuse.
+    #[expect(clippy::unused_async, reason = "a check may have to ask")]
+    pub async fn check(&self, spec: &JobSpec) -> Result<Vec<DeviceId>, ApiError> {
+        self.core.check(spec)
     }
 
     /// Accepts a job: when this returns it is stored and will end exactly once.
     ///
     /// The same `id` (or the same `idempotency_key`) with the same spec gives the same job; with
     /// another spec it is a conflict. `binary` is the binary part of an infer job.
+    ///
+    /// # Errors
+    /// A spec that cannot be carried out, a conflict, or NATS that does not answer.
     pub async fn submit(
         &self,
-        _spec: JobSpec,
-        _binary: Bytes,
-        _id: Option<JobId>,
-        _idempotency_key: Option<String>,
+        spec: JobSpec,
+        binary: Bytes,
+        id: Option<JobId>,
+        idempotency_key: Option<String>,
     ) -> Result<JobRecord, ApiError> {
-        unimplemented!()
+        self.core.submit(spec, binary, id, idempotency_key).await
     }
 
     /// A job.
-    pub async fn job(&self, _id: &JobId) -> Result<JobRecord, ApiError> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// An unknown job, or NATS that does not answer.
+    pub async fn job(&self, id: &JobId) -> Result<JobRecord, ApiError> {
+        self.core.job(id).await
     }
 
-    /// Jobs, the newest first, `limit` at most, older than `before` if given.
+    /// Jobs, the newest first, `limit` at most, older than `before` if given; without their
+    /// rounds.
+    ///
+    /// # Errors
+    /// NATS that does not answer.
     pub async fn jobs(
         &self,
-        _limit: usize,
-        _before: Option<JobId>,
+        limit: usize,
+        before: Option<JobId>,
     ) -> Result<Vec<JobRecord>, ApiError> {
-        unimplemented!()
+        self.core.jobs(limit, before.as_ref()).await
     }
 
     /// Asks a job to stop; its record afterwards.
-    pub async fn cancel(&self, _id: &JobId) -> Result<JobRecord, ApiError> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// An unknown job, or NATS that does not answer.
+    pub async fn cancel(&self, id: &JobId) -> Result<JobRecord, ApiError> {
+        self.core.cancel(id).await
     }
 
     /// Submits a job that did not succeed again, as a new job.
-    pub async fn retry(&self, _id: &JobId) -> Result<JobRecord, ApiError> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// A conflict when it succeeded or is not over.
+    pub async fn retry(&self, id: &JobId) -> Result<JobRecord, ApiError> {
+        self.core.retry(id).await
     }
 
     /// Waits until a job ends, at most so long; its record then.
-    pub async fn wait(&self, _id: &JobId, _timeout: Millis) -> Result<JobRecord, ApiError> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// An unknown job, or NATS that does not answer.
+    pub async fn wait(&self, id: &JobId, timeout: Millis) -> Result<JobRecord, ApiError> {
+        self.core.wait(id, timeout).await
     }
 
     /// Events of a job after a sequence, those to come too; ends with the job.
+    ///
+    /// # Errors
+    /// An unknown job, or NATS that does not answer.
     pub async fn events(
         &self,
-        _id: &JobId,
-        _after: u64,
+        id: &JobId,
+        after: u64,
     ) -> Result<BoxStream<'static, JobEvent>, ApiError> {
-        unimplemented!()
+        self.core.events(id, after).await
     }
 
     /// One request, answered now or not at all: nothing is stored.
+    ///
+    /// # Errors
+    /// Why no device answered within the deadline; at once when no device that matches is online.
     pub async fn infer(
         &self,
-        _spec: InferSpec,
-        _binary: Bytes,
-        _selector: Selector,
-        _deadline: Millis,
+        spec: InferSpec,
+        binary: Bytes,
+        selector: Selector,
+        deadline: Millis,
     ) -> Result<Answer, ApiError> {
-        unimplemented!()
+        self.core.gateway.infer(spec, binary, selector, deadline, None).await
     }
 
     /// Every device that ever joined, by id.
     pub fn devices(&self) -> Vec<DeviceRecord> {
-        unimplemented!()
+        self.core.fleet.records()
     }
 
     /// Registers a model version; without a version, the next number. Checks the ONNX file.
+    ///
+    /// # Errors
+    /// An ONNX file that cannot be used, a version that has other bytes, NATS that does not answer.
     pub async fn register(
         &self,
-        _name: &ModelName,
-        _version: Option<ModelVersion>,
-        _onnx: Bytes,
-        _config: ModelConfig,
+        name: &ModelName,
+        version: Option<ModelVersion>,
+        onnx: Bytes,
+        config: ModelConfig,
     ) -> Result<ModelRecord, ApiError> {
-        unimplemented!()
+        self.core.register(name, version, onnx, config).await
     }
 
     /// A model version; the newest when the query names none.
-    pub async fn model(&self, _query: &ModelQuery) -> Result<ModelRecord, ApiError> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// An unknown model or version.
+    #[expect(clippy::unused_async, reason = "the cache need not be whole for ever")]
+    pub async fn model(&self, query: &ModelQuery) -> Result<ModelRecord, ApiError> {
+        self.core.registry.find(query).map(|record| (*record).clone())
     }
 
     /// Every version of every model, by name, the newest first.
+    ///
+    /// # Errors
+    /// None yet.
+    #[expect(clippy::unused_async, reason = "the cache need not be whole for ever")]
     pub async fn models(&self) -> Result<Vec<ModelRecord>, ApiError> {
-        unimplemented!()
+        Ok(self.core.registry.list())
     }
 
     /// Removes a version from the registry; blobs stay until nothing refers to them.
-    pub async fn remove_model(&self, _query: &ModelQuery) -> Result<(), ApiError> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// An unknown model or version, or NATS that does not answer.
+    pub async fn remove_model(&self, query: &ModelQuery) -> Result<(), ApiError> {
+        self.core.registry.remove(query).await
     }
 
     /// A blob by digest.
-    pub async fn blob(&self, _digest: &Digest) -> Result<Bytes, ApiError> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// An unknown blob, or NATS that does not answer.
+    pub async fn blob(&self, digest: &Digest) -> Result<Bytes, ApiError> {
+        match self.core.store.blobs.get_by_digest(digest).await {
+            Ok(bytes) => Ok(bytes),
+            Err(BlobError::NotFound { .. }) => Err(registry::blob_error(digest)),
+            Err(error) => Err(StoreError::from(error).into()),
+        }
     }
 
     /// Asks NATS and JetStream whether they are there.
+    ///
+    /// # Errors
+    /// [`crate::error::ApiCode::Unavailable`], saying which does not answer.
     pub async fn ready(&self) -> Result<(), ApiError> {
-        unimplemented!()
+        Ok(self.core.store.ready().await?)
     }
 
     /// Prometheus text.
     pub fn metrics(&self) -> String {
-        unimplemented!()
+        self.core.metrics.text(&self.core.fleet.records())
     }
 }
+
+async fn open_store(config: &BrokerConfig, name: &str) -> anyhow::Result<Store> {
+    let options = Options {
+        servers: config.nats.clone(),
+        name: format!("dunlin {name}"),
+        subscription_capacity: SUBSCRIPTION_CAPACITY,
+        ..Options::default()
+    };
+    let waiting = |error: &connect::LinkError| tracing::info!(%error, "waiting for NATS");
+    let connecting = connect::connect_patiently(&options, waiting);
+    let connected = tokio::time::timeout(CONNECT_WITHIN, connecting).await;
+    let shown = connect::without_password(&config.nats);
+    let (client, _) = connected.with_context(|| {
+        format!(
+            "NATS at {shown} was not reached within {CONNECT_WITHIN:?}: is nats-server running?"
+        )
+    })??;
+    let version = client.server_info().version;
+    let (major, minor) = nats_server::VERSION_MIN;
+    anyhow::ensure!(
+        nats_server::parse_version(&version) >= Some(nats_server::VERSION_MIN),
+        "NATS at {shown} is nats-server {version}, expected {major}.{minor} or newer"
+    );
+    Store::open(client).await
+}
+
+#[cfg(test)]
+mod tests;

@@ -7,8 +7,16 @@
 
 pub mod broker;
 pub mod cli;
+pub mod coordinator;
 pub mod error;
+pub mod fleet;
+pub mod gateway;
 pub mod http;
+pub mod metrics;
 pub mod nats_server;
 pub mod record;
 pub mod request;
+pub mod store;
+
+#[cfg(test)]
+mod testing;

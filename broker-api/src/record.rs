@@ -1,7 +1,7 @@
 //! What the broker keeps and shows: jobs, events, devices, models. Stored in JetStream as JSON.
 
 use jobs::device::{Hello, Presence, Telemetry};
-use jobs::id::{BlobRef, DeviceId, JobId, Millis, ModelRef};
+use jobs::id::{BlobRef, DeviceId, Digest, JobId, Millis, ModelRef};
 use jobs::job::JobState;
 use jobs::report::{Failure, InferReport, Progress};
 use jobs::round::Outcome;
@@ -149,8 +149,33 @@ pub struct ModelRecord {
     pub reference: ModelRef,
     /// The ONNX file.
     pub onnx: BlobRef,
+    /// The same model as an ONNX graph in training form, when a training made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<BlobRef>,
     /// How to use it.
     pub config: ModelConfig,
     /// When it was registered, since the Unix epoch.
     pub registered_at: Millis,
+}
+
+/// A job as it is stored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StoredJob {
+    /// What people see.
+    pub record: JobRecord,
+    /// The binary part of an infer job.
+    #[serde(default)]
+    pub input: Option<BlobRef>,
+    /// Whether someone asked it to stop.
+    #[serde(default)]
+    pub cancel: bool,
+}
+
+/// What an idempotency key was used for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredKey {
+    /// The job that it made.
+    pub job: JobId,
+    /// The digest of what was asked.
+    pub asked: Digest,
 }

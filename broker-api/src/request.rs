@@ -265,6 +265,18 @@ pub fn checked_top(top: u32) -> Result<u32, ApiError> {
     Err(invalid(format!("top is {top}, expected 0 to {TOP_MAX}"), "ask for fewer classes"))
 }
 
+/// Checks a specification beyond its types.
+///
+/// # Errors
+/// [`ApiCode::InvalidSpec`] with every problem.
+pub fn check(spec: &JobSpec) -> Result<(), ApiError> {
+    let problems = jobs::spec::validate(spec);
+    let Some(first) = problems.first() else { return Ok(()) };
+    let hint = format!("make {} {}", first.field, first.expected);
+    let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    Err(invalid(texts.join("; "), hint))
+}
+
 /// A nested array as the only input, `FP32`.
 ///
 /// # Errors

@@ -1,0 +1,333 @@
+//! Durable jobs: accepted, looked up, waited for, stopped, ended.
+//!
+//! Order of writes when a job is accepted: its input, its idempotency key, its record, its event,
+//! its place in the work queue. A broker that dies in between has either accepted nothing, or
+//! left a record that the next sweep puts into the queue.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt as _};
+use jobs::id::{BlobRef, DeviceId, JobId, Millis};
+use jobs::job::JobState;
+use jobs::report::Failure;
+use jobs::round::Outcome;
+use jobs::spec::{InferInput, JobSpec, WorkSpec};
+use link::digest;
+
+use super::{Core, new_job_id};
+use crate::coordinator::state::round_key;
+use crate::error::{ApiCode, ApiError};
+use crate::metrics::Counter;
+use crate::record::{EventBody, JobEvent, JobRecord, JobResult, StoredJob, StoredKey};
+use crate::request;
+use crate::store::{self, StoreError};
+
+/// Records that are read at the same time for a list.
+const READ_AT_ONCE: usize = 16;
+/// How a job ended.
+#[derive(Debug, Clone)]
+pub(crate) struct JobEnd {
+    pub(crate) state: JobState,
+    pub(crate) failure: Option<Failure>,
+    pub(crate) result: Option<JobResult>,
+}
+
+impl Core {
+    /// Checks a job; the devices that match now.
+    pub(crate) fn check(&self, spec: &JobSpec) -> Result<Vec<DeviceId>, ApiError> {
+        request::check(spec)?;
+        let dataset = match &spec.work {
+            WorkSpec::Infer(infer) => {
+                let model = self.registry.find(&infer.model)?;
+                request::fit(infer.input.clone(), &model.config.inputs)?;
+                None
+            }
+            WorkSpec::Train(train) => {
+                self.check_trainable(train)?;
+                Some(&train.dataset)
+            }
+            WorkSpec::Telemetry => None,
+        };
+        let matching = self.fleet.matching(&spec.selector, dataset);
+        Ok(matching.into_iter().map(|hello| hello.device).collect())
+    }
+
+    /// See [`super::Broker::submit`].
+    pub(crate) async fn submit(
+        &self,
+        spec: JobSpec,
+        binary: Bytes,
+        id: Option<JobId>,
+        idempotency_key: Option<String>,
+    ) -> Result<JobRecord, ApiError> {
+        self.check(&spec)?;
+        check_binary(&spec, &binary)?;
+        let input = if binary.is_empty() {
+            None
+        } else {
+            Some(self.store.blobs.put(binary).await.map_err(StoreError::from)?)
+        };
+        self.accept(spec, input, id, idempotency_key).await
+    }
+
+    async fn accept(
+        &self,
+        spec: JobSpec,
+        input: Option<BlobRef>,
+        id: Option<JobId>,
+        idempotency_key: Option<String>,
+    ) -> Result<JobRecord, ApiError> {
+        let id = match (id, idempotency_key) {
+            (Some(id), _) => id,
+            (None, Some(key)) => self.reserve(&key, &spec, input.as_ref()).await?,
+            (None, None) => new_job_id(),
+        };
+        let record = JobRecord {
+            id: id.clone(),
+            spec,
+            state: JobState::Accepted,
+            accepted_at: store::now(),
+            ended_at: None,
+            devices: Vec::new(),
+            failure: None,
+            result: None,
+            rounds: Vec::new(),
+        };
+        let stored = StoredJob { record, input, cancel: false };
+        match self.store.jobs.create(id.as_str(), &stored).await {
+            Ok(_) => {}
+            Err(StoreError::Conflict { .. }) => return self.same_again(&stored).await,
+            Err(error) => return Err(error.into()),
+        }
+        self.count_job(&stored.record);
+        // From here on the job is accepted: what fails now is made good by the sweep.
+        let kind = stored.record.spec.work.kind();
+        let told = async {
+            self.store.publish_event(&id, "accepted", EventBody::Accepted).await?;
+            self.store.queue_work(kind, &id).await
+        };
+        if let Err(error) = told.await {
+            tracing::warn!(job = %id, %error, "an accepted job is queued later");
+        }
+        Ok(stored.record)
+    }
+
+    /// The job that has this id already, if it is the same.
+    async fn same_again(&self, asked: &StoredJob) -> Result<JobRecord, ApiError> {
+        let id = &asked.record.id;
+        let found = self.stored(id).await?;
+        if found.record.spec == asked.record.spec && found.input == asked.input {
+            return Ok(found.record);
+        }
+        Err(ApiError::new(
+            ApiCode::Conflict,
+            format!("job {id} exists and does something else"),
+            "use another id or key, or leave it out",
+        ))
+    }
+
+    /// The job id that belongs to an idempotency key.
+    async fn reserve(
+        &self,
+        key: &str,
+        spec: &JobSpec,
+        input: Option<&BlobRef>,
+    ) -> Result<JobId, ApiError> {
+        let asked = serde_json::to_vec(&(spec, input)).expect("plain data is JSON");
+        let mine = StoredKey { job: new_job_id(), asked: digest::of(&asked) };
+        let name = digest::of(key.as_bytes());
+        let name = name.hex();
+        loop {
+            if let Some(found) = self.store.idempotency.get(name).await? {
+                if found.value.asked == mine.asked {
+                    return Ok(found.value.job);
+                }
+                return Err(ApiError::new(
+                    ApiCode::Conflict,
+                    format!("the idempotency key was used for job {}", found.value.job),
+                    "use another key for another job",
+                ));
+            }
+            match self.store.idempotency.create(name, &mine).await {
+                Ok(_) => return Ok(mine.job),
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// A job as it is stored.
+    pub(crate) async fn stored(&self, id: &JobId) -> Result<StoredJob, ApiError> {
+        let stored = self.store.jobs.get(id.as_str()).await?;
+        stored.map(|stored| stored.value).ok_or_else(|| unknown(id))
+    }
+
+    /// A job with its rounds.
+    pub(crate) async fn job(&self, id: &JobId) -> Result<JobRecord, ApiError> {
+        let mut record = self.stored(id).await?.record;
+        if matches!(record.spec.work, WorkSpec::Train(_)) {
+            record.rounds = self.rounds(id).await?;
+        }
+        Ok(record)
+    }
+
+    /// Rounds that ended, the oldest first.
+    async fn rounds(&self, id: &JobId) -> Result<Vec<Outcome>, ApiError> {
+        let read = |round| async move { self.store.rounds.get(&round_key(id, round)).await };
+        let mut reads = stream::iter(1..).map(read).buffered(READ_AT_ONCE);
+        let mut rounds = Vec::new();
+        while let Some(outcome) = reads.next().await {
+            match outcome? {
+                Some(outcome) => rounds.push(outcome.value),
+                None => break,
+            }
+        }
+        Ok(rounds)
+    }
+
+    /// See [`super::Broker::jobs`].
+    pub(crate) async fn jobs(
+        &self,
+        limit: usize,
+        before: Option<&JobId>,
+    ) -> Result<Vec<JobRecord>, ApiError> {
+        let ids = self.index.page(limit, before);
+        let read = |id: JobId| async move { self.store.jobs.get(id.as_str()).await };
+        let mut reads = stream::iter(ids).map(read).buffered(READ_AT_ONCE);
+        let mut records = Vec::new();
+        while let Some(stored) = reads.next().await {
+            records.extend(stored?.map(|stored| stored.value.record));
+        }
+        Ok(records)
+    }
+
+    /// See [`super::Broker::cancel`].
+    pub(crate) async fn cancel(&self, id: &JobId) -> Result<JobRecord, ApiError> {
+        let mark = |stored: &mut StoredJob| {
+            let mark = !stored.cancel && !stored.record.state.is_final();
+            stored.cancel |= mark;
+            mark
+        };
+        let stored = self.store.jobs.modify(id.as_str(), mark).await?;
+        stored.map(|stored| stored.value.record).ok_or_else(|| unknown(id))
+    }
+
+    /// See [`super::Broker::retry`].
+    pub(crate) async fn retry(&self, id: &JobId) -> Result<JobRecord, ApiError> {
+        let StoredJob { record, input, .. } = self.stored(id).await?;
+        match record.state {
+            JobState::Failed | JobState::Cancelled => {}
+            JobState::Accepted | JobState::Placed | JobState::Running | JobState::Succeeded => {
+                return Err(ApiError::new(
+                    ApiCode::Conflict,
+                    format!("job {id} is {:?}, expected failed or cancelled", record.state),
+                    "submit it as a new job to run it again",
+                ));
+            }
+        }
+        self.check(&record.spec)?;
+        self.accept(record.spec, input, None, None).await
+    }
+
+    /// See [`super::Broker::wait`].
+    pub(crate) async fn wait(&self, id: &JobId, timeout: Millis) -> Result<JobRecord, ApiError> {
+        let mut signal = self.index.watch(id);
+        let record = self.job(id).await?;
+        if record.state.is_final() {
+            return Ok(record);
+        }
+        let ended = signal.wait_for(|signal| signal.ended);
+        // Whether it ended or the time did, the record tells.
+        let _ = tokio::time::timeout(Duration::from_millis(timeout.0), ended).await;
+        self.job(id).await
+    }
+
+    /// See [`super::Broker::events`].
+    pub(crate) async fn events(
+        &self,
+        id: &JobId,
+        after: u64,
+    ) -> Result<BoxStream<'static, JobEvent>, ApiError> {
+        let record = self.stored(id).await?.record;
+        let (stored, events) = self.store.events(id, after).await?;
+        if stored > 0 || !record.state.is_final() {
+            return Ok(events);
+        }
+        // The stream has forgotten the end, or the client has seen it.
+        let JobRecord { id, state, failure, result, ended_at, .. } = record;
+        let body = EventBody::Ended { state, failure, result };
+        let at = ended_at.unwrap_or_default();
+        let event = JobEvent { sequence: after, job: id, at, body };
+        Ok(stream::iter([event]).boxed())
+    }
+
+    /// Writes the end of a job; it is over once, and the first end holds.
+    pub(crate) async fn end_job(&self, id: &JobId, end: JobEnd) -> Result<(), StoreError> {
+        let mut ended = false;
+        let change = |stored: &mut StoredJob| {
+            let record = &mut stored.record;
+            ended = !record.state.is_final();
+            if ended {
+                record.state = end.state;
+                record.failure.clone_from(&end.failure);
+                record.result.clone_from(&end.result);
+                record.ended_at = Some(store::now());
+            }
+            ended
+        };
+        let Some(stored) = self.store.jobs.modify(id.as_str(), change).await? else {
+            return Ok(());
+        };
+        if ended {
+            self.count_job(&stored.value.record);
+        }
+        self.tell_end(&stored.value.record).await
+    }
+
+    /// Publishes the event that ends a job, however often it is called.
+    pub(crate) async fn tell_end(&self, record: &JobRecord) -> Result<(), StoreError> {
+        let body = EventBody::Ended {
+            state: record.state,
+            failure: record.failure.clone(),
+            result: record.result.clone(),
+        };
+        self.store.publish_event(&record.id, "ended", body).await
+    }
+
+    fn count_job(&self, record: &JobRecord) {
+        let kind = record.spec.work.kind().as_str();
+        let state = serde_json::to_value(record.state).unwrap_or_default();
+        let state = state.as_str().unwrap_or_default();
+        self.metrics.add(Counter::Jobs, format!("kind=\"{kind}\",state=\"{state}\""), 1);
+    }
+}
+
+fn check_binary(spec: &JobSpec, binary: &Bytes) -> Result<(), ApiError> {
+    let WorkSpec::Infer(infer) = &spec.work else { return Ok(()) };
+    match &infer.input {
+        InferInput::Picture if binary.is_empty() => {
+            Err(ApiError::new(ApiCode::InvalidSpec, "the picture is empty", "send a JPEG or PNG"))
+        }
+        InferInput::Picture => Ok(()),
+        InferInput::Tensors { tensors } => {
+            let expected: u64 = tensors.iter().map(|tensor| tensor.size.0).sum();
+            if expected == binary.len() as u64 {
+                return Ok(());
+            }
+            Err(ApiError::new(
+                ApiCode::InvalidSpec,
+                format!("the tensors need {expected} bytes, found {}", binary.len()),
+                "make the sizes and the data agree",
+            ))
+        }
+    }
+}
+
+fn unknown(id: &JobId) -> ApiError {
+    ApiError::new(
+        ApiCode::UnknownJob,
+        format!("no job {id}"),
+        "see which jobs there are with GET /v1/jobs",
+    )
+}

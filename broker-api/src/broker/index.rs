@@ -1,0 +1,139 @@
+//! Which jobs there are, and what happens to those that someone waits for.
+//!
+//! Follows the bucket `jobs`; keeps of each job only what listing and sweeping need.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jobs::id::{JobId, Millis};
+use jobs::spec::JobKind;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::record::StoredJob;
+use crate::store::{Change, Store};
+
+/// What is known of a job without looking it up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Brief {
+    pub(crate) kind: JobKind,
+    pub(crate) accepted_at: Millis,
+    pub(crate) signal: Signal,
+}
+
+/// What someone who works on a job, or waits for it, has to know.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Signal {
+    /// Someone asked it to stop.
+    pub(crate) cancel: bool,
+    /// It is over.
+    pub(crate) ended: bool,
+}
+
+/// The index; cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Index {
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    jobs: BTreeMap<JobId, Brief>,
+    watched: HashMap<JobId, watch::Sender<Signal>>,
+}
+
+impl Index {
+    /// Loads the index and follows changes.
+    pub(crate) async fn start(store: &Store, token: CancellationToken) -> Self {
+        let changes = store.jobs.follow(token.clone());
+        let index = Self::default();
+        let (current, is_current) = oneshot::channel();
+        let follower = index.clone();
+        tokio::spawn(
+            token.run_until_cancelled_owned(async move { follower.follow(changes, current).await }),
+        );
+        // An error means that the broker is being stopped.
+        let _ = is_current.await;
+        index
+    }
+
+    async fn follow(
+        &self,
+        mut changes: mpsc::Receiver<Change<StoredJob>>,
+        current: oneshot::Sender<()>,
+    ) {
+        let mut current = Some(current);
+        while let Some(change) = changes.recv().await {
+            match change {
+                Change::Put(_, stored) => self.note(&stored.value),
+                Change::Gone(key) => {
+                    if let Ok(id) = JobId::parse(&key) {
+                        let mut shared = self.lock();
+                        shared.jobs.remove(&id);
+                        shared.watched.remove(&id);
+                    }
+                }
+                Change::Current => {
+                    if let Some(current) = current.take() {
+                        let _ = current.send(());
+                    }
+                }
+            }
+        }
+    }
+
+    fn note(&self, stored: &StoredJob) {
+        let record = &stored.record;
+        let signal = Signal { cancel: stored.cancel, ended: record.state.is_final() };
+        let kind = record.spec.work.kind();
+        let mut shared = self.lock();
+        let brief = Brief { kind, accepted_at: record.accepted_at, signal };
+        shared.jobs.insert(record.id.clone(), brief);
+        if let Some(watched) = shared.watched.get(&record.id) {
+            watched.send_replace(signal);
+            if signal.ended {
+                shared.watched.remove(&record.id);
+            }
+        }
+    }
+
+    /// What happens to a job from now on; closed when it is over.
+    pub(crate) fn watch(&self, id: &JobId) -> watch::Receiver<Signal> {
+        let mut shared = self.lock();
+        let signal = shared.jobs.get(id).map(|brief| brief.signal).unwrap_or_default();
+        if signal.ended {
+            return watch::channel(signal).1;
+        }
+        shared.watched.retain(|_, sender| sender.receiver_count() > 0);
+        let sender = shared.watched.entry(id.clone()).or_insert_with(|| watch::channel(signal).0);
+        sender.subscribe()
+    }
+
+    /// Ids, the newest first, older than `before` if given.
+    pub(crate) fn page(&self, limit: usize, before: Option<&JobId>) -> Vec<JobId> {
+        let shared = self.lock();
+        let ids = shared.jobs.keys().rev();
+        ids.filter(|id| before.is_none_or(|before| *id < before)).take(limit).cloned().collect()
+    }
+
+    /// Jobs that are not over.
+    pub(crate) fn open(&self) -> Vec<(JobId, Brief)> {
+        let shared = self.lock();
+        let open = shared.jobs.iter().filter(|(_, brief)| !brief.signal.ended);
+        open.map(|(id, brief)| (id.clone(), *brief)).collect()
+    }
+
+    /// The oldest jobs that are over, as many as there are beyond `keep`.
+    pub(crate) fn surplus(&self, keep: usize) -> Vec<JobId> {
+        let shared = self.lock();
+        let mut ended: Vec<_> =
+            shared.jobs.iter().filter(|(_, brief)| brief.signal.ended).collect();
+        let surplus = ended.len().saturating_sub(keep);
+        ended.sort_by_key(|(_, brief)| brief.accepted_at);
+        ended.into_iter().take(surplus).map(|(id, _)| id.clone()).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

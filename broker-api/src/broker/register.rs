@@ -1,0 +1,64 @@
+//! Registering models: what people send is checked before it is stored.
+
+use bytes::Bytes;
+use jobs::id::{ModelName, ModelVersion};
+use models::artifact::ModelConfig;
+use models::engine::tract::Tract;
+use models::engine::{self, Engine as _, EngineError};
+
+use super::Core;
+use crate::error::{ApiCode, ApiError};
+use crate::gateway::internal;
+use crate::record::ModelRecord;
+
+impl Core {
+    /// See [`super::Broker::register`].
+    pub(crate) async fn register(
+        &self,
+        name: &ModelName,
+        version: Option<ModelVersion>,
+        onnx: Bytes,
+        config: ModelConfig,
+    ) -> Result<ModelRecord, ApiError> {
+        let max = self.config.body_bytes_max;
+        if onnx.len() > max {
+            return Err(ApiError::new(
+                ApiCode::TooLarge,
+                format!("the model has {} bytes, at most {max} are accepted", onnx.len()),
+                "raise the broker's limit",
+            ));
+        }
+        let config = describe(onnx.clone(), config).await?;
+        self.registry.add(name, version, onnx, None, config).await
+    }
+}
+
+/// Completes a configuration with what the ONNX file declares.
+pub(crate) async fn describe(
+    onnx: Bytes,
+    mut config: ModelConfig,
+) -> Result<ModelConfig, ApiError> {
+    let described = tokio::task::spawn_blocking(move || {
+        let description = engine::describe(&onnx).map_err(EngineError::from)?;
+        Tract.load(&onnx)?;
+        Ok::<_, EngineError>(description)
+    });
+    let description = described
+        .await
+        .map_err(|_| internal("reading the model met a fault of the program".to_owned()))?
+        .map_err(|error| unusable(&error))?;
+    config.inputs = description.inputs;
+    config.outputs = description.outputs;
+    if config.parameters == 0 {
+        config.parameters = description.parameters;
+    }
+    Ok(config)
+}
+
+fn unusable(error: &EngineError) -> ApiError {
+    ApiError::new(
+        ApiCode::Job(jobs::report::FailureCode::InvalidModel),
+        format!("the model cannot be used: {error}"),
+        "send an ONNX file that checks with onnx.checker",
+    )
+}

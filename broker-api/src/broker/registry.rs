@@ -1,0 +1,287 @@
+//! Model versions: kept in the bucket `models`, cached whole in memory, which a watch keeps right.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use jobs::id::{BlobRef, Bytes as Size, Digest, ModelName, ModelRef, ModelVersion};
+use jobs::spec::ModelQuery;
+use models::artifact::{self, Descriptor, Manifest, ModelConfig};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{ApiCode, ApiError};
+use crate::record::ModelRecord;
+use crate::store::{self, Change, Store, StoreError, Versioned, model_key};
+
+/// Names shown in a hint, at most.
+const HINT_NAMES: usize = 10;
+/// How long to wait until what was written is seen by the watch.
+const SEEN_WITHIN: Duration = Duration::from_secs(5);
+
+type Models = BTreeMap<String, Versioned<Arc<ModelRecord>>>;
+
+/// The model registry; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    store: Store,
+    models: Arc<RwLock<Models>>,
+    /// The revision of the bucket up to which the cache is right.
+    seen: watch::Receiver<u64>,
+}
+
+impl Registry {
+    /// Loads every model version and follows changes.
+    ///
+    /// # Errors
+    /// When the bucket cannot be read.
+    pub async fn start(store: Store, token: CancellationToken) -> Self {
+        let changes = store.models.follow(token.clone());
+        let (sender, seen) = watch::channel(0);
+        let registry = Self { store, models: Arc::default(), seen };
+        let (current, is_current) = tokio::sync::oneshot::channel();
+        let follower = registry.clone();
+        tokio::spawn(token.run_until_cancelled_owned(async move {
+            follower.follow(changes, &sender, current).await;
+        }));
+        // An error means that the broker is being stopped.
+        let _ = is_current.await;
+        registry
+    }
+
+    async fn follow(
+        &self,
+        mut changes: mpsc::Receiver<Change<ModelRecord>>,
+        seen: &watch::Sender<u64>,
+        current: tokio::sync::oneshot::Sender<()>,
+    ) {
+        let mut current = Some(current);
+        while let Some(change) = changes.recv().await {
+            match change {
+                Change::Put(key, Versioned { value, revision }) => {
+                    let entry = Versioned { value: Arc::new(value), revision };
+                    let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
+                    models.insert(key, entry);
+                    drop(models);
+                    seen.send_modify(|seen| *seen = revision.max(*seen));
+                }
+                Change::Gone(key) => {
+                    self.models.write().unwrap_or_else(PoisonError::into_inner).remove(&key);
+                    seen.send_modify(|_| ());
+                }
+                Change::Current => {
+                    if let Some(current) = current.take() {
+                        let _ = current.send(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// A model version; the one registered last when the query names none.
+    ///
+    /// # Errors
+    /// [`ApiCode::UnknownModel`] with what there is.
+    pub fn find(&self, query: &ModelQuery) -> Result<Arc<ModelRecord>, ApiError> {
+        let models = self.read();
+        let found = match &query.version {
+            Some(version) => models.get(&model_key(&query.name, version)),
+            None => versions(&models, &query.name).max_by_key(|entry| entry.revision),
+        };
+        found.map(|entry| entry.value.clone()).ok_or_else(|| unknown(query, &models))
+    }
+
+    /// Every version of every model, by name, the newest first.
+    pub fn list(&self) -> Vec<ModelRecord> {
+        let models = self.read();
+        let mut entries: Vec<_> = models.values().collect();
+        entries.sort_by(|a, b| {
+            let names = a.value.reference.name.cmp(&b.value.reference.name);
+            names.then(b.revision.cmp(&a.revision))
+        });
+        entries.into_iter().map(|entry| (*entry.value).clone()).collect()
+    }
+
+    /// Stores a version's blobs and its record; without a version, under the next number.
+    ///
+    /// The same name, version and bytes again give the same record.
+    ///
+    /// # Errors
+    /// [`ApiCode::Conflict`] when the version has other bytes; [`ApiCode::Unavailable`].
+    pub async fn add(
+        &self,
+        name: &ModelName,
+        version: Option<ModelVersion>,
+        onnx: Bytes,
+        training: Option<Bytes>,
+        config: ModelConfig,
+    ) -> Result<ModelRecord, ApiError> {
+        let layer = self.store.blobs.put(onnx).await.map_err(StoreError::from)?;
+        let mut layers = vec![descriptor(artifact::ONNX_MEDIA_TYPE, &layer)];
+        let training = match training {
+            Some(bytes) => {
+                let put = self.store.blobs.put(bytes).await;
+                let blob = put.map_err(StoreError::from)?;
+                layers.push(descriptor(artifact::ONNX_TRAINING_MEDIA_TYPE, &blob));
+                Some(blob)
+            }
+            None => None,
+        };
+        let config_blob = self.put(config.to_bytes().into()).await?;
+        let manifest = Manifest {
+            schema_version: 2,
+            media_type: artifact::MANIFEST_MEDIA_TYPE.to_owned(),
+            artifact_type: artifact::ARTIFACT_TYPE.to_owned(),
+            config: descriptor(artifact::CONFIG_MEDIA_TYPE, &config_blob),
+            layers,
+        };
+        let digest = self.put(manifest.to_bytes().into()).await?.digest;
+        loop {
+            let chosen = match &version {
+                Some(version) => version.clone(),
+                None => self.next_version(name),
+            };
+            let record = ModelRecord {
+                reference: ModelRef { name: name.clone(), version: chosen, digest: digest.clone() },
+                onnx: layer.clone(),
+                training: training.clone(),
+                config: config.clone(),
+                registered_at: store::now(),
+            };
+            match self.create(record, version.is_some()).await? {
+                Some(record) => return Ok(record),
+                // Someone took the number: the next one.
+                None => tracing::debug!(%name, "version number was taken"),
+            }
+        }
+    }
+
+    /// `None` when the version was taken by someone else and another one will do.
+    async fn create(
+        &self,
+        record: ModelRecord,
+        fixed: bool,
+    ) -> Result<Option<ModelRecord>, ApiError> {
+        let key = model_key(&record.reference.name, &record.reference.version);
+        match self.store.models.create(&key, &record).await {
+            Ok(revision) => {
+                self.await_seen(revision).await;
+                Ok(Some(record))
+            }
+            Err(StoreError::Conflict { .. }) => {
+                let stored = self.store.models.get(&key).await?;
+                if let Some(stored) = &stored {
+                    self.await_seen(stored.revision).await;
+                }
+                match stored {
+                    Some(stored) if stored.value.reference == record.reference => {
+                        Ok(Some(stored.value))
+                    }
+                    Some(stored) if fixed => Err(ApiError::new(
+                        ApiCode::Conflict,
+                        format!(
+                            "version {} is registered with other bytes",
+                            name_of(&stored.value)
+                        ),
+                        "choose another version, or remove that one first",
+                    )),
+                    Some(_) | None => Ok(None),
+                }
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes a version; its blobs stay.
+    ///
+    /// # Errors
+    /// [`ApiCode::UnknownModel`], [`ApiCode::Unavailable`].
+    pub async fn remove(&self, query: &ModelQuery) -> Result<(), ApiError> {
+        let record = self.find(query)?;
+        let key = model_key(&record.reference.name, &record.reference.version);
+        self.store.models.remove(&key).await?;
+        let mut seen = self.seen.clone();
+        let gone = seen.wait_for(|_| !self.read().contains_key(&key));
+        // The watch will see it later.
+        let _ = tokio::time::timeout(SEEN_WITHIN, gone).await;
+        Ok(())
+    }
+
+    async fn put(&self, bytes: Bytes) -> Result<BlobRef, ApiError> {
+        Ok(self.store.blobs.put(bytes).await.map_err(StoreError::from)?)
+    }
+
+    async fn await_seen(&self, revision: u64) {
+        let mut seen = self.seen.clone();
+        let there = seen.wait_for(|seen| *seen >= revision);
+        if tokio::time::timeout(SEEN_WITHIN, there).await.is_err() {
+            tracing::warn!(revision, "the watch on models is behind");
+        }
+    }
+
+    fn next_version(&self, name: &ModelName) -> ModelVersion {
+        let models = self.read();
+        let numbers = versions(&models, name)
+            .filter_map(|entry| entry.value.reference.version.as_str().parse::<u64>().ok());
+        let next = numbers.max().unwrap_or_default().saturating_add(1);
+        ModelVersion::parse(&next.to_string()).expect("a number is a version")
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Models> {
+        self.models.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn versions<'a>(
+    models: &'a Models,
+    name: &ModelName,
+) -> impl Iterator<Item = &'a Versioned<Arc<ModelRecord>>> {
+    let prefix = format!("{name}.");
+    models
+        .range(prefix.clone()..)
+        .take_while(move |(key, _)| key.starts_with(&prefix))
+        .map(|(_, entry)| entry)
+}
+
+fn descriptor(media_type: &str, blob: &BlobRef) -> Descriptor {
+    let Size(size) = blob.size;
+    Descriptor { media_type: media_type.to_owned(), digest: blob.digest.to_string(), size }
+}
+
+fn name_of(record: &ModelRecord) -> String {
+    format!("{}:{}", record.reference.name, record.reference.version)
+}
+
+fn unknown(query: &ModelQuery, models: &Models) -> ApiError {
+    let same: Vec<String> = versions(models, &query.name)
+        .take(HINT_NAMES)
+        .map(|entry| entry.value.reference.version.to_string())
+        .collect();
+    if let (Some(version), false) = (&query.version, same.is_empty()) {
+        return ApiError::new(
+            ApiCode::UnknownModel,
+            format!("model {} has no version {version}", query.name),
+            format!("its versions are: {}", same.join(", ")),
+        );
+    }
+    let mut names: Vec<&str> =
+        models.values().map(|entry| entry.value.reference.name.as_str()).collect();
+    names.dedup();
+    names.truncate(HINT_NAMES);
+    let hint = if names.is_empty() {
+        "no model is registered yet: train one, or 'dunlin models push'".to_owned()
+    } else {
+        format!("models are: {}", names.join(", "))
+    };
+    ApiError::new(ApiCode::UnknownModel, format!("no model {} is registered", query.name), hint)
+}
+
+/// A blob of the registry by digest.
+pub(crate) fn blob_error(digest: &Digest) -> ApiError {
+    ApiError::new(
+        ApiCode::UnknownModel,
+        format!("no blob {digest} is stored"),
+        "ask for a digest that a record names",
+    )
+}

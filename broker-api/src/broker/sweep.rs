@@ -1,0 +1,83 @@
+//! Makes good what a broker that died left half done, and keeps the store bounded.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jobs::id::{JobId, Millis};
+use jobs::spec::JobKind;
+
+use super::Core;
+use super::index::Brief;
+use crate::coordinator::state::round_key;
+use crate::error::ApiError;
+
+/// How often open jobs are looked at.
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// How old a job must be to be looked at while its broker may still be accepting it.
+const SETTLED: Millis = Millis(10_000);
+/// Jobs that are over and kept.
+const KEEP_ENDED: usize = 20_000;
+
+/// Sweeps at once and then for ever.
+pub(super) async fn run(core: Arc<Core>) {
+    let mut settled = Millis(0);
+    loop {
+        for (id, brief) in core.index.open() {
+            let age = core.fleet.now().since(brief.accepted_at);
+            if age < settled {
+                continue;
+            }
+            if let Err(error) = core.requeue(&id, brief).await {
+                tracing::warn!(job = %id, %error, "an open job was not looked at");
+            }
+        }
+        if let Err(error) = core.prune().await {
+            tracing::warn!(%error, "old jobs were not removed");
+        }
+        settled = SETTLED;
+        let rest = tokio::time::sleep(SWEEP_EVERY);
+        if core.closing.run_until_cancelled(rest).await.is_none() {
+            return;
+        }
+    }
+}
+
+impl Core {
+    /// Puts an open job into the work queue if it is nowhere.
+    async fn requeue(&self, id: &JobId, brief: Brief) -> Result<(), ApiError> {
+        if brief.kind == JobKind::Train && self.store.trainings.get(id.as_str()).await?.is_some() {
+            return Ok(());
+        }
+        if self.store.has_work(brief.kind, id).await? {
+            return Ok(());
+        }
+        // It may have ended, or its training begun, since the index was read.
+        let Some(stored) = self.store.jobs.get(id.as_str()).await? else { return Ok(()) };
+        if stored.value.record.state.is_final() {
+            return Ok(());
+        }
+        if brief.kind == JobKind::Train && self.store.trainings.get(id.as_str()).await?.is_some() {
+            return Ok(());
+        }
+        tracing::info!(job = %id, "an accepted job is queued again");
+        Ok(self.store.queue_work(brief.kind, id).await?)
+    }
+
+    /// Removes the oldest jobs that are over.
+    async fn prune(&self) -> Result<(), ApiError> {
+        for id in self.index.surplus(KEEP_ENDED) {
+            let Some(stored) = self.store.jobs.get(id.as_str()).await? else { continue };
+            if stored.value.record.spec.work.kind() == JobKind::Train {
+                for round in 1.. {
+                    let key = round_key(&id, round);
+                    if self.store.rounds.get(&key).await?.is_none() {
+                        break;
+                    }
+                    self.store.rounds.remove(&key).await?;
+                }
+            }
+            self.store.jobs.remove(id.as_str()).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,237 @@
+use jobs::job::JobState;
+use jobs::report::FailureCode;
+use jobs::selector::Selector;
+use jobs::spec::{InferSpec, JobSpec, Purpose, WorkSpec};
+
+use super::*;
+use crate::error::ApiCode;
+use crate::record::{EventBody, JobResult};
+use crate::testing::*;
+use futures::StreamExt as _;
+
+fn request() -> crate::request::InferRequest {
+    crate::request::infer(br#"{"model":"m","input":[[[0.5,1.0],[1.5,2.0]]]}"#).unwrap()
+}
+
+fn infer_spec() -> (JobSpec, Bytes) {
+    let request = request();
+    let work = WorkSpec::Infer(request.spec);
+    (JobSpec { selector: request.selector, deadline_ms: Millis(60_000), work }, request.binary)
+}
+
+async fn infer(broker: &Broker, deadline: u64) -> Result<Answer, ApiError> {
+    let (spec, binary): (InferSpec, Bytes) = (request().spec, request().binary);
+    broker.infer(spec, binary, Selector::default(), Millis(deadline)).await
+}
+
+#[tokio::test]
+async fn a_request_is_answered_by_a_device() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    register(&broker, "m").await;
+    let error = infer(&broker, 5000).await.unwrap_err();
+    assert_eq!(error.code, ApiCode::Job(FailureCode::NoDevice), "{error}");
+    let _device = Device::start(&world, "d1").await;
+    joined(&broker, 1).await;
+    let answer = infer(&broker, 5000).await.unwrap();
+    assert_eq!(answer.device.as_str(), "d1");
+    assert_eq!(answer.outputs, request().binary);
+    assert!(broker.metrics().contains("dunlin_infer_overhead_seconds_count 1"));
+    broker.stop().await;
+}
+
+/// Waits until so many devices are online.
+async fn joined(broker: &Broker, count: usize) {
+    let mut chances = broker.core.fleet.chances();
+    let online = || {
+        let devices = broker.devices();
+        devices.iter().filter(|device| device.presence == jobs::device::Presence::Online).count()
+    };
+    let joining = async {
+        while online() < count {
+            chances.changed().await.unwrap();
+        }
+    };
+    tokio::time::timeout(PATIENCE, joining).await.expect("devices join");
+}
+
+#[tokio::test]
+async fn a_request_goes_elsewhere_when_its_device_dies() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    register(&broker, "m").await;
+    let mut silent = Device::start_as(&world, "d1", |_| Action::Silence).await;
+    joined(&broker, 1).await;
+    let asking = broker.clone();
+    let answer = tokio::spawn(async move { infer(&asking, 30_000).await });
+    silent.offered(Purpose::Infer).await;
+    let _other = Device::start(&world, "d2").await;
+    joined(&broker, 2).await;
+    drop(silent);
+    let answer = answer.await.unwrap().unwrap();
+    assert_eq!(answer.device.as_str(), "d2");
+}
+
+#[tokio::test]
+async fn a_device_that_is_gone_is_noticed_at_once() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    register(&broker, "m").await;
+    let device = Device::start(&world, "d1").await;
+    joined(&broker, 1).await;
+    drop(device);
+    let began = std::time::Instant::now();
+    let error = infer(&broker, 30_000).await.unwrap_err();
+    assert_eq!(error.code, ApiCode::Job(FailureCode::NoDevice), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn a_failure_that_lasts_is_told_at_once() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    register(&broker, "m").await;
+    let behaviour = |_: &_| Action::Fail(FailureCode::InvalidModel);
+    let _device = Device::start_as(&world, "d1", behaviour).await;
+    joined(&broker, 1).await;
+    let error = infer(&broker, 30_000).await.unwrap_err();
+    assert_eq!(error.code, ApiCode::Job(FailureCode::InvalidModel));
+    assert!(error.detail.contains("d1"), "{error}");
+}
+
+#[tokio::test]
+async fn the_same_job_is_accepted_once() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    register(&broker, "m").await;
+    let (spec, binary) = infer_spec();
+    let key = || Some("order 17 / é".to_owned());
+    let first = broker.submit(spec.clone(), binary.clone(), None, key()).await.unwrap();
+    let again = broker.submit(spec.clone(), binary.clone(), None, key()).await.unwrap();
+    assert_eq!(first.id, again.id);
+    let other = JobSpec { deadline_ms: Millis(7), ..spec.clone() };
+    let error = broker.submit(other.clone(), binary.clone(), None, key()).await.unwrap_err();
+    assert_eq!(error.code, ApiCode::Conflict);
+    let mine: Option<JobId> = Some(id("mine"));
+    broker.submit(spec.clone(), binary.clone(), mine.clone(), None).await.unwrap();
+    broker.submit(spec, binary.clone(), mine.clone(), None).await.unwrap();
+    let error = broker.submit(other, binary, mine, None).await.unwrap_err();
+    assert_eq!(error.code, ApiCode::Conflict);
+    assert!(error.detail.contains("mine"));
+}
+
+#[tokio::test]
+async fn a_queued_job_waits_for_a_device_across_a_kill_and_is_answered_once() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    register(&broker, "m").await;
+    let (spec, binary) = infer_spec();
+    let job = broker.submit(spec, binary.clone(), None, None).await.unwrap().id;
+    drop(broker);
+    let broker = world.broker().await;
+    let device = Device::start(&world, "d1").await;
+    let record = ended(&broker, &job).await;
+    assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+    let Some(JobResult::Infer { outputs: Some(outputs), .. }) = record.result else {
+        panic!("expected outputs")
+    };
+    assert_eq!(broker.blob(&outputs.digest).await.unwrap(), binary);
+    let events: Vec<_> = broker.events(&job, 0).await.unwrap().collect().await;
+    let names: Vec<_> = events.iter().map(|event| event.body.name()).collect();
+    assert_eq!(names, ["accepted", "placed", "ended"]);
+    assert_eq!(device.offered.borrow().len(), 1);
+    // Behind the last event there is none but the end.
+    let last = events.last().unwrap().sequence;
+    let events: Vec<_> = broker.events(&job, last).await.unwrap().collect().await;
+    assert!(matches!(events[..], [JobEvent { body: EventBody::Ended { .. }, .. }]));
+}
+
+#[tokio::test]
+async fn a_record_without_its_place_in_the_queue_is_queued() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    register(&broker, "m").await;
+    let (spec, binary) = infer_spec();
+    // What a broker leaves that dies right after it has stored the record.
+    let input = broker.core.store.blobs.put(binary).await.unwrap();
+    let record = JobRecord {
+        id: id("half"),
+        spec,
+        state: JobState::Accepted,
+        accepted_at: crate::store::now(),
+        ended_at: None,
+        devices: Vec::new(),
+        failure: None,
+        result: None,
+        rounds: Vec::new(),
+    };
+    let stored = crate::record::StoredJob { record, input: Some(input), cancel: false };
+    broker.core.store.jobs.create("half", &stored).await.unwrap();
+    drop(broker);
+    let broker = world.broker().await;
+    let _device = Device::start(&world, "d1").await;
+    assert_eq!(ended(&broker, &id("half")).await.state, JobState::Succeeded);
+}
+
+#[tokio::test]
+async fn jobs_are_listed_cancelled_and_tried_again() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    register(&broker, "m").await;
+    let (spec, binary) = infer_spec();
+    let first = broker.submit(spec.clone(), binary.clone(), None, None).await.unwrap().id;
+    let second = broker.submit(spec, binary, None, None).await.unwrap().id;
+    assert_eq!(broker.retry(&first).await.unwrap_err().code, ApiCode::Conflict);
+    broker.cancel(&first).await.unwrap();
+    assert_eq!(ended(&broker, &first).await.state, JobState::Cancelled);
+    let _device = Device::start(&world, "d1").await;
+    assert_eq!(ended(&broker, &second).await.state, JobState::Succeeded);
+    let third = broker.retry(&first).await.unwrap().id;
+    assert_eq!(ended(&broker, &third).await.state, JobState::Succeeded);
+    let page = broker.jobs(2, None).await.unwrap();
+    let ids: Vec<_> = page.iter().map(|record| record.id.clone()).collect();
+    assert_eq!(ids, [third, second.clone()]);
+    let page = broker.jobs(2, Some(second)).await.unwrap();
+    assert_eq!(page.len(), 1);
+    assert_eq!(page[0].id, first);
+    let unknown = broker.job(&id("unknown")).await.unwrap_err();
+    assert_eq!(unknown.code, ApiCode::UnknownJob);
+}
+
+#[tokio::test]
+async fn a_telemetry_job_measures_every_device() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let _devices = (Device::start(&world, "d1").await, Device::start(&world, "d2").await);
+    joined(&broker, 2).await;
+    let (spec, _) = crate::request::job(Some(jobs::spec::JobKind::Telemetry), b"").unwrap();
+    let job = broker.submit(spec, Bytes::new(), None, None).await.unwrap().id;
+    let record = ended(&broker, &job).await;
+    let Some(JobResult::Telemetry { devices }) = record.result else { panic!("{record:?}") };
+    let names: Vec<_> = devices.iter().map(|(device, _)| device.as_str()).collect();
+    assert_eq!(names, ["d1", "d2"]);
+}
+
+#[tokio::test]
+async fn versions_of_models_are_numbered_and_do_not_change() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let first = register(&broker, "m").await;
+    let second = register(&broker, "m").await;
+    assert_eq!(first.reference.version.as_str(), "1");
+    assert_eq!(second.reference.version.as_str(), "2");
+    let query = |text: &str| text.parse::<ModelQuery>().unwrap();
+    assert_eq!(broker.model(&query("m")).await.unwrap(), second);
+    assert_eq!(broker.model(&query("m:1")).await.unwrap(), first);
+    let other = models::zoo::build("mlp", [1, 2, 2], 3, 8).unwrap();
+    let version = Some(id("1"));
+    let config = ModelConfig::default();
+    let taken = broker.register(&id("m"), version, other.into(), config.clone()).await;
+    assert_eq!(taken.unwrap_err().code, ApiCode::Conflict);
+    let bad = broker.register(&id("m"), None, Bytes::from_static(b"no"), config).await;
+    assert_eq!(bad.unwrap_err().code, ApiCode::Job(FailureCode::InvalidModel));
+    broker.remove_model(&query("m:2")).await.unwrap();
+    assert_eq!(broker.model(&query("m")).await.unwrap(), first);
+    let error = broker.model(&query("m:2")).await.unwrap_err();
+    assert!(error.code == ApiCode::UnknownModel && error.hint.contains('1'), "{error:?}");
+}

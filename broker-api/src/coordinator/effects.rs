@@ -1,0 +1,309 @@
+//! What the machine of a training asks for, done.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use async_nats::header::HeaderMap;
+use jobs::id::{Attempt, BlobRef, DeviceId, RoundNumber};
+use jobs::job::JobState;
+use jobs::report::FailureCode;
+use jobs::round::{self, Outcome};
+use jobs::spec::{EvaluateTask, Offer, Purpose, Task, TaskId, TaskWork, TrainTask};
+use jobs::training::{Effect, Ending, Event};
+use jobs::{subject, wire};
+
+use super::owner::{Owner, REST, Stop};
+use super::state::{is_of, parameters_name, round_key};
+use crate::broker::JobEnd;
+use crate::metrics::Counter;
+use crate::record::{EventBody, JobResult};
+use crate::store::StoreError;
+
+/// Rounds whose blobs are kept.
+const ROUNDS_KEPT: usize = 2;
+
+impl Owner {
+    /// Performs effects, and those of the events that they answer at once.
+    pub(super) async fn perform(&mut self, queue: &mut VecDeque<Effect>) -> Result<(), Stop> {
+        let mut outward = Vec::new();
+        self.begin_folding(queue).await;
+        while let Some(effect) = queue.pop_front() {
+            match effect {
+                Effect::Round { round, effect: round::Effect::FindDevices } => {
+                    let event = Event::Round { round, event: self.devices_found() };
+                    queue.extend(self.machine.step(self.core.fleet.now(), &event));
+                    self.begin_folding(queue).await;
+                }
+                Effect::Round { round, effect: round::Effect::CheckUpdate { device, update } } => {
+                    self.check(round, device, update);
+                }
+                Effect::Round { round, effect: round::Effect::Aggregate { updates } } => {
+                    self.aggregate(round, updates);
+                }
+                Effect::Round { effect: round::Effect::End(_), .. } => {}
+                effect => outward.push(effect),
+            }
+        }
+        if outward.is_empty() {
+            return Ok(());
+        }
+        self.save().await?;
+        self.tell_started(&outward).await;
+        for effect in outward {
+            self.perform_outward(effect).await?;
+        }
+        Ok(())
+    }
+
+    /// Lets the updates know who is invited to a round, before the first of them arrives.
+    async fn begin_folding(&mut self, queue: &VecDeque<Effect>) {
+        let mut devices = Vec::new();
+        let mut begun = None;
+        for effect in queue {
+            let Effect::Round { round, effect } = effect else { continue };
+            match effect {
+                round::Effect::Offer { device, purpose: Purpose::Train, .. }
+                | round::Effect::CheckUpdate { device, .. }
+                    if round.0 != self.folding =>
+                {
+                    begun = Some(round.0);
+                    devices.push(device.clone());
+                }
+                round::Effect::Offer { .. }
+                | round::Effect::CheckUpdate { .. }
+                | round::Effect::FindDevices
+                | round::Effect::Withdraw { .. }
+                | round::Effect::Aggregate { .. }
+                | round::Effect::End(_) => {}
+            }
+        }
+        if let Some(round) = begun {
+            self.folding = round;
+            self.updates.begin(devices).await;
+        }
+    }
+
+    fn check(&self, round: RoundNumber, device: DeviceId, update: jobs::report::UpdateReport) {
+        let (core, job) = (self.core.clone(), self.job.clone());
+        let (updates, done) = (self.updates.clone(), self.done.clone());
+        self.core.spawn(async move {
+            let refused = updates.check(&job, &device, &update).await;
+            let reason = refused.as_ref().map_or("accepted", |failure| failure.code.as_str());
+            core.metrics.add(Counter::Updates, format!("reason=\"{reason}\""), 1);
+            let bytes = update.parameters.size.0;
+            core.metrics.add(Counter::RoundBytes, "direction=\"up\"".to_owned(), bytes);
+            let parameters = update.parameters;
+            let event = round::Event::UpdateChecked { device, parameters, refused };
+            // Nobody listens when the training was let go of.
+            let _ = done.send(Event::Round { round, event }).await;
+        });
+    }
+
+    fn aggregate(&self, round: RoundNumber, updates: Vec<(DeviceId, jobs::report::UpdateReport)>) {
+        let (fold, done) = (self.updates.clone(), self.done.clone());
+        let name = parameters_name(&self.job, round.0);
+        self.core.spawn(async move {
+            let event = match fold.aggregate(name, &updates).await {
+                Ok(parameters) => round::Event::Aggregated { parameters },
+                Err(failure) => round::Event::AggregationFailed { failure },
+            };
+            let _ = done.send(Event::Round { round, event }).await;
+        });
+    }
+
+    async fn tell_started(&self, effects: &[Effect]) {
+        let mut started = None;
+        let mut devices = Vec::new();
+        for effect in effects {
+            if let Effect::Round {
+                round,
+                effect: round::Effect::Offer { device, purpose: Purpose::Train, attempt, .. },
+            } = effect
+                && *attempt == Attempt(1)
+            {
+                started = Some(round.0);
+                devices.push(device.clone());
+            }
+        }
+        if let Some(round) = started {
+            let body = EventBody::RoundStarted { round, devices };
+            let (core, job) = (self.core.clone(), self.job.clone());
+            let id = format!("round.{round}.started");
+            // Devices need not wait for it.
+            self.core.spawn(async move {
+                if let Err(error) = core.store.publish_event(&job, &id, body).await {
+                    tracing::warn!(%job, %error, "the start of a round was not told");
+                }
+            });
+        }
+    }
+
+    async fn perform_outward(&mut self, effect: Effect) -> Result<(), Stop> {
+        match effect {
+            Effect::Round { round, effect } => match effect {
+                round::Effect::Offer { device, purpose, attempt, parameters } => {
+                    self.offer(round, device, purpose, attempt, parameters).await;
+                }
+                round::Effect::Withdraw { device, purpose, attempt, reason } => {
+                    let task = self.task_id(round, purpose, attempt);
+                    self.send(&device, &Offer::Cancel { task, reason }, false).await;
+                }
+                round::Effect::FindDevices
+                | round::Effect::CheckUpdate { .. }
+                | round::Effect::Aggregate { .. }
+                | round::Effect::End(_) => {}
+            },
+            Effect::PublishRound(outcome) => self.publish_round(*outcome).await?,
+            Effect::Register { parameters } => self.register(parameters),
+            Effect::End(ending) => {
+                self.end(*ending).await?;
+                return Err(Stop::Over);
+            }
+        }
+        Ok(())
+    }
+
+    fn task_id(&self, round: RoundNumber, purpose: Purpose, attempt: Attempt) -> TaskId {
+        TaskId { job: self.job.clone(), round, purpose, attempt }
+    }
+
+    async fn offer(
+        &self,
+        round: RoundNumber,
+        device: DeviceId,
+        purpose: Purpose,
+        attempt: Attempt,
+        parameters: BlobRef,
+    ) {
+        let (graph, dataset) = (self.prepared.graph.clone(), self.spec.dataset.clone());
+        let local = self.spec.local.clone();
+        let size = parameters.size.0;
+        let work = match purpose {
+            Purpose::Evaluate => {
+                let batch_size = local.batch_size;
+                TaskWork::Evaluate(EvaluateTask { graph, parameters, dataset, batch_size })
+            }
+            Purpose::Train | Purpose::Infer | Purpose::Telemetry => {
+                let seed = self.spec.seed ^ (u64::from(round.0) << 32);
+                TaskWork::Train(TrainTask { graph, parameters, dataset, local, seed })
+            }
+        };
+        let timeout_ms = self.spec.participation.deadline_ms;
+        let task = Task { id: self.task_id(round, purpose, attempt), timeout_ms, work };
+        self.core.metrics.add(Counter::RoundBytes, "direction=\"down\"".to_owned(), size);
+        self.send(&device, &Offer::Task(Box::new(task)), true).await;
+    }
+
+    /// Offers are not acknowledged: one that is lost is made again when its device returns, or
+    /// ends with the round's deadline.
+    async fn send(&self, device: &DeviceId, offer: &Offer, wants_return: bool) {
+        let client = self.core.store.client();
+        let (subject, payload) = (subject::offer(device), wire::encode(offer));
+        let sent = if wants_return {
+            let reply = format!("{}.{device}", self.returns);
+            client.publish_with_reply_and_headers(subject, reply, HeaderMap::new(), payload).await
+        } else {
+            client.publish(subject, payload).await
+        };
+        if let Err(error) = sent {
+            tracing::warn!(%device, %error, "an offer was not sent");
+        }
+    }
+
+    /// Stores how a round ended, tells it, and forgets blobs of rounds before.
+    async fn publish_round(&mut self, outcome: Outcome) -> Result<(), Stop> {
+        while let Err(error) = self.tell_round(&outcome).await {
+            self.rest(&error).await?;
+        }
+        let result = if outcome.failure.is_none() { "succeeded" } else { "failed" };
+        self.core.metrics.add(Counter::Rounds, format!("result=\"{result}\""), 1);
+        let took = outcome.ended_at.since(outcome.started_at).0;
+        self.core.metrics.rounds.observe(Duration::from_millis(took));
+        self.forget(&outcome);
+        Ok(())
+    }
+
+    async fn tell_round(&self, outcome: &Outcome) -> Result<(), StoreError> {
+        let number = outcome.round.0;
+        self.core.store.rounds.put(&round_key(&self.job, number), outcome).await?;
+        let body = EventBody::RoundEnded(Box::new(outcome.clone()));
+        let id = format!("round.{number}.ended");
+        self.core.store.publish_event(&self.job, &id, body).await
+    }
+
+    /// Puts a round's blobs on the list, and removes those that are old from the object store.
+    fn forget(&mut self, outcome: &Outcome) {
+        let mut blobs: Vec<BlobRef> =
+            outcome.updates.iter().map(|(_, update)| update.parameters.clone()).collect();
+        blobs.push(outcome.parameters.clone());
+        self.stored.garbage.push(blobs);
+        let old = self.stored.garbage.len().saturating_sub(ROUNDS_KEPT);
+        let mut gone: Vec<BlobRef> = self.stored.garbage.drain(..old).flatten().collect();
+        let current = self.machine.parameters();
+        gone.retain(|blob| {
+            blob != current && !self.stored.garbage.iter().flatten().any(|kept| kept == blob)
+        });
+        self.remove(gone);
+    }
+
+    /// Removes blobs that only this job uses.
+    fn remove(&self, mut blobs: Vec<BlobRef>) {
+        blobs.retain(|blob| is_of(&self.job, blob));
+        blobs.sort();
+        blobs.dedup();
+        let core = self.core.clone();
+        self.core.spawn(async move {
+            for blob in blobs {
+                if let Err(error) = core.store.blobs.delete(&blob).await {
+                    tracing::debug!(blob = blob.object_name(), %error, "a blob of an old round stays");
+                }
+            }
+        });
+    }
+
+    fn register(&self, parameters: BlobRef) {
+        let (core, job, done) = (self.core.clone(), self.job.clone(), self.done.clone());
+        let (spec, prepared) = (self.spec.clone(), self.prepared.clone());
+        let machine = self.machine.clone();
+        self.core.spawn(async move {
+            let registered = core.register_result(&job, &spec, &prepared, &parameters, &machine);
+            let event = match registered.await {
+                Ok(model) => Event::Registered { model },
+                Err(failure) => Event::RegistrationFailed { failure },
+            };
+            let _ = done.send(event).await;
+        });
+    }
+
+    /// Ends the job, then forgets everything that only the training needed.
+    async fn end(&mut self, ending: Ending) -> Result<(), Stop> {
+        let state = match &ending.failure {
+            None => JobState::Succeeded,
+            Some(failure) if failure.code == FailureCode::Cancelled => JobState::Cancelled,
+            Some(_) => JobState::Failed,
+        };
+        let result = ending.model.map(|model| JobResult::Train { model });
+        let end = JobEnd { state, failure: ending.failure, result };
+        while let Err(error) = self.write_end(&end).await {
+            self.rest(&error).await?;
+        }
+        let mut gone: Vec<BlobRef> = self.stored.garbage.drain(..).flatten().collect();
+        gone.push(self.machine.parameters().clone());
+        self.remove(gone);
+        Ok(())
+    }
+
+    async fn write_end(&self, end: &JobEnd) -> Result<(), StoreError> {
+        self.core.end_job(&self.job, end.clone()).await?;
+        self.core.store.purge_reports(&self.job).await?;
+        self.core.store.trainings.remove(self.job.as_str()).await
+    }
+
+    /// Rests before the store is asked again.
+    async fn rest(&self, error: &StoreError) -> Result<(), Stop> {
+        tracing::warn!(job = %self.job, %error, "a training waits for the store");
+        let rest = tokio::time::sleep(REST);
+        let rested = self.core.closing.run_until_cancelled(rest).await;
+        rested.ok_or(Stop::Closing)
+    }
+}

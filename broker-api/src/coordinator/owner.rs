@@ -1,0 +1,593 @@
+//! One training at its owner: events go in, the machine decides, effects are performed.
+//!
+//! What may be seen outside (offers, published rounds, the end) is done only after the machine's
+//! state is stored; looking into updates and averaging are not seen, and begin at once.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::Message;
+use async_nats::jetstream::consumer::{DeliverPolicy, push};
+use async_nats::{StatusCode, Subscriber};
+use futures::{FutureExt as _, StreamExt as _};
+use jobs::device::Presence;
+use jobs::id::{DeviceId, JobId, Millis};
+use jobs::job::JobState;
+use jobs::report::{Failure, FailureCode, ReportBody, TaskReport};
+use jobs::round;
+use jobs::spec::{JobSpec, TrainSpec, WorkSpec};
+use jobs::training::{Effect, Event, Training};
+use jobs::{subject, wire};
+use tokio::sync::{broadcast, mpsc, watch};
+
+use super::RENEW_EVERY;
+use super::prepare::{Unprepared, eligible, layout_of};
+use super::state::{Prepared, StoredTraining};
+use super::updates::Updates;
+use crate::broker::work::{asked_to_stop, failed};
+use crate::broker::{Core, JobEnd, Signal};
+use crate::fleet::FleetEvent;
+use crate::record::{EventBody, StoredJob};
+use crate::store::{StoreError, Versioned, unavailable};
+
+/// How long changes that nobody else sees may wait to be stored.
+const STORE_WITHIN: Duration = Duration::from_millis(50);
+/// How long to wait before the store is asked again.
+pub(super) const REST: Duration = Duration::from_millis(500);
+/// Results of checks and averages that may wait.
+const DONE_WAITING: usize = 1024;
+/// Reports that are applied before their effects are performed, at most.
+const BATCH: usize = 256;
+
+/// Why an owner stops.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// The training is over.
+    Over,
+    /// Another broker owns the training now.
+    Lost,
+    /// This broker is closing.
+    Closing,
+}
+
+/// A training at work.
+pub(super) struct Owner {
+    pub(super) core: Arc<Core>,
+    pub(super) job: JobId,
+    pub(super) spec: TrainSpec,
+    pub(super) job_spec: JobSpec,
+    pub(super) prepared: Prepared,
+    pub(super) updates: Updates,
+    pub(super) machine: Training,
+    pub(super) stored: StoredTraining,
+    revision: u64,
+    stored_at: Instant,
+    /// Another broker has written.
+    lost_lease: bool,
+    /// Since when there are changes that are not stored.
+    changed_at: Option<Instant>,
+    pub(super) done: mpsc::Sender<Event>,
+    /// The round whose devices are known to `updates`.
+    pub(super) folding: u32,
+    /// Where offers that nobody listens to come back.
+    pub(super) returns: String,
+}
+
+/// What an owner listens to.
+struct Ears {
+    reports: Option<push::Ordered>,
+    returned: Subscriber,
+    done: mpsc::Receiver<Event>,
+    fleet: broadcast::Receiver<FleetEvent>,
+    signal: watch::Receiver<Signal>,
+    /// Reports that were in the stream when it was opened are still being read.
+    behind: bool,
+}
+
+/// Runs a training until it is over, or not this broker's any more.
+pub(super) async fn run(core: Arc<Core>, job: JobId, stored: Versioned<StoredTraining>) {
+    core.metrics.trainings.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let stopped = match begin(&core, &job, stored).await {
+        Ok((mut owner, mut ears, effects)) => owner.run(&mut ears, effects).await,
+        Err(stop) => stop,
+    };
+    core.metrics.trainings.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+    tracing::info!(%job, ?stopped, "a training is let go of");
+}
+
+/// Loads or prepares the training. Tries for as long as the store does not answer.
+async fn begin(
+    core: &Arc<Core>,
+    job: &JobId,
+    mut stored: Versioned<StoredTraining>,
+) -> Result<(Owner, Ears, Vec<Effect>), Stop> {
+    loop {
+        let begun = tokio::select! {
+            begun = try_begin(core, job, &mut stored) => begun,
+            () = core.closing.cancelled() => Err(Unready::Stop(Stop::Closing)),
+        };
+        match begun {
+            Ok(begun) => return Ok(begun),
+            Err(Unready::Stop(Stop::Closing)) => {
+                let value = StoredTraining { owner: None, ..stored.value };
+                // If it is not stored, the lease lapses.
+                let _ = core.store.trainings.update(job.as_str(), &value, stored.revision).await;
+                return Err(Stop::Closing);
+            }
+            Err(Unready::Stop(stop)) => return Err(stop),
+            Err(Unready::Store(error)) => {
+                tracing::warn!(%job, %error, "a training waits for the store");
+                tokio::time::sleep(REST).await;
+            }
+        }
+    }
+}
+
+/// What an owner heard.
+enum Heard {
+    Report(Option<Message>),
+    Done(Event),
+    Returned(async_nats::Message),
+    Fleet(Option<FleetEvent>),
+    Cancel,
+    Wake,
+    Save,
+}
+
+enum Unready {
+    Stop(Stop),
+    Store(StoreError),
+}
+
+impl From<StoreError> for Unready {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Conflict { .. } => Unready::Stop(Stop::Lost),
+            error => Unready::Store(error),
+        }
+    }
+}
+
+async fn try_begin(
+    core: &Arc<Core>,
+    job: &JobId,
+    stored: &mut Versioned<StoredTraining>,
+) -> Result<(Owner, Ears, Vec<Effect>), Unready> {
+    let found = core.store.jobs.get(job.as_str()).await?;
+    let Some(record) = found.map(|found| found.value.record) else {
+        core.store.trainings.remove(job.as_str()).await?;
+        return Err(Unready::Stop(Stop::Over));
+    };
+    let WorkSpec::Train(spec) = record.spec.work.clone() else {
+        core.store.trainings.remove(job.as_str()).await?;
+        return Err(Unready::Stop(Stop::Over));
+    };
+    if record.state.is_final() {
+        core.tell_end(&record).await?;
+        core.store.trainings.remove(job.as_str()).await?;
+        return Err(Unready::Stop(Stop::Over));
+    }
+    let deadline = record.accepted_at.plus(record.spec.deadline_ms);
+    let spec = *spec;
+    let (machine, effects, prepared, layout) =
+        match (stored.value.machine.take(), stored.value.prepared.clone()) {
+            (Some(machine), Some(prepared)) => {
+                stored.value.machine = Some(machine.clone());
+                let layout = match layout_of(core, &prepared).await {
+                    Ok(layout) => layout,
+                    Err(unprepared) => return Err(give_up(core, job, unprepared).await?),
+                };
+                let effects = machine.pending_effects();
+                (machine, effects, prepared, layout)
+            }
+            (Some(_) | None, _) => {
+                let patience =
+                    Patience { core, job, spec: &spec, job_spec: &record.spec, deadline };
+                let (prepared, parameters, layout) = match patience.prepare(stored).await? {
+                    Ok(prepared) => prepared,
+                    Err(unprepared) => return Err(give_up(core, job, unprepared).await?),
+                };
+                let now = core.fleet.now();
+                let (machine, effects) = Training::begin(now, spec.clone(), deadline, parameters);
+                (machine, effects, prepared, layout)
+            }
+        };
+    let updates = Updates::start(core.store.blobs.clone(), layout).map_err(|error| {
+        StoreError::Unavailable { doing: "starting a thread".to_owned(), reason: error.to_string() }
+    })?;
+    let running = |stored: &mut StoredJob| {
+        let change = matches!(stored.record.state, JobState::Accepted | JobState::Placed);
+        if change {
+            stored.record.state = JobState::Running;
+        }
+        change
+    };
+    core.store.jobs.modify(job.as_str(), running).await?;
+    let (done, done_receiver) = mpsc::channel(DONE_WAITING);
+    let client = core.store.client();
+    let returns = client.new_inbox();
+    let returned = client.subscribe(format!("{returns}.*")).await;
+    let returned = returned.map_err(|error| unavailable("subscribing", &error))?;
+    let ears = Ears {
+        reports: None,
+        returned,
+        done: done_receiver,
+        fleet: core.fleet.events(),
+        signal: core.index.watch(job),
+        behind: true,
+    };
+    let value = StoredTraining { prepared: Some(prepared.clone()), ..stored.value.clone() };
+    let owner = Owner {
+        core: core.clone(),
+        job: job.clone(),
+        spec,
+        job_spec: record.spec,
+        prepared,
+        updates,
+        machine,
+        stored: value,
+        revision: stored.revision,
+        stored_at: Instant::now(),
+        lost_lease: false,
+        changed_at: None,
+        done,
+        folding: 0,
+        returns,
+    };
+    Ok((owner, ears, effects))
+}
+
+/// Ends a training that cannot begin.
+async fn give_up(core: &Core, job: &JobId, unprepared: Unprepared) -> Result<Unready, StoreError> {
+    let failure = match unprepared {
+        Unprepared::Store(error) => return Ok(error.into()),
+        Unprepared::Failed(failure) => failure,
+        Unprepared::Nobody => {
+            Failure::new(FailureCode::NoDevice, "no device with the data set is online")
+        }
+    };
+    let state = match failure.code {
+        FailureCode::Cancelled => JobState::Cancelled,
+        _ => JobState::Failed,
+    };
+    core.end_job(job, JobEnd { state, ..failed(failure) }).await?;
+    core.store.trainings.remove(job.as_str()).await?;
+    Ok(Unready::Stop(Stop::Over))
+}
+
+/// Prepares a training as soon as a device with the data set is online.
+struct Patience<'a> {
+    core: &'a Core,
+    job: &'a JobId,
+    spec: &'a TrainSpec,
+    job_spec: &'a JobSpec,
+    deadline: Millis,
+}
+
+type Ready = (Prepared, jobs::id::BlobRef, models::params::Layout);
+
+impl Patience<'_> {
+    async fn prepare(
+        &self,
+        stored: &mut Versioned<StoredTraining>,
+    ) -> Result<Result<Ready, Unprepared>, StoreError> {
+        let mut chances = self.core.fleet.chances();
+        let mut signal = self.core.index.watch(self.job);
+        loop {
+            if signal.borrow().cancel {
+                let failure = Failure::new(FailureCode::Cancelled, "stopped on request");
+                return Ok(Err(Unprepared::Failed(failure)));
+            }
+            match self.core.prepare(self.job, self.spec, &self.job_spec.selector).await {
+                Err(Unprepared::Nobody) => {}
+                prepared => return Ok(prepared),
+            }
+            let left = self.deadline.since(self.core.fleet.now());
+            if left.0 == 0 {
+                let text = format!(
+                    "no device with data set {} was online before the deadline",
+                    self.spec.dataset
+                );
+                let failure = Failure::new(FailureCode::NoDevice, text);
+                return Ok(Err(Unprepared::Failed(failure)));
+            }
+            tokio::select! {
+                _ = chances.changed() => {}
+                () = asked_to_stop(&mut signal) => {}
+                () = tokio::time::sleep(Duration::from_millis(left.0).min(RENEW_EVERY)) => {
+                    // A sign of life.
+                    stored.value.write += 1;
+                    let store = &self.core.store.trainings;
+                    stored.revision =
+                        store.update(self.job.as_str(), &stored.value, stored.revision).await?;
+                }
+            }
+        }
+    }
+}
+
+impl Owner {
+    async fn run(&mut self, ears: &mut Ears, effects: Vec<Effect>) -> Stop {
+        let mut queue: VecDeque<Effect> = effects.into();
+        self.changed_at = Some(Instant::now());
+        loop {
+            if let Err(stop) = self.perform(&mut queue).await {
+                return stop;
+            }
+            if self.lost_lease {
+                return Stop::Lost;
+            }
+            let closing = self.core.closing.clone();
+            match closing.run_until_cancelled(self.hear(ears)).await {
+                Some(events) => {
+                    for (now, event) in events {
+                        queue.extend(self.machine.step(now, &event));
+                    }
+                }
+                None => {
+                    self.stored.owner = None;
+                    // If it is not stored, the lease lapses.
+                    let _ = self.save_once().await;
+                    return Stop::Closing;
+                }
+            }
+        }
+    }
+
+    /// Waits for what happens next. Changes that wait to be stored are stored in time, and so
+    /// are signs of life.
+    async fn hear(&mut self, ears: &mut Ears) -> Vec<(Millis, Event)> {
+        if ears.reports.is_none() {
+            match self.open_reports().await {
+                Ok((reports, pending)) => {
+                    ears.reports = Some(reports);
+                    ears.behind = pending > 0;
+                }
+                Err(error) => {
+                    tracing::warn!(job = %self.job, %error, "reports cannot be read");
+                    tokio::time::sleep(REST).await;
+                    return Vec::new();
+                }
+            }
+        }
+        let now = self.core.fleet.now();
+        let wake = if ears.behind { None } else { self.machine.wake_at() };
+        let wake = wake.map(|at| Duration::from_millis(at.since(now).0));
+        let save_at = match self.changed_at {
+            Some(at) => at + STORE_WITHIN,
+            None => self.stored_at + RENEW_EVERY,
+        };
+        let heard = tokio::select! {
+            biased;
+            report = next_report(&mut ears.reports) => Heard::Report(report),
+            Some(event) = ears.done.recv() => Heard::Done(event),
+            Some(message) = ears.returned.next() => Heard::Returned(message),
+            event = ears.fleet.recv() => Heard::Fleet(event.ok()),
+            () = asked_to_stop(&mut ears.signal) => Heard::Cancel,
+            () = sleep(wake) => Heard::Wake,
+            () = tokio::time::sleep_until(save_at.into()) => Heard::Save,
+        };
+        self.understand(ears, heard).await
+    }
+
+    async fn understand(&mut self, ears: &mut Ears, heard: Heard) -> Vec<(Millis, Event)> {
+        let now = self.core.fleet.now();
+        match heard {
+            Heard::Report(Some(message)) => {
+                let mut events = Vec::new();
+                self.note(&message, ears, &mut events);
+                while events.len() < BATCH
+                    && let Some(Some(message)) = next_report(&mut ears.reports).now_or_never()
+                {
+                    self.note(&message, ears, &mut events);
+                }
+                events
+            }
+            Heard::Report(None) => {
+                ears.reports = None;
+                Vec::new()
+            }
+            Heard::Done(event) => {
+                self.changed();
+                let mut events = vec![(now, event)];
+                while let Ok(event) = ears.done.try_recv() {
+                    events.push((now, event));
+                }
+                events
+            }
+            Heard::Returned(message) => {
+                let device = message.subject.rsplit('.').next();
+                let device = device.and_then(|device| DeviceId::parse(device).ok());
+                match (device, message.status) {
+                    (Some(device), Some(StatusCode::NO_RESPONDERS)) => {
+                        self.core.fleet.unreachable(&device);
+                        self.lost(now, device)
+                    }
+                    _ => Vec::new(),
+                }
+            }
+            Heard::Fleet(Some(FleetEvent::Lost(device))) => self.lost(now, device),
+            Heard::Fleet(Some(FleetEvent::Returned(device))) => {
+                self.changed();
+                let mut events = self.in_round(now, round::Event::DeviceReturned { device });
+                events.extend(self.in_round(now, self.devices_found()));
+                events
+            }
+            // Too many at once: who is offline by now is lost.
+            Heard::Fleet(None) => self.offline(now),
+            Heard::Cancel => {
+                ears.signal = watch::channel(Signal::default()).1;
+                self.changed();
+                vec![(now, Event::CancelRequested)]
+            }
+            Heard::Wake => {
+                self.changed();
+                vec![(now, Event::Tick)]
+            }
+            Heard::Save => {
+                if let Err(error) = self.save_once().await {
+                    tracing::warn!(job = %self.job, %error, "a training was not stored");
+                    self.lost_lease |= matches!(error, StoreError::Conflict { .. });
+                    self.stored_at = Instant::now();
+                    self.changed_at = None;
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    fn changed(&mut self) {
+        self.changed_at.get_or_insert_with(Instant::now);
+    }
+
+    fn lost(&mut self, now: Millis, device: DeviceId) -> Vec<(Millis, Event)> {
+        self.changed();
+        self.in_round(now, round::Event::DeviceLost { device })
+    }
+
+    pub(super) fn in_round(&self, now: Millis, event: round::Event) -> Vec<(Millis, Event)> {
+        let round = self.machine.round().map(|round| round.plan().round);
+        round.map(|round| (now, Event::Round { round, event })).into_iter().collect()
+    }
+
+    pub(super) fn devices_found(&self) -> round::Event {
+        let devices =
+            eligible(&self.core.fleet, &self.job_spec.selector, &self.spec.dataset, &self.prepared);
+        let devices = devices.into_iter().map(|hello| hello.device).collect();
+        round::Event::DevicesFound { devices }
+    }
+
+    /// Devices that are not there.
+    fn offline(&self, now: Millis) -> Vec<(Millis, Event)> {
+        let gone = self.core.fleet.records().into_iter();
+        let gone = gone.filter(|record| record.presence == Presence::Offline);
+        let lost = |device| self.in_round(now, round::Event::DeviceLost { device });
+        gone.flat_map(|record| lost(record.hello.device)).collect()
+    }
+
+    fn note(&mut self, message: &Message, ears: &mut Ears, events: &mut Vec<(Millis, Event)>) {
+        let Ok(info) = message.info() else { return };
+        self.stored.sequence = info.stream_sequence;
+        ears.behind = info.pending > 0;
+        let arrived = info.published.unix_timestamp_nanos() / 1_000_000;
+        let arrived = Millis(u64::try_from(arrived).unwrap_or_default()).min(self.core.fleet.now());
+        let device = subject::parse_report(&message.subject).map(|(_, device)| device);
+        let report: TaskReport = match wire::decode(&message.payload) {
+            Ok(report) => report,
+            Err(error) => {
+                tracing::warn!(subject = %message.subject, %error, "a report is not understood");
+                return;
+            }
+        };
+        if device.as_ref() != Some(&report.device) || report.task.job != self.job {
+            tracing::warn!(subject = %message.subject, "a report names another device or job");
+            return;
+        }
+        if let Some(event) = self.understood(report) {
+            self.changed();
+            events.push((arrived, event));
+        }
+    }
+
+    fn understood(&self, report: TaskReport) -> Option<Event> {
+        let TaskReport { task, device, body } = report;
+        let (round, purpose, attempt) = (task.round, task.purpose, task.attempt);
+        let event = match body {
+            ReportBody::Accepted => round::Event::Accepted { device, purpose, attempt },
+            ReportBody::Progress(progress) => {
+                let (core, job) = (self.core.clone(), self.job.clone());
+                let body = EventBody::Progress { device: device.clone(), round: round.0, progress };
+                self.core.spawn(async move { core.store.mention_event(&job, body).await });
+                round::Event::Progressed { device, progress }
+            }
+            ReportBody::Trained(update) => round::Event::UpdateReceived { device, attempt, update },
+            ReportBody::Evaluated(evaluation) => {
+                round::Event::EvaluationReceived { device, attempt, evaluation }
+            }
+            ReportBody::Declined(failure) | ReportBody::Failed(failure) => {
+                round::Event::TaskFailed { device, purpose, attempt, failure }
+            }
+            ReportBody::Cancelled => {
+                let failure = Failure::new(FailureCode::Cancelled, "the device stopped");
+                round::Event::TaskFailed { device, purpose, attempt, failure }
+            }
+            ReportBody::Inferred(_) | ReportBody::Measured(_) => return None,
+        };
+        Some(Event::Round { round, event })
+    }
+
+    async fn open_reports(&self) -> Result<(push::Ordered, u64), StoreError> {
+        let doing = "reading reports";
+        let stream = self.core.store.stream(subject::STREAM_REPORTS).await?;
+        let config = push::OrderedConfig {
+            deliver_subject: self.core.store.client().new_inbox(),
+            filter_subject: subject::reports_of(&self.job),
+            deliver_policy: DeliverPolicy::ByStartSequence {
+                start_sequence: self.stored.sequence + 1,
+            },
+            ..push::OrderedConfig::default()
+        };
+        let consumer = stream.create_consumer(config).await;
+        let consumer = consumer.map_err(|error| unavailable(doing, &error))?;
+        let pending = consumer.cached_info().num_pending;
+        let messages = consumer.messages().await.map_err(|error| unavailable(doing, &error))?;
+        Ok((messages, pending))
+    }
+
+    /// Stores the machine; tries until it is stored, or the lease is someone else's.
+    pub(super) async fn save(&mut self) -> Result<(), Stop> {
+        loop {
+            match self.save_once().await {
+                Ok(()) => return Ok(()),
+                Err(StoreError::Conflict { .. }) => return Err(Stop::Lost),
+                Err(error) => {
+                    tracing::warn!(job = %self.job, %error, "a training waits for the store");
+                    let rest = tokio::time::sleep(REST);
+                    if self.core.closing.run_until_cancelled(rest).await.is_none() {
+                        return Err(Stop::Closing);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn save_once(&mut self) -> Result<(), StoreError> {
+        self.stored.machine = Some(self.machine.clone());
+        self.stored.write += 1;
+        let key = self.job.as_str();
+        let trainings = &self.core.store.trainings;
+        let saved = match trainings.update(key, &self.stored, self.revision).await {
+            Err(error @ StoreError::Conflict { .. }) => {
+                // It may be a write of our own whose acknowledgement was lost.
+                let found = trainings.get(key).await?;
+                let ours = found.filter(|found| {
+                    found.value.owner.as_deref() == Some(&self.core.name)
+                        && found.value.term == self.stored.term
+                });
+                let Some(ours) = ours else { return Err(error) };
+                trainings.update(key, &self.stored, ours.revision).await
+            }
+            saved => saved,
+        };
+        self.revision = saved?;
+        self.stored_at = Instant::now();
+        self.changed_at = None;
+        Ok(())
+    }
+}
+
+async fn next_report(reports: &mut Option<push::Ordered>) -> Option<Message> {
+    match reports {
+        // A fault ends the reading; it is begun again behind the last report.
+        Some(reports) => reports.next().await.and_then(Result::ok),
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep(duration: Option<Duration>) {
+    match duration {
+        Some(duration) => tokio::time::sleep(duration).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,251 @@
+//! Before the first round: the graph is found, checked, and laid out for devices.
+
+use bytes::Bytes;
+use jobs::device::{DatasetFacts, Hello};
+use jobs::id::{BlobRef, DatasetName, JobId};
+use jobs::report::{Failure, FailureCode};
+use jobs::selector::Selector;
+use jobs::spec::TrainSpec;
+use models::params::Layout;
+use models::picture::{Layout as PictureLayout, Preprocessing};
+use models::train::{Sgd, TrainError, Trainer};
+
+use super::state::{Prepared, parameters_name};
+use crate::broker::Core;
+use crate::error::{ApiCode, ApiError};
+use crate::fleet::Fleet;
+use crate::store::StoreError;
+
+/// Why a training does not begin.
+#[derive(Debug)]
+pub(super) enum Unprepared {
+    /// It never will.
+    Failed(Failure),
+    /// No device with the data set is online.
+    Nobody,
+    /// The store does not answer.
+    Store(StoreError),
+}
+
+impl From<StoreError> for Unprepared {
+    fn from(error: StoreError) -> Self {
+        Unprepared::Store(error)
+    }
+}
+
+fn failed(code: FailureCode, message: impl Into<String>) -> Unprepared {
+    Unprepared::Failed(Failure::new(code, message))
+}
+
+impl Core {
+    /// Whether a model can be trained as far as its name tells.
+    pub(crate) fn check_trainable(&self, spec: &TrainSpec) -> Result<(), ApiError> {
+        match self.registry.find(&spec.model) {
+            Ok(_) => Ok(()),
+            Err(_) if is_family(spec) => Ok(()),
+            Err(error) if error.code == ApiCode::UnknownModel => {
+                let families = models::zoo::FAMILIES.join(", ");
+                let hint = format!("{}; built-in families are: {families}", error.hint);
+                Err(ApiError { hint, ..error })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Finds the graph, checks it, and stores it with its first parameters.
+    pub(super) async fn prepare(
+        &self,
+        job: &JobId,
+        spec: &TrainSpec,
+        selector: &Selector,
+    ) -> Result<(Prepared, BlobRef, Layout), Unprepared> {
+        let devices = self.fleet.matching(selector, Some(&spec.dataset));
+        let facts = agreed_facts(&devices, &spec.dataset)?.ok_or(Unprepared::Nobody)?;
+        let onnx = self.graph(spec, &facts).await?;
+        let (graph_bytes, local, facts_of) = (onnx.clone(), spec.local.clone(), facts.clone());
+        let checked = tokio::task::spawn_blocking(move || {
+            let sgd = Sgd {
+                learning_rate: local.learning_rate,
+                momentum: local.momentum,
+                weight_decay: local.weight_decay,
+            };
+            let trainer = Trainer::new(&graph_bytes, sgd).map_err(|error| untrainable(&error))?;
+            check_fits(&trainer, &facts_of)?;
+            let parameters = trainer.parameters();
+            Ok((parameters.to_safetensors(), Layout::of(&parameters)))
+        });
+        let checked = checked.await.map_err(|_| {
+            failed(FailureCode::Internal, "checking the graph met a fault of the program")
+        })?;
+        let (parameters, layout) = checked.map_err(Unprepared::Failed)?;
+        let blobs = &self.store.blobs;
+        let graph = blobs.put(onnx).await.map_err(StoreError::from)?;
+        let name = parameters_name(job, 0);
+        let parameters = blobs.put_named(name, parameters.into()).await;
+        let parameters = parameters.map_err(StoreError::from)?;
+        let prepared = Prepared {
+            graph,
+            shape: facts.shape.clone(),
+            classes: facts.classes,
+            labels: facts.labels.clone(),
+            preprocessing: preprocessing(&facts),
+        };
+        Ok((prepared, parameters, layout))
+    }
+
+    /// The graph in training form: a registered model's, or a built-in family's.
+    async fn graph(&self, spec: &TrainSpec, facts: &DatasetFacts) -> Result<Bytes, Unprepared> {
+        if let Ok(record) = self.registry.find(&spec.model) {
+            let blob = record.training.as_ref().unwrap_or(&record.onnx);
+            let bytes = self.store.blobs.get(blob).await;
+            return Ok(bytes.map_err(StoreError::from)?);
+        }
+        let unknown = || {
+            let families = models::zoo::FAMILIES.join(", ");
+            let text = format!(
+                "no model {} is registered, and the built-in families are: {families}",
+                spec.model.name
+            );
+            failed(FailureCode::UnknownModel, text)
+        };
+        if !is_family(spec) {
+            return Err(unknown());
+        }
+        let extents: Vec<usize> = facts.shape.iter().map(|extent| *extent as usize).collect();
+        let shape: [usize; 3] = extents.try_into().map_err(|_| {
+            let text = format!(
+                "data set {} has examples of shape {:?}, expected [c, h, w]",
+                facts.name, facts.shape
+            );
+            failed(FailureCode::ShapeMismatch, text)
+        })?;
+        let (family, classes, seed) =
+            (spec.model.name.to_string(), facts.classes as usize, spec.seed);
+        let built =
+            tokio::task::spawn_blocking(move || models::zoo::build(&family, shape, classes, seed));
+        let built = built.await.map_err(|_| {
+            failed(FailureCode::Internal, "building the graph met a fault of the program")
+        })?;
+        built.map(Bytes::from).ok_or_else(unknown)
+    }
+}
+
+fn is_family(spec: &TrainSpec) -> bool {
+    spec.model.version.is_none() && models::zoo::FAMILIES.contains(&spec.model.name.as_str())
+}
+
+/// The data set as the devices declare it; `None` when there are no devices.
+fn agreed_facts(devices: &[Hello], name: &DatasetName) -> Result<Option<DatasetFacts>, Unprepared> {
+    let mut agreed: Option<(&Hello, &DatasetFacts)> = None;
+    for device in devices {
+        let Some(facts) = device.datasets.iter().find(|facts| facts.name == *name) else {
+            continue;
+        };
+        match agreed {
+            None => agreed = Some((device, facts)),
+            Some((first, other)) if !fits(facts, &other.shape, other.classes) => {
+                return Err(failed(
+                    FailureCode::InvalidDataset,
+                    format!(
+                        "devices disagree about data set {name}: {} has {:?} and {} classes, {} has {:?} and {}: \
+                         give different data different names, or exclude one by a selector",
+                        first.device,
+                        other.shape,
+                        other.classes,
+                        device.device,
+                        facts.shape,
+                        facts.classes,
+                    ),
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(agreed.map(|(_, facts)| facts.clone()))
+}
+
+/// Whether a device's data set is of this shape.
+pub(super) fn fits(facts: &DatasetFacts, shape: &[u32], classes: u32) -> bool {
+    facts.shape == shape && facts.classes == classes
+}
+
+/// Devices that may take part in a round of a prepared training.
+pub(super) fn eligible(
+    fleet: &Fleet,
+    selector: &Selector,
+    dataset: &DatasetName,
+    prepared: &Prepared,
+) -> Vec<Hello> {
+    let mut devices = fleet.matching(selector, Some(dataset));
+    devices.retain(|hello| {
+        let facts = hello.datasets.iter().find(|facts| facts.name == *dataset);
+        facts.is_some_and(|facts| fits(facts, &prepared.shape, prepared.classes))
+    });
+    devices
+}
+
+fn preprocessing(facts: &DatasetFacts) -> Option<Preprocessing> {
+    let [channels, height, width] = facts.shape[..] else { return None };
+    (channels == 1 || channels == 3).then(|| Preprocessing {
+        width,
+        height,
+        channels,
+        layout: PictureLayout::Nchw,
+        divisor: 255.0,
+        mean: facts.mean.clone(),
+        std: facts.std.clone(),
+    })
+}
+
+fn untrainable(error: &TrainError) -> Failure {
+    use models::graph::GraphError;
+    let code = match error {
+        TrainError::Graph(GraphError::Operator { .. }) => FailureCode::UnsupportedOperator,
+        TrainError::Graph(GraphError::Shape { .. }) => FailureCode::ShapeMismatch,
+        _ => FailureCode::InvalidModel,
+    };
+    Failure::new(code, format!("the model cannot be trained: {error}"))
+}
+
+fn check_fits(trainer: &Trainer, facts: &DatasetFacts) -> Result<(), Failure> {
+    let values = |shape: &[usize]| shape.iter().product::<usize>();
+    let shape: Vec<usize> = facts.shape.iter().map(|extent| *extent as usize).collect();
+    let expected = trainer.example_shape();
+    if expected != shape && !(expected.len() == 1 && values(expected) == values(&shape)) {
+        return Err(Failure::new(
+            FailureCode::ShapeMismatch,
+            format!(
+                "the model takes examples of shape {expected:?}, data set {} has {shape:?}",
+                facts.name
+            ),
+        ));
+    }
+    if trainer.classes() < facts.classes as usize {
+        return Err(Failure::new(
+            FailureCode::ShapeMismatch,
+            format!(
+                "the model has {} classes, data set {} has {}",
+                trainer.classes(),
+                facts.name,
+                facts.classes
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// The layout of a training that is taken over, from its graph.
+pub(super) async fn layout_of(core: &Core, prepared: &Prepared) -> Result<Layout, Unprepared> {
+    let onnx = core.store.blobs.get(&prepared.graph).await.map_err(StoreError::from)?;
+    let layout = tokio::task::spawn_blocking(move || {
+        let sgd = Sgd { learning_rate: 0.0, momentum: 0.0, weight_decay: 0.0 };
+        Trainer::new(&onnx, sgd).map(|trainer| Layout::of(&trainer.parameters()))
+    });
+    match layout.await {
+        Ok(Ok(layout)) => Ok(layout),
+        Ok(Err(error)) => Err(Unprepared::Failed(untrainable(&error))),
+        Err(_) => {
+            Err(failed(FailureCode::Internal, "reading the graph met a fault of the program"))
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What is stored of a training, so that another broker can go on.
+
+use jobs::id::{BlobRef, JobId};
+use jobs::training::Training;
+use models::picture::Preprocessing;
+use serde::{Deserialize, Serialize};
+
+/// A training: who owns it, where it is, and what it works with. One value, one revision: a
+/// broker that lost its lease cannot write any more.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct StoredTraining {
+    /// The broker that may go on with it; none when the last one let go of it.
+    pub owner: Option<String>,
+    /// Counts changes of the owner.
+    pub term: u64,
+    /// Counts writes of the owner.
+    pub write: u64,
+    /// What was prepared before the first round.
+    #[serde(default)]
+    pub prepared: Option<Prepared>,
+    /// The machine.
+    #[serde(default)]
+    pub machine: Option<Training>,
+    /// The place in the stream `REPORTS` of the last report that the machine knows.
+    #[serde(default)]
+    pub sequence: u64,
+    /// Blobs of rounds that are over, the oldest round first.
+    #[serde(default)]
+    pub garbage: Vec<Vec<BlobRef>>,
+}
+
+/// What a training works with from its first round to its last.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Prepared {
+    /// The ONNX graph in training form.
+    pub graph: BlobRef,
+    /// Shape of one example, `[c, h, w]`.
+    pub shape: Vec<u32>,
+    /// Number of classes.
+    pub classes: u32,
+    /// Class names, as the devices declare them.
+    #[serde(default)]
+    pub labels: Vec<String>,
+    /// How pictures become inputs.
+    #[serde(default)]
+    pub preprocessing: Option<Preprocessing>,
+}
+
+/// The name of the global parameters after a round in the object store.
+pub fn parameters_name(job: &JobId, round: u32) -> String {
+    format!("parameters/{job}/{round}")
+}
+
+/// Whether a blob is named as one that only this job uses: an update, or global parameters.
+pub fn is_of(job: &JobId, blob: &BlobRef) -> bool {
+    let mut parts = blob.object_name().split('/');
+    matches!(parts.next(), Some("update" | "parameters")) && parts.next() == Some(job.as_str())
+}
+
+/// The key of a round's outcome in the bucket `trainings`.
+pub fn round_key(job: &JobId, round: u32) -> String {
+    format!("{job}.{round}")
+}

@@ -1,0 +1,200 @@
+//! The updates of a training's rounds: read from the object store, checked and averaged on a
+//! thread of their own.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use jobs::id::{BlobRef, DeviceId, JobId};
+use jobs::report::{Failure, FailureCode, UpdateReport};
+use link::blobs::{BlobError, Blobs};
+use models::params::{Layout, ParametersError};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::fold::{Fold, Part};
+use super::state::is_of;
+
+/// Pieces that may wait for the thread.
+const PIECES_WAITING: usize = 16;
+/// Updates that are read at the same time.
+const READ_AT_ONCE: usize = 2;
+/// Bytes of early updates that may wait in memory beyond one model.
+const ROOM_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes by which an update's header may be longer than the broker's own.
+const HEADER_SLACK: u64 = 64 * 1024;
+
+type Work = Box<dyn FnOnce(&mut Fold) + Send>;
+
+/// The updates of one training; cheap to clone. The thread ends with the last of the clones.
+#[derive(Debug, Clone)]
+pub(super) struct Updates {
+    blobs: Blobs,
+    byte_len: u64,
+    work: mpsc::Sender<Work>,
+    reading: Arc<Semaphore>,
+    tickets: Arc<AtomicU64>,
+}
+
+impl Updates {
+    /// Starts the thread for a model of this layout.
+    pub(super) fn start(blobs: Blobs, model: Layout) -> std::io::Result<Self> {
+        let byte_len = model.byte_len() as u64;
+        let room = model.total_len() + ROOM_BYTES / size_of::<f32>();
+        let (work, mut inbox) = mpsc::channel::<Work>(PIECES_WAITING);
+        std::thread::Builder::new().name("aggregate".to_owned()).spawn(move || {
+            let mut fold = Fold::new(model, room);
+            while let Some(work) = inbox.blocking_recv() {
+                work(&mut fold);
+            }
+        })?;
+        Ok(Self {
+            blobs,
+            byte_len,
+            work,
+            reading: Arc::new(Semaphore::new(READ_AT_ONCE)),
+            tickets: Arc::default(),
+        })
+    }
+
+    /// Begins a round of these devices.
+    pub(super) async fn begin(&self, devices: Vec<DeviceId>) {
+        self.tell(move |fold| fold.begin(devices)).await;
+    }
+
+    /// Looks into an update: why it cannot be used, if it cannot.
+    pub(super) async fn check(
+        &self,
+        job: &JobId,
+        device: &DeviceId,
+        update: &UpdateReport,
+    ) -> Option<Failure> {
+        let invalid = |text: String| Some(Failure::new(FailureCode::InvalidUpdate, text));
+        let part = part(device, update);
+        if part.parameters.name.is_some() && !is_of(job, &part.parameters) {
+            let name = part.parameters.object_name();
+            return invalid(format!(
+                "device {device} names blob {name:?}, which is not of this job"
+            ));
+        }
+        if part.examples == 0 {
+            return invalid(format!("device {device} sent an update of no examples"));
+        }
+        let size = part.parameters.size.0;
+        if size > self.byte_len + HEADER_SLACK {
+            let model = self.byte_len;
+            return invalid(format!("device {device}: {size} bytes, the model has {model}"));
+        }
+        let Ok(_permit) = self.reading.acquire().await else { return None };
+        match self.read(&part).await {
+            Ok(()) => None,
+            Err(ReadError::Blob(error)) => {
+                let text = format!("the update of device {device}: {error}");
+                Some(Failure::new(FailureCode::BlobUnavailable, text))
+            }
+            Err(ReadError::Parameters(error)) => {
+                invalid(format!("the update of device {device}: {error}"))
+            }
+            Err(ReadError::Thread) => Some(thread_failure()),
+        }
+    }
+
+    async fn read(&self, part: &Part) -> Result<(), ReadError> {
+        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
+        let read = self.read_as(ticket, part).await;
+        if read.is_err() {
+            self.tell(move |fold| fold.forget(ticket)).await;
+        }
+        read
+    }
+
+    async fn read_as(&self, ticket: u64, part: &Part) -> Result<(), ReadError> {
+        let mut reader = self.blobs.open(&part.parameters).await?;
+        self.tell(move |fold| fold.open(ticket)).await;
+        while let Some(piece) = reader.next().await? {
+            self.tell(move |fold| fold.read(ticket, &piece)).await;
+        }
+        let part = part.clone();
+        Ok(self.ask(move |fold| fold.close(ticket, part)).await??)
+    }
+
+    /// The mean of these updates, in their order, in the object store under a name.
+    pub(super) async fn aggregate(
+        &self,
+        name: String,
+        updates: &[(DeviceId, UpdateReport)],
+    ) -> Result<BlobRef, Failure> {
+        let parts: Arc<[Part]> =
+            updates.iter().map(|(device, update)| part(device, update)).collect();
+        let bytes = self.mean(&parts).await.map_err(|error| match error {
+            ReadError::Blob(error) => Failure::new(FailureCode::BlobUnavailable, error.to_string()),
+            ReadError::Parameters(error) => {
+                Failure::new(FailureCode::Diverged, format!("the mean of the updates: {error}"))
+            }
+            ReadError::Thread => thread_failure(),
+        })?;
+        let put = self.blobs.put_named(name, bytes.into()).await;
+        put.map_err(|error| Failure::new(FailureCode::BlobUnavailable, error.to_string()))
+    }
+
+    async fn mean(&self, parts: &Arc<[Part]>) -> Result<Vec<u8>, ReadError> {
+        loop {
+            let known = parts.clone();
+            let Some(missing) = self.ask(move |fold| fold.add_known(&known)).await? else { break };
+            if let Err(error) = self.add_again(parts[missing].clone()).await {
+                self.tell(Fold::spoil).await;
+                return Err(error);
+            }
+        }
+        Ok(self.ask(Fold::finish).await??)
+    }
+
+    async fn add_again(&self, part: Part) -> Result<(), ReadError> {
+        let mut reader = self.blobs.open(&part.parameters).await?;
+        self.tell(Fold::open_again).await;
+        while let Some(piece) = reader.next().await? {
+            let part = part.clone();
+            self.ask(move |fold| fold.add_piece(&part, &piece)).await??;
+        }
+        Ok(self.ask(move |fold| fold.close_again(&part)).await??)
+    }
+
+    async fn tell(&self, work: impl FnOnce(&mut Fold) + Send + 'static) {
+        // A thread that ended shows in the next question.
+        let _ = self.work.send(Box::new(work)).await;
+    }
+
+    async fn ask<R: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Fold) -> R + Send + 'static,
+    ) -> Result<R, ReadError> {
+        let (answer, answered) = oneshot::channel();
+        self.tell(move |fold| {
+            // Nobody waits for the answer any more when the training was stopped.
+            let _ = answer.send(work(fold));
+        })
+        .await;
+        answered.await.map_err(|_| ReadError::Thread)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    #[error(transparent)]
+    Parameters(#[from] ParametersError),
+    #[error("the thread that averages ended")]
+    Thread,
+}
+
+fn thread_failure() -> Failure {
+    let text = "the thread that averages met a fault of the program: see the broker's log";
+    Failure::new(FailureCode::Internal, text)
+}
+
+fn part(device: &DeviceId, update: &UpdateReport) -> Part {
+    Part {
+        device: device.clone(),
+        parameters: update.parameters.clone(),
+        examples: update.examples,
+    }
+}

@@ -1,0 +1,164 @@
+//! Which device gets a piece of work: pure.
+
+use jobs::device::{Hello, Presence};
+use jobs::id::{DatasetName, DeviceId};
+use jobs::selector::Selector;
+
+/// What a device is assumed to need for an answer until it was measured, microseconds.
+const LATENCY_PRIOR_US: u64 = 20_000;
+/// What loading a model is assumed to cost, microseconds: an idle device with the model is
+/// preferred until its queue is longer than this.
+const LOAD_COST_US: u64 = 500_000;
+
+/// What a device must be like.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Requirements of the job.
+    pub selector: &'a Selector,
+    /// A data set that it must have.
+    pub dataset: Option<&'a DatasetName>,
+    /// Devices that failed this job: used only when there is no other.
+    pub avoid: &'a [DeviceId],
+}
+
+/// A device as placement sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate<'a> {
+    /// What it is.
+    pub hello: &'a Hello,
+    /// Whether it can be given work.
+    pub presence: Presence,
+    /// Tasks that this broker has placed on it and that are not answered yet.
+    pub in_flight: u32,
+    /// Training and evaluation tasks by its last heartbeat.
+    pub training: u32,
+    /// Whether the model is loaded.
+    pub loaded: bool,
+    /// Its measured time for one answer of the model, microseconds.
+    pub latency_us: Option<u64>,
+    /// When it was chosen last, in turns: the longest ago wins among equals.
+    pub last_turn: u64,
+}
+
+/// Where the work goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Choice {
+    /// To this device.
+    Device(DeviceId),
+    /// Every device that matches has its hands full.
+    Busy,
+    /// No device that matches is online.
+    Nobody,
+}
+
+impl Wanted<'_> {
+    /// Whether a device may take part, online or not.
+    pub fn matches(&self, hello: &Hello) -> bool {
+        let has = |name: &DatasetName| hello.datasets.iter().any(|dataset| dataset.name == *name);
+        self.dataset.is_none_or(has) && self.selector.matches(hello)
+    }
+}
+
+/// Chooses the device that will probably answer first.
+pub fn choose<'a>(wanted: &Wanted<'_>, candidates: impl Iterator<Item = Candidate<'a>>) -> Choice {
+    let mut best: Option<((bool, u64, u64), &DeviceId)> = None;
+    let mut busy = false;
+    for candidate in candidates {
+        if candidate.presence != Presence::Online || !wanted.matches(candidate.hello) {
+            continue;
+        }
+        if candidate.in_flight >= candidate.hello.slots.max(1) {
+            busy = true;
+            continue;
+        }
+        let device = &candidate.hello.device;
+        let rank = (wanted.avoid.contains(device), candidate.cost_us(), candidate.last_turn);
+        if best.is_none_or(|(least, _)| rank < least) {
+            best = Some((rank, device));
+        }
+    }
+    match best {
+        Some((_, device)) => Choice::Device(device.clone()),
+        None if busy => Choice::Busy,
+        None => Choice::Nobody,
+    }
+}
+
+impl Candidate<'_> {
+    /// The expected time until this device has answered.
+    fn cost_us(&self) -> u64 {
+        let queue = u64::from(self.in_flight) + 2 * u64::from(self.training) + 1;
+        let load = if self.loaded { 0 } else { LOAD_COST_US };
+        queue.saturating_mul(self.latency_us.unwrap_or(LATENCY_PRIOR_US)).saturating_add(load)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jobs::device::Facts;
+    use jobs::id::Millis;
+
+    use super::*;
+
+    fn hello(name: &str, slots: u32) -> Hello {
+        Hello {
+            device: DeviceId::parse(name).unwrap(),
+            instance: "i".to_owned(),
+            started_at: Millis(0),
+            heartbeat_ms: Millis(2000),
+            agent_version: "1".to_owned(),
+            groups: Vec::new(),
+            labels: std::collections::BTreeMap::default(),
+            datasets: Vec::new(),
+            engines: Vec::new(),
+            facts: Facts::default(),
+            slots,
+        }
+    }
+
+    fn idle(hello: &Hello) -> Candidate<'_> {
+        Candidate {
+            hello,
+            presence: Presence::Online,
+            in_flight: 0,
+            training: 0,
+            loaded: true,
+            latency_us: Some(1000),
+            last_turn: 0,
+        }
+    }
+
+    fn choice(candidates: &[Candidate<'_>], avoid: &[DeviceId]) -> Choice {
+        let selector = Selector::default();
+        let wanted = Wanted { selector: &selector, dataset: None, avoid };
+        choose(&wanted, candidates.iter().copied())
+    }
+
+    #[test]
+    fn the_shortest_expected_wait_wins() {
+        let (a, b) = (hello("a", 4), hello("b", 4));
+        let device = |name| Choice::Device(DeviceId::parse(name).unwrap());
+        let cases = [
+            ([Candidate { latency_us: Some(2000), ..idle(&a) }, idle(&b)], "b"),
+            ([Candidate { in_flight: 3, ..idle(&a) }, idle(&b)], "b"),
+            ([idle(&a), Candidate { loaded: false, ..idle(&b) }], "a"),
+            ([Candidate { last_turn: 2, ..idle(&a) }, Candidate { last_turn: 1, ..idle(&b) }], "b"),
+            ([Candidate { presence: Presence::Stale, ..idle(&a) }, idle(&b)], "b"),
+            ([Candidate { training: 1, ..idle(&a) }, idle(&b)], "b"),
+        ];
+        for (candidates, expected) in cases {
+            assert_eq!(choice(&candidates, &[]), device(expected));
+        }
+        assert_eq!(choice(&[idle(&a), idle(&b)], std::slice::from_ref(&a.device)), device("b"));
+        assert_eq!(choice(&[idle(&a)], std::slice::from_ref(&a.device)), device("a"));
+    }
+
+    #[test]
+    fn nobody_and_busy_are_told_apart() {
+        let a = hello("a", 1);
+        let offline = Candidate { presence: Presence::Offline, ..idle(&a) };
+        assert_eq!(choice(&[], &[]), Choice::Nobody);
+        assert_eq!(choice(&[offline], &[]), Choice::Nobody);
+        assert_eq!(choice(&[Candidate { in_flight: 1, ..idle(&a) }], &[]), Choice::Busy);
+    }
+}

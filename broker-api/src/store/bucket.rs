@@ -1,0 +1,248 @@
+//! A key-value bucket of one type, with compare-and-set and a watch that mends itself.
+
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::jetstream::Context;
+use async_nats::jetstream::consumer::{DeliverPolicy, push};
+use async_nats::jetstream::kv::{self, CreateErrorKind, Operation, UpdateErrorKind};
+use futures::StreamExt as _;
+use jobs::wire;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{StoreError, unavailable};
+
+/// How long to wait before a broken watch is begun again.
+const MEND_AFTER: Duration = Duration::from_millis(500);
+/// Changes that may wait for their reader.
+const CHANGES_WAITING: usize = 256;
+
+/// A bucket whose values are all of one type.
+#[derive(Debug)]
+pub struct Bucket<T> {
+    name: &'static str,
+    /// The keys that hold values of this type.
+    pattern: &'static str,
+    store: kv::Store,
+    client: Client,
+    values: PhantomData<fn() -> T>,
+}
+
+/// A value and the revision that compare-and-set asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Versioned<T> {
+    /// What is stored.
+    pub value: T,
+    /// Its place in the bucket's history.
+    pub revision: u64,
+}
+
+/// Something new in a bucket.
+#[derive(Debug)]
+pub enum Change<T> {
+    /// A key has a value, a new one or the one it had when the watch began.
+    Put(String, Versioned<T>),
+    /// A key is no more.
+    Gone(String),
+    /// Everything that was there when the watch began has been told.
+    Current,
+}
+
+impl<T> Clone for Bucket<T> {
+    fn clone(&self) -> Self {
+        Self {
+            name: self.name,
+            pattern: self.pattern,
+            store: self.store.clone(),
+            client: self.client.clone(),
+            values: PhantomData,
+        }
+    }
+}
+
+impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
+    pub(super) async fn open(
+        context: &Context,
+        name: &'static str,
+        pattern: &'static str,
+    ) -> Result<Self, StoreError> {
+        let store = context.get_key_value(name).await;
+        let store = store.map_err(|error| unavailable(format!("opening bucket {name}"), &error))?;
+        Ok(Self { name, pattern, store, client: context.client(), values: PhantomData })
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Damaged`].
+    pub async fn get(&self, key: &str) -> Result<Option<Versioned<T>>, StoreError> {
+        let entry = self.store.entry(key).await;
+        let entry = entry.map_err(|error| self.unavailable("reading", key, &error))?;
+        match entry {
+            Some(entry) if entry.operation == Operation::Put => Ok(Some(Versioned {
+                value: self.decode(key, &entry.value)?,
+                revision: entry.revision,
+            })),
+            Some(_) | None => Ok(None),
+        }
+    }
+
+    /// Stores a value under a key that has none; its revision.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when there is one; [`StoreError::Unavailable`], after which the
+    /// value may be stored or not.
+    pub async fn create(&self, key: &str, value: &T) -> Result<u64, StoreError> {
+        let created = self.store.create(key, wire::encode(value)).await;
+        created.map_err(|error| match error.kind() {
+            CreateErrorKind::AlreadyExists => StoreError::Conflict { key: key.to_owned() },
+            CreateErrorKind::InvalidKey
+            | CreateErrorKind::Publish
+            | CreateErrorKind::Ack
+            | CreateErrorKind::Other => self.unavailable("creating", key, &error),
+        })
+    }
+
+    /// Replaces the value of this revision; the new revision.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when the key has another revision by now;
+    /// [`StoreError::Unavailable`], after which the value may be stored or not.
+    pub async fn update(&self, key: &str, value: &T, revision: u64) -> Result<u64, StoreError> {
+        let updated = self.store.update(key, wire::encode(value), revision).await;
+        updated.map_err(|error| match error.kind() {
+            UpdateErrorKind::WrongLastRevision => StoreError::Conflict { key: key.to_owned() },
+            UpdateErrorKind::InvalidKey | UpdateErrorKind::TimedOut | UpdateErrorKind::Other => {
+                self.unavailable("writing", key, &error)
+            }
+        })
+    }
+
+    /// Stores a value, whatever was there.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn put(&self, key: &str, value: &T) -> Result<u64, StoreError> {
+        let put = self.store.put(key, wire::encode(value)).await;
+        put.map_err(|error| self.unavailable("writing", key, &error))
+    }
+
+    /// Removes a key and its history.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn remove(&self, key: &str) -> Result<(), StoreError> {
+        let purged = self.store.purge(key).await;
+        purged.map_err(|error| self.unavailable("removing", key, &error))
+    }
+
+    /// Changes a value by compare-and-set until it holds; `change` gives false to leave it.
+    /// The value afterwards, `None` when the key has none.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Damaged`].
+    pub async fn modify(
+        &self,
+        key: &str,
+        mut change: impl FnMut(&mut T) -> bool,
+    ) -> Result<Option<Versioned<T>>, StoreError> {
+        loop {
+            let Some(mut stored) = self.get(key).await? else { return Ok(None) };
+            if !change(&mut stored.value) {
+                return Ok(Some(stored));
+            }
+            match self.update(key, &stored.value, stored.revision).await {
+                Ok(revision) => return Ok(Some(Versioned { revision, ..stored })),
+                Err(StoreError::Conflict { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Tells every value and then every change, in order, until the token is cancelled or the
+    /// receiver dropped. After a fault everything is told again.
+    pub fn follow(&self, token: CancellationToken) -> mpsc::Receiver<Change<T>> {
+        let (sender, receiver) = mpsc::channel(CHANGES_WAITING);
+        let bucket = self.clone();
+        tokio::spawn(token.run_until_cancelled_owned(async move {
+            loop {
+                match bucket.tell(&sender).await {
+                    Ok(()) => return,
+                    Err(error) => tracing::warn!(%error, "a watch broke and is begun again"),
+                }
+                tokio::time::sleep(MEND_AFTER).await;
+            }
+        }));
+        receiver
+    }
+
+    /// Ends well only when nobody listens any more.
+    async fn tell(&self, sender: &mpsc::Sender<Change<T>>) -> Result<(), StoreError> {
+        let fail =
+            |error: &dyn std::error::Error| self.unavailable("watching", self.pattern, error);
+        let prefix = format!("$KV.{}.", self.name);
+        let config = push::OrderedConfig {
+            deliver_subject: self.client.new_inbox(),
+            filter_subject: format!("{prefix}{}", self.pattern),
+            deliver_policy: DeliverPolicy::LastPerSubject,
+            ..push::OrderedConfig::default()
+        };
+        let consumer = self.store.stream.create_consumer(config).await.map_err(|e| fail(&e))?;
+        let mut told_current = false;
+        let mut old = consumer.cached_info().num_pending;
+        let mut messages = consumer.messages().await.map_err(|e| fail(&e))?;
+        if old == 0 {
+            told_current = true;
+            if sender.send(Change::Current).await.is_err() {
+                return Ok(());
+            }
+        }
+        while let Some(message) = messages.next().await {
+            let message = message.map_err(|e| fail(&e))?;
+            let key = message.subject.strip_prefix(&prefix).unwrap_or_default().to_owned();
+            let revision = message.info().map_or(0, |info| info.stream_sequence);
+            let gone = message.headers.as_ref().is_some_and(|h| h.get("KV-Operation").is_some());
+            let change = if gone {
+                Some(Change::Gone(key))
+            } else {
+                match self.decode(&key, &message.payload) {
+                    Ok(value) => Some(Change::Put(key, Versioned { value, revision })),
+                    Err(error) => {
+                        tracing::error!(%error, "skipped");
+                        None
+                    }
+                }
+            };
+            if let Some(change) = change
+                && sender.send(change).await.is_err()
+            {
+                return Ok(());
+            }
+            old = old.saturating_sub(1);
+            if old == 0 && !told_current {
+                told_current = true;
+                if sender.send(Change::Current).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        let reason = "the watch ended".to_owned();
+        Err(StoreError::Unavailable { doing: format!("watching {}", self.name), reason })
+    }
+
+    fn decode(&self, key: &str, value: &[u8]) -> Result<T, StoreError> {
+        wire::decode(value).map_err(|error| StoreError::Damaged {
+            bucket: self.name,
+            key: key.to_owned(),
+            reason: error.to_string(),
+        })
+    }
+
+    fn unavailable(&self, doing: &str, key: &str, error: &dyn std::error::Error) -> StoreError {
+        unavailable(format!("{doing} {}/{key}", self.name), error)
+    }
+}

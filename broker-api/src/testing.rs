@@ -1,0 +1,374 @@
+//! For tests: a nats-server, brokers on it, and devices that speak the real protocol.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::header::HeaderMap;
+use async_nats::{Client, Message};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use jobs::device::{DatasetFacts, Facts, Heartbeat, Hello, Telemetry};
+use jobs::id::{Bytes as Size, DatasetName, DeviceId, JobId, Millis};
+use jobs::report::{
+    EvaluationReport, Failure, FailureCode, InferReport, ReportBody, TaskReport, UpdateReport,
+};
+use jobs::spec::{
+    InferTask, JobSpec, ModelQuery, Offer, Participation, Purpose, Task, TaskWork, TensorHeader,
+    TrainSpec, TrainTask, WorkSpec,
+};
+use jobs::subject::{self, FleetTopic};
+use jobs::wire;
+use link::blobs::Blobs;
+use models::artifact::ModelConfig;
+use models::params::Parameters;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::broker::{Broker, BrokerConfig};
+use crate::nats_server::{NatsServer, NatsServerConfig};
+use crate::record::ModelRecord;
+
+/// How long a test waits for what must come.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// Heartbeats of test devices.
+const BEAT: Millis = Millis(300);
+
+/// A nats-server with a directory of its own.
+pub(crate) struct World {
+    pub(crate) server: NatsServer,
+    pub(crate) dir: TempDir,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = NatsServerConfig {
+            program: None,
+            store_dir: dir.path().to_owned(),
+            host: std::net::Ipv4Addr::LOCALHOST.into(),
+            port: None,
+        };
+        Self { server: NatsServer::start(&config).await.unwrap(), dir }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        self.server.url()
+    }
+
+    pub(crate) async fn broker(&self) -> Broker {
+        let config = BrokerConfig { nats: self.url(), body_bytes_max: 64 << 20 };
+        Broker::start(config).await.unwrap()
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        async_nats::connect(self.url()).await.unwrap()
+    }
+}
+
+pub(crate) fn id<T: std::str::FromStr<Err: std::fmt::Debug>>(text: &str) -> T {
+    text.parse().unwrap()
+}
+
+/// Registers the family `mlp` for examples of shape [1, 2, 2] and three classes.
+pub(crate) async fn register(broker: &Broker, name: &str) -> ModelRecord {
+    let onnx = models::zoo::build("mlp", [1, 2, 2], 3, 7).unwrap();
+    broker.register(&id(name), None, onnx.into(), ModelConfig::default()).await.unwrap()
+}
+
+/// What a device does with a task.
+pub(crate) enum Action {
+    /// The work, as it should be.
+    Work,
+    /// Nothing at all.
+    Silence,
+    /// It ends the task so.
+    Fail(FailureCode),
+    /// It uploads these bytes as its update.
+    Upload(Vec<u8>),
+}
+
+type Behaviour = Arc<dyn Fn(&Task) -> Action + Send + Sync>;
+
+/// A device; it goes offline without a word when dropped.
+pub(crate) struct Device {
+    pub(crate) id: DeviceId,
+    /// Tasks that were offered, in order.
+    pub(crate) offered: watch::Receiver<Vec<Task>>,
+    _guard: DropGuard,
+}
+
+struct Agent {
+    hello: Hello,
+    client: Client,
+    blobs: Blobs,
+    behaviour: Behaviour,
+    offered: watch::Sender<Vec<Task>>,
+}
+
+impl Device {
+    pub(crate) async fn start(world: &World, name: &str) -> Self {
+        Self::start_as(world, name, |_| Action::Work).await
+    }
+
+    pub(crate) async fn start_as(
+        world: &World,
+        name: &str,
+        behaviour: impl Fn(&Task) -> Action + Send + Sync + 'static,
+    ) -> Self {
+        let client = world.client().await;
+        let (sender, offered) = watch::channel(Vec::new());
+        let hello = hello(name);
+        let agent = Arc::new(Agent {
+            blobs: Blobs::new(client.clone()),
+            client,
+            behaviour: Arc::new(behaviour),
+            offered: sender,
+            hello: hello.clone(),
+        });
+        let token = CancellationToken::new();
+        let subjects = [
+            subject::offer(&hello.device),
+            subject::command_all("hello"),
+            subject::command(&hello.device, "hello"),
+        ];
+        let mut messages = futures::stream::SelectAll::new();
+        for subject in subjects {
+            messages.push(agent.client.subscribe(subject).await.unwrap());
+        }
+        agent.say(FleetTopic::Hello, wire::encode(&hello)).await;
+        agent.client.flush().await.unwrap();
+        let beating = agent.clone();
+        tokio::spawn(token.clone().run_until_cancelled_owned(async move { beating.beat().await }));
+        let inner = token.clone();
+        tokio::spawn(token.clone().run_until_cancelled_owned(async move {
+            while let Some(message) = messages.next().await {
+                let agent = agent.clone();
+                let task = async move { agent.hear(message).await };
+                tokio::spawn(inner.clone().run_until_cancelled_owned(task));
+            }
+        }));
+        Self { id: hello.device, offered, _guard: token.drop_guard() }
+    }
+
+    /// Waits until a task of this purpose was offered.
+    pub(crate) async fn offered(&mut self, purpose: Purpose) -> Task {
+        let is_it = |tasks: &Vec<Task>| tasks.iter().any(|task| task.id.purpose == purpose);
+        let offered = tokio::time::timeout(PATIENCE, self.offered.wait_for(is_it)).await;
+        let tasks = offered.expect("an offer comes").unwrap();
+        tasks.iter().find(|task| task.id.purpose == purpose).unwrap().clone()
+    }
+}
+
+impl Agent {
+    async fn say(&self, topic: FleetTopic, payload: Bytes) {
+        let subject = subject::fleet(&self.hello.device, topic);
+        self.client.publish(subject, payload).await.unwrap();
+    }
+
+    async fn beat(&self) {
+        let mut interval = tokio::time::interval(Duration::from_millis(BEAT.0));
+        for sequence in 0.. {
+            interval.tick().await;
+            let heartbeat = Heartbeat {
+                device: self.hello.device.clone(),
+                instance: self.hello.instance.clone(),
+                sequence,
+                tasks: Vec::new(),
+                models: Vec::new(),
+            };
+            self.say(FleetTopic::Heartbeat, wire::encode(&heartbeat)).await;
+        }
+    }
+
+    async fn hear(&self, message: Message) {
+        if !message.subject.starts_with("offer.") {
+            return self.say(FleetTopic::Hello, wire::encode(&self.hello)).await;
+        }
+        let length = message.headers.as_ref().and_then(|headers| {
+            headers.get(wire::JSON_LENGTH_HEADER).map(|length| length.as_str().parse().unwrap())
+        });
+        let (offer, binary) = wire::decode_with_binary(&message.payload, length).unwrap();
+        let Offer::Task(task) = offer else { return };
+        let action = (self.behaviour)(&task);
+        self.offered.send_modify(|tasks| tasks.push((*task).clone()));
+        let body = match (action, &task.work) {
+            (Action::Silence, _) => return,
+            (Action::Fail(code), _) => ReportBody::Failed(Failure::new(code, "as the test wants")),
+            (Action::Upload(bytes), _) => self.upload(&task, bytes).await,
+            (Action::Work, TaskWork::Train(work)) => self.train(&task, work).await,
+            (Action::Work, TaskWork::Evaluate(_)) => ReportBody::Evaluated(EvaluationReport {
+                examples: 10,
+                loss: 0.5,
+                accuracy: 0.25,
+                duration_ms: Millis(1),
+            }),
+            (Action::Work, TaskWork::Infer(work)) => {
+                return self.infer(&task, work, binary, &message).await;
+            }
+            (Action::Work, TaskWork::Telemetry) => {
+                ReportBody::Measured(Box::new(Telemetry { uptime_s: 5, ..Telemetry::default() }))
+            }
+        };
+        self.report(&task, body, &message).await;
+    }
+
+    async fn report(&self, task: &Task, body: ReportBody, message: &Message) {
+        let device = self.hello.device.clone();
+        let kind = serde_json::to_value(&body).unwrap()["type"].to_string();
+        let report = TaskReport { task: task.id.clone(), device: device.clone(), body };
+        match task.id.purpose {
+            Purpose::Train | Purpose::Evaluate => {
+                let subject = subject::report(&task.id.job, &device);
+                let message_id = format!("{}-{device}-{kind}", task.id);
+                let context = async_nats::jetstream::new(self.client.clone());
+                let (headers, payload) = (HeaderMap::new(), wire::encode(&report));
+                link::publish::store(&context, &subject, &message_id, headers, payload)
+                    .await
+                    .unwrap();
+            }
+            Purpose::Infer | Purpose::Telemetry => {
+                let reply = message.reply.clone().unwrap();
+                self.client.publish(reply, wire::encode(&report)).await.unwrap();
+            }
+        }
+    }
+
+    /// Answers with the input.
+    async fn infer(&self, task: &Task, work: &InferTask, binary: Bytes, message: &Message) {
+        let device = self.hello.device.clone();
+        let values = binary.len() as u64 / 4;
+        let output = TensorHeader {
+            name: "y".to_owned(),
+            datatype: "FP32".to_owned(),
+            shape: vec![1, values],
+            size: Size(binary.len() as u64),
+        };
+        let inferred = InferReport {
+            model: work.model.clone(),
+            engine: "echo".to_owned(),
+            engine_us: 10,
+            outputs: vec![output],
+            classes: Vec::new(),
+        };
+        let mut outputs = binary;
+        if let Some(answer_to) = &work.answer_to {
+            let answer = crate::broker::Answer {
+                device: device.clone(),
+                report: inferred.clone(),
+                outputs: std::mem::take(&mut outputs),
+            };
+            let json = crate::request::answer_json(&answer).unwrap().to_string();
+            self.client.publish(answer_to.clone(), json.into()).await.unwrap();
+        }
+        let report =
+            TaskReport { task: task.id.clone(), device, body: ReportBody::Inferred(inferred) };
+        let encoded = wire::encode_with_binary(&report, &outputs);
+        let mut headers = HeaderMap::new();
+        if let Some(length) = encoded.json_length {
+            headers.insert(wire::JSON_LENGTH_HEADER, length.to_string());
+        }
+        let reply = message.reply.clone().unwrap();
+        self.client.publish_with_headers(reply, headers, encoded.payload).await.unwrap();
+    }
+
+    /// Adds the number of the device (the last character of its name) to every value.
+    async fn train(&self, task: &Task, work: &TrainTask) -> ReportBody {
+        let bytes = self.blobs.get(&work.parameters).await.unwrap();
+        let mut items = Parameters::from_safetensors(&bytes).unwrap().items().to_vec();
+        let step = self.number();
+        items.iter_mut().flat_map(|item| &mut item.values).for_each(|value| *value += step);
+        self.upload(task, Parameters::new(items).unwrap().to_safetensors()).await
+    }
+
+    async fn upload(&self, task: &Task, bytes: Vec<u8>) -> ReportBody {
+        let jobs::spec::TaskId { job, round, attempt, .. } = &task.id;
+        let name = format!("update/{job}/{round}/{}/{attempt}", self.hello.device);
+        let parameters = self.blobs.put_named(name, bytes.into()).await.unwrap();
+        ReportBody::Trained(UpdateReport {
+            parameters,
+            examples: examples(&self.hello.device),
+            loss: 0.5,
+            accuracy: 0.5,
+            steps: 1,
+            duration_ms: Millis(1),
+            engine: "test".to_owned(),
+        })
+    }
+
+    fn number(&self) -> f32 {
+        number(&self.hello.device)
+    }
+}
+
+/// What a device adds to each value.
+pub(crate) fn number(device: &DeviceId) -> f32 {
+    let digit = device.as_str().chars().last().and_then(|digit| digit.to_digit(10));
+    f32::from(u8::try_from(digit.unwrap_or(1)).unwrap())
+}
+
+/// The weight of a device in the mean.
+pub(crate) fn examples(device: &DeviceId) -> u64 {
+    if number(device) > 1.0 { 30 } else { 10 }
+}
+
+fn hello(name: &str) -> Hello {
+    Hello {
+        device: id(name),
+        instance: crate::broker::new_job_id().to_string(),
+        started_at: crate::store::now(),
+        heartbeat_ms: BEAT,
+        agent_version: "test".to_owned(),
+        groups: Vec::new(),
+        labels: BTreeMap::new(),
+        datasets: vec![DatasetFacts {
+            name: DatasetName::parse("tiny").unwrap(),
+            format: "idx".to_owned(),
+            shape: vec![1, 2, 2],
+            classes: 3,
+            train_examples: 10,
+            test_examples: 10,
+            train_class_counts: Vec::new(),
+            labels: ["a", "b", "c"].map(str::to_owned).to_vec(),
+            mean: vec![0.5],
+            std: vec![0.5],
+        }],
+        engines: vec!["native".to_owned()],
+        facts: Facts::default(),
+        slots: 4,
+    }
+}
+
+/// A training of the family `mlp` on the test devices' data set.
+pub(crate) fn train_spec(rounds: u32, devices: u32) -> JobSpec {
+    let train = TrainSpec {
+        model: ModelQuery { name: id("mlp"), version: None },
+        dataset: id("tiny"),
+        rounds,
+        local: jobs::spec::LocalTraining { epochs: 0, ..Default::default() },
+        participation: Participation {
+            devices: Some(devices),
+            quorum: devices,
+            deadline_ms: Millis(20_000),
+            ..Participation::default()
+        },
+        evaluate: true,
+        target_accuracy: None,
+        register_as: Some(id("tiny-mlp")),
+        seed: 7,
+    };
+    JobSpec {
+        selector: jobs::selector::Selector::default(),
+        deadline_ms: Millis(60_000),
+        work: WorkSpec::Train(Box::new(train)),
+    }
+}
+
+/// Waits until a job is over.
+pub(crate) async fn ended(broker: &Broker, job: &JobId) -> crate::record::JobRecord {
+    let patience = u64::try_from(PATIENCE.as_millis()).unwrap();
+    let record = broker.wait(job, Millis(patience)).await.unwrap();
+    assert!(record.state.is_final(), "{record:?}");
+    record
+}

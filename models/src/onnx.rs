@@ -61,17 +61,8 @@ pub fn data_type_name(data_type: i32) -> String {
 /// [`GraphError::NotOnnx`] says what the bytes look like and what to do; [`GraphError::Graph`]
 /// when weights lie in another file.
 pub fn parse(bytes: &[u8]) -> Result<ModelProto, GraphError> {
-    if let Some(kind) = foreign::certainly(bytes) {
-        return Err(GraphError::NotOnnx(kind));
-    }
-    let model = ModelProto::decode(bytes).map_err(|error| {
-        GraphError::NotOnnx(foreign::perhaps(bytes).unwrap_or_else(|| {
-            format!(
-                "its {} bytes end early or are damaged ({error}): fetch the file again",
-                bytes.len()
-            )
-        }))
-    })?;
+    check_beginning(bytes)?;
+    let model = ModelProto::decode(bytes).map_err(|error| undecodable(bytes, &error))?;
     let missing = match &model.graph {
         None => "graph",
         Some(graph) if graph.node.is_empty() && graph.output.is_empty() => "graph",
@@ -79,9 +70,7 @@ pub fn parse(bytes: &[u8]) -> Result<ModelProto, GraphError> {
         Some(_) => "",
     };
     if !missing.is_empty() {
-        return Err(GraphError::NotOnnx(foreign::perhaps(bytes).unwrap_or_else(|| {
-            format!("it has no {missing}: export the model again, or fetch the file again")
-        })));
+        return Err(without(bytes, missing));
     }
     let tensors = model.graph.iter().flat_map(|graph| &graph.initializer);
     for tensor in tensors {
@@ -94,6 +83,26 @@ pub fn parse(bytes: &[u8]) -> Result<ModelProto, GraphError> {
         }
     }
     Ok(model)
+}
+
+/// Refuses bytes that begin as no ONNX file does.
+pub(crate) fn check_beginning(bytes: &[u8]) -> Result<(), GraphError> {
+    foreign::certainly(bytes).map_or(Ok(()), |kind| Err(GraphError::NotOnnx(kind)))
+}
+
+/// What to say of bytes that do not decode.
+pub(crate) fn undecodable(bytes: &[u8], error: &prost::DecodeError) -> GraphError {
+    GraphError::NotOnnx(foreign::perhaps(bytes).unwrap_or_else(|| {
+        let length = bytes.len();
+        format!("its {length} bytes end early or are damaged ({error}): fetch the file again")
+    }))
+}
+
+/// What to say of a model that lacks something.
+pub(crate) fn without(bytes: &[u8], missing: &str) -> GraphError {
+    GraphError::NotOnnx(foreign::perhaps(bytes).unwrap_or_else(|| {
+        format!("it has no {missing}: export the model again, or fetch the file again")
+    }))
 }
 
 impl ModelProto {

@@ -7,6 +7,7 @@ use tract_onnx::pb::{GraphProto, ModelProto, ValueInfoProto};
 
 use crate::artifact::TensorInfo;
 use crate::graph::GraphError;
+use crate::onnx;
 
 /// What a model takes and gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,18 +32,10 @@ pub fn describe(onnx: &[u8]) -> Result<Description, GraphError> {
 
 /// Decodes a model, telling what other bytes look like.
 pub(super) fn parse(onnx: &[u8]) -> Result<ModelProto, GraphError> {
-    if let Some(found) = impostor(onnx) {
-        return Err(GraphError::NotOnnx(found.to_owned()));
-    }
-    let model = ModelProto::decode(onnx).map_err(|error| {
-        GraphError::NotOnnx(format!(
-            "{} bytes that do not decode, perhaps a truncated file ({error})",
-            onnx.len()
-        ))
-    })?;
+    onnx::check_beginning(onnx)?;
+    let model = ModelProto::decode(onnx).map_err(|error| onnx::undecodable(onnx, &error))?;
     if model.graph.as_ref().is_none_or(|graph| graph.node.is_empty()) {
-        let problem = format!("{} bytes without a graph, perhaps a truncated file", onnx.len());
-        return Err(GraphError::NotOnnx(problem));
+        return Err(onnx::without(onnx, "graph"));
     }
     Ok(model)
 }
@@ -122,25 +115,6 @@ fn datatype(element: i32) -> Option<&'static str> {
         16 => "BF16",
         _ => return None,
     })
-}
-
-/// What bytes look like that people take for a model.
-fn impostor(bytes: &[u8]) -> Option<&'static str> {
-    if bytes.is_empty() {
-        return Some("the file is empty");
-    }
-    let text = bytes.trim_ascii_start();
-    let known: [(&[u8], &str); 5] = [
-        (
-            b"version https://git-lfs",
-            "a Git-LFS pointer: fetch the file itself with `git lfs pull`",
-        ),
-        (b"<", "a web page or XML: download the file itself"),
-        (b"{", "JSON text"),
-        (b"PK\x03\x04", "a ZIP archive, perhaps a PyTorch file: export it to ONNX"),
-        (b"\x1f\x8b", "a gzip file: unpack it first"),
-    ];
-    known.iter().find(|(start, _)| text.starts_with(start)).map(|(_, what)| *what)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 /// First bytes that no ONNX file has, and what they mean.
 const MAGICS: [(&[u8], &str); 7] = [
-    (b"version https://git-lfs", "a Git LFS pointer: fetch the file itself with git lfs pull"),
+    (b"version https://git-lfs", "a Git-LFS pointer: fetch the file itself with git lfs pull"),
     (b"PK\x03\x04", "a zip archive (PyTorch's .pt and Keras' .keras are): export it to ONNX"),
     (b"\x1f\x8b", "compressed with gzip: unpack it first"),
     (b"\x89HDF\r\n", "an HDF5 file (Keras' .h5 is): export it to ONNX"),

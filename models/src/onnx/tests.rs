@@ -13,7 +13,7 @@ fn refusal(bytes: &[u8]) -> String {
 #[test]
 fn foreign_files_are_named() {
     let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
-    assert!(refusal(pointer).contains("Git LFS pointer"));
+    assert!(refusal(pointer).contains("Git-LFS pointer"));
     assert!(refusal(b"").contains("empty"));
     assert!(refusal(b"  <!DOCTYPE html><html>").contains("an HTML page"));
     assert!(refusal(b"{\"error\": 404}").contains("JSON"));

@@ -7,10 +7,10 @@ fn impostors_are_called_by_name() {
     let cases: [(&[u8], &str); 6] = [
         (b"", "empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:2f06\nsize 26454\n", "Git-LFS"),
-        (b"\n<!DOCTYPE html><html>", "web page"),
+        (b"\n<!DOCTYPE html><html>", "HTML"),
         (b"{\"error\": \"not found\"}", "JSON"),
         (b"PK\x03\x04....", "PyTorch"),
-        (b"\xff\xff\xff\xff", "do not decode"),
+        (b"\xff\xff\xff\xff", "damaged"),
     ];
     for (bytes, expected) in cases {
         let refused = describe(bytes).unwrap_err().to_string();

@@ -14,13 +14,14 @@ use jobs::spec::{
 use models::artifact::TensorInfo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::broker::Answer;
 use crate::error::{ApiCode, ApiError};
 
+mod answer;
 pub mod nested;
 
+pub use answer::answer_json;
 use nested::Nested;
 
 /// Time for a request that names none.
@@ -433,41 +434,6 @@ fn names(declared: &[TensorInfo]) -> String {
         .map(|info| format!("{} {}{:?}", info.name, info.datatype, info.shape))
         .collect::<Vec<_>>()
         .join(", ")
-}
-
-/// The public JSON of an answer.
-///
-/// # Errors
-/// [`ApiCode::Internal`] when the device's outputs contradict their description.
-pub fn answer_json(answer: &Answer) -> Result<Value, ApiError> {
-    let mut outputs = Vec::with_capacity(answer.report.outputs.len());
-    let mut offset = 0_usize;
-    for header in &answer.report.outputs {
-        let size = usize::try_from(header.size.0).unwrap_or(usize::MAX);
-        let end = offset.saturating_add(size);
-        let bytes = answer.outputs.get(offset..end).ok_or_else(|| {
-            ApiError::new(
-                ApiCode::Internal,
-                format!("device {} sent too few bytes for {:?}", answer.device, header.name),
-                "update the agent",
-            )
-        })?;
-        offset = end;
-        outputs.push(json!({
-            "name": header.name,
-            "datatype": header.datatype,
-            "shape": header.shape,
-            "data": nested::numbers(&header.datatype, bytes),
-        }));
-    }
-    Ok(json!({
-        "model": answer.report.model,
-        "device": answer.device,
-        "engine": answer.report.engine,
-        "engine_us": answer.report.engine_us,
-        "classes": answer.report.classes,
-        "outputs": outputs,
-    }))
 }
 
 const INFER_HINT: &str = "such as {\"model\": \"digits\", \"input\": [[0.1, 0.2]]}, or 'inputs' \

@@ -136,19 +136,30 @@ pub fn width(datatype: &str) -> Option<u64> {
     }
 }
 
+/// The shortest decimal number that reads back as this one, as `serde_json` writes an `f32` into
+/// text; what JSON cannot say (NaN) is null.
+///
+/// `Value::from(f32)` would widen it first and tell digits that were never there.
+pub fn shortest(value: f32) -> Value {
+    value.to_string().parse::<f64>().map_or(Value::Null, Value::from)
+}
+
 /// Little-endian elements as JSON numbers; what JSON cannot say (NaN) is null.
 pub fn numbers(datatype: &str, bytes: &[u8]) -> Vec<Value> {
     macro_rules! read {
         ($type:ty) => {
+            read!($type, Value::from)
+        };
+        ($type:ty, $value:expr) => {
             bytes
                 .chunks_exact(size_of::<$type>())
                 .filter_map(|chunk| chunk.try_into().ok().map(<$type>::from_le_bytes))
-                .map(Value::from)
+                .map($value)
                 .collect()
         };
     }
     match datatype {
-        "FP32" => read!(f32),
+        "FP32" => read!(f32, shortest),
         "FP64" => read!(f64),
         "INT64" => read!(i64),
         "INT32" => read!(i32),

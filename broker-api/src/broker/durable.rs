@@ -4,11 +4,12 @@
 //! its place in the work queue. A broker that dies in between has either accepted nothing, or
 //! left a record that the next sweep puts into the queue.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _};
-use jobs::id::{BlobRef, DeviceId, JobId, Millis};
+use jobs::id::{BlobRef, DatasetName, DeviceId, JobId, Millis};
 use jobs::job::JobState;
 use jobs::report::Failure;
 use jobs::round::Outcome;
@@ -45,12 +46,35 @@ impl Core {
             }
             WorkSpec::Train(train) => {
                 self.check_trainable(train)?;
+                self.check_dataset(&train.dataset)?;
                 Some(&train.dataset)
             }
             WorkSpec::Telemetry => None,
         };
         let matching = self.fleet.matching(&spec.selector, dataset);
         Ok(matching.into_iter().map(|hello| hello.device).collect())
+    }
+
+    /// Whether any device that ever joined has the data set: one that has may come back.
+    fn check_dataset(&self, dataset: &DatasetName) -> Result<(), ApiError> {
+        let known: BTreeSet<DatasetName> = self
+            .fleet
+            .records()
+            .into_iter()
+            .flat_map(|record| record.hello.datasets)
+            .map(|facts| facts.name)
+            .collect();
+        if known.contains(dataset) {
+            return Ok(());
+        }
+        let hint = if known.is_empty() {
+            "no device declares any: start one with dunlin-agent --data NAME=PATH".to_owned()
+        } else {
+            let known: Vec<&str> = known.iter().map(DatasetName::as_str).collect();
+            format!("known data sets are: {}", known.join(", "))
+        };
+        let detail = format!("no device has a data set {dataset}");
+        Err(ApiError::new(ApiCode::UnknownDataset, detail, hint))
     }
 
     /// See [`super::Broker::submit`].

@@ -48,7 +48,13 @@ impl Owner {
             return Ok(());
         }
         self.save().await?;
-        self.tell_started(&outward).await;
+        // Who follows the job hears of the end of a round before the start of the next.
+        let (ended, outward): (Vec<Effect>, Vec<Effect>) =
+            outward.into_iter().partition(|effect| matches!(effect, Effect::PublishRound(_)));
+        for effect in ended {
+            self.perform_outward(effect).await?;
+        }
+        self.tell_started(&outward);
         for effect in outward {
             self.perform_outward(effect).await?;
         }
@@ -111,7 +117,7 @@ impl Owner {
         });
     }
 
-    async fn tell_started(&self, effects: &[Effect]) {
+    fn tell_started(&self, effects: &[Effect]) {
         let mut started = None;
         let mut devices = Vec::new();
         for effect in effects {

@@ -37,6 +37,9 @@ pub(super) struct InferArgs {
     /// Classes to name, the best first.
     #[arg(long, default_value_t = 1, value_name = "N")]
     top: u32,
+    /// Draw small pictures with characters; on a terminal that is done for a few anyway.
+    #[arg(long)]
+    draw: bool,
     /// Only devices that match may answer.
     #[arg(long, short = 'l', value_name = "SELECTOR")]
     selector: Option<String>,
@@ -68,7 +71,7 @@ pub(super) async fn run(
         let answer = ask_json(&args, client, &bytes).await?;
         return show(output, &args, path, None, &answer);
     }
-    let draw = output.terminal && args.pictures.len() <= DRAWN_MAX;
+    let draw = !output.json && (args.draw || output.terminal && args.pictures.len() <= DRAWN_MAX);
     let args = &args;
     let mut answers = stream::iter(&args.pictures)
         .map(|path| async move { (path, ask_picture(args, client, path).await) })

@@ -70,8 +70,7 @@ pub(super) async fn run(args: NatsArgs, output: &mut Output) -> Result<(), CliEr
     let client = connect(&args.nats).await?;
     match args.action {
         Action::Pub(message) => {
-            let (subject, headers, body) = parts(message)?;
-            client.publish_with_headers(subject, headers, body).await.map_err(nats_error)?;
+            publish(&client, parts(message)?, None).await?;
             client.flush().await.map_err(nats_error)
         }
         Action::Request { message, timeout_ms, replies } => {
@@ -111,6 +110,23 @@ fn nats_error(error: impl std::fmt::Display) -> CliError {
     CliError::usage(format!("NATS: {error}"), "")
 }
 
+/// Publishes; a message over the server's limit would cost the connection, so it is not sent.
+async fn publish(
+    client: &async_nats::Client,
+    (subject, headers, body): (String, HeaderMap, Bytes),
+    reply: Option<String>,
+) -> Result<(), CliError> {
+    link::publish::check_size(client, body.len()).map_err(|error| {
+        let hint = "send large inputs over HTTP, which takes more: POST /v1/jobs";
+        CliError::usage(error.to_string(), hint)
+    })?;
+    let sent = match reply {
+        Some(reply) => client.publish_with_reply_and_headers(subject, reply, headers, body).await,
+        None => client.publish_with_headers(subject, headers, body).await,
+    };
+    sent.map_err(nats_error)
+}
+
 fn parts(message: Message) -> Result<(String, HeaderMap, Bytes), CliError> {
     let mut headers = HeaderMap::new();
     for header in &message.headers {
@@ -142,13 +158,11 @@ async fn request(
     replies: usize,
     output: &mut Output,
 ) -> Result<(), CliError> {
-    let (subject, headers, body) = parts(message)?;
+    let parts = parts(message)?;
+    let subject = parts.0.clone();
     let inbox = client.new_inbox();
     let mut answers = client.subscribe(inbox.clone()).await.map_err(nats_error)?;
-    client
-        .publish_with_reply_and_headers(subject.clone(), inbox, headers, body)
-        .await
-        .map_err(nats_error)?;
+    publish(client, parts, Some(inbox)).await?;
     let until = tokio::time::Instant::now() + wait;
     let mut count = 0;
     while replies == 0 || count < replies {

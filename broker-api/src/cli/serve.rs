@@ -33,7 +33,7 @@ pub(super) struct ServeArgs {
 /// `dunlin up`
 #[derive(Debug, Args)]
 pub(super) struct UpArgs {
-    /// The port on which devices reach NATS.
+    /// The port on which devices reach NATS; 0 takes a free one.
     #[arg(long, default_value_t = 4222, value_name = "PORT")]
     nats_port: u16,
     /// The address on which devices reach NATS; 127.0.0.1 keeps it on this machine.
@@ -83,10 +83,11 @@ async fn embedded(
         program: common.nats_server.clone(),
         store_dir: dir.join("nats"),
         host: reachable.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |(host, _)| host),
-        port: reachable.map(|(_, port)| port),
+        port: reachable.map(|(_, port)| port).filter(|port| *port != 0),
     };
     let server = start(&config).await?;
     config.port = Some(server.port());
+    let reachable = reachable.map(|(host, _)| (host, server.port()));
     let url = server.url();
     let done = broker(&common, url, Some((server, config)), reachable, output).await;
     drop(lock);

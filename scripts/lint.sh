@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Formatting, lints, documentation, and what is on this machine of shellcheck and cargo-deny.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cargo fmt --all --check
+cargo clippy --workspace --all-targets --quiet -- -D warnings
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+bash -n scripts/*.sh .ci/run
+if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh .ci/run; fi
+if cargo deny --version >/dev/null 2>&1; then cargo deny --offline check licenses bans sources; fi

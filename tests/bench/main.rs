@@ -1,0 +1,3 @@
+//! Measures the promises of the README.
+
+fn main() {}

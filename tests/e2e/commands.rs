@@ -1,0 +1,75 @@
+//! Commands that cannot work say why, with the exit code of wrong usage.
+
+use std::process::{Command, Output};
+
+use tests::process::{nats_server, program};
+use tests::world::{World, free_port};
+
+fn run(name: &str, arguments: &[&str]) -> Output {
+    let mut command = Command::new(program(name));
+    command.args(arguments).env("DUNLIN_NATS_SERVER", nats_server());
+    command.env_remove("DUNLIN_NATS").env_remove("DUNLIN_SERVER");
+    command.output().unwrap()
+}
+
+/// It ends with this code and says these words, with a hint.
+fn assert_refused(output: &Output, words: &[&str]) {
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    for word in words {
+        assert!(text.contains(word), "{text} lacks {word}");
+    }
+}
+
+#[test]
+fn a_broker_that_is_not_there_is_named() {
+    let server = format!("http://127.0.0.1:{}", free_port());
+    let output = run("dunlin", &["--server", &server, "devices"]);
+    assert_refused(&output, &[&server, "hint:"]);
+    let nats = format!("nats://127.0.0.1:{}", free_port());
+    let output = run("dunlin", &["nats", "--nats", &nats, "pub", "x", "y"]);
+    assert_refused(&output, &[&nats, "hint:", "dunlin up"]);
+}
+
+#[test]
+fn a_broker_without_nats_gives_up_with_a_reason() {
+    let nats = format!("nats://127.0.0.1:{}", free_port());
+    let output = run("dunlin", &["serve", "--nats", &nats, "--listen", "127.0.0.1:0"]);
+    assert_refused(&output, &[&nats, "nats-server", "hint:"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ports_in_use_are_named() {
+    let world = World::start().await;
+    let address = world.http_url()["http://".len()..].to_owned();
+    let output = run("dunlin", &["serve", "--nats", &world.nats_url(), "--listen", &address]);
+    assert_refused(&output, &[&address, "--listen"]);
+    let port = world.nats_url().rsplit(':').next().unwrap().to_owned();
+    let folder = world.folder().join("other");
+    let folder = folder.to_str().unwrap();
+    let output = run(
+        "dunlin",
+        &["up", "--nats-port", &port, "--listen", "127.0.0.1:0", "--state-dir", folder],
+    );
+    assert_refused(&output, &[&port, "in use"]);
+}
+
+/// An agent without NATS waits and comes in when there is one; wrong flags end it at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_waits_for_nats_but_not_with_wrong_flags() {
+    let mut world = World::start().await;
+    world.nats.kill();
+    let command = world.agent_command("patient");
+    let agent = world.run_agent("patient", command);
+    world.until("it says what it waits for", async || agent.log().contains("NATS")).await;
+    world.restart_nats();
+    world.online("patient", false).await;
+    for flag in ["--label=nothing", "--name=Not/A/Name", "--data=digits", "--bogus"] {
+        let mut command = world.agent_command("wrong");
+        command.arg(flag);
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{flag}: {text}");
+        assert!(!text.is_empty());
+    }
+}

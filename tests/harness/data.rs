@@ -1,0 +1,56 @@
+//! Data sets for devices, and pictures to ask with.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::process::program;
+
+/// The handwritten digits, split by `dunlin data digits`.
+#[derive(Debug)]
+pub struct Digits {
+    folder: PathBuf,
+}
+
+impl Digits {
+    /// Writes shares for devices, Dirichlet(0.5), and 360 held-out pictures.
+    pub fn write(folder: &Path, devices: usize) -> Self {
+        let folder = folder.join("digits");
+        let mut command = Command::new(program("dunlin"));
+        command.args(["data", "digits", "--held-out", "360", "--partition", "dirichlet:0.5"]);
+        command.arg("--out").arg(&folder).args(["--devices", &devices.to_string()]);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        Self { folder }
+    }
+
+    /// The folder of a device's share, from 1.
+    pub fn share(&self, device: usize) -> PathBuf {
+        self.folder.join(format!("device-{device}"))
+    }
+
+    /// Pictures that no device has, with their classes.
+    pub fn held_out(&self) -> Vec<(PathBuf, u32)> {
+        let entries = std::fs::read_dir(self.folder.join("held-out")).unwrap();
+        let mut found: Vec<(PathBuf, u32)> = entries
+            .map(|entry| {
+                let path = entry.unwrap().path();
+                let name = path.file_stem().unwrap().to_str().unwrap();
+                let class = name.rsplit('-').next().unwrap().parse().unwrap();
+                (path, class)
+            })
+            .collect();
+        found.sort();
+        found
+    }
+}
+
+/// A file of real data beside the workspace; `None`, said so, where it is absent.
+#[expect(clippy::print_stderr, reason = "a test that measures less says so")]
+pub fn shared(path: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared").join(path);
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("absent, not tested: {}", path.display());
+    None
+}

@@ -17,6 +17,7 @@ demo: setup build ## Three agents learn digits together and answer; KEEP=1 leave
 
 test: ## Run every test.
 	@scripts/setup.sh tests
+	cargo build --workspace --bins --quiet
 	cargo nextest run --workspace
 	cargo test --workspace --doc --quiet
 

@@ -95,6 +95,9 @@ pub struct Answer {
 }
 
 /// A job id that was never used: time-ordered (ULID, lower case).
+///
+/// # Panics
+/// Never: letters and digits are an id.
 pub fn new_job_id() -> JobId {
     let text = ulid::Ulid::generate().to_string().to_ascii_lowercase();
     JobId::parse(&text).expect("letters and digits are an id")
@@ -113,22 +116,26 @@ impl Broker {
     /// # Errors
     /// When NATS cannot be reached within 10 s, or is older than 2.11, or has no JetStream.
     pub async fn start(config: BrokerConfig) -> anyhow::Result<Self> {
+        Box::pin(Self::begin(config)).await
+    }
+
+    async fn begin(config: BrokerConfig) -> anyhow::Result<Self> {
         let killed = CancellationToken::new();
         let guard = killed.clone().drop_guard();
         let name = new_job_id().to_string();
-        let store = open_store(&config, &name).await?;
-        let fleet = Fleet::start(store.clone(), killed.clone()).await?;
-        let registry = Registry::start(store.clone(), killed.clone()).await;
+        let store = Box::pin(open_store(&config, &name)).await?;
+        let fleet = Box::pin(Fleet::start(store.clone(), killed.clone())).await?;
+        let registry = Box::pin(Registry::start(store.clone(), killed.clone())).await;
         let metrics = Arc::new(Metrics::default());
-        let gateway = Gateway::start(
+        let gateway = Box::pin(Gateway::start(
             store.clone(),
             fleet.clone(),
             registry.clone(),
             metrics.clone(),
             killed.clone(),
-        )
+        ))
         .await?;
-        let index = Index::start(&store, killed.clone()).await;
+        let index = Box::pin(Index::start(&store, killed.clone())).await;
         let (trainings, begun) = Trainings::new(store.clone(), name.clone());
         let core = Arc::new(Core {
             name,
@@ -354,7 +361,7 @@ async fn open_store(config: &BrokerConfig, name: &str) -> anyhow::Result<Store> 
         nats_server::parse_version(&version) >= Some(nats_server::VERSION_MIN),
         "NATS at {shown} is nats-server {version}, expected {major}.{minor} or newer"
     );
-    Store::open(client).await
+    Box::pin(Store::open(client)).await
 }
 
 #[cfg(test)]

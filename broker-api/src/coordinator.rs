@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use crate::broker::Core;
 use crate::store::{Change, Store, StoreError, Versioned};
 
+mod begin;
 mod effects;
 pub(crate) mod finish;
 mod fold;
@@ -158,7 +159,7 @@ impl Running {
         core.clone().spawn(async move {
             // Removed on a panic too: then the lease lapses and someone takes over.
             let _done = Done { running, job: job.clone() };
-            owner::run(core, job, stored).await;
+            Box::pin(owner::run(core, job, stored)).await;
         });
     }
 }

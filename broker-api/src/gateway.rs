@@ -175,12 +175,13 @@ impl Gateway {
         errand.answer_to = answer_to;
         let ending = self.run(&errand, None, None).await?;
         match (ending.report, ending.failure) {
-            (Some(report), _) => match report.body {
-                ReportBody::Inferred(inferred) => {
-                    Ok(Answer { device: report.device, report: inferred, outputs: ending.outputs })
-                }
-                other => Err(internal(format!("{} answered {other:?}", report.device))),
-            },
+            (Some(report), _) => {
+                let device = report.device;
+                let ReportBody::Inferred(report) = report.body else {
+                    return Err(internal(format!("{device} answered {:?}", report.body)));
+                };
+                Ok(Answer { device, report, outputs: ending.outputs })
+            }
             (None, Some(failure)) => Err(failure.into()),
             (None, None) => Err(internal("the request ended without an answer".to_owned())),
         }
@@ -414,7 +415,7 @@ pub(crate) async fn send_offer(
     reply: String,
 ) -> Result<(), ApiError> {
     let message = wire::encode_with_binary(offer, binary);
-    link::publish::check_size(client, message.payload.len()).map_err(too_large)?;
+    link::publish::check_size(client, message.payload.len()).map_err(|error| too_large(&error))?;
     let mut headers = HeaderMap::new();
     if let Some(length) = message.json_length {
         headers.insert(wire::JSON_LENGTH_HEADER, length.to_string());
@@ -445,7 +446,7 @@ async fn sleep(duration: Option<Duration>) {
     }
 }
 
-fn too_large(error: SendError) -> ApiError {
+fn too_large(error: &SendError) -> ApiError {
     ApiError::new(
         ApiCode::TooLarge,
         error.to_string(),

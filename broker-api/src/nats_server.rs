@@ -179,11 +179,9 @@ impl NatsServer {
 
     /// `nats://<host>:<port>` as this machine reaches it.
     pub fn url(&self) -> String {
-        match self.host {
-            IpAddr::V6(host) if !host.is_unspecified() => format!("nats://[{host}]:{}", self.port),
-            IpAddr::V4(host) if !host.is_unspecified() => format!("nats://{host}:{}", self.port),
-            _ => format!("nats://{}:{}", Ipv4Addr::LOCALHOST, self.port),
-        }
+        let everywhere = self.host.is_unspecified();
+        let host = if everywhere { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { self.host };
+        format!("nats://{}", std::net::SocketAddr::new(host, self.port))
     }
 
     /// The port it listens on.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use models::train::{Sgd, Trainer};
 use serde_json::{Value, json};
 use tests::world::World;
 
@@ -17,7 +18,9 @@ const P99_BAR: Duration = Duration::from_millis(5);
 pub(crate) async fn measure() {
     heading("1,000 requests each to ResNet-8 on one agent, one after another, interleaved");
     let world = World::start().await;
-    let onnx = models::zoo::build("resnet8", [3, 32, 32], 10, 7).unwrap();
+    let graph = models::zoo::build("resnet8", [3, 32, 32], 10, 7).unwrap();
+    let sgd = Sgd { learning_rate: 0.0, momentum: 0.0, weight_decay: 0.0 };
+    let onnx = Trainer::new(&graph, sgd).unwrap().to_inference_onnx();
     assert_eq!(world.register("resnet8", onnx).await.status, 201);
     let _agent = world.join("one", None).await;
     let values: Vec<u8> =

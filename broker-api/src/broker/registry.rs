@@ -149,11 +149,11 @@ impl Registry {
                 config: config.clone(),
                 registered_at: store::now(),
             };
-            match self.create(record, version.is_some()).await? {
-                Some(record) => return Ok(record),
-                // Someone took the number: the next one.
-                None => tracing::debug!(%name, "version number was taken"),
+            if let Some(record) = self.create(record, version.is_some()).await? {
+                return Ok(record);
             }
+            // Someone took the number: the next one.
+            tracing::debug!(%name, "version number was taken");
         }
     }
 

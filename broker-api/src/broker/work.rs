@@ -229,7 +229,7 @@ impl Core {
 /// Waits until someone asks a job to stop.
 pub(crate) async fn asked_to_stop(signal: &mut watch::Receiver<Signal>) {
     if signal.wait_for(|signal| signal.cancel && !signal.ended).await.is_err() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

@@ -41,7 +41,10 @@ impl Owner {
                     self.aggregate(round, updates);
                 }
                 Effect::Round { effect: round::Effect::End(_), .. } => {}
-                effect => outward.push(effect),
+                effect @ (Effect::Round { .. }
+                | Effect::PublishRound(_)
+                | Effect::Register { .. }
+                | Effect::End(_)) => outward.push(effect),
             }
         }
         if outward.is_empty() {

@@ -22,7 +22,8 @@ use jobs::{subject, wire};
 use tokio::sync::{broadcast, mpsc, watch};
 
 use super::RENEW_EVERY;
-use super::prepare::{Unprepared, eligible, layout_of};
+use super::begin::begin;
+use super::prepare::eligible;
 use super::state::{Prepared, StoredTraining};
 use super::updates::Updates;
 use crate::broker::work::{asked_to_stop, failed};
@@ -36,7 +37,7 @@ const STORE_WITHIN: Duration = Duration::from_millis(50);
 /// How long to wait before the store is asked again.
 pub(super) const REST: Duration = Duration::from_millis(500);
 /// Results of checks and averages that may wait.
-const DONE_WAITING: usize = 1024;
+pub(super) const DONE_WAITING: usize = 1024;
 /// Reports that are applied before their effects are performed, at most.
 const BATCH: usize = 256;
 
@@ -61,12 +62,12 @@ pub(super) struct Owner {
     pub(super) updates: Updates,
     pub(super) machine: Training,
     pub(super) stored: StoredTraining,
-    revision: u64,
-    stored_at: Instant,
+    pub(super) revision: u64,
+    pub(super) stored_at: Instant,
     /// Another broker has written.
-    lost_lease: bool,
+    pub(super) lost_lease: bool,
     /// Since when there are changes that are not stored.
-    changed_at: Option<Instant>,
+    pub(super) changed_at: Option<Instant>,
     pub(super) done: mpsc::Sender<Event>,
     /// The round whose devices are known to `updates`.
     pub(super) folding: u32,
@@ -75,14 +76,14 @@ pub(super) struct Owner {
 }
 
 /// What an owner listens to.
-struct Ears {
-    reports: Option<push::Ordered>,
-    returned: Subscriber,
-    done: mpsc::Receiver<Event>,
-    fleet: broadcast::Receiver<FleetEvent>,
-    signal: watch::Receiver<Signal>,
+pub(super) struct Ears {
+    pub(super) reports: Option<push::Ordered>,
+    pub(super) returned: Subscriber,
+    pub(super) done: mpsc::Receiver<Event>,
+    pub(super) fleet: broadcast::Receiver<FleetEvent>,
+    pub(super) signal: watch::Receiver<Signal>,
     /// Reports that were in the stream when it was opened are still being read.
-    behind: bool,
+    pub(super) behind: bool,
 }
 
 /// Runs a training until it is over, or not this broker's any more.
@@ -96,35 +97,8 @@ pub(super) async fn run(core: Arc<Core>, job: JobId, stored: Versioned<StoredTra
     tracing::info!(%job, ?stopped, "a training is let go of");
 }
 
-/// Loads or prepares the training. Tries for as long as the store does not answer.
-async fn begin(
-    core: &Arc<Core>,
-    job: &JobId,
-    mut stored: Versioned<StoredTraining>,
-) -> Result<(Owner, Ears, Vec<Effect>), Stop> {
-    loop {
-        let begun = tokio::select! {
-            begun = try_begin(core, job, &mut stored) => begun,
-            () = core.closing.cancelled() => Err(Unready::Stop(Stop::Closing)),
-        };
-        match begun {
-            Ok(begun) => return Ok(begun),
-            Err(Unready::Stop(Stop::Closing)) => {
-                let value = StoredTraining { owner: None, ..stored.value };
-                // If it is not stored, the lease lapses.
-                let _ = core.store.trainings.update(job.as_str(), &value, stored.revision).await;
-                return Err(Stop::Closing);
-            }
-            Err(Unready::Stop(stop)) => return Err(stop),
-            Err(Unready::Store(error)) => {
-                tracing::warn!(%job, %error, "a training waits for the store");
-                tokio::time::sleep(REST).await;
-            }
-        }
-    }
-}
-
 /// What an owner heard.
+#[expect(clippy::large_enum_variant, reason = "one at a time")]
 enum Heard {
     Report(Option<Message>),
     Done(Event),
@@ -133,178 +107,6 @@ enum Heard {
     Cancel,
     Wake,
     Save,
-}
-
-enum Unready {
-    Stop(Stop),
-    Store(StoreError),
-}
-
-impl From<StoreError> for Unready {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Conflict { .. } => Unready::Stop(Stop::Lost),
-            error => Unready::Store(error),
-        }
-    }
-}
-
-async fn try_begin(
-    core: &Arc<Core>,
-    job: &JobId,
-    stored: &mut Versioned<StoredTraining>,
-) -> Result<(Owner, Ears, Vec<Effect>), Unready> {
-    let found = core.store.jobs.get(job.as_str()).await?;
-    let Some(record) = found.map(|found| found.value.record) else {
-        core.store.trainings.remove(job.as_str()).await?;
-        return Err(Unready::Stop(Stop::Over));
-    };
-    let WorkSpec::Train(spec) = record.spec.work.clone() else {
-        core.store.trainings.remove(job.as_str()).await?;
-        return Err(Unready::Stop(Stop::Over));
-    };
-    if record.state.is_final() {
-        core.tell_end(&record).await?;
-        core.store.trainings.remove(job.as_str()).await?;
-        return Err(Unready::Stop(Stop::Over));
-    }
-    let deadline = record.accepted_at.plus(record.spec.deadline_ms);
-    let spec = *spec;
-    let (machine, effects, prepared, layout) =
-        match (stored.value.machine.take(), stored.value.prepared.clone()) {
-            (Some(machine), Some(prepared)) => {
-                stored.value.machine = Some(machine.clone());
-                let layout = match layout_of(core, &prepared).await {
-                    Ok(layout) => layout,
-                    Err(unprepared) => return Err(give_up(core, job, unprepared).await?),
-                };
-                let effects = machine.pending_effects();
-                (machine, effects, prepared, layout)
-            }
-            (Some(_) | None, _) => {
-                let patience =
-                    Patience { core, job, spec: &spec, job_spec: &record.spec, deadline };
-                let (prepared, parameters, layout) = match patience.prepare(stored).await? {
-                    Ok(prepared) => prepared,
-                    Err(unprepared) => return Err(give_up(core, job, unprepared).await?),
-                };
-                let now = core.fleet.now();
-                let (machine, effects) = Training::begin(now, spec.clone(), deadline, parameters);
-                (machine, effects, prepared, layout)
-            }
-        };
-    let updates = Updates::start(core.store.blobs.clone(), layout).map_err(|error| {
-        StoreError::Unavailable { doing: "starting a thread".to_owned(), reason: error.to_string() }
-    })?;
-    let running = |stored: &mut StoredJob| {
-        let change = matches!(stored.record.state, JobState::Accepted | JobState::Placed);
-        if change {
-            stored.record.state = JobState::Running;
-        }
-        change
-    };
-    core.store.jobs.modify(job.as_str(), running).await?;
-    let (done, done_receiver) = mpsc::channel(DONE_WAITING);
-    let client = core.store.client();
-    let returns = client.new_inbox();
-    let returned = client.subscribe(format!("{returns}.*")).await;
-    let returned = returned.map_err(|error| unavailable("subscribing", &error))?;
-    let ears = Ears {
-        reports: None,
-        returned,
-        done: done_receiver,
-        fleet: core.fleet.events(),
-        signal: core.index.watch(job),
-        behind: true,
-    };
-    let value = StoredTraining { prepared: Some(prepared.clone()), ..stored.value.clone() };
-    let owner = Owner {
-        core: core.clone(),
-        job: job.clone(),
-        spec,
-        job_spec: record.spec,
-        prepared,
-        updates,
-        machine,
-        stored: value,
-        revision: stored.revision,
-        stored_at: Instant::now(),
-        lost_lease: false,
-        changed_at: None,
-        done,
-        folding: 0,
-        returns,
-    };
-    Ok((owner, ears, effects))
-}
-
-/// Ends a training that cannot begin.
-async fn give_up(core: &Core, job: &JobId, unprepared: Unprepared) -> Result<Unready, StoreError> {
-    let failure = match unprepared {
-        Unprepared::Store(error) => return Ok(error.into()),
-        Unprepared::Failed(failure) => failure,
-        Unprepared::Nobody => {
-            Failure::new(FailureCode::NoDevice, "no device with the data set is online")
-        }
-    };
-    let state = match failure.code {
-        FailureCode::Cancelled => JobState::Cancelled,
-        _ => JobState::Failed,
-    };
-    core.end_job(job, JobEnd { state, ..failed(failure) }).await?;
-    core.store.trainings.remove(job.as_str()).await?;
-    Ok(Unready::Stop(Stop::Over))
-}
-
-/// Prepares a training as soon as a device with the data set is online.
-struct Patience<'a> {
-    core: &'a Core,
-    job: &'a JobId,
-    spec: &'a TrainSpec,
-    job_spec: &'a JobSpec,
-    deadline: Millis,
-}
-
-type Ready = (Prepared, jobs::id::BlobRef, models::params::Layout);
-
-impl Patience<'_> {
-    async fn prepare(
-        &self,
-        stored: &mut Versioned<StoredTraining>,
-    ) -> Result<Result<Ready, Unprepared>, StoreError> {
-        let mut chances = self.core.fleet.chances();
-        let mut signal = self.core.index.watch(self.job);
-        loop {
-            if signal.borrow().cancel {
-                let failure = Failure::new(FailureCode::Cancelled, "stopped on request");
-                return Ok(Err(Unprepared::Failed(failure)));
-            }
-            match self.core.prepare(self.job, self.spec, &self.job_spec.selector).await {
-                Err(Unprepared::Nobody) => {}
-                prepared => return Ok(prepared),
-            }
-            let left = self.deadline.since(self.core.fleet.now());
-            if left.0 == 0 {
-                let text = format!(
-                    "no device with data set {} was online before the deadline",
-                    self.spec.dataset
-                );
-                let failure = Failure::new(FailureCode::NoDevice, text);
-                return Ok(Err(Unprepared::Failed(failure)));
-            }
-            tokio::select! {
-                _ = chances.changed() => {}
-                () = asked_to_stop(&mut signal) => {}
-                () = tokio::time::sleep(Duration::from_millis(left.0).min(RENEW_EVERY)) => {
-                    // A sign of life.
-                    stored.value.write += 1;
-                    let store = &self.core.store.trainings;
-                    stored.revision =
-                        store.update(self.job.as_str(), &stored.value, stored.revision).await?;
-                }
-            }
-        }
-    }
 }
 
 impl Owner {
@@ -319,18 +121,14 @@ impl Owner {
                 return Stop::Lost;
             }
             let closing = self.core.closing.clone();
-            match closing.run_until_cancelled(self.hear(ears)).await {
-                Some(events) => {
-                    for (now, event) in events {
-                        queue.extend(self.machine.step(now, &event));
-                    }
-                }
-                None => {
-                    self.stored.owner = None;
-                    // If it is not stored, the lease lapses.
-                    let _ = self.save_once().await;
-                    return Stop::Closing;
-                }
+            let Some(events) = closing.run_until_cancelled(self.hear(ears)).await else {
+                self.stored.owner = None;
+                // If it is not stored, the lease lapses.
+                let _ = self.save_once().await;
+                return Stop::Closing;
+            };
+            for (now, event) in events {
+                queue.extend(self.machine.step(now, &event));
             }
         }
     }
@@ -396,26 +194,8 @@ impl Owner {
                 }
                 events
             }
-            Heard::Returned(message) => {
-                let device = message.subject.rsplit('.').next();
-                let device = device.and_then(|device| DeviceId::parse(device).ok());
-                match (device, message.status) {
-                    (Some(device), Some(StatusCode::NO_RESPONDERS)) => {
-                        self.core.fleet.unreachable(&device);
-                        self.lost(now, device)
-                    }
-                    _ => Vec::new(),
-                }
-            }
-            Heard::Fleet(Some(FleetEvent::Lost(device))) => self.lost(now, device),
-            Heard::Fleet(Some(FleetEvent::Returned(device))) => {
-                self.changed();
-                let mut events = self.in_round(now, round::Event::DeviceReturned { device });
-                events.extend(self.in_round(now, self.devices_found()));
-                events
-            }
-            // Too many at once: who is offline by now is lost.
-            Heard::Fleet(None) => self.offline(now),
+            Heard::Returned(message) => self.offer_returned(now, &message),
+            Heard::Fleet(event) => self.fleet_changed(now, event),
             Heard::Cancel => {
                 ears.signal = watch::channel(Signal::default()).1;
                 self.changed();
@@ -434,6 +214,37 @@ impl Owner {
                 }
                 Vec::new()
             }
+        }
+    }
+
+    /// An offer came back: nobody listens to it.
+    fn offer_returned(
+        &mut self,
+        now: Millis,
+        message: &async_nats::Message,
+    ) -> Vec<(Millis, Event)> {
+        let device = message.subject.rsplit('.').next();
+        let device = device.and_then(|device| DeviceId::parse(device).ok());
+        match device {
+            Some(device) if message.status == Some(StatusCode::NO_RESPONDERS) => {
+                self.core.fleet.unreachable(&device);
+                self.lost(now, device)
+            }
+            Some(_) | None => Vec::new(),
+        }
+    }
+
+    fn fleet_changed(&mut self, now: Millis, event: Option<FleetEvent>) -> Vec<(Millis, Event)> {
+        match event {
+            Some(FleetEvent::Lost(device)) => self.lost(now, device),
+            Some(FleetEvent::Returned(device)) => {
+                self.changed();
+                let mut events = self.in_round(now, round::Event::DeviceReturned { device });
+                events.extend(self.in_round(now, self.devices_found()));
+                events
+            }
+            // Too many at once: who is offline by now is lost.
+            None => self.offline(now),
         }
     }
 

@@ -202,7 +202,11 @@ fn untrainable(error: &TrainError) -> Failure {
     let code = match error {
         TrainError::Graph(GraphError::Operator { .. }) => FailureCode::UnsupportedOperator,
         TrainError::Graph(GraphError::Shape { .. }) => FailureCode::ShapeMismatch,
-        _ => FailureCode::InvalidModel,
+        TrainError::Graph(_)
+        | TrainError::Parameters(_)
+        | TrainError::Label { .. }
+        | TrainError::Batch { .. }
+        | TrainError::Diverged { .. } => FailureCode::InvalidModel,
     };
     Failure::new(code, format!("the model cannot be trained: {error}"))
 }

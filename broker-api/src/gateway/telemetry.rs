@@ -64,11 +64,15 @@ impl Gateway {
         let answer = async {
             loop {
                 match mailbox.next().await {
-                    Reply::Report(report, _) => match report.body {
-                        ReportBody::Measured(telemetry) => return Some(*telemetry),
-                        body if body.is_final() => return None,
-                        _ => {}
-                    },
+                    Reply::Report(report, _) => {
+                        let is_final = report.body.is_final();
+                        if let ReportBody::Measured(telemetry) = report.body {
+                            return Some(*telemetry);
+                        }
+                        if is_final {
+                            return None;
+                        }
+                    }
                     Reply::NobodyListens => {
                         self.fleet.unreachable(&device);
                         return None;

@@ -1,0 +1,229 @@
+//! How an owner begins: with a training that is prepared anew, or with one that was stored.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jobs::id::{JobId, Millis};
+use jobs::job::JobState;
+use jobs::report::{Failure, FailureCode};
+use jobs::spec::{JobSpec, TrainSpec, WorkSpec};
+use jobs::training::{Effect, Event, Training};
+use tokio::sync::mpsc;
+
+use super::RENEW_EVERY;
+use super::owner::{DONE_WAITING, Ears, Owner, REST, Stop};
+use super::prepare::{Unprepared, layout_of};
+use super::state::{Prepared, StoredTraining};
+use super::updates::Updates;
+use crate::broker::work::{asked_to_stop, failed};
+use crate::broker::{Core, JobEnd};
+use crate::record::StoredJob;
+use crate::store::{StoreError, Versioned, unavailable};
+
+/// Loads or prepares the training. Tries for as long as the store does not answer.
+pub(super) async fn begin(
+    core: &Arc<Core>,
+    job: &JobId,
+    mut stored: Versioned<StoredTraining>,
+) -> Result<(Owner, Ears, Vec<Effect>), Stop> {
+    loop {
+        let begun = tokio::select! {
+            begun = try_begin(core, job, &mut stored) => begun,
+            () = core.closing.cancelled() => Err(Unready::Stop(Stop::Closing)),
+        };
+        match begun {
+            Ok(begun) => return Ok(begun),
+            Err(Unready::Stop(Stop::Closing)) => {
+                let value = StoredTraining { owner: None, ..stored.value };
+                // If it is not stored, the lease lapses.
+                let _ = core.store.trainings.update(job.as_str(), &value, stored.revision).await;
+                return Err(Stop::Closing);
+            }
+            Err(Unready::Stop(stop)) => return Err(stop),
+            Err(Unready::Store(error)) => {
+                tracing::warn!(%job, %error, "a training waits for the store");
+                tokio::time::sleep(REST).await;
+            }
+        }
+    }
+}
+
+enum Unready {
+    Stop(Stop),
+    Store(StoreError),
+}
+
+impl From<StoreError> for Unready {
+    fn from(error: StoreError) -> Self {
+        if matches!(error, StoreError::Conflict { .. }) {
+            return Unready::Stop(Stop::Lost);
+        }
+        Unready::Store(error)
+    }
+}
+
+async fn try_begin(
+    core: &Arc<Core>,
+    job: &JobId,
+    stored: &mut Versioned<StoredTraining>,
+) -> Result<(Owner, Ears, Vec<Effect>), Unready> {
+    let found = core.store.jobs.get(job.as_str()).await?;
+    let Some(record) = found.map(|found| found.value.record) else {
+        core.store.trainings.remove(job.as_str()).await?;
+        return Err(Unready::Stop(Stop::Over));
+    };
+    let WorkSpec::Train(spec) = record.spec.work.clone() else {
+        core.store.trainings.remove(job.as_str()).await?;
+        return Err(Unready::Stop(Stop::Over));
+    };
+    if record.state.is_final() {
+        core.tell_end(&record).await?;
+        core.store.trainings.remove(job.as_str()).await?;
+        return Err(Unready::Stop(Stop::Over));
+    }
+    let deadline = record.accepted_at.plus(record.spec.deadline_ms);
+    let spec = *spec;
+    let known = stored.value.machine.clone().zip(stored.value.prepared.clone());
+    let (machine, effects, prepared, layout) = if let Some((machine, prepared)) = known {
+        let layout = match layout_of(core, &prepared).await {
+            Ok(layout) => layout,
+            Err(unprepared) => return Err(give_up(core, job, unprepared).await?),
+        };
+        let effects = machine.pending_effects();
+        (machine, effects, prepared, layout)
+    } else {
+        let patience = Patience { core, job, spec: &spec, job_spec: &record.spec, deadline };
+        let (prepared, parameters, layout) = match patience.prepare(stored).await? {
+            Ok(prepared) => prepared,
+            Err(unprepared) => return Err(give_up(core, job, unprepared).await?),
+        };
+        let (machine, effects) =
+            Training::begin(core.fleet.now(), spec.clone(), deadline, parameters);
+        (machine, effects, prepared, layout)
+    };
+    mark_running(core, job).await?;
+    let updates = Updates::start(core.store.blobs.clone(), layout).map_err(|error| {
+        StoreError::Unavailable { doing: "starting a thread".to_owned(), reason: error.to_string() }
+    })?;
+    let (ears, done, returns) = listen(core, job).await?;
+    let value = StoredTraining { prepared: Some(prepared.clone()), ..stored.value.clone() };
+    let owner = Owner {
+        core: core.clone(),
+        job: job.clone(),
+        spec,
+        job_spec: record.spec,
+        prepared,
+        updates,
+        machine,
+        stored: value,
+        revision: stored.revision,
+        stored_at: Instant::now(),
+        lost_lease: false,
+        changed_at: None,
+        done,
+        folding: 0,
+        returns,
+    };
+    Ok((owner, ears, effects))
+}
+
+/// A job that has begun is shown as running.
+async fn mark_running(core: &Core, job: &JobId) -> Result<(), StoreError> {
+    let running = |stored: &mut StoredJob| {
+        let change = matches!(stored.record.state, JobState::Accepted | JobState::Placed);
+        if change {
+            stored.record.state = JobState::Running;
+        }
+        change
+    };
+    core.store.jobs.modify(job.as_str(), running).await?;
+    Ok(())
+}
+
+/// Opens everything that an owner listens to; reports follow once it runs.
+async fn listen(
+    core: &Core,
+    job: &JobId,
+) -> Result<(Ears, mpsc::Sender<Event>, String), StoreError> {
+    let (done, done_receiver) = mpsc::channel(DONE_WAITING);
+    let client = core.store.client();
+    let returns = client.new_inbox();
+    let returned = client.subscribe(format!("{returns}.*")).await;
+    let returned = returned.map_err(|error| unavailable("subscribing", &error))?;
+    let ears = Ears {
+        reports: None,
+        returned,
+        done: done_receiver,
+        fleet: core.fleet.events(),
+        signal: core.index.watch(job),
+        behind: true,
+    };
+    Ok((ears, done, returns))
+}
+
+/// Ends a training that cannot begin.
+async fn give_up(core: &Core, job: &JobId, unprepared: Unprepared) -> Result<Unready, StoreError> {
+    let failure = match unprepared {
+        Unprepared::Store(error) => return Ok(error.into()),
+        Unprepared::Failed(failure) => failure,
+        Unprepared::Nobody => {
+            Failure::new(FailureCode::NoDevice, "no device with the data set is online")
+        }
+    };
+    let state =
+        if failure.code == FailureCode::Cancelled { JobState::Cancelled } else { JobState::Failed };
+    core.end_job(job, JobEnd { state, ..failed(failure) }).await?;
+    core.store.trainings.remove(job.as_str()).await?;
+    Ok(Unready::Stop(Stop::Over))
+}
+
+/// Prepares a training as soon as a device with the data set is online.
+struct Patience<'a> {
+    core: &'a Core,
+    job: &'a JobId,
+    spec: &'a TrainSpec,
+    job_spec: &'a JobSpec,
+    deadline: Millis,
+}
+
+type Ready = (Prepared, jobs::id::BlobRef, models::params::Layout);
+
+impl Patience<'_> {
+    async fn prepare(
+        &self,
+        stored: &mut Versioned<StoredTraining>,
+    ) -> Result<Result<Ready, Unprepared>, StoreError> {
+        let mut chances = self.core.fleet.chances();
+        let mut signal = self.core.index.watch(self.job);
+        loop {
+            if signal.borrow().cancel {
+                let failure = Failure::new(FailureCode::Cancelled, "stopped on request");
+                return Ok(Err(Unprepared::Failed(failure)));
+            }
+            match self.core.prepare(self.job, self.spec, &self.job_spec.selector).await {
+                Err(Unprepared::Nobody) => {}
+                prepared => return Ok(prepared),
+            }
+            let left = self.deadline.since(self.core.fleet.now());
+            if left.0 == 0 {
+                let text = format!(
+                    "no device with data set {} was online before the deadline",
+                    self.spec.dataset
+                );
+                let failure = Failure::new(FailureCode::NoDevice, text);
+                return Ok(Err(Unprepared::Failed(failure)));
+            }
+            tokio::select! {
+                _ = chances.changed() => {}
+                () = asked_to_stop(&mut signal) => {}
+                () = tokio::time::sleep(Duration::from_millis(left.0).min(RENEW_EVERY)) => {
+                    // A sign of life.
+                    stored.value.write += 1;
+                    let store = &self.core.store.trainings;
+                    stored.revision =
+                        store.update(self.job.as_str(), &stored.value, stored.revision).await?;
+                }
+            }
+        }
+    }
+}

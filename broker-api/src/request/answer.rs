@@ -58,7 +58,7 @@ mod tests {
     #[test]
     fn numbers_have_no_more_digits_than_they_hold() {
         let report = serde_json::from_value(json!({
-            "model": {"name": "m", "version": "1", "blob": {"digest": format!("sha256:{}", "0".repeat(64)), "size": 1}},
+            "model": {"name": "m", "version": "1", "digest": format!("sha256:{}", "0".repeat(64))},
             "engine": "tract", "engine_us": 7,
             "classes": [[{"index": 1, "probability": 0.1_f32}]],
             "outputs": [{"name": "y", "datatype": "FP32", "shape": [3], "size": 12}],

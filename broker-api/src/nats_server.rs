@@ -53,12 +53,7 @@ pub struct NatsServerConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum NatsServerError {
     /// No such program.
-    #[error(
-        "nats-server was not found in {looked_in}: get version {}.{} or newer from \
-         https://github.com/nats-io/nats-server/releases and put it on PATH or in .tools/bin, \
-         or use a running one with --nats",
-        VERSION_MIN.0, VERSION_MIN.1
-    )]
+    #[error("there is no nats-server {looked_in}")]
     NotFound {
         /// Where it was looked for.
         looked_in: String,
@@ -91,7 +86,7 @@ pub enum NatsServerError {
         source: std::io::Error,
     },
     /// The port is taken.
-    #[error("port {port} is in use: choose another one, or 0 for a free one")]
+    #[error("port {port} is in use")]
     PortInUse {
         /// The port asked for.
         port: u16,
@@ -102,6 +97,27 @@ pub enum NatsServerError {
         /// Its last words.
         said: String,
     },
+}
+
+impl NatsServerError {
+    /// What to do about it; empty when its text says all.
+    pub fn hint(&self) -> String {
+        let (major, minor) = VERSION_MIN;
+        match self {
+            NatsServerError::NotFound { .. }
+            | NatsServerError::Run { .. }
+            | NatsServerError::Version { .. } => format!(
+                "get nats-server {major}.{minor} or newer from \
+                 https://github.com/nats-io/nats-server/releases and put it on PATH or in \
+                 .tools/bin (scripts/setup.sh does), or use a running one with --nats"
+            ),
+            NatsServerError::Store { .. } => "choose another folder with --state-dir".to_owned(),
+            NatsServerError::PortInUse { .. } => {
+                "choose another port, or 0 for a free one".to_owned()
+            }
+            NatsServerError::Start { .. } => String::new(),
+        }
+    }
 }
 
 /// A running nats-server; dropping it stops the process.
@@ -218,18 +234,25 @@ impl NatsServer {
     }
 }
 
-/// Finds the program: the one given; else `.tools/bin/nats-server` in a folder above this
-/// executable or the current folder; else on `PATH`.
+/// Finds the program: the one given, by its path or by a name on `PATH`; else
+/// `.tools/bin/nats-server` in a folder above this executable or the current folder; else
+/// `nats-server` on `PATH`.
 ///
 /// # Errors
 /// [`NatsServerError::NotFound`] with the places.
 pub fn find(given: Option<&Path>) -> Result<PathBuf, NatsServerError> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let on_path = |name: &Path| {
+        let programs = std::env::split_paths(&path).map(|folder| folder.join(name));
+        programs.into_iter().find(|program| program.is_file())
+    };
     if let Some(program) = given {
-        return if program.is_file() {
-            Ok(program.to_owned())
-        } else {
-            Err(NatsServerError::NotFound { looked_in: program.display().to_string() })
-        };
+        let is_name = program.components().count() == 1;
+        let named = is_name.then(|| on_path(program)).flatten();
+        let found = named.or_else(|| program.is_file().then(|| program.to_owned()));
+        let place = if is_name { "on PATH by the name" } else { "at" };
+        let looked_in = format!("{place} {}", program.display());
+        return found.ok_or(NatsServerError::NotFound { looked_in });
     }
     let starts = [std::env::current_exe().ok(), std::env::current_dir().ok()];
     let tools = starts
@@ -237,11 +260,9 @@ pub fn find(given: Option<&Path>) -> Result<PathBuf, NatsServerError> {
         .flatten()
         .flat_map(|path| path.ancestors())
         .map(|folder| folder.join(".tools/bin/nats-server"));
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let on_path = std::env::split_paths(&path).map(|folder| folder.join("nats-server"));
-    let mut candidates = tools.chain(on_path);
-    candidates.find(|candidate| candidate.is_file()).ok_or_else(|| NatsServerError::NotFound {
-        looked_in: ".tools/bin above the program and the current folder, and PATH".to_owned(),
+    let found = tools.into_iter().find(|program| program.is_file());
+    found.or_else(|| on_path(Path::new("nats-server"))).ok_or_else(|| NatsServerError::NotFound {
+        looked_in: "on PATH, or in .tools/bin above the program and the current folder".to_owned(),
     })
 }
 

@@ -95,7 +95,9 @@ async fn embedded(
 }
 
 async fn start(config: &NatsServerConfig) -> Result<NatsServer, CliError> {
-    NatsServer::start(config).await.map_err(|error| CliError::usage(error.to_string(), ""))
+    NatsServer::start(config)
+        .await
+        .map_err(|error| CliError::usage(error.to_string(), error.hint()))
 }
 
 async fn broker(

@@ -56,8 +56,12 @@ async fn a_killed_server_starts_again_on_its_port() {
 
 #[test]
 fn an_absent_program_says_how_to_get_it() {
-    let error = find(Some(Path::new("/nowhere/nats-server"))).unwrap_err().to_string();
-    assert!(error.contains("/nowhere/nats-server") && error.contains("--nats"), "{error}");
+    let error = find(Some(Path::new("/nowhere/nats-server"))).unwrap_err();
+    assert!(error.to_string().contains("at /nowhere/nats-server"), "{error}");
+    assert!(error.hint().contains("releases") && error.hint().contains("--nats"));
+    let error = find(Some(Path::new("no-such-nats-server"))).unwrap_err().to_string();
+    assert!(error.contains("PATH") && error.contains("no-such-nats-server"), "{error}");
+    assert!(find(Some(Path::new("sh"))).unwrap().ends_with("bin/sh"));
 }
 
 #[test]

@@ -59,7 +59,7 @@ pub struct BrokerConfig {
 /// as if it were killed; [`Broker::stop`] ends it in good order.
 #[derive(Debug, Clone)]
 pub struct Broker {
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
     _guard: Arc<DropGuard>,
 }
 

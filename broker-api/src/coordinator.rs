@@ -176,3 +176,6 @@ impl Drop for Done {
         running.remove(&self.job);
     }
 }
+
+#[cfg(test)]
+mod tests;

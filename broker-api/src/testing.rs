@@ -9,13 +9,13 @@ use async_nats::{Client, Message};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use jobs::device::{DatasetFacts, Facts, Heartbeat, Hello, Telemetry};
-use jobs::id::{Bytes as Size, DatasetName, DeviceId, JobId, Millis};
+use jobs::id::{BlobRef, Bytes as Size, DatasetName, DeviceId, JobId, Millis};
 use jobs::report::{
     EvaluationReport, Failure, FailureCode, InferReport, ReportBody, TaskReport, UpdateReport,
 };
 use jobs::spec::{
-    InferTask, JobSpec, ModelQuery, Offer, Participation, Purpose, Task, TaskWork, TensorHeader,
-    TrainSpec, TrainTask, WorkSpec,
+    InferTask, JobSpec, ModelQuery, Offer, Participation, Purpose, Task, TaskId, TaskWork,
+    TensorHeader, TrainSpec, TrainTask, WorkSpec,
 };
 use jobs::subject::{self, FleetTopic};
 use jobs::wire;
@@ -38,7 +38,7 @@ const BEAT: Millis = Millis(300);
 /// A nats-server with a directory of its own.
 pub(crate) struct World {
     pub(crate) server: NatsServer,
-    pub(crate) dir: TempDir,
+    _dir: TempDir,
 }
 
 impl World {
@@ -50,7 +50,7 @@ impl World {
             host: std::net::Ipv4Addr::LOCALHOST.into(),
             port: None,
         };
-        Self { server: NatsServer::start(&config).await.unwrap(), dir }
+        Self { server: NatsServer::start(&config).await.unwrap(), _dir: dir }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -58,8 +58,16 @@ impl World {
     }
 
     pub(crate) async fn broker(&self) -> Broker {
-        let config = BrokerConfig { nats: self.url(), body_bytes_max: 64 << 20 };
-        Broker::start(config).await.unwrap()
+        Broker::start(self.broker_config()).await.unwrap()
+    }
+
+    /// A broker that is killed when its runtime is shut down.
+    pub(crate) async fn broker_on(&self, runtime: &tokio::runtime::Runtime) -> Broker {
+        runtime.spawn(Broker::start(self.broker_config())).await.unwrap().unwrap()
+    }
+
+    fn broker_config(&self) -> BrokerConfig {
+        BrokerConfig { nats: self.url(), body_bytes_max: 64 << 20 }
     }
 
     pub(crate) async fn client(&self) -> Client {
@@ -87,15 +95,24 @@ pub(crate) enum Action {
     Fail(FailureCode),
     /// It uploads these bytes as its update.
     Upload(Vec<u8>),
+    /// It reports this blob as its update.
+    Claim(BlobRef),
+    /// The work, once this is true.
+    After(watch::Receiver<bool>),
+    /// The work, reported twice.
+    Repeat,
 }
 
 type Behaviour = Arc<dyn Fn(&Task) -> Action + Send + Sync>;
 
 /// A device; it goes offline without a word when dropped.
 pub(crate) struct Device {
-    pub(crate) id: DeviceId,
     /// Tasks that were offered, in order.
     pub(crate) offered: watch::Receiver<Vec<Task>>,
+    /// Tasks that were withdrawn, in order.
+    pub(crate) withdrawn: watch::Receiver<Vec<TaskId>>,
+    /// The parameters that training began from, by round.
+    pub(crate) given: watch::Receiver<BTreeMap<u32, Parameters>>,
     _guard: DropGuard,
 }
 
@@ -105,6 +122,8 @@ struct Agent {
     blobs: Blobs,
     behaviour: Behaviour,
     offered: watch::Sender<Vec<Task>>,
+    withdrawn: watch::Sender<Vec<TaskId>>,
+    given: watch::Sender<BTreeMap<u32, Parameters>>,
 }
 
 impl Device {
@@ -118,13 +137,17 @@ impl Device {
         behaviour: impl Fn(&Task) -> Action + Send + Sync + 'static,
     ) -> Self {
         let client = world.client().await;
-        let (sender, offered) = watch::channel(Vec::new());
+        let (offered_sender, offered) = watch::channel(Vec::new());
+        let (withdrawn_sender, withdrawn) = watch::channel(Vec::new());
+        let (given_sender, given) = watch::channel(BTreeMap::new());
         let hello = hello(name);
         let agent = Arc::new(Agent {
             blobs: Blobs::new(client.clone()),
             client,
             behaviour: Arc::new(behaviour),
-            offered: sender,
+            offered: offered_sender,
+            withdrawn: withdrawn_sender,
+            given: given_sender,
             hello: hello.clone(),
         });
         let token = CancellationToken::new();
@@ -149,7 +172,7 @@ impl Device {
                 tokio::spawn(inner.clone().run_until_cancelled_owned(task));
             }
         }));
-        Self { id: hello.device, offered, _guard: token.drop_guard() }
+        Self { offered, withdrawn, given, _guard: token.drop_guard() }
     }
 
     /// Waits until a task of this purpose was offered.
@@ -190,33 +213,45 @@ impl Agent {
             headers.get(wire::JSON_LENGTH_HEADER).map(|length| length.as_str().parse().unwrap())
         });
         let (offer, binary) = wire::decode_with_binary(&message.payload, length).unwrap();
-        let Offer::Task(task) = offer else { return };
-        let action = (self.behaviour)(&task);
+        let task = match offer {
+            Offer::Task(task) => task,
+            Offer::Cancel { task, .. } => {
+                return self.withdrawn.send_modify(|tasks| tasks.push(task));
+            }
+        };
+        let mut action = (self.behaviour)(&task);
         self.offered.send_modify(|tasks| tasks.push((*task).clone()));
+        if let Action::After(gate) = &mut action {
+            gate.wait_for(|open| *open).await.unwrap();
+        }
+        let repeat = matches!(action, Action::Repeat);
         let body = match (action, &task.work) {
             (Action::Silence, _) => return,
             (Action::Fail(code), _) => ReportBody::Failed(Failure::new(code, "as the test wants")),
             (Action::Upload(bytes), _) => self.upload(&task, bytes).await,
-            (Action::Work, TaskWork::Train(work)) => self.train(&task, work).await,
-            (Action::Work, TaskWork::Evaluate(_)) => ReportBody::Evaluated(EvaluationReport {
+            (Action::Claim(blob), _) => self.update(blob),
+            (_, TaskWork::Train(work)) => self.train(&task, work).await,
+            (_, TaskWork::Evaluate(_)) => ReportBody::Evaluated(EvaluationReport {
                 examples: 10,
                 loss: 0.5,
                 accuracy: 0.25,
                 duration_ms: Millis(1),
             }),
-            (Action::Work, TaskWork::Infer(work)) => {
+            (_, TaskWork::Infer(work)) => {
                 return self.infer(&task, work, binary, &message).await;
             }
-            (Action::Work, TaskWork::Telemetry) => {
+            (_, TaskWork::Telemetry) => {
                 ReportBody::Measured(Box::new(Telemetry { uptime_s: 5, ..Telemetry::default() }))
             }
         };
-        self.report(&task, body, &message).await;
+        if repeat {
+            self.report(&task, body.clone(), &message, "once").await;
+        }
+        self.report(&task, body, &message, "last").await;
     }
 
-    async fn report(&self, task: &Task, body: ReportBody, message: &Message) {
+    async fn report(&self, task: &Task, body: ReportBody, message: &Message, kind: &str) {
         let device = self.hello.device.clone();
-        let kind = serde_json::to_value(&body).unwrap()["type"].to_string();
         let report = TaskReport { task: task.id.clone(), device: device.clone(), body };
         match task.id.purpose {
             Purpose::Train | Purpose::Evaluate => {
@@ -276,7 +311,9 @@ impl Agent {
     /// Adds the number of the device (the last character of its name) to every value.
     async fn train(&self, task: &Task, work: &TrainTask) -> ReportBody {
         let bytes = self.blobs.get(&work.parameters).await.unwrap();
-        let mut items = Parameters::from_safetensors(&bytes).unwrap().items().to_vec();
+        let parameters = Parameters::from_safetensors(&bytes).unwrap();
+        let mut items = parameters.items().to_vec();
+        self.given.send_modify(|given| drop(given.insert(task.id.round.0, parameters)));
         let step = self.number();
         items.iter_mut().flat_map(|item| &mut item.values).for_each(|value| *value += step);
         self.upload(task, Parameters::new(items).unwrap().to_safetensors()).await
@@ -285,7 +322,10 @@ impl Agent {
     async fn upload(&self, task: &Task, bytes: Vec<u8>) -> ReportBody {
         let jobs::spec::TaskId { job, round, attempt, .. } = &task.id;
         let name = format!("update/{job}/{round}/{}/{attempt}", self.hello.device);
-        let parameters = self.blobs.put_named(name, bytes.into()).await.unwrap();
+        self.update(self.blobs.put_named(name, bytes.into()).await.unwrap())
+    }
+
+    fn update(&self, parameters: BlobRef) -> ReportBody {
         ReportBody::Trained(UpdateReport {
             parameters,
             examples: examples(&self.hello.device),
@@ -371,4 +411,19 @@ pub(crate) async fn ended(broker: &Broker, job: &JobId) -> crate::record::JobRec
     let record = broker.wait(job, Millis(patience)).await.unwrap();
     assert!(record.state.is_final(), "{record:?}");
     record
+}
+
+/// Waits until so many devices are online.
+pub(crate) async fn joined(broker: &Broker, count: usize) {
+    let mut chances = broker.core.fleet.chances();
+    let online = || {
+        let devices = broker.devices();
+        devices.iter().filter(|device| device.presence == jobs::device::Presence::Online).count()
+    };
+    let joining = async {
+        while online() < count {
+            chances.changed().await.unwrap();
+        }
+    };
+    tokio::time::timeout(PATIENCE, joining).await.expect("devices join");
 }

@@ -40,21 +40,6 @@ async fn a_request_is_answered_by_a_device() {
     broker.stop().await;
 }
 
-/// Waits until so many devices are online.
-async fn joined(broker: &Broker, count: usize) {
-    let mut chances = broker.core.fleet.chances();
-    let online = || {
-        let devices = broker.devices();
-        devices.iter().filter(|device| device.presence == jobs::device::Presence::Online).count()
-    };
-    let joining = async {
-        while online() < count {
-            chances.changed().await.unwrap();
-        }
-    };
-    tokio::time::timeout(PATIENCE, joining).await.expect("devices join");
-}
-
 #[tokio::test]
 async fn a_request_goes_elsewhere_when_its_device_dies() {
     let world = World::new().await;

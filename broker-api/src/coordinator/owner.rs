@@ -13,10 +13,9 @@ use async_nats::{StatusCode, Subscriber};
 use futures::{FutureExt as _, StreamExt as _};
 use jobs::device::Presence;
 use jobs::id::{DeviceId, JobId, Millis};
-use jobs::job::JobState;
 use jobs::report::{Failure, FailureCode, ReportBody, TaskReport};
 use jobs::round;
-use jobs::spec::{JobSpec, TrainSpec, WorkSpec};
+use jobs::spec::{JobSpec, TrainSpec};
 use jobs::training::{Effect, Event, Training};
 use jobs::{subject, wire};
 use tokio::sync::{broadcast, mpsc, watch};
@@ -26,10 +25,10 @@ use super::begin::begin;
 use super::prepare::eligible;
 use super::state::{Prepared, StoredTraining};
 use super::updates::Updates;
-use crate::broker::work::{asked_to_stop, failed};
-use crate::broker::{Core, JobEnd, Signal};
+use crate::broker::work::asked_to_stop;
+use crate::broker::{Core, Signal};
 use crate::fleet::FleetEvent;
-use crate::record::{EventBody, StoredJob};
+use crate::record::EventBody;
 use crate::store::{StoreError, Versioned, unavailable};
 
 /// How long changes that nobody else sees may wait to be stored.

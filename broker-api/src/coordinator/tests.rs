@@ -1,0 +1,280 @@
+use std::sync::atomic::Ordering;
+
+use jobs::id::BlobRef;
+use jobs::job::JobState;
+use jobs::report::FailureCode;
+use jobs::spec::{JobSpec, Purpose, WorkSpec};
+use models::params::{Parameter, Parameters};
+use tokio::sync::watch;
+
+use super::*;
+use crate::broker::Broker;
+use crate::record::JobRecord;
+use crate::testing::*;
+
+async fn submit(broker: &Broker, spec: JobSpec) -> JobId {
+    broker.submit(spec, bytes::Bytes::new(), None, None).await.unwrap().id
+}
+
+/// The mean of what `d1` and `d2` make of these parameters, the slow way: each adds its number,
+/// and counts 10 and 30 examples.
+fn mean_after_a_round(given: &Parameters) -> Parameters {
+    let mean = |value: &f32| {
+        let sum = 10.0 * f64::from(value + 1.0) + 30.0 * f64::from(value + 2.0);
+        #[expect(clippy::cast_possible_truncation, reason = "parameters are f32")]
+        let mean = (sum / 40.0) as f32;
+        mean
+    };
+    let items = given.items().iter().map(|item| Parameter {
+        name: item.name.clone(),
+        shape: item.shape.clone(),
+        values: item.values.iter().map(mean).collect(),
+    });
+    Parameters::new(items.collect()).unwrap()
+}
+
+fn assert_exact(given: &watch::Receiver<BTreeMap<u32, Parameters>>, rounds: u32) {
+    let given = given.borrow();
+    assert_eq!(given.keys().copied().collect::<Vec<_>>(), (1..=rounds).collect::<Vec<_>>());
+    for round in 1..rounds {
+        // Safetensors compares bits, not values.
+        let expected = mean_after_a_round(&given[&round]).to_safetensors();
+        assert_eq!(given[&(round + 1)].to_safetensors(), expected, "after round {round}");
+    }
+}
+
+fn participants(record: &JobRecord) -> Vec<Vec<&str>> {
+    let rounds = record.rounds.iter();
+    rounds.map(|round| round.updates.iter().map(|(device, _)| device.as_str()).collect()).collect()
+}
+
+#[tokio::test]
+async fn every_round_begins_from_the_exact_mean_of_the_one_before() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let d1 = Device::start_as(&world, "d1", |_| Action::Repeat).await;
+    let _d2 = Device::start(&world, "d2").await;
+    joined(&broker, 2).await;
+    let job = submit(&broker, train_spec(4, 2)).await;
+    let record = ended(&broker, &job).await;
+    assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+    assert_eq!(participants(&record), vec![["d1", "d2"]; 4]);
+    assert_exact(&d1.given, 4);
+    let metrics = broker.metrics();
+    assert!(metrics.contains("dunlin_updates_total{reason=\"accepted\"} 8"), "{metrics}");
+    let query = "tiny-mlp".parse().unwrap();
+    let lineage = broker.model(&query).await.unwrap().config.lineage.unwrap();
+    assert_eq!((lineage.rounds, lineage.devices.len()), (4, 2));
+}
+
+/// A round of `d1`, which works, and `d2`, which behaves so: why `d2` is missing.
+async fn refused(
+    behaviour: impl Fn() -> Action + Send + Sync + 'static,
+    code: FailureCode,
+) -> String {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let _d1 = Device::start(&world, "d1").await;
+    let bad = move |task: &jobs::spec::Task| match task.id.purpose {
+        Purpose::Train => behaviour(),
+        Purpose::Evaluate | Purpose::Infer | Purpose::Telemetry => Action::Work,
+    };
+    let _d2 = Device::start_as(&world, "d2", bad).await;
+    joined(&broker, 2).await;
+    let mut spec = train_spec(1, 2);
+    let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
+    train.participation.quorum = 1;
+    let job = submit(&broker, spec).await;
+    let record = ended(&broker, &job).await;
+    assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+    assert_eq!(participants(&record), [["d1"]]);
+    let [(device, failure)] = &record.rounds[0].missing[..] else { panic!("{record:?}") };
+    assert_eq!((device.as_str(), failure.code), ("d2", code), "{failure:?}");
+    failure.message.clone()
+}
+
+fn tiny(change: impl FnOnce(&mut Vec<Parameter>)) -> Vec<u8> {
+    let onnx = models::zoo::build("mlp", [1, 2, 2], 3, 7).unwrap();
+    let sgd = models::train::Sgd { learning_rate: 0.0, momentum: 0.0, weight_decay: 0.0 };
+    let trainer = models::train::Trainer::new(&onnx, sgd).unwrap();
+    let mut items = trainer.parameters().items().to_vec();
+    change(&mut items);
+    Parameters::new(items).unwrap().to_safetensors()
+}
+
+#[tokio::test]
+async fn updates_that_do_not_fit_are_refused_with_the_device_named() {
+    let cases: [(Vec<u8>, &str); 8] = [
+        (tiny(|items| items[0].name = "other".to_owned()), "classes.bias"),
+        (tiny(|items| drop(items.pop())), "missing"),
+        (tiny(|items| items[0].shape.push(1)), "shape"),
+        (tiny(|items| items[0].values[0] = f32::NAN), "NaN"),
+        (tiny(|items| items[0].values[0] = f32::NEG_INFINITY), "inf"),
+        (tiny(|_| ())[..200].to_vec(), "ends after"),
+        ([tiny(|_| ()), vec![0; 4]].concat(), "more bytes"),
+        (vec![7; 100_000], "100000 bytes"),
+    ];
+    for (bytes, expected) in cases {
+        let upload = move || Action::Upload(bytes.clone());
+        let text = refused(upload, FailureCode::InvalidUpdate).await;
+        assert!(text.contains("d2") && text.contains(expected), "{text:?} lacks {expected:?}");
+    }
+}
+
+#[tokio::test]
+async fn blobs_that_are_not_what_was_reported_are_refused() {
+    let bytes = tiny(|_| ());
+    let size = jobs::id::Bytes(bytes.len() as u64);
+    let digest = link::digest::of(&bytes);
+    let named = |name: &str| BlobRef { name: Some(name.to_owned()), digest: digest.clone(), size };
+    let other = named("update/other/1/d2/1");
+    let text = refused(move || Action::Claim(other.clone()), FailureCode::InvalidUpdate).await;
+    assert!(text.contains("d2") && text.contains("not of this job"), "{text}");
+    let absent = BlobRef::by_digest(digest.clone(), size);
+    let text = refused(move || Action::Claim(absent.clone()), FailureCode::BlobUnavailable).await;
+    assert!(text.contains("d2") && text.contains(digest.as_str()), "{text}");
+}
+
+/// `d2`, which works once its gate is open.
+async fn gated(world: &World) -> (Device, watch::Sender<bool>) {
+    let (gate, open) = watch::channel(false);
+    let waits = move |task: &jobs::spec::Task| match task.id.purpose {
+        Purpose::Train => Action::After(open.clone()),
+        Purpose::Evaluate | Purpose::Infer | Purpose::Telemetry => Action::Work,
+    };
+    (Device::start_as(world, "d2", waits).await, gate)
+}
+
+#[tokio::test]
+async fn another_broker_goes_on_with_the_round_of_one_that_is_gone() {
+    let world = World::new().await;
+    let first_runtime = tokio::runtime::Runtime::new().unwrap();
+    let first = world.broker_on(&first_runtime).await;
+    let d1 = Device::start(&world, "d1").await;
+    let (mut d2, gate) = gated(&world).await;
+    joined(&first, 2).await;
+    let job = submit(&first, train_spec(2, 2)).await;
+    d2.offered(Purpose::Train).await;
+    let second = world.broker().await;
+    // All its tasks end where they are, and nothing is let go of.
+    first_runtime.shutdown_background();
+    let found = second.core.store.trainings.get(job.as_str()).await.unwrap().unwrap();
+    assert_eq!(found.value.owner, Some(first.core.name.clone()));
+    gate.send(true).unwrap();
+    let record = ended(&second, &job).await;
+    assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+    assert_eq!(participants(&record), vec![["d1", "d2"]; 2]);
+    assert_exact(&d1.given, 2);
+    assert_exact(&d2.given, 2);
+}
+
+#[tokio::test]
+async fn a_broker_that_ends_lets_go_of_its_trainings_at_once() {
+    let world = World::new().await;
+    let (first, second) = (world.broker().await, world.broker().await);
+    let d1 = Device::start(&world, "d1").await;
+    let (mut d2, gate) = gated(&world).await;
+    joined(&first, 2).await;
+    let job = submit(&first, train_spec(2, 2)).await;
+    d2.offered(Purpose::Train).await;
+    let gone = first.core.name.clone();
+    first.stop().await;
+    let found = second.core.store.trainings.get(job.as_str()).await.unwrap().unwrap();
+    assert_ne!(found.value.owner, Some(gone), "it is free, or someone else has it by now");
+    gate.send(true).unwrap();
+    let record = ended(&second, &job).await;
+    assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+    assert_exact(&d1.given, 2);
+}
+
+#[tokio::test]
+async fn a_broker_that_lost_its_lease_stops() {
+    let world = World::new().await;
+    let (first, second) = (world.broker().await, world.broker().await);
+    let d1 = Device::start(&world, "d1").await;
+    let (mut d2, gate) = gated(&world).await;
+    joined(&first, 2).await;
+    let job = submit(&first, train_spec(2, 2)).await;
+    d2.offered(Purpose::Train).await;
+    let found = second.core.store.trainings.get(job.as_str()).await.unwrap().unwrap();
+    assert_eq!(found.value.owner.as_deref(), Some(first.core.name.as_str()));
+    // What `second` does when it hears nothing of `first` for too long.
+    let taken = loop {
+        let found = second.core.store.trainings.get(job.as_str()).await.unwrap().unwrap();
+        if let Some(taken) = take_over(&second.core, &job, &found).await.unwrap() {
+            break taken;
+        }
+    };
+    assert_eq!(taken.value.term, found.value.term + 1);
+    let working = || first.core.metrics.trainings.load(Ordering::Relaxed);
+    let stopping = async {
+        while working() > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, stopping).await.expect("the first broker stops");
+    gate.send(true).unwrap();
+    let record = ended(&second, &job).await;
+    assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+    assert_exact(&d1.given, 2);
+    assert_exact(&d2.given, 2);
+}
+
+#[tokio::test]
+async fn a_training_begins_once() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let (mut device, _gate) = gated(&world).await;
+    joined(&broker, 1).await;
+    let job = submit(&broker, train_spec(1, 1)).await;
+    device.offered(Purpose::Train).await;
+    let before = broker.core.store.trainings.get(job.as_str()).await.unwrap().unwrap();
+    broker.core.trainings.begin(&job).await.unwrap();
+    let after = broker.core.store.trainings.get(job.as_str()).await.unwrap().unwrap();
+    assert_eq!((after.value.term, after.value.prepared), (1, before.value.prepared));
+    assert_eq!(broker.core.metrics.trainings.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn cancelling_a_training_withdraws_its_tasks() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let (mut device, _gate) = gated(&world).await;
+    joined(&broker, 1).await;
+    let job = submit(&broker, train_spec(3, 1)).await;
+    let task = device.offered(Purpose::Train).await;
+    broker.cancel(&job).await.unwrap();
+    assert_eq!(ended(&broker, &job).await.state, JobState::Cancelled);
+    let withdrawn = device.withdrawn.wait_for(|tasks| tasks.contains(&task.id));
+    tokio::time::timeout(PATIENCE, withdrawn).await.expect("it is told").unwrap();
+}
+
+#[tokio::test]
+async fn nothing_of_a_training_that_ended_stays_behind() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let _device = Device::start(&world, "d1").await;
+    joined(&broker, 1).await;
+    let job = submit(&broker, train_spec(3, 1)).await;
+    assert_eq!(ended(&broker, &job).await.state, JobState::Succeeded);
+    let record = broker.job(&job).await.unwrap();
+    assert_eq!(record.rounds.len(), 3);
+    let store = &broker.core.store;
+    let leftovers = async || {
+        let mut blobs: Vec<&BlobRef> =
+            record.rounds.iter().map(|round| &round.parameters).collect();
+        let updates = record.rounds.iter().flat_map(|round| &round.updates);
+        blobs.extend(updates.map(|(_, update)| &update.parameters));
+        let mut left = usize::from(store.trainings.get(job.as_str()).await.unwrap().is_some());
+        for blob in blobs {
+            left += usize::from(store.blobs.size(blob).await.unwrap().is_some());
+        }
+        left > 0
+    };
+    let cleaning = async {
+        while leftovers().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, cleaning).await.expect("it is cleaned up");
+}

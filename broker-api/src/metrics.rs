@@ -159,7 +159,7 @@ mod tests {
         metrics.add(Counter::Updates, "reason=\"accepted\"".to_owned(), 2);
         metrics.add(Counter::Updates, "reason=\"invalid_update\"".to_owned(), 1);
         metrics.infer_overhead.observe(Duration::from_micros(150));
-        metrics.infer_overhead.observe(Duration::from_secs(60));
+        metrics.infer_overhead.observe(Duration::from_mins(1));
         let text = metrics.text(&[]);
         assert_eq!(text.matches("# TYPE dunlin_updates_total").count(), 1);
         assert!(text.contains("dunlin_updates_total{reason=\"accepted\"} 2"));

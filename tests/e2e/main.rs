@@ -2,9 +2,8 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::float_cmp,
     clippy::print_stderr,
-    reason = "a test program: it stops at the first surprise, equal answers are equal, and what is not tested is said"
+    reason = "a test program: it stops at the first surprise, and what is not tested is said"
 )]
 
 mod bad_files;

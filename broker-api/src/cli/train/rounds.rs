@@ -5,7 +5,7 @@ use jobs::round::Outcome;
 
 use crate::cli::table;
 
-/// Stands above the lines of [`line`].
+/// Stands above the lines of [`line()`].
 pub(in crate::cli) const HEADING: &str =
     "round      loss  accuracy  devices      moved      time  missing";
 

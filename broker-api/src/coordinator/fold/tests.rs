@@ -14,7 +14,7 @@ fn parameters(values: &[f32]) -> Parameters {
 }
 
 fn part(device: &str, examples: u64) -> Part {
-    let digest = Digest::parse(&format!("sha256:{:064x}", examples)).unwrap();
+    let digest = Digest::parse(&format!("sha256:{examples:064x}")).unwrap();
     let parameters = BlobRef::by_digest(digest, Size(0));
     Part { device: DeviceId::parse(device).unwrap(), parameters, examples }
 }

@@ -8,4 +8,4 @@ cargo clippy --workspace --all-targets --quiet -- -D warnings
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --quiet
 bash -n scripts/*.sh .ci/run
 if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh .ci/run; fi
-if cargo deny --version >/dev/null 2>&1; then cargo deny --offline check licenses bans sources; fi
+if cargo deny --version >/dev/null 2>&1; then cargo deny check licenses bans sources; fi

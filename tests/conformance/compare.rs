@@ -1,81 +1,82 @@
-//! Runs an engine on a case and measures how it differs.
+//! Counts how answers differ from ONNX Runtime's.
 
 use std::fmt;
-use std::time::{Duration, Instant};
 
-use models::engine::Engine;
 use models::tensor::Tensor;
 
 use super::cases::Case;
 
-/// Images of one run.
+/// Images of one request.
 const BATCH: usize = 32;
 
-/// How an engine did on a case.
-pub(crate) struct Report {
-    engine: &'static str,
-    model: String,
-    images: usize,
-    pub(crate) agreement: f64,
-    pub(crate) difference_max: f32,
-    accuracy: f64,
-    load: Duration,
-    took: Duration,
+/// How the answers to a case's images are.
+pub(crate) struct Score<'a> {
+    case: &'a Case,
+    images: u32,
+    same: u32,
+    right: u32,
+    difference_max: f32,
 }
 
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { engine, model, images, agreement, difference_max, accuracy, load, took } = self;
-        let rate = f64::from(u32::try_from(*images).unwrap()) / took.as_secs_f64();
-        write!(
-            f,
-            "{engine} {model}: {images} images, same class {:.2} %, max difference \
-             {difference_max:.2e}, accuracy {:.2} %, {rate:.0} images/s, loaded in {load:.0?}",
-            agreement * 100.0,
-            accuracy * 100.0,
-        )
+impl<'a> Score<'a> {
+    pub(crate) fn new(case: &'a Case) -> Self {
+        Self { case, images: 0, same: 0, right: 0, difference_max: 0.0 }
     }
-}
 
-/// Loads and runs the model on all images.
-pub(crate) fn run(engine: &dyn Engine, case: &Case) -> Report {
-    let started = Instant::now();
-    let session = engine.load(&case.onnx).unwrap();
-    let load = started.elapsed();
-    let all: Vec<usize> = (0..case.classes.len()).step_by(case.step).collect();
-    let images = all.len();
-    let (mut same, mut right, mut difference_max) = (0_u32, 0_u32, 0.0_f32);
-    let mut took = Duration::ZERO;
-    for indices in all.chunks(BATCH) {
-        let input = input(case, indices);
-        let started = Instant::now();
-        let outputs = session.run(std::slice::from_ref(&input)).unwrap();
-        took += started.elapsed();
-        let rows = outputs[0].as_f32().unwrap();
-        assert_eq!(rows.len() % indices.len(), 0);
-        for (row, &index) in rows.chunks(rows.len() / indices.len()).zip(indices) {
+    /// Counts the outputs of these images, one row for each.
+    pub(crate) fn add(&mut self, indices: &[usize], outputs: &[f32]) {
+        assert_eq!(outputs.len() % indices.len(), 0, "{}", self.case.name);
+        for (row, &index) in outputs.chunks(outputs.len() / indices.len()).zip(indices) {
             let class = argmax(row);
-            same += u32::from(class == case.classes[index]);
-            right += u32::from(class == case.examples.labels[index] as usize);
-            if let Some(expected) = case.outputs.get(index) {
-                assert_eq!(row.len(), expected.len(), "{}", case.name);
+            self.images += 1;
+            self.same += u32::from(class == self.case.classes[index]);
+            self.right += u32::from(class == self.case.examples.labels[index] as usize);
+            if let Some(expected) = self.case.outputs.get(index) {
+                assert_eq!(row.len(), expected.len(), "{}", self.case.name);
                 for (a, b) in row.iter().zip(expected) {
-                    difference_max = difference_max.max((a - b).abs());
+                    self.difference_max = self.difference_max.max((a - b).abs() / self.case.scale);
                 }
             }
         }
     }
-    let part = |count: u32| f64::from(count) / f64::from(u32::try_from(images).unwrap());
-    Report {
-        engine: engine.name(),
-        model: case.name.clone(),
-        images,
-        agreement: part(same),
-        difference_max,
-        accuracy: part(right),
-        load,
-        took,
+
+    /// The answers are ONNX Runtime's, as near as the case asks.
+    pub(crate) fn assert(&self) {
+        assert!(self.part(self.same) >= self.case.agreement_min, "{self}");
+        assert!(self.difference_max <= self.case.difference_max, "{self}");
     }
+
+    fn part(&self, count: u32) -> f64 {
+        f64::from(count) / f64::from(self.images)
+    }
+}
+
+impl fmt::Display for Score<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:<34} {:>6} images, same class {:>6.2} %, largest relative difference {:.1e}, \
+             accuracy {:.2} %",
+            self.case.name,
+            self.images,
+            self.part(self.same) * 100.0,
+            self.difference_max,
+            self.part(self.right) * 100.0,
+        )
+    }
+}
+
+/// Every `step`-th image of a case, some at a time, with its indices.
+pub(crate) fn batches(
+    case: &Case,
+    step: usize,
+) -> impl Iterator<Item = (Vec<usize>, Tensor)> + use<'_> {
+    let all: Vec<usize> = (0..case.classes.len()).step_by(step).collect();
+    let batches: Vec<Vec<usize>> = all.chunks(BATCH).map(<[usize]>::to_vec).collect();
+    batches.into_iter().map(|indices| {
+        let input = input(case, &indices);
+        (indices, input)
+    })
 }
 
 /// The model's input of these images.

@@ -1,0 +1,322 @@
+//! Every message as it travels, byte by byte, against the files in `golden/`.
+//!
+//! A change of a file is a change of the protocol: devices in the field run older agents. After
+//! one that is wanted, `DUNLIN_BLESS=1 cargo test -p jobs --test golden` writes the files anew.
+//! Files named `*.old.json` are never written: they hold what older or other programs send,
+//! without the members that have a default, and must be understood for ever.
+
+#![expect(clippy::unwrap_used, reason = "a test program: it stops at the first surprise")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::path::PathBuf;
+
+use jobs::device::{
+    DatasetFacts, DiskUse, Facts, Goodbye, Heartbeat, Hello, NetworkUse, Telemetry,
+};
+use jobs::id::{Attempt, BlobRef, Bytes, Digest, Millis, ModelRef, RoundNumber};
+use jobs::report::{
+    Class, EvaluationReport, Failure, FailureCode, InferReport, Progress, ReportBody, TaskReport,
+    UpdateReport,
+};
+use jobs::selector::Selector;
+use jobs::spec::{
+    EvaluateTask, InferInput, InferSpec, InferTask, JobSpec, LocalTraining, Offer, Participation,
+    Purpose, Task, TaskId, TaskWork, TensorHeader, TrainSpec, TrainTask, WorkSpec,
+};
+use jobs::wire;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden")
+}
+
+fn parse<T: std::str::FromStr<Err: Debug>>(text: &str) -> T {
+    text.parse().unwrap()
+}
+
+/// Names of the files that were looked at.
+#[derive(Default)]
+struct Golden(BTreeSet<String>);
+
+impl Golden {
+    /// The message is written as the file has it, and read back from there.
+    fn same<T: Serialize + DeserializeOwned + PartialEq + Debug>(&mut self, name: &str, value: &T) {
+        let file = format!("{name}.json");
+        let path = folder().join(&file);
+        let encoded = wire::encode(value);
+        if std::env::var_os("DUNLIN_BLESS").is_some() {
+            std::fs::write(&path, [&encoded[..], b"\n"].concat()).unwrap();
+        }
+        let stored = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(std::str::from_utf8(&encoded).unwrap(), stored.trim_end(), "{file}");
+        assert_eq!(wire::decode::<T>(stored.as_bytes()).unwrap(), *value, "{file}");
+        self.0.insert(file);
+    }
+
+    /// An older message is understood so.
+    fn old<T: DeserializeOwned + PartialEq + Debug>(&mut self, name: &str, value: &T) {
+        let file = format!("{name}.old.json");
+        let stored = std::fs::read(folder().join(&file)).unwrap();
+        assert_eq!(wire::decode::<T>(&stored).unwrap(), *value, "{file}");
+        self.0.insert(file);
+    }
+}
+
+#[test]
+fn messages_travel_as_agreed() {
+    let mut golden = Golden::default();
+    fleet(&mut golden);
+    offers(&mut golden);
+    reports(&mut golden);
+    jobs(&mut golden);
+    let there: BTreeSet<String> = std::fs::read_dir(folder())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(there, golden.0, "files, and messages that are compared with them");
+}
+
+fn fleet(golden: &mut Golden) {
+    let hello = Hello {
+        device: parse("pi-3"),
+        instance: "01kb0000000000000000000000".to_owned(),
+        started_at: Millis(1_795_000_000_000),
+        heartbeat_ms: Millis(5000),
+        agent_version: "0.1.0".to_owned(),
+        groups: vec![parse("lab")],
+        labels: BTreeMap::from([("site".to_owned(), "Bonn".to_owned())]),
+        datasets: vec![DatasetFacts {
+            name: parse("digits"),
+            format: "idx".to_owned(),
+            shape: vec![1, 8, 8],
+            classes: 2,
+            train_examples: 479,
+            test_examples: 21,
+            train_class_counts: vec![400, 79],
+            labels: vec!["0".to_owned(), "1".to_owned()],
+            mean: vec![0.25],
+            std: vec![0.5],
+        }],
+        engines: vec!["native".to_owned(), "tract".to_owned()],
+        facts: Facts {
+            arch: "aarch64".to_owned(),
+            os: "linux".to_owned(),
+            os_version: "Debian GNU/Linux 12".to_owned(),
+            kernel: "6.6.31".to_owned(),
+            host_name: "pi-3".to_owned(),
+            model: "Raspberry Pi 4 Model B Rev 1.4".to_owned(),
+            cpu: "Cortex-A72".to_owned(),
+            cpus: 4,
+            memory: Bytes(4_000_000_000),
+            disk: Bytes(32_000_000_000),
+        },
+        slots: 2,
+    };
+    golden.same("hello", &hello);
+    let old = Hello {
+        groups: Vec::new(),
+        labels: BTreeMap::new(),
+        datasets: Vec::new(),
+        engines: Vec::new(),
+        facts: Facts {
+            arch: "armv7l".to_owned(),
+            os: "linux".to_owned(),
+            cpus: 4,
+            memory: Bytes(1_000_000_000),
+            ..Facts::default()
+        },
+        ..hello.clone()
+    };
+    golden.old("hello", &old);
+    let heartbeat = Heartbeat {
+        device: parse("pi-3"),
+        instance: hello.instance.clone(),
+        sequence: 17,
+        tasks: vec![task_id(Purpose::Train)],
+        models: vec![digest(3)],
+    };
+    golden.same("heartbeat", &heartbeat);
+    golden.old("heartbeat", &Heartbeat { tasks: Vec::new(), models: Vec::new(), ..heartbeat });
+    golden.same("goodbye", &Goodbye { device: parse("pi-3"), instance: hello.instance });
+    golden.same("telemetry", &telemetry());
+    let old = Telemetry {
+        disks: Vec::new(),
+        networks: Vec::new(),
+        temperatures: BTreeMap::new(),
+        agent_memory: Bytes(0),
+        ..telemetry()
+    };
+    golden.old("telemetry", &old);
+}
+
+fn offers(golden: &mut Golden) {
+    let offer = |purpose, work| {
+        let task = Task { id: task_id(purpose), timeout_ms: Millis(600_000), work };
+        Offer::Task(Box::new(task))
+    };
+    let train = TrainTask {
+        graph: BlobRef::by_digest(digest(1), Bytes(1000)),
+        parameters: blob(),
+        dataset: parse("digits"),
+        local: LocalTraining { steps_max: Some(100), ..LocalTraining::default() },
+        seed: 12_884_901_889,
+    };
+    golden.same("offer-train", &offer(Purpose::Train, TaskWork::Train(train)));
+    let evaluate = EvaluateTask {
+        graph: BlobRef::by_digest(digest(1), Bytes(1000)),
+        parameters: blob(),
+        dataset: parse("digits"),
+        batch_size: 32,
+    };
+    golden.same("offer-evaluate", &offer(Purpose::Evaluate, TaskWork::Evaluate(evaluate)));
+    let infer = |input, answer_to| InferTask { model: model(), input, top: 3, answer_to };
+    let tensors = InferInput::Tensors { tensors: vec![tensor("x")] };
+    let task = infer(tensors, Some("_INBOX.abc".to_owned()));
+    golden.same("offer-infer-tensors", &offer(Purpose::Infer, TaskWork::Infer(task)));
+    let task = infer(InferInput::Picture, None);
+    golden.same("offer-infer-picture", &offer(Purpose::Infer, TaskWork::Infer(task)));
+    golden.same("offer-telemetry", &offer(Purpose::Telemetry, TaskWork::Telemetry));
+    let reason = "no longer needed".to_owned();
+    golden.same("offer-cancel", &Offer::Cancel { task: task_id(Purpose::Train), reason });
+}
+
+fn reports(golden: &mut Golden) {
+    let report = |purpose, body| TaskReport { task: task_id(purpose), device: parse("pi-3"), body };
+    golden.same("report-accepted", &report(Purpose::Train, ReportBody::Accepted));
+    let progress = Progress { step: 3, steps: 15, loss: 0.5, examples_per_second: 812.5 };
+    golden.same("report-progress", &report(Purpose::Train, ReportBody::Progress(progress)));
+    let trained = UpdateReport {
+        parameters: blob(),
+        examples: 479,
+        loss: 0.125,
+        accuracy: 0.975,
+        steps: 15,
+        duration_ms: Millis(23),
+        engine: "native".to_owned(),
+    };
+    golden.same("report-trained", &report(Purpose::Train, ReportBody::Trained(trained)));
+    let evaluated =
+        EvaluationReport { examples: 21, loss: 0.25, accuracy: 0.9375, duration_ms: Millis(4) };
+    golden.same("report-evaluated", &report(Purpose::Evaluate, ReportBody::Evaluated(evaluated)));
+    let inferred = InferReport {
+        model: model(),
+        engine: "tract".to_owned(),
+        engine_us: 861,
+        outputs: vec![tensor("y")],
+        classes: vec![vec![
+            Class { index: 7, label: Some("7".to_owned()), probability: 0.75 },
+            Class { index: 1, label: None, probability: 0.25 },
+        ]],
+    };
+    golden.same("report-inferred", &report(Purpose::Infer, ReportBody::Inferred(inferred.clone())));
+    let old = InferReport { classes: Vec::new(), ..inferred };
+    golden.old("report-inferred", &report(Purpose::Infer, ReportBody::Inferred(old)));
+    let measured = ReportBody::Measured(Box::new(telemetry()));
+    golden.same("report-measured", &report(Purpose::Telemetry, measured));
+    let busy = Failure::new(FailureCode::Busy, "2 of 2 slots are taken");
+    golden.same("report-declined", &report(Purpose::Infer, ReportBody::Declined(busy)));
+    golden.same("report-cancelled", &report(Purpose::Train, ReportBody::Cancelled));
+    // Every code: brokers decide by it whether to try again.
+    for code in FailureCode::ALL {
+        let failed = ReportBody::Failed(Failure::new(*code, "why"));
+        golden.same(&format!("report-failed-{}", code.as_str()), &report(Purpose::Train, failed));
+    }
+}
+
+fn jobs(golden: &mut Golden) {
+    let train = TrainSpec {
+        model: parse("mlp"),
+        dataset: parse("digits"),
+        rounds: 15,
+        local: LocalTraining {
+            epochs: 2,
+            batch_size: 16,
+            steps_max: None,
+            learning_rate: 0.125,
+            momentum: 0.5,
+            weight_decay: 0.25,
+        },
+        participation: Participation {
+            devices: Some(3),
+            over_selection: 0.5,
+            quorum: 2,
+            deadline_ms: Millis(60_000),
+            failed_rounds_max: 3,
+        },
+        evaluate: true,
+        target_accuracy: Some(0.95),
+        register_as: Some(parse("digits-mlp")),
+        seed: 7,
+    };
+    let job = |selector: &str, work| JobSpec {
+        selector: Selector::parse(selector).unwrap(),
+        deadline_ms: Millis(30_000),
+        work,
+    };
+    golden.same("job-train", &job("group=lab", WorkSpec::Train(Box::new(train.clone()))));
+    let old = TrainSpec {
+        local: LocalTraining::default(),
+        participation: Participation::default(),
+        target_accuracy: None,
+        register_as: None,
+        seed: 0,
+        ..train
+    };
+    golden.old("job-train", &job("", WorkSpec::Train(Box::new(old))));
+    let input = InferInput::Tensors { tensors: vec![tensor("x")] };
+    let infer = InferSpec { model: parse("digits-mlp:3"), input, top: 3 };
+    golden.same("job-infer", &job("device=pi-3", WorkSpec::Infer(infer)));
+    let old = InferSpec { model: parse("digits-mlp"), input: InferInput::Picture, top: 5 };
+    golden.old("job-infer", &job("", WorkSpec::Infer(old)));
+    golden.same("job-telemetry", &job("", WorkSpec::Telemetry));
+}
+
+fn telemetry() -> Telemetry {
+    Telemetry {
+        at: Millis(1_795_000_005_000),
+        uptime_s: 86_400,
+        cpu_percent: 12.5,
+        load: [0.5, 0.25, 0.125],
+        memory_total: Bytes(4_000_000_000),
+        memory_used: Bytes(1_000_000_000),
+        memory_available: Bytes(3_000_000_000),
+        swap_total: Bytes(100_000_000),
+        swap_used: Bytes(0),
+        disks: vec![DiskUse {
+            mount: "/".to_owned(),
+            total: Bytes(32_000_000_000),
+            available: Bytes(20_000_000_000),
+        }],
+        networks: vec![NetworkUse {
+            interface: "eth0".to_owned(),
+            received: Bytes(123),
+            sent: Bytes(456),
+        }],
+        temperatures: BTreeMap::from([("cpu-thermal".to_owned(), 48.5)]),
+        agent_memory: Bytes(9_000_000),
+    }
+}
+
+fn task_id(purpose: Purpose) -> TaskId {
+    TaskId { job: parse("01job"), round: RoundNumber(3), purpose, attempt: Attempt(1) }
+}
+
+fn digest(byte: u8) -> Digest {
+    parse(&format!("sha256:{}", format!("{byte:02x}").repeat(32)))
+}
+
+fn blob() -> BlobRef {
+    let name = Some("update/01job/3/pi-3/1".to_owned());
+    BlobRef { digest: digest(2), size: Bytes(24_000), name }
+}
+
+fn model() -> ModelRef {
+    ModelRef { name: parse("digits-mlp"), version: parse("3"), digest: digest(3) }
+}
+
+fn tensor(name: &str) -> TensorHeader {
+    let shape = vec![1, 1, 8, 8];
+    TensorHeader { name: name.to_owned(), datatype: "FP32".to_owned(), shape, size: Bytes(256) }
+}

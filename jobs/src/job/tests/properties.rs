@@ -102,8 +102,6 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
-
     #[test]
     fn a_job_does_what_the_model_says(ops in prop::collection::vec((0..2000_u64, op()), 0..60)) {
         let mut job = telemetry(DEADLINE);

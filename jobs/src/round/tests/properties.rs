@@ -257,8 +257,6 @@ impl Witness {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
-
     #[test]
     fn a_round_does_what_the_model_says(
         participation in participation(),

@@ -165,8 +165,6 @@ fn word(effect: &Effect) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
-
     #[test]
     fn a_worker_does_what_the_model_says(ops in prop::collection::vec((0..40_u64, op()), 0..80)) {
         let mut worker = worker(2);

@@ -229,7 +229,7 @@ impl Round {
         let mut effects = self.dismiss(
             |update| update.checked,
             |member| match reached {
-                Some(count) if !member.lost => {
+                Some(count) if !member.lost || member.answer().is_some() => {
                     let message = format!("not needed: {count} updates were there without it");
                     Failure::new(FailureCode::Cancelled, message)
                 }

@@ -245,9 +245,14 @@ impl Witness {
                 assert!(counted.is_disjoint(&missing));
                 assert!(counted.union(&missing).copied().eq(&self.invited));
                 assert!(counted.len() + missing.len() == self.invited.len());
-                match outcome.failure {
-                    Some(_) => assert!(counted.is_empty() && outcome.parameters == blob(0)),
-                    None => assert_eq!(Some(&outcome.updates), self.aggregated.as_ref()),
+                if outcome.failure.is_some() {
+                    assert!(counted.is_empty() && outcome.parameters == blob(0));
+                } else {
+                    assert_eq!(Some(&outcome.updates), self.aggregated.as_ref());
+                    for (device, failure) in &outcome.missing {
+                        let code = self.model.as_ref().and_then(|model| model.missing(device));
+                        assert_eq!(code, Some(failure.code), "{device}");
+                    }
                 }
                 assert!(outcome.evaluations.iter().all(|(d, _)| counted.contains(d)));
             }

@@ -157,6 +157,7 @@ async fn listen(
         fleet: core.fleet.events(),
         signal: core.index.watch(job),
         behind: true,
+        presence_known: false,
     };
     Ok((ears, done, returns))
 }
@@ -200,7 +201,8 @@ impl Patience<'_> {
                 let failure = Failure::new(FailureCode::Cancelled, "stopped on request");
                 return Ok(Err(Unprepared::Failed(failure)));
             }
-            match self.core.prepare(self.job, self.spec, &self.job_spec.selector).await {
+            let (selector, term) = (&self.job_spec.selector, stored.value.term);
+            match self.core.prepare(self.job, self.spec, selector, term).await {
                 Err(Unprepared::Nobody) => {}
                 prepared => return Ok(prepared),
             }

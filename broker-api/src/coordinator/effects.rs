@@ -92,7 +92,10 @@ impl Owner {
         }
     }
 
-    fn check(&self, round: RoundNumber, device: DeviceId, update: jobs::report::UpdateReport) {
+    fn check(&mut self, round: RoundNumber, device: DeviceId, update: jobs::report::UpdateReport) {
+        if !self.stored.updates.contains(&update.parameters) {
+            self.stored.updates.push(update.parameters.clone());
+        }
         let (core, job) = (self.core.clone(), self.job.clone());
         let (updates, done) = (self.updates.clone(), self.done.clone());
         self.core.spawn(async move {
@@ -110,7 +113,7 @@ impl Owner {
 
     fn aggregate(&self, round: RoundNumber, updates: Vec<(DeviceId, jobs::report::UpdateReport)>) {
         let (fold, done) = (self.updates.clone(), self.done.clone());
-        let name = parameters_name(&self.job, round.0);
+        let name = parameters_name(&self.job, round.0, self.stored.term);
         self.core.spawn(async move {
             let event = match fold.aggregate(name, &updates).await {
                 Ok(parameters) => round::Event::Aggregated { parameters },
@@ -242,8 +245,7 @@ impl Owner {
 
     /// Puts a round's blobs on the list, and removes those that are old from the object store.
     fn forget(&mut self, outcome: &Outcome) {
-        let mut blobs: Vec<BlobRef> =
-            outcome.updates.iter().map(|(_, update)| update.parameters.clone()).collect();
+        let mut blobs = std::mem::take(&mut self.stored.updates);
         blobs.push(outcome.parameters.clone());
         self.stored.garbage.push(blobs);
         let old = self.stored.garbage.len().saturating_sub(ROUNDS_KEPT);
@@ -297,6 +299,7 @@ impl Owner {
             self.rest(&error).await?;
         }
         let mut gone: Vec<BlobRef> = self.stored.garbage.drain(..).flatten().collect();
+        gone.append(&mut self.stored.updates);
         gone.push(self.machine.parameters().clone());
         self.remove(gone);
         Ok(())

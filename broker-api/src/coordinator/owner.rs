@@ -83,6 +83,8 @@ pub(super) struct Ears {
     pub(super) signal: watch::Receiver<Signal>,
     /// Reports that were in the stream when it was opened are still being read.
     pub(super) behind: bool,
+    /// The machine was told which devices are there; changes follow.
+    pub(super) presence_known: bool,
 }
 
 /// Runs a training until it is over, or not this broker's any more.
@@ -149,6 +151,11 @@ impl Owner {
             }
         }
         let now = self.core.fleet.now();
+        // Whose report waits in the stream must not be taken for lost before it is read.
+        if !ears.behind && !std::mem::replace(&mut ears.presence_known, true) {
+            return self.presence(now);
+        }
+        let heeds_fleet = ears.presence_known;
         let wake = if ears.behind { None } else { self.machine.wake_at() };
         let wake = wake.map(|at| Duration::from_millis(at.since(now).0));
         let save_at = match self.changed_at {
@@ -160,7 +167,7 @@ impl Owner {
             report = next_report(&mut ears.reports) => Heard::Report(report),
             Some(event) = ears.done.recv() => Heard::Done(event),
             Some(message) = ears.returned.next() => Heard::Returned(message),
-            event = ears.fleet.recv() => Heard::Fleet(event.ok()),
+            event = ears.fleet.recv(), if heeds_fleet => Heard::Fleet(event.ok()),
             () = asked_to_stop(&mut ears.signal) => Heard::Cancel,
             () = sleep(wake) => Heard::Wake,
             () = tokio::time::sleep_until(save_at.into()) => Heard::Save,
@@ -242,8 +249,8 @@ impl Owner {
                 events.extend(self.in_round(now, self.devices_found()));
                 events
             }
-            // Too many at once: who is offline by now is lost.
-            None => self.offline(now),
+            // Too many at once.
+            None => self.presence(now),
         }
     }
 
@@ -268,12 +275,19 @@ impl Owner {
         round::Event::DevicesFound { devices }
     }
 
-    /// Devices that are not there.
-    fn offline(&self, now: Millis) -> Vec<(Millis, Event)> {
-        let gone = self.core.fleet.records().into_iter();
-        let gone = gone.filter(|record| record.presence == Presence::Offline);
-        let lost = |device| self.in_round(now, round::Event::DeviceLost { device });
-        gone.flat_map(|record| lost(record.hello.device)).collect()
+    /// Who is there, and who is not.
+    fn presence(&mut self, now: Millis) -> Vec<(Millis, Event)> {
+        self.changed();
+        let mut events = Vec::new();
+        for record in self.core.fleet.records() {
+            let device = record.hello.device;
+            events.extend(match record.presence {
+                Presence::Offline => self.in_round(now, round::Event::DeviceLost { device }),
+                Presence::Online => self.in_round(now, round::Event::DeviceReturned { device }),
+                Presence::Stale => Vec::new(),
+            });
+        }
+        events
     }
 
     fn note(&mut self, message: &Message, ears: &mut Ears, events: &mut Vec<(Millis, Event)>) {

@@ -58,6 +58,7 @@ impl Core {
         job: &JobId,
         spec: &TrainSpec,
         selector: &Selector,
+        term: u64,
     ) -> Result<(Prepared, BlobRef, Layout), Unprepared> {
         let devices = self.fleet.matching(selector, Some(&spec.dataset));
         let facts = agreed_facts(&devices, &spec.dataset)?.ok_or(Unprepared::Nobody)?;
@@ -80,7 +81,7 @@ impl Core {
         let (parameters, layout) = checked.map_err(Unprepared::Failed)?;
         let blobs = &self.store.blobs;
         let graph = blobs.put(onnx).await.map_err(StoreError::from)?;
-        let name = parameters_name(job, 0);
+        let name = parameters_name(job, 0, term);
         let parameters = blobs.put_named(name, parameters.into()).await;
         let parameters = parameters.map_err(StoreError::from)?;
         let prepared = Prepared {

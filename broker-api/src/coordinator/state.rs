@@ -24,6 +24,9 @@ pub struct StoredTraining {
     /// The place in the stream `REPORTS` of the last report that the machine knows.
     #[serde(default)]
     pub sequence: u64,
+    /// Updates that were reported for the round at work, used or not.
+    #[serde(default)]
+    pub updates: Vec<BlobRef>,
     /// Blobs of rounds that are over, the oldest round first.
     #[serde(default)]
     pub garbage: Vec<Vec<BlobRef>>,
@@ -46,9 +49,10 @@ pub struct Prepared {
     pub preprocessing: Option<Preprocessing>,
 }
 
-/// The name of the global parameters after a round in the object store.
-pub fn parameters_name(job: &JobId, round: u32) -> String {
-    format!("parameters/{job}/{round}")
+/// The name of the global parameters after a round in the object store. It has the owner's term,
+/// so that one that has lost the training overwrites nothing.
+pub fn parameters_name(job: &JobId, round: u32, term: u64) -> String {
+    format!("parameters/{job}/{round}/{term}")
 }
 
 /// Whether a blob is named as one that only this job uses: an update, or global parameters.

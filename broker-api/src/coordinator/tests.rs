@@ -137,12 +137,16 @@ async fn blobs_that_are_not_what_was_reported_are_refused() {
 
 /// `d2`, which works once its gate is open.
 async fn gated(world: &World) -> (Device, watch::Sender<bool>) {
+    gated_as(world, "d2").await
+}
+
+async fn gated_as(world: &World, name: &str) -> (Device, watch::Sender<bool>) {
     let (gate, open) = watch::channel(false);
     let waits = move |task: &jobs::spec::Task| match task.id.purpose {
         Purpose::Train => Action::After(open.clone()),
         Purpose::Evaluate | Purpose::Infer | Purpose::Telemetry => Action::Work,
     };
-    (Device::start_as(world, "d2", waits).await, gate)
+    (Device::start_as(world, name, waits).await, gate)
 }
 
 #[tokio::test]
@@ -166,6 +170,50 @@ async fn another_broker_goes_on_with_the_round_of_one_that_is_gone() {
     assert_eq!(participants(&record), vec![["d1", "d2"]; 2]);
     assert_exact(&d1.given, 2);
     assert_exact(&d2.given, 2);
+}
+
+/// Waits for something that shows within [`PATIENCE`].
+async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect(what);
+}
+
+#[tokio::test]
+async fn a_device_that_came_back_while_no_broker_was_there_is_waited_for() {
+    let world = World::new().await;
+    let first_runtime = tokio::runtime::Runtime::new().unwrap();
+    let first = world.broker_on(&first_runtime).await;
+    let (mut d1, gate1) = gated_as(&world, "d1").await;
+    let mut d2 = Device::start_as(&world, "d2", |_| Action::Silence).await;
+    joined(&first, 2).await;
+    let mut spec = train_spec(1, 2);
+    let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
+    train.participation.quorum = 1;
+    let job = submit(&first, spec).await;
+    d1.offered(Purpose::Train).await;
+    d2.offered(Purpose::Train).await;
+    drop(d2);
+    let trainings = &first.core.store.trainings;
+    until("d2 is lost", async || {
+        let stored = trainings.get(job.as_str()).await.unwrap().unwrap().value;
+        stored.machine.is_some_and(|machine| machine.round().unwrap().status().lost == 1)
+    })
+    .await;
+    first_runtime.shutdown_background();
+    let (mut d2, gate2) = gated(&world).await;
+    let second = world.broker().await;
+    joined(&second, 2).await;
+    d2.offered(Purpose::Train).await;
+    gate1.send(true).unwrap();
+    let accepted = "dunlin_updates_total{reason=\"accepted\"} 1";
+    until("d1's update is accepted", async || second.metrics().contains(accepted)).await;
+    gate2.send(true).unwrap();
+    let record = ended(&second, &job).await;
+    assert_eq!(participants(&record), [["d1", "d2"]], "{record:?}");
 }
 
 #[tokio::test]
@@ -206,13 +254,9 @@ async fn a_broker_that_lost_its_lease_stops() {
         }
     };
     assert_eq!(taken.value.term, found.value.term + 1);
-    let working = || first.core.metrics.trainings.load(Ordering::Relaxed);
-    let stopping = async {
-        while working() > 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, stopping).await.expect("the first broker stops");
+    let metrics = &first.core.metrics;
+    let stopped = async || metrics.trainings.load(Ordering::Relaxed) == 0;
+    until("the first broker stops", stopped).await;
     gate.send(true).unwrap();
     let record = ended(&second, &job).await;
     assert_eq!(record.state, JobState::Succeeded, "{record:?}");
@@ -253,9 +297,13 @@ async fn cancelling_a_training_withdraws_its_tasks() {
 async fn nothing_of_a_training_that_ended_stays_behind() {
     let world = World::new().await;
     let broker = world.broker().await;
-    let _device = Device::start(&world, "d1").await;
-    joined(&broker, 1).await;
-    let job = submit(&broker, train_spec(3, 1)).await;
+    let _d1 = Device::start(&world, "d1").await;
+    let _d2 = Device::start_as(&world, "d2", |_| Action::Upload(b"no update".to_vec())).await;
+    joined(&broker, 2).await;
+    let mut spec = train_spec(3, 2);
+    let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
+    train.participation.quorum = 1;
+    let job = submit(&broker, spec).await;
     assert_eq!(ended(&broker, &job).await.state, JobState::Succeeded);
     let record = broker.job(&job).await.unwrap();
     assert_eq!(record.rounds.len(), 3);
@@ -266,15 +314,10 @@ async fn nothing_of_a_training_that_ended_stays_behind() {
         let updates = record.rounds.iter().flat_map(|round| &round.updates);
         blobs.extend(updates.map(|(_, update)| &update.parameters));
         let mut left = usize::from(store.trainings.get(job.as_str()).await.unwrap().is_some());
-        for blob in blobs {
+        for blob in &blobs {
             left += usize::from(store.blobs.size(blob).await.unwrap().is_some());
         }
         left > 0
     };
-    let cleaning = async {
-        while leftovers().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, cleaning).await.expect("it is cleaned up");
+    until("it is cleaned up", async || !leftovers().await).await;
 }

@@ -1,0 +1,405 @@
+//! The broker's shell around the training: the same order of storing and sending as the real one,
+//! and a crash wherever it may be killed.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use jobs::id::{DeviceId, Millis, ModelRef, RoundNumber};
+use jobs::report::{Failure, FailureCode, ReportBody, TaskReport, UpdateReport};
+use jobs::round;
+use jobs::spec::{EvaluateTask, LocalTraining, Offer, Purpose, Task, TaskId, TaskWork, TrainTask};
+use jobs::training::{Effect, Event, Training};
+use rand::RngExt as _;
+
+use crate::world::{Blob, Happening, World, mixed, reference};
+use crate::{Plant, check};
+
+/// How long changes that nobody else sees may wait to be stored.
+const STORE_WITHIN: u64 = 50;
+
+pub(crate) struct Broker {
+    pub(crate) term: u64,
+    pub(crate) machine: Training,
+    /// Reports of the stream that the machine knows.
+    sequence: usize,
+    /// Devices that it takes for online.
+    online: BTreeSet<DeviceId>,
+    wake_at: Option<u64>,
+    /// What waited in the stream when it began is not read yet.
+    behind: bool,
+}
+
+/// The broker was killed on its way.
+struct Killed;
+
+impl World {
+    pub(crate) fn broker_starts(&mut self) -> Result<(), String> {
+        self.stored.term += 1;
+        let term = self.stored.term;
+        let up = self.devices.iter().filter(|device| device.worker.is_some());
+        let online = up.map(|device| device.id.clone()).collect();
+        let (machine, effects) = if let Some(machine) = &self.stored.machine {
+            let effects = machine.pending_effects();
+            (machine.clone(), if self.is(Plant::EffectsForgotten) { Vec::new() } else { effects })
+        } else {
+            let first = reference("first", &self.objects["first"]);
+            let deadline = Millis(600_000);
+            Training::begin(Millis(self.now), self.spec.clone(), deadline, first)
+        };
+        let sequence = self.stored.sequence;
+        self.broker = Some(Broker { term, machine, sequence, online, wake_at: None, behind: true });
+        for device in 0..self.devices.len() {
+            let instance = self.devices[device].instance;
+            self.after(900, Happening::Silence { device, instance });
+        }
+        self.after(3, Happening::BrokerReads { term });
+        self.proceed(effects)?;
+        if self.is(Plant::LossesBeforeReports) { self.compare_presence() } else { Ok(()) }
+    }
+
+    /// Kills the broker; another one takes over after a while.
+    fn kill(&mut self) {
+        self.broker = None;
+        self.counts.broker_crashes += 1;
+        let down = self.random.random_range(10..6000);
+        self.after(down, Happening::BrokerStarts);
+    }
+
+    fn owner(&mut self, term: u64) -> Option<&mut Broker> {
+        self.broker.as_mut().filter(|broker| broker.term == term)
+    }
+
+    /// Applies an event now.
+    fn apply(&mut self, event: &Event) -> Result<(), String> {
+        let now = Millis(self.now);
+        let Some(broker) = &mut self.broker else { return Ok(()) };
+        let effects = broker.machine.step(now, event);
+        self.proceed(effects)
+    }
+
+    fn in_round(&mut self, event: round::Event) -> Result<(), String> {
+        let Some(broker) = &self.broker else { return Ok(()) };
+        let Some(round) = broker.machine.round().map(|round| round.plan().round) else {
+            return Ok(());
+        };
+        self.apply(&Event::Round { round, event })
+    }
+
+    pub(crate) fn lose(&mut self, device: usize) -> Result<(), String> {
+        let device = self.devices[device].id.clone();
+        let heeds = self.heeds_fleet();
+        let Some(broker) = &mut self.broker else { return Ok(()) };
+        broker.online.remove(&device);
+        if heeds { self.in_round(round::Event::DeviceLost { device }) } else { Ok(()) }
+    }
+
+    /// What is known of devices counts once the reports that waited are known.
+    fn heeds_fleet(&self) -> bool {
+        self.broker.as_ref().is_some_and(|broker| !broker.behind)
+    }
+
+    /// A device says hello as a new process.
+    pub(crate) fn announce(&mut self, device: usize) -> Result<(), String> {
+        self.lose(device)?;
+        let heeds = self.heeds_fleet();
+        let device = self.devices[device].id.clone();
+        let Some(broker) = &mut self.broker else { return Ok(()) };
+        broker.online.insert(device.clone());
+        if !heeds {
+            return Ok(());
+        }
+        self.in_round(round::Event::DeviceReturned { device })?;
+        let Some(broker) = &self.broker else { return Ok(()) };
+        let devices = broker.online.iter().cloned().collect();
+        self.in_round(round::Event::DevicesFound { devices })
+    }
+
+    /// Tells the machine who is there and who is not.
+    fn compare_presence(&mut self) -> Result<(), String> {
+        let devices: Vec<DeviceId> = self.devices.iter().map(|device| device.id.clone()).collect();
+        for device in devices {
+            let Some(broker) = &self.broker else { return Ok(()) };
+            self.in_round(if broker.online.contains(&device) {
+                round::Event::DeviceReturned { device }
+            } else {
+                round::Event::DeviceLost { device }
+            })?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn broker_reads(&mut self, term: u64) -> Result<(), String> {
+        let skips = self.is(Plant::ReportsSkipped);
+        while let Some(broker) = self.owner(term) {
+            let next = broker.sequence;
+            let Some((at, report)) = self.stream.get(next).cloned() else { break };
+            if skips {
+                // Stored as read, and then it may be killed.
+                self.stored.sequence = next + 1;
+                if self.goes_wrong() {
+                    self.kill();
+                    return Ok(());
+                }
+            }
+            let Some(broker) = &mut self.broker else { break };
+            broker.sequence = next + 1;
+            let mut event = understood(report);
+            if self.plant == Some(Plant::RoundIgnored)
+                && let (Event::Round { round, .. }, Some(at_work)) =
+                    (&mut event, broker.machine.round())
+            {
+                *round = at_work.plan().round;
+            }
+            let effects = broker.machine.step(Millis(at), &event);
+            self.proceed(effects)?;
+        }
+        let Some(broker) = self.owner(term) else { return Ok(()) };
+        if std::mem::take(&mut broker.behind) { self.compare_presence() } else { Ok(()) }
+    }
+
+    pub(crate) fn broker_wakes(&mut self, term: u64) -> Result<(), String> {
+        let (now, waiting) = (self.now, self.stream.len());
+        let Some(broker) = self.owner(term) else { return Ok(()) };
+        if broker.wake_at.is_none_or(|at| at > now) {
+            return Ok(());
+        }
+        if broker.sequence < waiting {
+            // What waits in the stream comes first.
+            self.after(5, Happening::BrokerWakes { term });
+            return Ok(());
+        }
+        broker.wake_at = None;
+        self.apply(&Event::Tick)
+    }
+
+    pub(crate) fn broker_stores(&mut self, term: u64) {
+        if self.owner(term).is_some() {
+            if self.goes_wrong() {
+                return self.kill();
+            }
+            self.store();
+        }
+    }
+
+    pub(crate) fn broker_did(&mut self, term: u64, event: &Event) -> Result<(), String> {
+        if self.owner(term).is_none() {
+            return Ok(());
+        }
+        self.apply(event)
+    }
+
+    pub(crate) fn mean_written(
+        &mut self,
+        term: u64,
+        round: RoundNumber,
+        name: String,
+        blob: Blob,
+    ) -> Result<(), String> {
+        let parameters = reference(&name, &blob);
+        self.objects.insert(name, blob);
+        let event = round::Event::Aggregated { parameters };
+        self.broker_did(term, &Event::Round { round, event })
+    }
+
+    /// Performs effects; then sees to it that what changed is stored, and that it wakes in time.
+    fn proceed(&mut self, effects: Vec<Effect>) -> Result<(), String> {
+        match self.perform(effects) {
+            Ok(()) => {}
+            Err(Stop::Killed(Killed)) => {
+                self.kill();
+                return Ok(());
+            }
+            Err(Stop::Problem(problem)) => return Err(problem),
+        }
+        check::note_collecting(self);
+        let Some(broker) = &mut self.broker else { return Ok(()) };
+        let term = broker.term;
+        let wake = broker.machine.wake_at().map(|at| at.0);
+        let sooner = wake.filter(|at| broker.wake_at.is_none_or(|known| *at < known));
+        broker.wake_at = wake;
+        if let Some(at) = sooner.or(wake) {
+            let delay = at.saturating_sub(self.now);
+            self.after(delay, Happening::BrokerWakes { term });
+        }
+        self.after(STORE_WITHIN, Happening::BrokerStores { term });
+        Ok(())
+    }
+
+    fn perform(&mut self, effects: Vec<Effect>) -> Result<(), Stop> {
+        let mut queue: VecDeque<Effect> = effects.into();
+        let mut outward = Vec::new();
+        while let Some(effect) = queue.pop_front() {
+            match effect {
+                Effect::Round { round, effect: round::Effect::FindDevices } => {
+                    let now = Millis(self.now);
+                    let Some(broker) = &mut self.broker else { return Ok(()) };
+                    let devices = broker.online.iter().cloned().collect();
+                    let event = round::Event::DevicesFound { devices };
+                    queue.extend(broker.machine.step(now, &Event::Round { round, event }));
+                }
+                Effect::Round { round, effect: round::Effect::CheckUpdate { device, update } } => {
+                    self.check_update(round, device, &update);
+                }
+                Effect::Round { round, effect: round::Effect::Aggregate { updates } } => {
+                    self.aggregate(round, &updates);
+                }
+                Effect::Round { effect: round::Effect::End(_), .. } => {}
+                effect @ (Effect::Round { .. }
+                | Effect::PublishRound(_)
+                | Effect::Register { .. }
+                | Effect::End(_)) => outward.push(effect),
+            }
+        }
+        if outward.is_empty() {
+            return Ok(());
+        }
+        if !self.is(Plant::OutwardBeforeStoring) {
+            self.may_be_killed()?;
+            self.store();
+        }
+        self.may_be_killed()?;
+        let (ended, outward): (Vec<Effect>, Vec<Effect>) =
+            outward.into_iter().partition(|effect| matches!(effect, Effect::PublishRound(_)));
+        for effect in ended.into_iter().chain(outward) {
+            self.perform_outward(effect)?;
+            self.may_be_killed()?;
+        }
+        if self.is(Plant::OutwardBeforeStoring) {
+            self.store();
+        }
+        Ok(())
+    }
+
+    fn may_be_killed(&mut self) -> Result<(), Stop> {
+        if self.goes_wrong() { Err(Stop::Killed(Killed)) } else { Ok(()) }
+    }
+
+    fn store(&mut self) {
+        let Some(broker) = &self.broker else { return };
+        // As it is stored: through JSON.
+        let json = serde_json::to_vec(&broker.machine).unwrap();
+        self.stored.machine = Some(serde_json::from_slice(&json).unwrap());
+        self.stored.sequence = broker.sequence;
+    }
+
+    fn perform_outward(&mut self, effect: Effect) -> Result<(), Stop> {
+        match effect {
+            Effect::Round { round, effect } => self.tell_device(round, effect),
+            Effect::PublishRound(outcome) => {
+                check::published(self, &outcome).map_err(Stop::Problem)?;
+                self.published.insert(outcome.round, *outcome);
+            }
+            Effect::Register { parameters } => {
+                let known = self.registered.iter().find(|(blob, _)| *blob == parameters);
+                let model = if let Some((_, model)) = known {
+                    model.clone()
+                } else {
+                    let digest = parameters.digest.clone();
+                    let version = (self.registered.len() + 1).to_string().parse().unwrap();
+                    let model = ModelRef { name: "mlp".parse().unwrap(), version, digest };
+                    self.registered.push((parameters, model.clone()));
+                    model
+                };
+                self.later(20, Event::Registered { model });
+            }
+            Effect::End(ending) => self.ended = Some(*ending),
+        }
+        Ok(())
+    }
+
+    fn tell_device(&mut self, round: RoundNumber, effect: round::Effect) {
+        let id =
+            |purpose, attempt| TaskId { job: "01job".parse().unwrap(), round, purpose, attempt };
+        match effect {
+            round::Effect::Offer { device, purpose, attempt, parameters } => {
+                let graph = reference("graph", &Blob { value: 0, base: 0, bad: false });
+                let dataset = self.spec.dataset.clone();
+                let work = if purpose == Purpose::Train {
+                    let local = LocalTraining::default();
+                    TaskWork::Train(TrainTask { graph, parameters, dataset, local, seed: 1 })
+                } else {
+                    TaskWork::Evaluate(EvaluateTask { graph, parameters, dataset, batch_size: 1 })
+                };
+                let task = Task { id: id(purpose, attempt), timeout_ms: Millis(8000), work };
+                self.send_offer(&device, &Offer::Task(Box::new(task)));
+            }
+            round::Effect::Withdraw { device, purpose, attempt, reason } => {
+                self.send_offer(&device, &Offer::Cancel { task: id(purpose, attempt), reason });
+            }
+            round::Effect::FindDevices
+            | round::Effect::CheckUpdate { .. }
+            | round::Effect::Aggregate { .. }
+            | round::Effect::End(_) => {}
+        }
+    }
+
+    /// The broker hears of what it began, unless it is another one by then.
+    fn later(&mut self, usual: u64, event: Event) {
+        let Some(term) = self.broker.as_ref().map(|broker| broker.term) else { return };
+        let delay = self.delay(usual);
+        self.after(delay, Happening::BrokerDid { term, event });
+    }
+
+    fn check_update(&mut self, round: RoundNumber, device: DeviceId, update: &UpdateReport) {
+        let refused = match self.read(&update.parameters) {
+            _ if self.is(Plant::UpdatesUnchecked) => None,
+            None => Some(Failure::new(FailureCode::BlobUnavailable, "it is another one by now")),
+            Some(blob) if blob.bad => Some(Failure::new(FailureCode::InvalidUpdate, "NaN")),
+            Some(_) => None,
+        };
+        let parameters = update.parameters.clone();
+        let event = round::Event::UpdateChecked { device, parameters, refused };
+        self.later(30, Event::Round { round, event });
+    }
+
+    fn aggregate(&mut self, round: RoundNumber, updates: &[(DeviceId, UpdateReport)]) {
+        let Some(term) = self.broker.as_ref().map(|broker| broker.term) else { return };
+        self.closed.entry(round).or_insert(self.now);
+        let blobs: Option<Vec<Blob>> =
+            updates.iter().map(|(_, update)| self.read(&update.parameters)).collect();
+        let Some(blobs) = blobs else {
+            let failure = Failure::new(FailureCode::BlobUnavailable, "an update is gone");
+            let event = round::Event::AggregationFailed { failure };
+            return self.later(30, Event::Round { round, event });
+        };
+        let name = format!("parameters/01job/{round}/{term}");
+        let bad = blobs.iter().any(|blob| blob.bad);
+        let blob = Blob { value: mixed(blobs.iter().map(|blob| blob.value)), base: 0, bad };
+        // A slow owner may write when another one has taken over.
+        let slow = self.goes_wrong() || self.goes_wrong();
+        let delay = if slow { self.random.random_range(1..8000) } else { self.delay(100) };
+        self.after(delay, Happening::MeanWritten { term, round, name, blob });
+    }
+
+    /// An object whose bytes are those that were meant.
+    pub(crate) fn read(&self, wanted: &jobs::id::BlobRef) -> Option<Blob> {
+        let name = wanted.object_name();
+        let blob = self.objects.get(name)?;
+        (reference(name, blob).digest == wanted.digest).then(|| blob.clone())
+    }
+}
+
+enum Stop {
+    Killed(Killed),
+    Problem(String),
+}
+
+fn understood(report: TaskReport) -> Event {
+    let TaskReport { task, device, body } = report;
+    let (purpose, attempt) = (task.purpose, task.attempt);
+    let event = match body {
+        ReportBody::Accepted => round::Event::Accepted { device, purpose, attempt },
+        ReportBody::Progress(progress) => round::Event::Progressed { device, progress },
+        ReportBody::Trained(update) => round::Event::UpdateReceived { device, attempt, update },
+        ReportBody::Evaluated(evaluation) => {
+            round::Event::EvaluationReceived { device, attempt, evaluation }
+        }
+        ReportBody::Declined(failure) | ReportBody::Failed(failure) => {
+            round::Event::TaskFailed { device, purpose, attempt, failure }
+        }
+        ReportBody::Cancelled | ReportBody::Inferred(_) | ReportBody::Measured(_) => {
+            let failure = Failure::new(FailureCode::Cancelled, "the device stopped");
+            round::Event::TaskFailed { device, purpose, attempt, failure }
+        }
+    };
+    Event::Round { round: task.round, event }
+}

@@ -1,0 +1,144 @@
+//! What must hold, whatever happened.
+
+use std::collections::BTreeSet;
+
+use jobs::id::{DeviceId, RoundNumber};
+use jobs::report::{FailureCode, ReportBody};
+use jobs::round::Outcome;
+
+use crate::world::{World, mixed, reference};
+
+/// How long a stored report may be on its way to the broker.
+const ON_THE_WAY: u64 = 200;
+
+/// Remembers until when a round collects.
+pub(crate) fn note_collecting(world: &mut World) {
+    let Some(round) = world.broker.as_ref().and_then(|broker| broker.machine.round()) else {
+        return;
+    };
+    let status = round.status();
+    if let ("collecting", Some(deadline)) = (status.phase.as_str(), status.deadline) {
+        world.collecting_until.insert(status.round, deadline.0);
+    }
+}
+
+/// A round is published: the same as before, if it was; else one that follows from the round
+/// before it.
+pub(crate) fn published(world: &mut World, outcome: &Outcome) -> Result<(), String> {
+    let round = outcome.round;
+    if let Some(before) = world.published.get(&round) {
+        if before == outcome {
+            return Ok(());
+        }
+        return Err(format!("round {round} is published as {outcome:?} after {before:?}"));
+    }
+    world.counts.rounds += 1;
+    world.counts.rounds_failed += u64::from(outcome.failure.is_some());
+    let before = world.published.range(..round).next_back();
+    if before.map_or(0, |(number, _)| number.0) + 1 != round.0 {
+        return Err(format!("round {round} is published after {:?}", before.map(|it| it.0)));
+    }
+    let base = before.map_or_else(
+        || reference("first", &world.objects["first"]),
+        |(_, outcome)| outcome.parameters.clone(),
+    );
+    let Some(base_blob) = world.read(&base) else {
+        return Err(format!("round {round}: its parameters {base:?} are gone"));
+    };
+    everyone_once(world, outcome)?;
+    if outcome.failure.is_some() {
+        return if outcome.parameters == base {
+            Ok(())
+        } else {
+            Err(format!("round {round} failed and changed the parameters"))
+        };
+    }
+    let mut values = Vec::new();
+    for (device, update) in &outcome.updates {
+        let Some(blob) = world.read(&update.parameters) else {
+            // A later attempt may stand under its name by now; the mean shows what was read.
+            return Ok(());
+        };
+        if blob.bad {
+            return Err(format!("round {round}: the bad update of {device} counts"));
+        }
+        if blob.base != base_blob.value {
+            return Err(format!("round {round}: {device} trained from other parameters"));
+        }
+        values.push(blob.value);
+    }
+    match world.read(&outcome.parameters) {
+        None => Err(format!("round {round}: its new parameters are gone")),
+        Some(mean) if mean.value != mixed(values) => {
+            Err(format!("round {round}: the mean is not that of its updates"))
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// Devices are counted once, in order, and missing ones have a reason that is true.
+fn everyone_once(world: &World, outcome: &Outcome) -> Result<(), String> {
+    let round = outcome.round;
+    let counted: Vec<&DeviceId> = outcome.updates.iter().map(|(device, _)| device).collect();
+    if !counted.is_sorted_by(|one, other| one < other) {
+        return Err(format!("round {round} counts {counted:?}"));
+    }
+    let missing: BTreeSet<&DeviceId> = outcome.missing.iter().map(|(device, _)| device).collect();
+    if let Some(both) = counted.iter().find(|device| missing.contains(**device)) {
+        return Err(format!("round {round}: {both} is counted and missing"));
+    }
+    let quorum = world.spec.participation.quorum as usize;
+    if outcome.failure.is_none() && counted.len() < quorum {
+        return Err(format!("round {round} has {} updates, quorum is {quorum}", counted.len()));
+    }
+    for (device, failure) in &outcome.missing {
+        let silent =
+            matches!(failure.code, FailureCode::DeviceLost | FailureCode::DeadlineExceeded);
+        if silent && outcome.failure.is_none() && was_in_time(world, round, device) {
+            return Err(format!(
+                "round {round}: {device} is missing, its update was stored in time: {failure:?}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the stream had a usable update of this device well before the round closed.
+fn was_in_time(world: &World, round: RoundNumber, device: &DeviceId) -> bool {
+    let until = world.collecting_until.get(&round).copied().unwrap_or_default();
+    let closed = world.closed.get(&round).copied().unwrap_or_default();
+    let until = until.min(closed.saturating_sub(ON_THE_WAY));
+    let stored = world.stream.iter().any(|(at, report)| {
+        let mine = report.device == *device && report.task.round == round;
+        mine && *at <= until && matches!(report.body, ReportBody::Trained(_))
+    });
+    stored && !was_refused(world, round, device)
+}
+
+/// Whether an update of this device may have been refused, so that it was asked for another one.
+fn was_refused(world: &World, round: RoundNumber, device: &DeviceId) -> bool {
+    let prefix = format!("update/01job/{round}/{device}/");
+    let mut objects = world.objects.range(prefix.clone()..);
+    let mine = objects.by_ref().take_while(|(name, _)| name.starts_with(&prefix));
+    let mine: Vec<_> = mine.filter(|(name, _)| !name.contains(" in ")).collect();
+    let reports = world.stream.iter().filter(|(_, report)| {
+        report.device == *device && report.task.round == round && report.body.is_final()
+    });
+    mine.len() > 1 || mine.iter().any(|(_, blob)| blob.bad) || reports.count() > 1
+}
+
+/// The training is over.
+pub(crate) fn at_end(world: &World) -> Result<(), String> {
+    let ending = world.ended.as_ref().expect("it has ended");
+    let Some(model) = &ending.model else { return Err(format!("it failed: {ending:?}")) };
+    let good: Vec<&Outcome> =
+        world.published.values().filter(|outcome| outcome.failure.is_none()).collect();
+    if good.len() != world.spec.rounds as usize {
+        return Err(format!("{} rounds for {}", good.len(), world.spec.rounds));
+    }
+    let last = good.last().map(|outcome| &outcome.parameters);
+    match &world.registered[..] {
+        [(parameters, known)] if Some(parameters) == last && known == model => Ok(()),
+        other => Err(format!("registered: {other:?}")),
+    }
+}

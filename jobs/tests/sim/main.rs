@@ -1,0 +1,101 @@
+//! A training as a whole in virtual time: one broker at a time, devices, a network that loses,
+//! repeats and delays offers, a stream of reports, an object store, and crashes of everything.
+//!
+//! The machines are the real ones; what the broker and the agents do around them is done here in
+//! the same order, and may be cut short at every step that stores or sends. A seed decides
+//! everything: `DUNLIN_SIM_SEED=n` replays one, `DUNLIN_SIM_SEEDS=n` runs so many.
+//!
+//! Faults end after a while; from then on a training has to succeed. What must hold is in
+//! [`check`]; each [`Plant`] is a mistake in the shell that the checks have to find.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test program: it says what it did and stops at the first surprise"
+)]
+
+mod broker;
+mod check;
+mod device;
+mod world;
+
+use world::World;
+
+/// A mistake in the shell around the machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Plant {
+    /// Offers and outcomes go out before the machine is stored.
+    OutwardBeforeStoring,
+    /// The place in the stream is stored before its reports are applied.
+    ReportsSkipped,
+    /// Reports count for the round at work, whichever they are for.
+    RoundIgnored,
+    /// A stored machine's effects are not performed again.
+    EffectsForgotten,
+    /// Updates are not looked into.
+    UpdatesUnchecked,
+    /// That a device is lost counts before the reports that wait are read.
+    LossesBeforeReports,
+}
+
+impl Plant {
+    const ALL: [Plant; 6] = [
+        Plant::OutwardBeforeStoring,
+        Plant::ReportsSkipped,
+        Plant::RoundIgnored,
+        Plant::EffectsForgotten,
+        Plant::UpdatesUnchecked,
+        Plant::LossesBeforeReports,
+    ];
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|text| text.parse().unwrap())
+}
+
+#[test]
+fn trainings_succeed_whatever_failed_before() {
+    let only = number("DUNLIN_SIM_SEED");
+    let seeds = match only {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("DUNLIN_SIM_SEEDS").unwrap_or(1500),
+    };
+    let mut total = world::Counts::default();
+    for seed in seeds {
+        let mut world = World::new(seed, None, only.is_some());
+        if let Err(problem) = world.run() {
+            panic!("{problem}\nDUNLIN_SIM_SEED={seed} shows how it came to it");
+        }
+        total.add(&world.counts);
+    }
+    println!("{total:?}");
+    // The faults did happen.
+    if only.is_none() {
+        assert!(total.broker_crashes > 0 && total.device_crashes > 0 && total.offers_lost > 0);
+        assert!(total.reports_repeated > 0 && total.rounds_failed > 0);
+    }
+}
+
+#[test]
+fn a_seed_decides_everything() {
+    for seed in 0..20 {
+        let run = || {
+            let mut world = World::new(seed, None, false);
+            world.run().unwrap();
+            (world.now, world.counts)
+        };
+        assert_eq!(run(), run());
+    }
+}
+
+#[test]
+fn planted_mistakes_are_found() {
+    for plant in Plant::ALL {
+        let found = (0..3000).find_map(|seed| {
+            let problem = World::new(seed, Some(plant), false).run().err()?;
+            Some((seed, problem))
+        });
+        let Some((seed, problem)) = found else { panic!("{plant:?} is not found") };
+        println!("{plant:?}: seed {seed}: {problem}");
+    }
+}

@@ -1,0 +1,285 @@
+//! Virtual time, what happens in it, and what survives crashes.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+use jobs::id::{BlobRef, Bytes, Digest, Millis, ModelRef, RoundNumber};
+use jobs::report::TaskReport;
+use jobs::round::Outcome;
+use jobs::spec::{LocalTraining, Offer, Participation, TaskId, TrainSpec};
+use jobs::training::{Ending, Event, Training};
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+
+use crate::Plant;
+use crate::broker::Broker;
+use crate::check;
+use crate::device::Device;
+
+/// When faults end.
+const HEALED_AT: u64 = 60_000;
+/// The job's deadline; a training that takes longer is stuck.
+const DEADLINE: u64 = 600_000;
+/// Steps of one run, at most.
+const STEPS_MAX: u32 = 200_000;
+
+/// Something that happens at a time.
+#[derive(Debug)]
+pub(crate) enum Happening {
+    OfferArrives {
+        device: usize,
+        offer: Offer,
+    },
+    WorkDone {
+        device: usize,
+        instance: u32,
+        task: TaskId,
+    },
+    ReportSent {
+        device: usize,
+        instance: u32,
+        report: TaskReport,
+    },
+    DeviceCrashes {
+        device: usize,
+    },
+    DeviceStarts {
+        device: usize,
+    },
+    /// The broker has not heard of a device for too long.
+    Silence {
+        device: usize,
+        instance: u32,
+    },
+    BrokerStarts,
+    BrokerReads {
+        term: u64,
+    },
+    BrokerWakes {
+        term: u64,
+    },
+    BrokerStores {
+        term: u64,
+    },
+    /// A check, an average or a registration is done.
+    BrokerDid {
+        term: u64,
+        event: Event,
+    },
+    /// A mean is written, whoever owns the training by now.
+    MeanWritten {
+        term: u64,
+        round: RoundNumber,
+        name: String,
+        blob: Blob,
+    },
+}
+
+/// An object: a number stands for its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Blob {
+    pub(crate) value: u64,
+    /// What it was trained from; 0 for means.
+    pub(crate) base: u64,
+    /// It is not what a model needs.
+    pub(crate) bad: bool,
+}
+
+/// What the store has of the training.
+#[derive(Debug, Default)]
+pub(crate) struct Stored {
+    pub(crate) machine: Option<Training>,
+    pub(crate) sequence: usize,
+    pub(crate) term: u64,
+}
+
+/// How often what happened.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) broker_crashes: u64,
+    pub(crate) device_crashes: u64,
+    pub(crate) offers_lost: u64,
+    pub(crate) reports_repeated: u64,
+    pub(crate) rounds: u64,
+    pub(crate) rounds_failed: u64,
+    pub(crate) steps: u64,
+}
+
+impl Counts {
+    pub(crate) fn add(&mut self, other: &Counts) {
+        self.broker_crashes += other.broker_crashes;
+        self.device_crashes += other.device_crashes;
+        self.offers_lost += other.offers_lost;
+        self.reports_repeated += other.reports_repeated;
+        self.rounds += other.rounds;
+        self.rounds_failed += other.rounds_failed;
+        self.steps += other.steps;
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) now: u64,
+    pub(crate) random: ChaCha8Rng,
+    pub(crate) plant: Option<Plant>,
+    pub(crate) counts: Counts,
+    pub(crate) spec: TrainSpec,
+    pub(crate) devices: Vec<Device>,
+    pub(crate) broker: Option<Broker>,
+    // Durable.
+    pub(crate) stored: Stored,
+    /// Reports with the time at which they were stored.
+    pub(crate) stream: Vec<(u64, TaskReport)>,
+    pub(crate) objects: BTreeMap<String, Blob>,
+    pub(crate) published: BTreeMap<RoundNumber, Outcome>,
+    pub(crate) registered: Vec<(BlobRef, ModelRef)>,
+    pub(crate) ended: Option<Ending>,
+    // For the checks.
+    pub(crate) collecting_until: BTreeMap<RoundNumber, u64>,
+    /// When the mean of a round was asked for first.
+    pub(crate) closed: BTreeMap<RoundNumber, u64>,
+    queue: BinaryHeap<Reverse<(u64, u64)>>,
+    happenings: BTreeMap<u64, Happening>,
+    scheduled: u64,
+    /// Share of steps that go wrong.
+    faults: f64,
+    tells: bool,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, plant: Option<Plant>, tells: bool) -> Self {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let devices = random.random_range(1..=5_u32);
+        let wanted = random.random_range(1..=devices);
+        let participation = Participation {
+            devices: random.random_bool(0.7).then_some(wanted),
+            over_selection: if random.random_bool(0.5) { 1.0 } else { 0.0 },
+            quorum: random.random_range(1..=wanted),
+            deadline_ms: Millis(8000),
+            failed_rounds_max: 1000,
+        };
+        let spec = TrainSpec {
+            model: "mlp".parse().unwrap(),
+            dataset: "digits".parse().unwrap(),
+            rounds: random.random_range(1..=5),
+            local: LocalTraining::default(),
+            participation,
+            evaluate: random.random_bool(0.5),
+            target_accuracy: None,
+            register_as: None,
+            seed,
+        };
+        let faults = [0.0, 0.03, 0.1, 0.2][random.random_range(0..4)];
+        let mut world = Self {
+            now: 1000,
+            random,
+            plant,
+            counts: Counts::default(),
+            spec,
+            devices: (0..devices).map(Device::new).collect(),
+            broker: None,
+            stored: Stored::default(),
+            stream: Vec::new(),
+            objects: BTreeMap::new(),
+            published: BTreeMap::new(),
+            registered: Vec::new(),
+            ended: None,
+            collecting_until: BTreeMap::new(),
+            closed: BTreeMap::new(),
+            queue: BinaryHeap::new(),
+            happenings: BTreeMap::new(),
+            scheduled: 0,
+            faults,
+            tells,
+        };
+        world.objects.insert("first".to_owned(), Blob { value: 1, base: 0, bad: false });
+        world.after(0, Happening::BrokerStarts);
+        for device in 0..world.devices.len() {
+            if faults > 0.0 && world.random.random_bool(0.5) {
+                let at = world.random.random_range(0..4000);
+                world.after(at, Happening::DeviceCrashes { device });
+            }
+        }
+        world
+    }
+
+    /// Runs until the training has ended.
+    pub(crate) fn run(&mut self) -> Result<(), String> {
+        while self.ended.is_none() {
+            let Some(Reverse((at, id))) = self.queue.pop() else {
+                return Err("nothing happens any more, and the training has not ended".to_owned());
+            };
+            self.now = at;
+            self.counts.steps += 1;
+            if at > DEADLINE || self.counts.steps > u64::from(STEPS_MAX) {
+                return Err(format!("no end by {at} ms, in {} steps", self.counts.steps));
+            }
+            let happening = self.happenings.remove(&id).unwrap();
+            if self.tells {
+                println!("{at}: {happening:?}");
+            }
+            self.happen(happening)?;
+        }
+        check::at_end(self)
+    }
+
+    fn happen(&mut self, happening: Happening) -> Result<(), String> {
+        match happening {
+            Happening::OfferArrives { device, offer } => self.offer_arrives(device, offer),
+            Happening::WorkDone { device, instance, task } => {
+                self.work_done(device, instance, &task);
+            }
+            Happening::ReportSent { device, instance, report } => {
+                self.report_sent(device, instance, report);
+            }
+            Happening::DeviceCrashes { device } => self.device_crashes(device),
+            Happening::DeviceStarts { device } => return self.device_starts(device),
+            Happening::Silence { device, instance } => return self.silence(device, instance),
+            Happening::BrokerStarts => return self.broker_starts(),
+            Happening::BrokerReads { term } => return self.broker_reads(term),
+            Happening::BrokerWakes { term } => return self.broker_wakes(term),
+            Happening::BrokerStores { term } => self.broker_stores(term),
+            Happening::BrokerDid { term, event } => return self.broker_did(term, &event),
+            Happening::MeanWritten { term, round, name, blob } => {
+                return self.mean_written(term, round, name, blob);
+            }
+        }
+        Ok(())
+    }
+
+    /// Something happens after so many milliseconds.
+    pub(crate) fn after(&mut self, delay: u64, happening: Happening) {
+        self.scheduled += 1;
+        self.queue.push(Reverse((self.now + delay, self.scheduled)));
+        self.happenings.insert(self.scheduled, happening);
+    }
+
+    /// A delay of the network or of work.
+    pub(crate) fn delay(&mut self, usual: u64) -> u64 {
+        let slow = if self.goes_wrong() { 20 } else { 1 };
+        self.random.random_range(1..=usual * slow)
+    }
+
+    /// Whether a fault happens here.
+    pub(crate) fn goes_wrong(&mut self) -> bool {
+        let chance = self.random.random_bool(self.faults.max(1e-9));
+        chance && self.faults > 0.0 && self.now < HEALED_AT
+    }
+
+    pub(crate) fn is(&self, plant: Plant) -> bool {
+        self.plant == Some(plant)
+    }
+}
+
+/// The reference to a blob of this name.
+pub(crate) fn reference(name: &str, blob: &Blob) -> BlobRef {
+    let digest: Digest = format!("sha256:{:064x}", blob.value).parse().unwrap();
+    BlobRef { digest, size: Bytes(8), name: Some(name.to_owned()) }
+}
+
+/// A number that stands for all of these, in their order.
+pub(crate) fn mixed(values: impl IntoIterator<Item = u64>) -> u64 {
+    values.into_iter().fold(0x9E37_79B9_7F4A_7C15, |sum, value| {
+        let sum = (sum ^ value).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        sum ^ (sum >> 29)
+    })
+}

@@ -104,9 +104,9 @@ impl Parameters {
     /// # Errors
     /// [`ParametersError`] naming the first parameter that is missing, unexpected, of another
     /// shape or not finite.
-    pub fn check_like(&self, model: &Parameters) -> Result<(), ParametersError> {
+    pub fn check_like(&self, model: &Layout) -> Result<(), ParametersError> {
         let layout = Layout::of(self);
-        layout.check_like(&Layout::of(model))?;
+        layout.check_like(model)?;
         let mut offset = 0;
         for item in &self.items {
             layout.check_finite(offset, &item.values)?;

@@ -6,7 +6,7 @@ use crate::graph::{
 use crate::kernels::loss::softmax_cross_entropy;
 use crate::kernels::reshape::from_examples;
 use crate::onnx::ModelProto;
-use crate::params::{Parameter, Parameters, ParametersError};
+use crate::params::{Layout, Parameter, Parameters, ParametersError};
 
 mod network;
 
@@ -81,7 +81,7 @@ pub struct Trainer {
     model: ModelProto,
     network: Network,
     sgd: Sgd,
-    /// Weights with the optimizer's velocity, by name.
+    /// Weights with the optimizer's velocity, empty before the first step; by name.
     weights: Vec<(ValueId, Vec<f32>)>,
     /// Weights and states, by name.
     kept: Vec<ValueId>,
@@ -105,8 +105,7 @@ impl Trainer {
             .collect();
         kept.sort_by(|a, b| graph.value(*a).name.cmp(&graph.value(*b).name));
         let weights = kept.iter().filter(|id| graph.value(**id).origin == Origin::Weight);
-        let weights =
-            weights.map(|id| (*id, vec![0.0; graph.value(*id).shape.elements()])).collect();
+        let weights = weights.map(|id| (*id, Vec::new())).collect();
         let example_shape = graph.value(graph.input).shape.dims.clone();
         let classes = graph.value(graph.output).shape.dims[0];
         let network = Network::new(graph);
@@ -125,7 +124,8 @@ impl Trainer {
 
     /// Number of trained values, running statistics not counted.
     pub fn trained_len(&self) -> usize {
-        self.weights.iter().map(|(_, velocity)| velocity.len()).sum()
+        let graph = &self.network.graph;
+        self.weights.iter().map(|(id, _)| graph.value(*id).shape.elements()).sum()
     }
 
     /// The parameters and running statistics now.
@@ -148,14 +148,23 @@ impl Trainer {
     /// # Errors
     /// [`TrainError::Parameters`] when names or shapes differ or values are not finite.
     pub fn set_parameters(&mut self, parameters: &Parameters) -> Result<(), TrainError> {
-        parameters.check_like(&self.parameters())?;
+        parameters.check_like(&self.layout())?;
         for (id, item) in self.kept.iter().zip(parameters.items()) {
             self.network.values_mut(*id).copy_from_slice(&item.values);
         }
         for (_, velocity) in &mut self.weights {
-            velocity.fill(0.0);
+            velocity.clear();
         }
         Ok(())
+    }
+
+    /// Names and shapes of [`Trainer::parameters`].
+    pub fn layout(&self) -> Layout {
+        let graph = &self.network.graph;
+        Layout::new(self.kept.iter().map(|id| {
+            let value = graph.value(*id);
+            (value.name.as_str(), value.shape.dims.as_slice())
+        }))
     }
 
     /// The last step's gradient of the mean loss by a weight, without weight decay; `None` for
@@ -184,6 +193,7 @@ impl Trainer {
         self.network.backward(batch);
         for (id, velocity) in &mut self.weights {
             if let Some((weights, gradient)) = self.network.weight(*id) {
+                velocity.resize(weights.len(), 0.0);
                 self.sgd.update(weights, gradient, velocity);
             }
         }
@@ -224,14 +234,17 @@ impl Trainer {
 
     /// The graph in training form with the parameters of now, as an ONNX file.
     pub fn to_training_onnx(&self) -> Vec<u8> {
-        training_model(&self.model, &self.parameters()).to_bytes()
+        // What is copied is let go of before the next copy is made.
+        let model = training_model(&self.model, &self.parameters());
+        model.to_bytes()
     }
 
     /// The graph for inference with the parameters of now, as an ONNX file: batch
     /// normalisation uses its running statistics, training-only nodes are gone, batches may be
     /// of any size.
     pub fn to_inference_onnx(&self) -> Vec<u8> {
-        inference_model(&self.model, &self.network.graph, &self.parameters()).to_bytes()
+        let model = inference_model(&self.model, &self.network.graph, &self.parameters());
+        model.to_bytes()
     }
 
     /// Checks a batch and puts it where the network reads it; the number of examples.

@@ -8,7 +8,8 @@ use rayon::prelude::*;
 /// Memory: 8 bytes per value, whatever the number of vectors.
 #[derive(Debug, Clone)]
 pub struct WeightedMean {
-    sums: Vec<f64>,
+    /// Of [`BLOCK`] values each, the last one of fewer.
+    blocks: Vec<Vec<f64>>,
     weight: f64,
 }
 
@@ -17,14 +18,15 @@ pub struct WeightedMean {
 #[error("mean of nothing: expected at least one update with a weight above 0")]
 pub struct EmptyMean;
 
-/// Values that one thread adds at a time: enough to outweigh handing them over, and small enough
-/// to spread a layer of a small model over the cores.
+/// Values that one thread adds at a time, and that are kept together: enough to outweigh handing
+/// them over, and small enough to spread a layer of a small model over the cores.
 const BLOCK: usize = 64 * 1024;
 
 impl WeightedMean {
     /// A mean of vectors of this length, of which none was added yet.
     pub fn new(length: usize) -> Self {
-        Self { sums: vec![0.0; length], weight: 0.0 }
+        let block = |start| vec![0.0; BLOCK.min(length - start)];
+        Self { blocks: (0..length).step_by(BLOCK).map(block).collect(), weight: 0.0 }
     }
 
     /// Adds part of a vector: `values` belong at `offset`. Pieces of one vector may come in any
@@ -33,12 +35,17 @@ impl WeightedMean {
     /// # Panics
     /// When the piece lies outside of the vector.
     pub fn add_piece(&mut self, offset: usize, values: &[f32], weight: f64) {
-        let sums = &mut self.sums[offset..offset + values.len()];
-        if values.len() <= BLOCK {
-            return add(sums, values, weight);
+        let (first, start) = (offset / BLOCK, offset % BLOCK);
+        let head = values.len().min(BLOCK - start);
+        if head == 0 {
+            return;
         }
-        let blocks = sums.par_chunks_mut(BLOCK).zip(values.par_chunks(BLOCK));
-        blocks.for_each(|(sums, values)| add(sums, values, weight));
+        let (head, tail) = values.split_at(head);
+        add(&mut self.blocks[first][start..start + head.len()], head, weight);
+        let blocks = &mut self.blocks[first + 1..];
+        assert!(tail.len() <= blocks.iter().map(Vec::len).sum(), "a piece within the vector");
+        let blocks = blocks.par_iter_mut().zip(tail.par_chunks(BLOCK));
+        blocks.for_each(|(sums, values)| add(&mut sums[..values.len()], values, weight));
     }
 
     /// Counts a whole vector's weight, once all of its pieces were added.
@@ -51,21 +58,16 @@ impl WeightedMean {
         self.weight
     }
 
-    /// Part of the mean, from `offset`.
+    /// The mean, block after block; each is let go of as the next one is taken.
     ///
     /// # Errors
-    /// [`EmptyMean`], and `out` as it was.
-    ///
-    /// # Panics
-    /// When the piece lies outside of the vector.
-    pub fn mean_piece(&self, offset: usize, out: &mut [f32]) -> Result<(), EmptyMean> {
-        let sums = &self.sums[offset..offset + out.len()];
-        if !(self.weight > 0.0 && self.weight.is_finite()) {
+    /// [`EmptyMean`].
+    pub fn into_blocks(self) -> Result<impl Iterator<Item = Vec<f32>>, EmptyMean> {
+        let weight = self.weight;
+        if !(weight > 0.0 && weight.is_finite()) {
             return Err(EmptyMean);
         }
-        let blocks = out.par_chunks_mut(BLOCK).zip(sums.par_chunks(BLOCK));
-        blocks.for_each(|(out, sums)| divide(out, sums, self.weight));
-        Ok(())
+        Ok(self.blocks.into_iter().map(move |sums| divided(&sums, weight)))
     }
 }
 
@@ -76,10 +78,8 @@ fn add(sums: &mut [f64], values: &[f32], weight: f64) {
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the mean of f32 values fits f32")]
-fn divide(out: &mut [f32], sums: &[f64], weight: f64) {
-    for (out, sum) in out.iter_mut().zip(sums) {
-        *out = (sum / weight) as f32;
-    }
+fn divided(sums: &[f64], weight: f64) -> Vec<f32> {
+    sums.iter().map(|sum| (sum / weight) as f32).collect()
 }
 
 #[cfg(test)]

@@ -34,14 +34,19 @@ pub struct Layout {
 impl Layout {
     /// The layout of the blob that [`Parameters::to_safetensors`] makes.
     pub fn of(parameters: &Parameters) -> Self {
-        let mut spans = Vec::with_capacity(parameters.items().len());
+        let tensors = parameters.items().iter();
+        Self::new(tensors.map(|item| (item.name.as_str(), item.shape.as_slice())))
+    }
+
+    /// Tensors of these names and shapes, one after another.
+    pub fn new<'a>(tensors: impl Iterator<Item = (&'a str, &'a [usize])>) -> Self {
         let mut start = 0;
-        for item in parameters.items() {
-            let elements = start..start + item.values.len();
+        let spans = tensors.map(|(name, shape)| {
+            let elements = start..start + shape.iter().product::<usize>();
             start = elements.end;
-            spans.push(Span { name: item.name.clone(), shape: item.shape.clone(), elements });
-        }
-        let mut layout = Self { data_start: 0, spans };
+            Span { name: name.to_owned(), shape: shape.to_vec(), elements }
+        });
+        let mut layout = Self { data_start: 0, spans: spans.collect() };
         layout.data_start = layout.header().len();
         layout
     }

@@ -67,23 +67,29 @@ fn a_name_twice_or_a_wrong_length_is_refused() {
 #[test]
 fn differences_from_the_model_are_named() {
     let model = sample();
-    assert_eq!(model.check_like(&model), Ok(()));
+    assert_eq!(model.check_like(&Layout::of(&model)), Ok(()));
     let without = |name: &str| {
         let items = model.items().iter().filter(|item| item.name != name).cloned().collect();
         Parameters::new(items).unwrap()
     };
     for name in ["b", "scalar", "w"] {
         let less = without(name);
-        assert_eq!(less.check_like(&model), Err(ParametersError::Missing(name.to_owned())));
-        assert_eq!(model.check_like(&less), Err(ParametersError::Unexpected(name.to_owned())));
+        assert_eq!(
+            less.check_like(&Layout::of(&model)),
+            Err(ParametersError::Missing(name.to_owned()))
+        );
+        assert_eq!(
+            model.check_like(&Layout::of(&less)),
+            Err(ParametersError::Unexpected(name.to_owned()))
+        );
     }
     let mut items = model.items().to_vec();
     items[3].shape = vec![3, 2];
-    let error = Parameters::new(items).unwrap().check_like(&model).unwrap_err();
+    let error = Parameters::new(items).unwrap().check_like(&Layout::of(&model)).unwrap_err();
     assert_eq!(error.to_string(), "parameter \"w\" has shape [3, 2], the model has [2, 3]");
     let mut items = model.items().to_vec();
     items[3].values[4] = f32::INFINITY;
-    let error = Parameters::new(items).unwrap().check_like(&model).unwrap_err();
+    let error = Parameters::new(items).unwrap().check_like(&Layout::of(&model)).unwrap_err();
     assert_eq!(error.to_string(), "parameter \"w\" has the value inf at index 4");
 }
 

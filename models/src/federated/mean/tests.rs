@@ -15,9 +15,7 @@ fn mean(vectors: &[(Vec<f32>, f64)], cut: usize) -> Vec<f32> {
         }
         mean.add_weight(*weight);
     }
-    let mut out = vec![0.0; length];
-    mean.mean_piece(0, &mut out).unwrap();
-    out
+    mean.into_blocks().unwrap().flatten().collect()
 }
 
 /// The definition, one value after the other.
@@ -57,18 +55,20 @@ fn long_vectors_have_the_same_bits_on_threads() {
         (0..300_000).map(value).collect::<Vec<f32>>()
     };
     let vectors = [(values(0.1), 3.0), (values(0.2), 5.0), (values(0.3), 11.0)];
-    assert_eq!(mean(&vectors, 300_000), mean(&vectors, 1000));
+    let whole = mean(&vectors, 300_000);
+    assert_eq!(whole.len(), 300_000);
+    for cut in [1000, BLOCK, BLOCK + 1, 150_001] {
+        assert_eq!(mean(&vectors, cut), whole, "cut {cut}");
+    }
 }
 
 #[test]
 fn nothing_has_no_mean() {
-    let mut empty = WeightedMean::new(2);
-    let mut out = [7.0; 2];
-    assert_eq!(empty.mean_piece(0, &mut out), Err(EmptyMean));
-    empty.add_piece(0, &[1.0, 2.0], 0.0);
-    empty.add_weight(0.0);
-    assert_eq!(empty.mean_piece(0, &mut out), Err(EmptyMean));
-    assert_eq!(out.map(f32::to_bits), [7.0_f32.to_bits(); 2]);
+    assert!(WeightedMean::new(2).into_blocks().is_err());
+    let mut weightless = WeightedMean::new(2);
+    weightless.add_piece(0, &[1.0, 2.0], 0.0);
+    weightless.add_weight(0.0);
+    assert!(weightless.into_blocks().is_err());
 }
 
 /// Flower 1.41, `aggregate_test.py::test_aggregate` and the definition by hand.

@@ -33,26 +33,32 @@ impl Core {
     }
 }
 
+/// Completes a configuration, and checks that an engine loads the model.
+async fn describe(onnx: Bytes, config: ModelConfig) -> Result<ModelConfig, ApiError> {
+    let config = declared(onnx.clone(), config).await?;
+    let loaded = tokio::task::spawn_blocking(move || Tract.load(&onnx).map(drop)).await;
+    loaded.map_err(|_| reading_fault())?.map_err(|error| unusable(&error))?;
+    Ok(config)
+}
+
 /// Completes a configuration with what the ONNX file declares.
-pub(crate) async fn describe(
+pub(crate) async fn declared(
     onnx: Bytes,
     mut config: ModelConfig,
 ) -> Result<ModelConfig, ApiError> {
-    let described = tokio::task::spawn_blocking(move || {
-        let description = engine::describe(&onnx).map_err(EngineError::from)?;
-        Tract.load(&onnx)?;
-        Ok::<_, EngineError>(description)
-    });
-    let description = described
-        .await
-        .map_err(|_| internal("reading the model met a fault of the program".to_owned()))?
-        .map_err(|error| unusable(&error))?;
+    let described = tokio::task::spawn_blocking(move || engine::describe(&onnx)).await;
+    let description = described.map_err(|_| reading_fault())?;
+    let description = description.map_err(|error| unusable(&error.into()))?;
     config.inputs = description.inputs;
     config.outputs = description.outputs;
     if config.parameters == 0 {
         config.parameters = description.parameters;
     }
     Ok(config)
+}
+
+fn reading_fault() -> ApiError {
+    internal("reading the model met a fault of the program".to_owned())
 }
 
 fn unusable(error: &EngineError) -> ApiError {

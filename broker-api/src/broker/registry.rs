@@ -114,20 +114,14 @@ impl Registry {
         name: &ModelName,
         version: Option<ModelVersion>,
         onnx: Bytes,
-        training: Option<Bytes>,
+        training: Option<BlobRef>,
         config: ModelConfig,
     ) -> Result<ModelRecord, ApiError> {
         let layer = self.store.blobs.put(onnx).await.map_err(StoreError::from)?;
         let mut layers = vec![descriptor(artifact::ONNX_MEDIA_TYPE, &layer)];
-        let training = match training {
-            Some(bytes) => {
-                let put = self.store.blobs.put(bytes).await;
-                let blob = put.map_err(StoreError::from)?;
-                layers.push(descriptor(artifact::ONNX_TRAINING_MEDIA_TYPE, &blob));
-                Some(blob)
-            }
-            None => None,
-        };
+        if let Some(blob) = &training {
+            layers.push(descriptor(artifact::ONNX_TRAINING_MEDIA_TYPE, blob));
+        }
         let config_blob = self.put(config.to_bytes().into()).await?;
         let manifest = Manifest {
             schema_version: 2,

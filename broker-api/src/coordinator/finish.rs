@@ -7,14 +7,14 @@ use jobs::id::{BlobRef, JobId, ModelRef};
 use jobs::report::{Failure, FailureCode};
 use jobs::spec::TrainSpec;
 use jobs::training::Training;
-use link::blobs::Blobs;
+use link::blobs::BlobError;
 use models::artifact::{Lineage, ModelConfig};
 use models::params::Parameters;
 use models::train::{Sgd, Trainer};
 
 use super::state::Prepared;
 use crate::broker::Core;
-use crate::broker::register::describe;
+use crate::broker::register::declared;
 use crate::broker::work::as_failure;
 
 impl Core {
@@ -35,9 +35,10 @@ impl Core {
         if let Some(record) = self.registry.list().into_iter().find(made) {
             return Ok(record.reference);
         }
-        let bytes = blob(&self.store.blobs, parameters).await?;
-        let graph = blob(&self.store.blobs, &prepared.graph).await?;
-        let (inference, trainable, values) = export(graph, bytes).await?;
+        // One form after the other, so that there are never many copies of a large model.
+        let (trainable, values) = self.export(prepared, parameters, Form::Training).await?;
+        let trainable = self.store.blobs.put(trainable).await.map_err(|e| unavailable(&e))?;
+        let (inference, _) = self.export(prepared, parameters, Form::Inference).await?;
         let config = ModelConfig {
             description: format!("{} trained on {} by job {job}", spec.model.name, spec.dataset),
             labels: prepared.labels.clone(),
@@ -47,40 +48,55 @@ impl Core {
             ..ModelConfig::default()
         };
         let config =
-            describe(inference.clone(), config).await.map_err(|error| as_failure(&error))?;
+            declared(inference.clone(), config).await.map_err(|error| as_failure(&error))?;
         let added = self.registry.add(name, None, inference, Some(trainable), config).await;
         added.map(|record| record.reference).map_err(|error| as_failure(&error))
     }
-}
 
-async fn blob(blobs: &Blobs, blob: &BlobRef) -> Result<Bytes, Failure> {
-    let bytes = blobs.get(blob).await;
-    bytes.map_err(|error| Failure::new(FailureCode::BlobUnavailable, error.to_string()))
-}
-
-/// The model for inference, the model in training form, and its number of values.
-async fn export(graph: Bytes, parameters: Bytes) -> Result<(Bytes, Bytes, usize), Failure> {
-    let exported = tokio::task::spawn_blocking(move || {
-        let sgd = Sgd { learning_rate: 0.0, momentum: 0.0, weight_decay: 0.0 };
-        let mut trainer = Trainer::new(&graph, sgd).map_err(|error| error.to_string())?;
-        let parameters =
-            Parameters::from_safetensors(&parameters).map_err(|error| error.to_string())?;
-        trainer.set_parameters(&parameters).map_err(|error| error.to_string())?;
-        let inference = Bytes::from(trainer.to_inference_onnx());
-        Ok((inference, Bytes::from(trainer.to_training_onnx()), parameters.total_len()))
-    });
-    match exported.await {
-        Ok(exported) => exported.map_err(|error: String| {
-            Failure::new(
-                FailureCode::InvalidModel,
-                format!("the result cannot be written: {error}"),
-            )
-        }),
-        Err(_) => Err(Failure::new(
-            FailureCode::Internal,
-            "writing the result met a fault of the program: see the broker's log",
-        )),
+    async fn export(
+        &self,
+        prepared: &Prepared,
+        parameters: &BlobRef,
+        form: Form,
+    ) -> Result<(Bytes, usize), Failure> {
+        let blobs = &self.store.blobs;
+        let parameters = blobs.get(parameters).await.map_err(|error| unavailable(&error))?;
+        let graph = blobs.get(&prepared.graph).await.map_err(|error| unavailable(&error))?;
+        let exported = tokio::task::spawn_blocking(move || export(graph, parameters, form)).await;
+        let fault = "writing the result met a fault of the program: see the broker's log";
+        exported.map_err(|_| Failure::new(FailureCode::Internal, fault))?.map_err(|error| {
+            let text = format!("the result cannot be written: {error}");
+            Failure::new(FailureCode::InvalidModel, text)
+        })
     }
+}
+
+/// What a model is exported for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Training,
+    Inference,
+}
+
+fn unavailable(error: &BlobError) -> Failure {
+    Failure::new(FailureCode::BlobUnavailable, error.to_string())
+}
+
+/// The model as an ONNX file, and its number of values.
+fn export(graph: Bytes, parameters: Bytes, form: Form) -> Result<(Bytes, usize), String> {
+    let sgd = Sgd { learning_rate: 0.0, momentum: 0.0, weight_decay: 0.0 };
+    let mut trainer = Trainer::new(&graph, sgd).map_err(|error| error.to_string())?;
+    drop(graph);
+    let values = Parameters::from_safetensors(&parameters).map_err(|error| error.to_string())?;
+    drop(parameters);
+    trainer.set_parameters(&values).map_err(|error| error.to_string())?;
+    let length = values.total_len();
+    drop(values);
+    let onnx = match form {
+        Form::Training => trainer.to_training_onnx(),
+        Form::Inference => trainer.to_inference_onnx(),
+    };
+    Ok((onnx.into(), length))
 }
 
 fn lineage(job: &JobId, spec: &TrainSpec, training: &Training) -> Lineage {

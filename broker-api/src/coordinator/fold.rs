@@ -10,9 +10,6 @@ use jobs::id::{BlobRef, DeviceId};
 use models::federated::mean::WeightedMean;
 use models::params::{Layout, ParametersError};
 
-/// Values that are averaged at a time when the mean is written.
-const PIECE: usize = 64 * 1024;
-
 /// One update in the mean.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Part {
@@ -189,16 +186,13 @@ impl Fold {
         let Some(mean) = self.mean.take() else {
             return Err(ParametersError::Format("there are no updates".to_owned()));
         };
+        let blocks = mean.into_blocks();
+        let blocks = blocks.map_err(|error| ParametersError::Format(error.to_string()))?;
         let mut offset = 0;
-        let mut values = vec![0.0; PIECE];
-        while offset < self.model.total_len() {
-            let length = PIECE.min(self.model.total_len() - offset);
-            let piece = &mut values[..length];
-            mean.mean_piece(offset, piece)
-                .map_err(|error| ParametersError::Format(error.to_string()))?;
-            self.model.check_finite(offset, piece)?;
-            models::params::append_le_bytes(piece, &mut bytes);
-            offset += length;
+        for values in blocks {
+            self.model.check_finite(offset, &values)?;
+            models::params::append_le_bytes(&values, &mut bytes);
+            offset += values.len();
         }
         Ok(bytes)
     }

@@ -72,8 +72,10 @@ impl Core {
             };
             let trainer = Trainer::new(&graph_bytes, sgd).map_err(|error| untrainable(&error))?;
             check_fits(&trainer, &facts_of)?;
-            let parameters = trainer.parameters();
-            Ok((parameters.to_safetensors(), Layout::of(&parameters)))
+            let (layout, parameters) = (trainer.layout(), trainer.parameters());
+            // Copies of a large model are let go of one by one.
+            drop(trainer);
+            Ok((parameters.to_safetensors(), layout))
         });
         let checked = checked.await.map_err(|_| {
             failed(FailureCode::Internal, "checking the graph met a fault of the program")

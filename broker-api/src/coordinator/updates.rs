@@ -18,7 +18,7 @@ const PIECES_WAITING: usize = 16;
 /// Updates that are read at the same time.
 const READ_AT_ONCE: usize = 2;
 /// Bytes of early updates that may wait in memory beyond one model.
-const ROOM_BYTES: usize = 16 * 1024 * 1024;
+const ROOM_BYTES: usize = 8 * 1024 * 1024;
 /// Bytes by which an update's header may be longer than the broker's own.
 const HEADER_SLACK: u64 = 64 * 1024;
 

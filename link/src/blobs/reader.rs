@@ -13,7 +13,7 @@ use super::{BlobError, chunk_subject, direct_get};
 use crate::digest::Hasher;
 
 /// Bytes asked for at once: what may wait in memory while the reader is busy.
-const BATCH_BYTES: u64 = 8 * 1024 * 1024;
+const BATCH_BYTES: u64 = 4 * 1024 * 1024;
 /// Chunks asked for at once; the bytes decide.
 const BATCH_CHUNKS: u32 = 256;
 /// How long the next chunk may take.

@@ -1,7 +1,7 @@
 # Folder of the programs that the demo and the benchmarks run.
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help setup build demo test lint fmt bench clean
+.PHONY: help setup build dist demo test lint fmt bench clean
 
 help: ## Show this.
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -11,6 +11,9 @@ setup: ## Get what is not built from source (nats-server), into .tools.
 
 build: ## Build dunlin and dunlin-agent, optimised.
 	cargo build --release -p agent -p broker-api
+
+dist: ## Build the static agent that is copied to devices of this architecture.
+	@scripts/dist.sh
 
 demo: setup build ## Three agents learn digits together and answer; KEEP=1 leaves them running.
 	@PROGRAMS=$(RELEASE) KEEP=$(KEEP) scripts/demo.sh

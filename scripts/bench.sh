@@ -7,5 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# The agent's start and memory are those of the file that is copied to devices.
+case " ${*:-start} " in *" start "*) scripts/dist.sh ;; esac
 cargo build --release -p agent -p broker-api -p tests --bins
 exec "${CARGO_TARGET_DIR:-target}/release/bench" "$@"

@@ -1,9 +1,11 @@
 //! The agent: time from its start until it has joined, and its memory when idle.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
+use tests::process::{program, static_agent};
 use tests::world::World;
 
 use crate::figures::{Times, against_bar, against_limit, heading, mb, ms};
@@ -15,7 +17,16 @@ const MEMORY_BAR: u64 = 8_000_000;
 const IDLE: Duration = Duration::from_secs(5);
 
 pub(crate) async fn measure() {
-    heading("the agent starts, joins, and waits");
+    measure_build("release build with glibc", &program("dunlin-agent")).await;
+    match static_agent() {
+        Some(path) => measure_build("static build that is copied to devices", &path).await,
+        None => println!("\nthe static build is not there: scripts/dist.sh"),
+    }
+}
+
+async fn measure_build(build: &str, program: &Path) {
+    let size = std::fs::metadata(program).unwrap().len();
+    heading(&format!("the agent starts, joins, and waits: {build}, {}", mb(size)));
     let world = World::start().await;
     let client = world.client().await;
     let (mut joined, mut process) = (Times::default(), Times::default());
@@ -24,7 +35,7 @@ pub(crate) async fn measure() {
         let mut hellos = client.subscribe(format!("fleet.{name}.hello")).await.unwrap();
         client.flush().await.unwrap();
         let began = Instant::now();
-        let mut agent = world.run_agent(&name, world.agent_command(&name));
+        let mut agent = world.run_agent(&name, world.agent_command_of(program, &name));
         let hello = tokio::time::timeout(Duration::from_secs(10), hellos.next()).await;
         joined.push(began.elapsed());
         assert!(hello.unwrap().is_some());
@@ -37,7 +48,7 @@ pub(crate) async fn measure() {
     against_bar("from start to joined, median of 30", &ms(median), "50 ms", median <= JOINED_BAR);
     against_limit("", median, "starting /bin/true", process.median());
 
-    let agent = world.run_agent("idle", world.agent_command("idle"));
+    let agent = world.run_agent("idle", world.agent_command_of(program, "idle"));
     world.online("idle", false).await;
     tokio::time::sleep(IDLE).await;
     let memory = agent.memory("VmRSS");

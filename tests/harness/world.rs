@@ -92,7 +92,12 @@ impl World {
     /// A command of an agent with a name and a folder of its own, to be started by
     /// [`World::run_agent`].
     pub fn agent_command(&self, name: &str) -> Command {
-        let mut command = Command::new(program("dunlin-agent"));
+        self.agent_command_of(&program("dunlin-agent"), name)
+    }
+
+    /// The same with a build of one's choice.
+    pub fn agent_command_of(&self, program: &Path, name: &str) -> Command {
+        let mut command = Command::new(program);
         command.args(["--nats", &self.nats_url(), "--name", name, "--heartbeat-ms", "300"]);
         command.arg("--state-dir").arg(self.folder.path().join(format!("state-{name}")));
         command

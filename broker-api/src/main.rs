@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 /// The allocators of C libraries give large buffers back to the system at once and fetch them
-/// again, which costs a round of a large model a tenth to a fifth of its time.
+/// again, which costs a round of a large model up to a fifth of its time.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -237,12 +237,11 @@ impl Owner {
 
     async fn tell_round(&self, outcome: &Outcome) -> Result<(), StoreError> {
         let number = outcome.round.0;
-        let store = &self.core.store;
-        let (key, id) = (round_key(&self.job, number), format!("round.{number}.ended"));
+        // Who is told of it finds it stored.
+        self.core.store.rounds.put(&round_key(&self.job, number), outcome).await?;
         let body = EventBody::RoundEnded(Box::new(outcome.clone()));
-        let stored = store.rounds.put(&key, outcome);
-        let (stored, told) = futures::join!(stored, store.publish_event(&self.job, &id, body));
-        stored.map(drop).and(told)
+        let id = format!("round.{number}.ended");
+        self.core.store.publish_event(&self.job, &id, body).await
     }
 
     /// Puts a round's blobs on the list, and removes those that are old from the object store.

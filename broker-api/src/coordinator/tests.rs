@@ -149,16 +149,29 @@ async fn gated_as(world: &World, name: &str) -> (Device, watch::Sender<bool>) {
     (Device::start_as(world, name, waits).await, gate)
 }
 
+/// A training of two rounds of `d1`, which works, and `d2`, which waits at its gate.
+struct Midway {
+    d1: Device,
+    d2: Device,
+    gate: watch::Sender<bool>,
+    job: JobId,
+}
+
+async fn midway(world: &World, broker: &Broker) -> Midway {
+    let d1 = Device::start(world, "d1").await;
+    let (mut d2, gate) = gated(world).await;
+    joined(broker, 2).await;
+    let job = submit(broker, train_spec(2, 2)).await;
+    d2.offered(Purpose::Train).await;
+    Midway { d1, d2, gate, job }
+}
+
 #[tokio::test]
 async fn another_broker_goes_on_with_the_round_of_one_that_is_gone() {
     let world = World::new().await;
     let first_runtime = tokio::runtime::Runtime::new().unwrap();
     let first = world.broker_on(&first_runtime).await;
-    let d1 = Device::start(&world, "d1").await;
-    let (mut d2, gate) = gated(&world).await;
-    joined(&first, 2).await;
-    let job = submit(&first, train_spec(2, 2)).await;
-    d2.offered(Purpose::Train).await;
+    let Midway { d1, d2, gate, job } = midway(&world, &first).await;
     let second = world.broker().await;
     // All its tasks end where they are, and nothing is let go of.
     first_runtime.shutdown_background();
@@ -220,11 +233,7 @@ async fn a_device_that_came_back_while_no_broker_was_there_is_waited_for() {
 async fn a_broker_that_ends_lets_go_of_its_trainings_at_once() {
     let world = World::new().await;
     let (first, second) = (world.broker().await, world.broker().await);
-    let d1 = Device::start(&world, "d1").await;
-    let (mut d2, gate) = gated(&world).await;
-    joined(&first, 2).await;
-    let job = submit(&first, train_spec(2, 2)).await;
-    d2.offered(Purpose::Train).await;
+    let Midway { d1, d2, gate, job } = midway(&world, &first).await;
     let gone = first.core.name.clone();
     first.stop().await;
     let found = second.core.store.trainings.get(job.as_str()).await.unwrap().unwrap();
@@ -233,17 +242,14 @@ async fn a_broker_that_ends_lets_go_of_its_trainings_at_once() {
     let record = ended(&second, &job).await;
     assert_eq!(record.state, JobState::Succeeded, "{record:?}");
     assert_exact(&d1.given, 2);
+    assert_exact(&d2.given, 2);
 }
 
 #[tokio::test]
 async fn a_broker_that_lost_its_lease_stops() {
     let world = World::new().await;
     let (first, second) = (world.broker().await, world.broker().await);
-    let d1 = Device::start(&world, "d1").await;
-    let (mut d2, gate) = gated(&world).await;
-    joined(&first, 2).await;
-    let job = submit(&first, train_spec(2, 2)).await;
-    d2.offered(Purpose::Train).await;
+    let Midway { d1, d2, gate, job } = midway(&world, &first).await;
     let found = second.core.store.trainings.get(job.as_str()).await.unwrap().unwrap();
     assert_eq!(found.value.owner.as_deref(), Some(first.core.name.as_str()));
     // What `second` does when it hears nothing of `first` for too long.

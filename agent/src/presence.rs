@@ -116,13 +116,20 @@ async fn replay(device: &Device) {
     }
 }
 
+/// Whether the stream has taken it. Gives up when the connection is lost: the acknowledgement
+/// will not come, and meanwhile nothing would be measured. Sent again, it is stored once.
 async fn send(device: &Device, telemetry: &Telemetry) -> bool {
     let id = &device.config.device;
     let subject = subject::fleet(id, FleetTopic::Telemetry);
     let message_id = format!("telemetry.{id}.{}", telemetry.at);
     let payload = wire::encode(telemetry);
     let headers = HeaderMap::new();
-    match link::publish::store(&device.context, &subject, &message_id, headers, payload).await {
+    let mut link = device.link.clone();
+    let stored = tokio::select! {
+        stored = link::publish::store(&device.context, &subject, &message_id, headers, payload) => stored,
+        _ = link.wait_for(|state| !state.connected) => return false,
+    };
+    match stored {
         Ok(_) => true,
         Err(error) => {
             tracing::debug!("telemetry: {error}");

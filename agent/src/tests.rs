@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use async_nats::client::RequestErrorKind;
 use async_nats::{Client, Message, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -78,9 +79,12 @@ impl World {
         agent
     }
 
+    /// Subscribes, and waits until the server knows: what others publish from now on is heard.
     async fn listen(&self, subject: &str) -> Subscriber {
         let subscriber = self.client.subscribe(subject.to_owned()).await.unwrap();
-        self.client.flush().await.unwrap();
+        // A flush ends when the bytes are sent; the answer to a request comes after them.
+        let answer = self.client.request("nobody.listens", Bytes::new()).await;
+        assert_eq!(answer.unwrap_err().kind(), RequestErrorKind::NoResponders);
         subscriber
     }
 

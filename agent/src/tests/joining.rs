@@ -129,33 +129,54 @@ async fn telemetry_of_a_time_without_connection_comes_later_and_once() {
 
 /// The times of all measurements in the stream.
 async fn stored_telemetry(context: &async_nats::jetstream::Context) -> Vec<Millis> {
-    let Ok(stream) = context.get_stream("FLEET").await else { return Vec::new() };
-    let state = &stream.cached_info().state;
-    let mut found = Vec::new();
-    for sequence in state.first_sequence..=state.last_sequence {
-        let Ok(message) = stream.direct_get(sequence).await else { continue };
-        if message.subject.as_str() == "fleet.pi.telemetry" {
-            found.push(wire::decode::<Telemetry>(&message.payload).unwrap().at);
-        }
-    }
-    found
+    let stored: Vec<Telemetry> = stored(context, "fleet.pi.telemetry").await;
+    stored.into_iter().map(|telemetry| telemetry.at).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_waits_for_nats_and_greets_again_after_a_break() {
     let mut world = World::new().await;
+    // The agent may be back before a subscriber is: the stream misses nothing.
     let config = world.config();
     world.server.kill();
     let agent = start(config);
     world.server.restart();
-    let client = world.server.client().await;
-    let mut hellos = client.subscribe("fleet.pi.hello").await.unwrap();
-    let first: Hello = next_as(&mut hellos).await;
+    let first = stored_hello(&world, 1).await;
     world.server.kill();
     world.server.restart();
-    let client = world.server.client().await;
-    let mut hellos = client.subscribe("fleet.pi.hello").await.unwrap();
-    let second: Hello = next_as(&mut hellos).await;
+    let second = stored_hello(&world, 2).await;
     assert_eq!(first.instance, second.instance);
     agent.stop().await;
+}
+
+/// This hello of the stream `FLEET`, counted from 1, once it is there.
+async fn stored_hello(world: &World, number: usize) -> Hello {
+    let context = async_nats::jetstream::new(world.server.client().await);
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let mut poll = tokio::time::interval(Duration::from_millis(20));
+    loop {
+        assert!(tokio::time::Instant::now() < deadline, "hello {number} comes");
+        poll.tick().await;
+        let hellos: Vec<Hello> = stored(&context, "fleet.pi.hello").await;
+        if let Some(hello) = hellos.into_iter().nth(number - 1) {
+            return hello;
+        }
+    }
+}
+
+/// All messages of a subject in the stream `FLEET`.
+async fn stored<T: DeserializeOwned>(
+    context: &async_nats::jetstream::Context,
+    subject: &str,
+) -> Vec<T> {
+    let Ok(stream) = context.get_stream("FLEET").await else { return Vec::new() };
+    let state = &stream.cached_info().state;
+    let mut found = Vec::new();
+    for sequence in state.first_sequence..=state.last_sequence {
+        let Ok(message) = stream.direct_get(sequence).await else { continue };
+        if message.subject.as_str() == subject {
+            found.push(wire::decode(&message.payload).unwrap());
+        }
+    }
+    found
 }

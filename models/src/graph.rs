@@ -181,6 +181,26 @@ impl Graph {
         reader::read(model)
     }
 
+    /// The same without initial values, but for constants.
+    pub(crate) fn without_values(&self) -> Self {
+        let bare = |value: &Value| match value.origin {
+            Origin::Constant => value.clone(),
+            Origin::Input | Origin::Node | Origin::Weight | Origin::State => {
+                let (name, shape) = (value.name.clone(), value.shape.clone());
+                Value { name, shape, origin: value.origin, initial: Vec::new() }
+            }
+        };
+        let values = self.values.iter().map(bare).collect();
+        let nodes = self.nodes.clone();
+        Self {
+            values,
+            nodes,
+            input: self.input,
+            output: self.output,
+            fixed_batch: self.fixed_batch,
+        }
+    }
+
     pub(crate) fn value(&self, id: ValueId) -> &Value {
         &self.values[id.0]
     }

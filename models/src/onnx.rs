@@ -3,9 +3,11 @@
 //! [`parse`] tells what bytes are that are no ONNX model; what a graph means is
 //! [`crate::graph`]'s business.
 
+use bytes::Bytes;
 use prost::Message;
 
 use crate::graph::GraphError;
+use crate::params::append_le_bytes;
 
 mod foreign;
 pub mod messages;
@@ -62,7 +64,23 @@ pub fn data_type_name(data_type: i32) -> String {
 /// when weights lie in another file.
 pub fn parse(bytes: &[u8]) -> Result<ModelProto, GraphError> {
     check_beginning(bytes)?;
-    let model = ModelProto::decode(bytes).map_err(|error| undecodable(bytes, &error))?;
+    check(bytes, ModelProto::decode(bytes))
+}
+
+/// Reads an ONNX file; the tensors of the model share its memory.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_shared(bytes: &Bytes) -> Result<ModelProto, GraphError> {
+    check_beginning(bytes)?;
+    check(bytes, ModelProto::decode(bytes.clone()))
+}
+
+fn check(
+    bytes: &[u8],
+    decoded: Result<ModelProto, prost::DecodeError>,
+) -> Result<ModelProto, GraphError> {
+    let model = decoded.map_err(|error| undecodable(bytes, &error))?;
     let missing = match &model.graph {
         None => "graph",
         Some(graph) if graph.node.is_empty() && graph.output.is_empty() => "graph",
@@ -121,17 +139,24 @@ impl ModelProto {
 impl TensorProto {
     /// A tensor of `f32`.
     pub fn from_f32(name: &str, shape: &[usize], values: &[f32]) -> Self {
-        let raw = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let mut raw = Vec::with_capacity(values.len() * 4);
+        append_le_bytes(values, &mut raw);
+        Self::raw_f32(name, shape, raw.into())
+    }
+
+    /// A tensor of `f32` whose values are there as little-endian bytes.
+    pub fn raw_f32(name: &str, shape: &[usize], raw: Bytes) -> Self {
         Self::raw(name, FLOAT, shape, raw)
     }
 
     /// A tensor of `i64` with one axis.
     pub fn from_i64(name: &str, values: &[i64]) -> Self {
-        let raw = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let raw = raw.into();
         Self::raw(name, INT64, &[values.len()], raw)
     }
 
-    fn raw(name: &str, data_type: i32, shape: &[usize], raw: Vec<u8>) -> Self {
+    fn raw(name: &str, data_type: i32, shape: &[usize], raw: Bytes) -> Self {
         let dims = shape.iter().map(|extent| i64::try_from(*extent).unwrap_or(i64::MAX)).collect();
         Self { name: name.to_owned(), data_type, dims, raw_data: Some(raw), ..Self::default() }
     }

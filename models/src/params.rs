@@ -120,16 +120,7 @@ impl Parameters {
     /// # Errors
     /// [`ParametersError::Format`].
     pub fn from_safetensors(bytes: &[u8]) -> Result<Self, ParametersError> {
-        let layout = Layout::parse(bytes)?.ok_or_else(|| {
-            ParametersError::Format(format!("{} bytes end within the header", bytes.len()))
-        })?;
-        if bytes.len() != layout.byte_len() {
-            return Err(ParametersError::Format(format!(
-                "the header announces {} bytes, found {}",
-                layout.byte_len(),
-                bytes.len()
-            )));
-        }
+        let layout = Layout::of_whole(bytes)?;
         let data = &bytes[layout.data_start()..];
         let read = |span: &Span| Parameter {
             name: span.name.clone(),
@@ -144,7 +135,7 @@ impl Parameters {
         let mut bytes = Layout::of(self).header();
         bytes.reserve(self.total_len() * 4);
         for item in &self.items {
-            bytes.extend(item.values.iter().flat_map(|value| value.to_le_bytes()));
+            append_le_bytes(&item.values, &mut bytes);
         }
         bytes
     }

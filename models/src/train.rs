@@ -1,15 +1,15 @@
 //! The `native` engine: trains and evaluates an ONNX graph on the CPU.
 
-use crate::graph::{
-    Graph, GraphError, Origin, ValueId, inference_model, training_model, without_values,
-};
+use crate::graph::{GraphError, Origin, ValueId};
 use crate::kernels::loss::softmax_cross_entropy;
 use crate::kernels::reshape::from_examples;
-use crate::onnx::ModelProto;
+use crate::onnx::TensorProto;
 use crate::params::{Layout, Parameter, Parameters, ParametersError};
 
+mod definition;
 mod network;
 
+pub use definition::Definition;
 use network::Network;
 
 /// Stochastic gradient descent as PyTorch does it: `g += weight_decay * w`,
@@ -77,16 +77,11 @@ pub enum TrainError {
 /// rayon pool that the calls are made in; results depend on its number of threads, not on timing.
 #[derive(Debug)]
 pub struct Trainer {
-    /// The file, without the weights' values.
-    model: ModelProto,
+    definition: Definition,
     network: Network,
     sgd: Sgd,
     /// Weights with the optimizer's velocity, empty before the first step; by name.
     weights: Vec<(ValueId, Vec<f32>)>,
-    /// Weights and states, by name.
-    kept: Vec<ValueId>,
-    example_shape: Vec<usize>,
-    classes: usize,
     steps: u64,
 }
 
@@ -96,30 +91,22 @@ impl Trainer {
     /// # Errors
     /// [`TrainError::Graph`] names the node that cannot be trained.
     pub fn new(onnx: &[u8], sgd: Sgd) -> Result<Self, TrainError> {
-        let model = crate::onnx::parse(onnx)?;
-        let graph = Graph::read(&model)?;
-        let model = without_values(model, &graph);
-        let mut kept: Vec<ValueId> = (0..graph.values.len())
-            .map(ValueId)
-            .filter(|id| matches!(graph.value(*id).origin, Origin::Weight | Origin::State))
-            .collect();
-        kept.sort_by(|a, b| graph.value(*a).name.cmp(&graph.value(*b).name));
-        let weights = kept.iter().filter(|id| graph.value(**id).origin == Origin::Weight);
-        let weights = weights.map(|id| (*id, Vec::new())).collect();
-        let example_shape = graph.value(graph.input).shape.dims.clone();
-        let classes = graph.value(graph.output).shape.dims[0];
+        let (definition, graph) = Definition::of(crate::onnx::parse(onnx)?)?;
+        let weights = definition.kept().iter().copied();
+        let weights = weights.filter(|id| graph.value(*id).origin == Origin::Weight);
+        let weights = weights.map(|id| (id, Vec::new())).collect();
         let network = Network::new(graph);
-        Ok(Self { model, network, sgd, weights, kept, example_shape, classes, steps: 0 })
+        Ok(Self { definition, network, sgd, weights, steps: 0 })
     }
 
     /// Shape of one example, `[c, h, w]` or `[d]`.
     pub fn example_shape(&self) -> &[usize] {
-        &self.example_shape
+        self.definition.example_shape()
     }
 
     /// Number of classes.
     pub fn classes(&self) -> usize {
-        self.classes
+        self.definition.classes()
     }
 
     /// Number of trained values, running statistics not counted.
@@ -139,7 +126,7 @@ impl Trainer {
                 values: self.network.values(*id).to_vec(),
             }
         };
-        Parameters::new(self.kept.iter().map(parameter).collect())
+        Parameters::new(self.definition.kept().iter().map(parameter).collect())
             .expect("names in a graph are unique and values fill their shapes")
     }
 
@@ -148,8 +135,8 @@ impl Trainer {
     /// # Errors
     /// [`TrainError::Parameters`] when names or shapes differ or values are not finite.
     pub fn set_parameters(&mut self, parameters: &Parameters) -> Result<(), TrainError> {
-        parameters.check_like(&self.layout())?;
-        for (id, item) in self.kept.iter().zip(parameters.items()) {
+        parameters.check_like(self.layout())?;
+        for (id, item) in self.definition.kept().iter().zip(parameters.items()) {
             self.network.values_mut(*id).copy_from_slice(&item.values);
         }
         for (_, velocity) in &mut self.weights {
@@ -159,12 +146,8 @@ impl Trainer {
     }
 
     /// Names and shapes of [`Trainer::parameters`].
-    pub fn layout(&self) -> Layout {
-        let graph = &self.network.graph;
-        Layout::new(self.kept.iter().map(|id| {
-            let value = graph.value(*id);
-            (value.name.as_str(), value.shape.dims.as_slice())
-        }))
+    pub fn layout(&self) -> &Layout {
+        self.definition.layout()
     }
 
     /// The last step's gradient of the mean loss by a weight, without weight decay; `None` for
@@ -227,31 +210,35 @@ impl Trainer {
     pub fn logits(&mut self, examples: &[f32]) -> Result<Vec<f32>, TrainError> {
         let batch = self.load(examples, None)?;
         self.network.forward(batch, false, 0);
+        let classes = self.definition.classes();
         let (logits, _) = self.network.logits(batch);
-        let row = |example| (0..self.classes).map(move |class| logits[class * batch + example]);
+        let row = |example| (0..classes).map(move |class| logits[class * batch + example]);
         Ok((0..batch).flat_map(row).collect())
     }
 
-    /// The graph in training form with the parameters of now, as an ONNX file.
+    /// See [`Definition::to_training_onnx`]; with the parameters of now, be they finite or not.
     pub fn to_training_onnx(&self) -> Vec<u8> {
-        // What is copied is let go of before the next copy is made.
-        let model = training_model(&self.model, &self.parameters());
-        model.to_bytes()
+        self.definition.training_onnx(self.tensors())
     }
 
-    /// The graph for inference with the parameters of now, as an ONNX file: batch
-    /// normalisation uses its running statistics, training-only nodes are gone, batches may be
-    /// of any size.
+    /// See [`Definition::to_inference_onnx`]; with the parameters of now, be they finite or not.
     pub fn to_inference_onnx(&self) -> Vec<u8> {
-        let model = inference_model(&self.model, &self.network.graph, &self.parameters());
-        model.to_bytes()
+        self.definition.inference_onnx(self.tensors())
+    }
+
+    fn tensors(&self) -> Vec<TensorProto> {
+        let tensor = |id: &ValueId| {
+            let value = self.network.graph.value(*id);
+            TensorProto::from_f32(&value.name, &value.shape.dims, self.network.values(*id))
+        };
+        self.definition.kept().iter().map(tensor).collect()
     }
 
     /// Checks a batch and puts it where the network reads it; the number of examples.
     fn load(&mut self, examples: &[f32], labels: Option<&[u32]>) -> Result<usize, TrainError> {
-        let len: usize = self.example_shape.iter().product();
-        let misfit =
-            |found: String| TrainError::Batch { expected: self.example_shape.clone(), found };
+        let (shape, classes) = (self.definition.example_shape(), self.definition.classes());
+        let len: usize = shape.iter().product();
+        let misfit = |found: String| TrainError::Batch { expected: shape.to_vec(), found };
         let batch = examples.len() / len;
         if batch == 0 || batch * len != examples.len() {
             return Err(misfit(format!("{} values", examples.len())));
@@ -260,12 +247,12 @@ impl Trainer {
             if labels.len() != batch {
                 return Err(misfit(format!("{batch} examples with {} labels", labels.len())));
             }
-            let out = |label: &&u32| usize::try_from(**label).is_ok_and(|l| l >= self.classes);
+            let out = |label: &&u32| usize::try_from(**label).is_ok_and(|l| l >= classes);
             if let Some(label) = labels.iter().find(out) {
-                return Err(TrainError::Label { label: *label, classes: self.classes });
+                return Err(TrainError::Label { label: *label, classes });
             }
         }
-        let rest = self.example_shape[1..].iter().product();
+        let rest = shape[1..].iter().product();
         from_examples(examples, batch, rest, self.network.input(batch));
         Ok(batch)
     }

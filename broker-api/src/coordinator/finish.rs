@@ -1,6 +1,7 @@
 //! After the last round: the result becomes a version in the registry.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use jobs::id::{BlobRef, JobId, ModelRef};
@@ -9,8 +10,7 @@ use jobs::spec::TrainSpec;
 use jobs::training::Training;
 use link::blobs::BlobError;
 use models::artifact::{Lineage, ModelConfig};
-use models::params::Parameters;
-use models::train::{Sgd, Trainer};
+use models::train::Definition;
 
 use super::state::Prepared;
 use crate::broker::Core;
@@ -35,15 +35,19 @@ impl Core {
         if let Some(record) = self.registry.list().into_iter().find(made) {
             return Ok(record.reference);
         }
+        let definition = Arc::new(self.definition(prepared).await?);
+        let blobs = &self.store.blobs;
+        let parameters = blobs.get(parameters).await.map_err(|error| unavailable(&error))?;
         // One form after the other, so that there are never many copies of a large model.
-        let (trainable, values) = self.export(prepared, parameters, Form::Training).await?;
-        let trainable = self.store.blobs.put(trainable).await.map_err(|e| unavailable(&e))?;
-        let (inference, _) = self.export(prepared, parameters, Form::Inference).await?;
+        let trainable = export(&definition, &parameters, Form::Training).await?;
+        let trainable = blobs.put(trainable).await.map_err(|error| unavailable(&error))?;
+        let inference = export(&definition, &parameters, Form::Inference).await?;
+        drop(parameters);
         let config = ModelConfig {
             description: format!("{} trained on {} by job {job}", spec.model.name, spec.dataset),
             labels: prepared.labels.clone(),
             preprocessing: prepared.preprocessing.clone(),
-            parameters: values as u64,
+            parameters: definition.layout().total_len() as u64,
             lineage: Some(lineage(job, spec, training)),
             ..ModelConfig::default()
         };
@@ -53,21 +57,11 @@ impl Core {
         added.map(|record| record.reference).map_err(|error| as_failure(&error))
     }
 
-    async fn export(
-        &self,
-        prepared: &Prepared,
-        parameters: &BlobRef,
-        form: Form,
-    ) -> Result<(Bytes, usize), Failure> {
-        let blobs = &self.store.blobs;
-        let parameters = blobs.get(parameters).await.map_err(|error| unavailable(&error))?;
-        let graph = blobs.get(&prepared.graph).await.map_err(|error| unavailable(&error))?;
-        let exported = tokio::task::spawn_blocking(move || export(graph, parameters, form)).await;
-        let fault = "writing the result met a fault of the program: see the broker's log";
-        exported.map_err(|_| Failure::new(FailureCode::Internal, fault))?.map_err(|error| {
-            let text = format!("the result cannot be written: {error}");
-            Failure::new(FailureCode::InvalidModel, text)
-        })
+    /// What was trained; the file is let go of.
+    async fn definition(&self, prepared: &Prepared) -> Result<Definition, Failure> {
+        let onnx = self.store.blobs.get(&prepared.graph).await;
+        let onnx = onnx.map_err(|error| unavailable(&error))?;
+        blocking(move || Definition::read(&onnx).map_err(|error| unwritable(&error))).await
     }
 }
 
@@ -82,21 +76,33 @@ fn unavailable(error: &BlobError) -> Failure {
     Failure::new(FailureCode::BlobUnavailable, error.to_string())
 }
 
-/// The model as an ONNX file, and its number of values.
-fn export(graph: Bytes, parameters: Bytes, form: Form) -> Result<(Bytes, usize), String> {
-    let sgd = Sgd { learning_rate: 0.0, momentum: 0.0, weight_decay: 0.0 };
-    let mut trainer = Trainer::new(&graph, sgd).map_err(|error| error.to_string())?;
-    drop(graph);
-    let values = Parameters::from_safetensors(&parameters).map_err(|error| error.to_string())?;
-    drop(parameters);
-    trainer.set_parameters(&values).map_err(|error| error.to_string())?;
-    let length = values.total_len();
-    drop(values);
-    let onnx = match form {
-        Form::Training => trainer.to_training_onnx(),
-        Form::Inference => trainer.to_inference_onnx(),
-    };
-    Ok((onnx.into(), length))
+/// The model as an ONNX file.
+async fn export(
+    definition: &Arc<Definition>,
+    parameters: &Bytes,
+    form: Form,
+) -> Result<Bytes, Failure> {
+    let (definition, parameters) = (definition.clone(), parameters.clone());
+    blocking(move || {
+        let onnx = match form {
+            Form::Training => definition.to_training_onnx(&parameters),
+            Form::Inference => definition.to_inference_onnx(&parameters),
+        };
+        onnx.map(Bytes::from).map_err(|error| unwritable(&error))
+    })
+    .await
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let fault = "writing the result met a fault of the program: see the broker's log";
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| Failure::new(FailureCode::Internal, fault))?
+}
+
+fn unwritable(error: &dyn std::fmt::Display) -> Failure {
+    Failure::new(FailureCode::InvalidModel, format!("the result cannot be written: {error}"))
 }
 
 fn lineage(job: &JobId, spec: &TrainSpec, training: &Training) -> Lineage {

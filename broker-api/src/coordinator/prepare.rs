@@ -8,7 +8,7 @@ use jobs::selector::Selector;
 use jobs::spec::TrainSpec;
 use models::params::Layout;
 use models::picture::{Layout as PictureLayout, Preprocessing};
-use models::train::{Sgd, TrainError, Trainer};
+use models::train::{Definition, TrainError};
 
 use super::state::{Prepared, parameters_name};
 use crate::broker::Core;
@@ -63,19 +63,12 @@ impl Core {
         let devices = self.fleet.matching(selector, Some(&spec.dataset));
         let facts = agreed_facts(&devices, &spec.dataset)?.ok_or(Unprepared::Nobody)?;
         let onnx = self.graph(spec, &facts).await?;
-        let (graph_bytes, local, facts_of) = (onnx.clone(), spec.local.clone(), facts.clone());
+        let (graph_bytes, facts_of) = (onnx.clone(), facts.clone());
         let checked = tokio::task::spawn_blocking(move || {
-            let sgd = Sgd {
-                learning_rate: local.learning_rate,
-                momentum: local.momentum,
-                weight_decay: local.weight_decay,
-            };
-            let trainer = Trainer::new(&graph_bytes, sgd).map_err(|error| untrainable(&error))?;
-            check_fits(&trainer, &facts_of)?;
-            let (layout, parameters) = (trainer.layout(), trainer.parameters());
-            // Copies of a large model are let go of one by one.
-            drop(trainer);
-            Ok((parameters.to_safetensors(), layout))
+            let read = Definition::read_with_parameters(&graph_bytes);
+            let (definition, parameters) = read.map_err(|error| untrainable(&error))?;
+            check_fits(&definition, &facts_of)?;
+            Ok((parameters, definition.layout().clone()))
         });
         let checked = checked.await.map_err(|_| {
             failed(FailureCode::Internal, "checking the graph met a fault of the program")
@@ -214,10 +207,10 @@ fn untrainable(error: &TrainError) -> Failure {
     Failure::new(code, format!("the model cannot be trained: {error}"))
 }
 
-fn check_fits(trainer: &Trainer, facts: &DatasetFacts) -> Result<(), Failure> {
+fn check_fits(definition: &Definition, facts: &DatasetFacts) -> Result<(), Failure> {
     let values = |shape: &[usize]| shape.iter().product::<usize>();
     let shape: Vec<usize> = facts.shape.iter().map(|extent| *extent as usize).collect();
-    let expected = trainer.example_shape();
+    let expected = definition.example_shape();
     if expected != shape && !(expected.len() == 1 && values(expected) == values(&shape)) {
         return Err(Failure::new(
             FailureCode::ShapeMismatch,
@@ -227,12 +220,12 @@ fn check_fits(trainer: &Trainer, facts: &DatasetFacts) -> Result<(), Failure> {
             ),
         ));
     }
-    if trainer.classes() < facts.classes as usize {
+    if definition.classes() < facts.classes as usize {
         return Err(Failure::new(
             FailureCode::ShapeMismatch,
             format!(
                 "the model has {} classes, data set {} has {}",
-                trainer.classes(),
+                definition.classes(),
                 facts.name,
                 facts.classes
             ),
@@ -245,8 +238,7 @@ fn check_fits(trainer: &Trainer, facts: &DatasetFacts) -> Result<(), Failure> {
 pub(super) async fn layout_of(core: &Core, prepared: &Prepared) -> Result<Layout, Unprepared> {
     let onnx = core.store.blobs.get(&prepared.graph).await.map_err(StoreError::from)?;
     let layout = tokio::task::spawn_blocking(move || {
-        let sgd = Sgd { learning_rate: 0.0, momentum: 0.0, weight_decay: 0.0 };
-        Trainer::new(&onnx, sgd).map(|trainer| Layout::of(&trainer.parameters()))
+        Definition::read(&onnx).map(|definition| definition.layout().clone())
     });
     match layout.await {
         Ok(Ok(layout)) => Ok(layout),

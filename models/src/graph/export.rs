@@ -2,29 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
+
 use super::{Graph, Op, Origin};
 use crate::onnx::{
     Dimension, DimensionValue, GraphProto, ModelProto, TensorProto, TypeValue, ValueInfoProto,
 };
-use crate::params::Parameters;
 
 /// The model with these parameters: tensors shared through `Identity` become tensors of their own.
-pub(crate) fn training_model(model: &ModelProto, parameters: &Parameters) -> ModelProto {
+pub(crate) fn training_model(model: &ModelProto, parameters: Vec<TensorProto>) -> ModelProto {
     let mut model = model.clone();
     let Some(graph) = &mut model.graph else { return model };
-    let mut tensors: BTreeMap<&str, TensorProto> = parameters
-        .items()
-        .iter()
-        .map(|item| {
-            let tensor = TensorProto::from_f32(&item.name, &item.shape, &item.values);
-            (item.name.as_str(), tensor)
-        })
-        .collect();
-    let owned =
-        |name: Option<&String>| name.is_some_and(|name| tensors.contains_key(name.as_str()));
+    let mut tensors: BTreeMap<String, TensorProto> =
+        parameters.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
+    let owned = |name: Option<&String>| name.is_some_and(|name| tensors.contains_key(name));
     graph.node.retain(|node| node.op_type != "Identity" || !owned(node.output.first()));
     for initializer in &mut graph.initializer {
-        if let Some(tensor) = tensors.remove(initializer.name.as_str()) {
+        if let Some(tensor) = tensors.remove(&initializer.name) {
             *initializer = tensor;
         }
     }
@@ -37,7 +31,7 @@ pub(crate) fn training_model(model: &ModelProto, parameters: &Parameters) -> Mod
 pub(crate) fn inference_model(
     model: &ModelProto,
     graph: &Graph,
-    parameters: &Parameters,
+    parameters: Vec<TensorProto>,
 ) -> ModelProto {
     let mut model = training_model(model, parameters);
     let Some(proto) = &mut model.graph else { return model };
@@ -136,7 +130,8 @@ fn remove_unused(proto: &mut GraphProto) {
     });
 }
 
-/// Drops the values of weights and states from a model whose parameters are kept elsewhere.
+/// Drops the values of weights and states from a model whose parameters are kept elsewhere. What
+/// remains shares no memory with the file.
 pub(crate) fn without_values(mut model: ModelProto, graph: &Graph) -> ModelProto {
     let kept: BTreeSet<&str> = graph
         .values
@@ -148,6 +143,8 @@ pub(crate) fn without_values(mut model: ModelProto, graph: &Graph) -> ModelProto
         if kept.contains(tensor.name.as_str()) {
             tensor.raw_data = None;
             tensor.float_data = Vec::new();
+        } else if let Some(raw) = &mut tensor.raw_data {
+            *raw = Bytes::copy_from_slice(raw);
         }
     }
     model

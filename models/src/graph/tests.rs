@@ -101,15 +101,11 @@ fn tensors_shared_through_identity_train_apart() {
     let proto = model(&[3], nodes, vec![floats("w", &[3, 2]), floats("b1", &[2])]);
     let graph = Graph::read(&proto).unwrap();
     assert_eq!(names(&graph, Origin::Weight), ["w", "b1", "b2"]);
-    let parameter = |name: &str, shape: &[usize], value: f32| crate::params::Parameter {
-        name: name.to_owned(),
-        shape: shape.to_vec(),
-        values: vec![value; shape.iter().product()],
+    let filled = |name: &str, shape: &[usize], value: f32| {
+        TensorProto::from_f32(name, shape, &vec![value; shape.iter().product()])
     };
-    let items =
-        vec![parameter("w", &[3, 2], 1.0), parameter("b1", &[2], 2.0), parameter("b2", &[2], 3.0)];
-    let parameters = crate::params::Parameters::new(items).unwrap();
-    let trained = training_model(&proto, &parameters);
+    let tensors = vec![filled("w", &[3, 2], 1.0), filled("b1", &[2], 2.0), filled("b2", &[2], 3.0)];
+    let trained = training_model(&proto, tensors);
     let again = Graph::read(&trained).unwrap();
     let value = |name: &str| again.values.iter().find(|v| v.name == name).unwrap().initial.clone();
     assert_eq!([value("b1"), value("b2")], [[2.0; 2], [3.0; 2]]);
@@ -183,8 +179,7 @@ fn a_fixed_batch_is_opened_for_inference() {
     let mut proto = model(&[3, 2, 2], nodes, tensors);
     fix_batch(&mut proto, 1);
     let graph = Graph::read(&proto).unwrap();
-    let parameters = crate::params::Parameters::default();
-    let open = inference_model(&proto, &graph, &parameters).graph.unwrap();
+    let open = inference_model(&proto, &graph, Vec::new()).graph.unwrap();
     let operators: Vec<_> = open.node.iter().map(|node| node.op_type.as_str()).collect();
     assert_eq!(operators, ["Reshape", "MatMul", "Identity"]);
     let shape = open.initializer.iter().find(|tensor| tensor.name == open.node[0].input[1]);

@@ -2,16 +2,21 @@
 
 use std::ops::Range;
 
+use bytes::Bytes;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::{Parameters, ParametersError};
+use crate::onnx::TensorProto;
 
 /// Longest header accepted: 100,000 tensors with long names fit.
 pub const HEADER_BYTES_MAX: usize = 16 << 20;
 
 /// Bytes before the header: its length as a little-endian `u64`.
 const LENGTH_BYTES: usize = 8;
+
+/// Bytes that are looked at together when a blob is checked.
+const PIECE_BYTES: usize = 64 * 1024;
 
 /// One tensor in the blob.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +93,24 @@ impl Layout {
             spans.push(Span { name, shape: info.shape.clone(), elements });
         }
         Ok(Some(Self { data_start: LENGTH_BYTES + length, spans }))
+    }
+
+    /// The layout of a blob that is there to its end.
+    ///
+    /// # Errors
+    /// [`ParametersError::Format`].
+    pub fn of_whole(blob: &[u8]) -> Result<Self, ParametersError> {
+        let layout = Self::parse(blob)?.ok_or_else(|| {
+            ParametersError::Format(format!("{} bytes end within the header", blob.len()))
+        })?;
+        if blob.len() == layout.byte_len() {
+            return Ok(layout);
+        }
+        Err(ParametersError::Format(format!(
+            "the header announces {} bytes, found {}",
+            layout.byte_len(),
+            blob.len()
+        )))
     }
 
     /// Bytes before the first value.
@@ -182,6 +205,22 @@ impl Layout {
         spans.sort_by(|a, b| a.name.cmp(&b.name));
         spans
     }
+}
+
+/// The tensors of a blob, which share its memory, once it is found to be one of `model`.
+pub(crate) fn tensors(blob: &Bytes, model: &Layout) -> Result<Vec<TensorProto>, ParametersError> {
+    let layout = Layout::of_whole(blob)?;
+    layout.check_like(model)?;
+    let data = blob.slice(layout.data_start..);
+    let tensors = layout.spans.iter().map(|span| {
+        let raw = data.slice(span.elements.start * 4..span.elements.end * 4);
+        for (at, piece) in raw.chunks(PIECE_BYTES).enumerate() {
+            let offset = span.elements.start + at * PIECE_BYTES / 4;
+            layout.check_finite(offset, &from_le_bytes(piece))?;
+        }
+        Ok(TensorProto::raw_f32(&span.name, &span.shape, raw))
+    });
+    tensors.collect()
 }
 
 /// Number of elements of a shape; `None` when it overflows.

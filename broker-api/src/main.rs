@@ -8,5 +8,20 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    give_memory_back();
     broker_api::cli::main()
+}
+
+/// Lets the allocator give pages back to the system as soon as they are free. It waits for a
+/// second otherwise, in which the chunks of a large model's updates take new pages all the time.
+/// Giving back at once costs a round of a large model a tenth of its time and saves more than a
+/// third of the memory; a wait of 5 ms costs half of that time and saves half of that memory.
+fn give_memory_back() {
+    /// `mi_option_purge_delay` of `mi_option_e` in mimalloc.h, in milliseconds.
+    const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+    #[expect(unsafe_code, reason = "mimalloc's options are set through its C interface only")]
+    // SAFETY: the function takes any option and value at any time.
+    unsafe {
+        libmimalloc_sys::mi_option_set(PURGE_DELAY, 0);
+    }
 }

@@ -24,6 +24,7 @@ mod reader;
 mod upload;
 
 pub use reader::BlobReader;
+pub use upload::Pieces;
 use upload::Upload;
 
 /// Bytes of a chunk, at most; less where the server's `max_payload` is smaller. Chosen by
@@ -120,6 +121,29 @@ impl Blobs {
         let (before, sent) = futures::join!(self.describe(&name), sending);
         let digest = hasher.finish();
         upload.commit(&name, &digest, sent.and(before)).await?;
+        Ok(BlobRef { digest, size, name: Some(name) })
+    }
+
+    /// Stores `size` bytes under a name of their own while they are made.
+    ///
+    /// # Errors
+    /// As [`Blobs::put`], and those of the pieces, after which nothing is stored.
+    pub async fn put_pieces<P: Pieces>(
+        &self,
+        name: String,
+        size: Size,
+        pieces: P,
+    ) -> Result<BlobRef, P::Error> {
+        let upload = Upload::new(self, size);
+        let mut hasher = Hasher::new();
+        let sending = upload.send_pieces(pieces, |piece| hasher.update(piece));
+        let (before, sent) = futures::join!(self.describe(&name), sending);
+        if let Err(error) = sent {
+            upload.abandon().await;
+            return Err(error);
+        }
+        let digest = hasher.finish();
+        upload.commit(&name, &digest, before).await?;
         Ok(BlobRef { digest, size, name: Some(name) })
     }
 
@@ -277,7 +301,11 @@ impl Blobs {
     fn chunk_bytes(&self) -> usize {
         match self.client.max_payload() {
             0 => CHUNK_BYTES,
-            max => CHUNK_BYTES.min(max.saturating_sub(jobs::wire::HEADER_ALLOWANCE)).max(1024),
+            max => {
+                let room = max.saturating_sub(jobs::wire::HEADER_ALLOWANCE);
+                // No chunk cuts a number.
+                CHUNK_BYTES.min(room - room % 8).max(1024)
+            }
         }
     }
 }

@@ -276,8 +276,9 @@ impl Owner {
     fn register(&self, parameters: BlobRef) {
         let (core, job, done) = (self.core.clone(), self.job.clone(), self.done.clone());
         let (spec, prepared) = (self.spec.clone(), self.prepared.clone());
-        let machine = self.machine.clone();
+        let (machine, updates) = (self.machine.clone(), self.updates.clone());
         self.core.spawn(async move {
+            updates.rest().await;
             let registered = core.register_result(&job, &spec, &prepared, &parameters, &machine);
             let event = match registered.await {
                 Ok(model) => Event::Registered { model },

@@ -1,8 +1,10 @@
 //! Looks into updates and adds them up while they arrive, in pieces; pure.
 //!
 //! Updates are added in the order of their devices, whatever the order of their arrival, so that
-//! the mean has the same bits everywhere. An update that arrives in its turn is added at once;
-//! one that is early waits in memory while there is room, and is read again when there is none.
+//! the mean has the same bits everywhere. An update that arrives in its turn is added piece by
+//! piece; one that is early waits in memory while there is room, and is read again when there is
+//! none. One that was added in part and turns out to be of no use spoils the sums: then the
+//! updates before it are read again.
 
 use std::collections::BTreeMap;
 
@@ -28,23 +30,37 @@ pub(super) struct Fold {
     order: Vec<DeviceId>,
     /// By ticket: one device's update may be looked into twice at the same time.
     reading: BTreeMap<u64, Reading>,
+    /// The ticket of the update that is added while it is read.
+    in_turn: Option<u64>,
     /// The update that is read again to be added.
-    again: Reading,
+    again: Content,
     waiting: BTreeMap<DeviceId, (Part, Vec<f32>)>,
+    /// Memory of an update that waited, for the next one.
+    spare: Vec<f32>,
     mean: Option<WeightedMean>,
     added: Vec<Part>,
+    /// The mean's header, as far as it was not taken yet, and how many values were.
+    taken: (Vec<u8>, usize),
 }
 
 /// An update that is being read.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Reading {
+    part: Part,
+    content: Content,
+    /// Its values, if it is early and there is room.
+    keep: Option<Vec<f32>>,
+    fault: Option<ParametersError>,
+}
+
+/// The bytes of an update, understood piece by piece.
+#[derive(Debug, Default)]
+struct Content {
     head: Vec<u8>,
     layout: Option<Layout>,
     /// Bytes of a value that was cut by a piece's end.
     rest: Vec<u8>,
     offset: usize,
-    keep: Option<Vec<f32>>,
-    fault: Option<ParametersError>,
 }
 
 impl Fold {
@@ -55,69 +71,134 @@ impl Fold {
             room,
             order: Vec::new(),
             reading: BTreeMap::new(),
-            again: Reading::default(),
+            in_turn: None,
+            again: Content::default(),
             waiting: BTreeMap::new(),
+            spare: Vec::new(),
             mean: None,
             added: Vec::new(),
+            taken: (Vec::new(), 0),
         }
     }
 
     /// Begins a round of these devices; what is left of another round is forgotten.
     pub(super) fn begin(&mut self, mut devices: Vec<DeviceId>) {
         devices.sort();
-        *self = Self { order: devices, ..Self::new(self.model.clone(), self.room) };
+        self.forget_all();
+        self.order = devices;
+    }
+
+    /// Forgets the round, but keeps its memory for the next one.
+    fn forget_all(&mut self) {
+        self.order.clear();
+        self.reading.clear();
+        self.in_turn = None;
+        while let Some((_, (_, values))) = self.waiting.pop_first() {
+            self.spare = values;
+        }
+        self.spoil();
+    }
+
+    /// Lets go of all memory: no round follows soon.
+    pub(super) fn rest(&mut self) {
+        *self = Self::new(self.model.clone(), self.room);
     }
 
     /// Begins to read an update.
-    pub(super) fn open(&mut self, ticket: u64) {
+    pub(super) fn open(&mut self, ticket: u64, part: Part) {
+        if self.next_is(&part.device) && !self.waiting.contains_key(&part.device) {
+            self.in_turn = Some(ticket);
+            self.reading.insert(ticket, Reading::of(part, None));
+            return;
+        }
         let held: usize = self.waiting.values().map(|(_, values)| values.len()).sum();
         let kept = self.reading.values().filter(|reading| reading.keep.is_some()).count();
         let length = self.model.total_len();
         let keep = held + (kept + 1) * length <= self.room;
-        let keep = keep.then(|| Vec::with_capacity(length));
-        self.reading.insert(ticket, Reading { keep, ..Reading::default() });
+        let keep = keep.then(|| {
+            let mut values = std::mem::take(&mut self.spare);
+            values.clear();
+            values.reserve_exact(length);
+            values
+        });
+        self.reading.insert(ticket, Reading::of(part, keep));
+    }
+
+    /// Whether it is the turn of this device, and no update of it is being added.
+    fn next_is(&self, device: &DeviceId) -> bool {
+        let in_order = || self.added.iter().zip(&self.order).all(|(part, id)| part.device == *id);
+        self.in_turn.is_none() && self.order.get(self.added.len()) == Some(device) && in_order()
     }
 
     /// Takes the next piece of an update; a fault shows in [`Fold::close`].
     pub(super) fn read(&mut self, ticket: u64, piece: &[u8]) {
-        let Some(reading) = self.reading.get_mut(&ticket) else { return };
-        if reading.fault.is_none()
-            && let Err(fault) = reading.take(piece, &self.model, |_, _| ())
-        {
+        let Some(reading) = self.reading.get_mut(&ticket).filter(|r| r.fault.is_none()) else {
+            return;
+        };
+        let taken = if self.in_turn == Some(ticket) {
+            let weight = weight(&reading.part);
+            let length = self.model.total_len();
+            let mean = self.mean.get_or_insert_with(|| WeightedMean::new(length));
+            reading.content.take(piece, &self.model, |offset, values| {
+                mean.add_piece(offset, values, weight);
+            })
+        } else {
+            let keep = &mut reading.keep;
+            reading.content.take(piece, &self.model, |_, values| {
+                if let Some(keep) = keep {
+                    keep.extend_from_slice(values);
+                }
+            })
+        };
+        if let Err(fault) = taken {
             reading.fault = Some(fault);
             reading.keep = None;
         }
     }
 
     /// The update was read to its end, and its digest is right: adds it if it is its turn.
-    pub(super) fn close(&mut self, ticket: u64, part: Part) -> Result<(), ParametersError> {
+    pub(super) fn close(&mut self, ticket: u64) -> Result<(), ParametersError> {
         let Some(reading) = self.reading.remove(&ticket) else { return Ok(()) };
-        let keep = reading.finish(&self.model)?;
-        if let Some(values) = keep {
-            self.waiting.insert(part.device.clone(), (part, values));
-            self.add_in_turn();
+        let finished = match reading.fault {
+            Some(fault) => Err(fault),
+            None => reading.content.finish(&self.model),
+        };
+        if self.in_turn == Some(ticket) {
+            self.in_turn = None;
+            match &finished {
+                Ok(()) => self.count(reading.part),
+                Err(_) => self.spoil(),
+            }
+        } else if let (Ok(()), Some(values)) = (&finished, reading.keep) {
+            self.waiting.insert(reading.part.device.clone(), (reading.part, values));
         }
-        Ok(())
+        self.add_in_turn();
+        finished
     }
 
     /// The update cannot be read to its end.
     pub(super) fn forget(&mut self, ticket: u64) {
         self.reading.remove(&ticket);
+        if self.in_turn == Some(ticket) {
+            self.in_turn = None;
+            self.spoil();
+        }
     }
 
     /// Adds the early updates whose turn has come.
     fn add_in_turn(&mut self) {
-        while let Some(next) = self.order.get(self.added.len()) {
-            let in_turn = self.added.iter().zip(&self.order).all(|(part, id)| part.device == *id);
-            let Some((part, values)) = self.waiting.remove(next).filter(|_| in_turn) else {
+        while let Some(next) = self.order.get(self.added.len()).cloned() {
+            if !self.next_is(&next) {
                 return;
-            };
-            self.add(part, &values);
+            }
+            let Some((part, values)) = self.waiting.remove(&next) else { return };
+            self.add(part, values);
         }
     }
 
-    fn add(&mut self, part: Part, values: &[f32]) {
-        self.mean_of_model().add_piece(0, values, weight(&part));
+    fn add(&mut self, part: Part, values: Vec<f32>) {
+        self.mean_of_model().add_piece(0, &values, weight(&part));
+        self.spare = values;
         self.count(part);
     }
 
@@ -134,13 +215,12 @@ impl Fold {
     /// Makes the mean begin with these updates; gives the first that has to be read again, with
     /// its place in the list.
     pub(super) fn add_known(&mut self, parts: &[Part]) -> Option<usize> {
-        if !parts.starts_with(&self.added) {
-            self.added.clear();
-            self.mean = None;
+        if self.in_turn.take().is_some() || !parts.starts_with(&self.added) {
+            self.spoil();
         }
         while let Some(part) = parts.get(self.added.len()) {
             match self.waiting.remove(&part.device) {
-                Some((found, values)) if found == *part => self.add(found, &values),
+                Some((found, values)) if found == *part => self.add(found, values),
                 Some(_) | None => return Some(self.added.len()),
             }
         }
@@ -161,7 +241,7 @@ impl Fold {
 
     /// Begins to read an update again.
     pub(super) fn open_again(&mut self) {
-        self.again = Reading::default();
+        self.again = Content::default();
     }
 
     /// The update that was read again is whole.
@@ -174,31 +254,44 @@ impl Fold {
     /// Forgets what was added: it cannot be trusted.
     pub(super) fn spoil(&mut self) {
         self.added.clear();
-        self.mean = None;
+        if let Some(mean) = &mut self.mean
+            && mean.weight() > 0.0
+        {
+            mean.clear();
+        }
     }
 
-    /// The mean as a blob, and nothing is left of the round.
-    pub(super) fn finish(&mut self) -> Result<Vec<u8>, ParametersError> {
-        self.waiting.clear();
-        self.added.clear();
-        let mut bytes = self.model.header();
-        bytes.reserve_exact(self.model.byte_len().saturating_sub(bytes.len()));
-        let Some(mean) = self.mean.take() else {
-            return Err(ParametersError::Format("there are no updates".to_owned()));
-        };
-        let blocks = mean.into_blocks();
-        let blocks = blocks.map_err(|error| ParametersError::Format(error.to_string()))?;
-        let mut offset = 0;
-        for values in blocks {
-            self.model.check_finite(offset, &values)?;
-            models::params::append_le_bytes(&values, &mut bytes);
-            offset += values.len();
+    /// Begins to hand out the mean as a blob; its length.
+    pub(super) fn seal(&mut self) -> u64 {
+        self.taken = (self.model.header(), 0);
+        self.model.byte_len() as u64
+    }
+
+    /// The next bytes of the blob, `max` (a multiple of 4) of them but at its end, and none after
+    /// it; then nothing is left of the round.
+    pub(super) fn next_piece(&mut self, max: usize) -> Result<Vec<u8>, ParametersError> {
+        let (header, offset) = &mut self.taken;
+        let mut piece: Vec<u8> = header.drain(..max.min(header.len())).collect();
+        let empty = || ParametersError::Format("there are no updates".to_owned());
+        let mean = self.mean.as_ref().ok_or_else(empty)?;
+        let values = mean.piece(*offset, (max - piece.len()) / 4).map_err(|_| empty())?;
+        self.model.check_finite(*offset, &values)?;
+        *offset += values.len();
+        models::params::append_le_bytes(&values, &mut piece);
+        if piece.is_empty() {
+            self.forget_all();
         }
-        Ok(bytes)
+        Ok(piece)
     }
 }
 
 impl Reading {
+    fn of(part: Part, keep: Option<Vec<f32>>) -> Self {
+        Self { part, content: Content::default(), keep, fault: None }
+    }
+}
+
+impl Content {
     /// Reads the header, then hands out values with their offset.
     fn take(
         &mut self,
@@ -240,16 +333,10 @@ impl Reading {
         model.check_finite(self.offset, &values)?;
         with(self.offset, &values);
         self.offset += values.len();
-        if let Some(keep) = &mut self.keep {
-            keep.extend_from_slice(&values);
-        }
         Ok(())
     }
 
-    fn finish(self, model: &Layout) -> Result<Option<Vec<f32>>, ParametersError> {
-        if let Some(fault) = self.fault {
-            return Err(fault);
-        }
+    fn finish(self, model: &Layout) -> Result<(), ParametersError> {
         if self.layout.is_none() || self.offset != model.total_len() || !self.rest.is_empty() {
             return Err(ParametersError::Format(format!(
                 "it ends after {} of {} values",
@@ -257,7 +344,7 @@ impl Reading {
                 model.total_len()
             )));
         }
-        Ok(self.keep)
+        Ok(())
     }
 }
 

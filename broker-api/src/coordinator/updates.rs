@@ -4,9 +4,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use jobs::id::{BlobRef, DeviceId, JobId};
+use bytes::Bytes;
+use jobs::id::{BlobRef, Bytes as Size, DeviceId, JobId};
 use jobs::report::{Failure, FailureCode, UpdateReport};
-use link::blobs::{BlobError, Blobs};
+use link::blobs::{BlobError, Blobs, Pieces};
 use models::params::{Layout, ParametersError};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -108,12 +109,12 @@ impl Updates {
 
     async fn read_as(&self, ticket: u64, part: &Part) -> Result<(), ReadError> {
         let mut reader = self.blobs.open(&part.parameters).await?;
-        self.tell(move |fold| fold.open(ticket)).await;
+        let part = part.clone();
+        self.tell(move |fold| fold.open(ticket, part)).await;
         while let Some(piece) = reader.next().await? {
             self.tell(move |fold| fold.read(ticket, &piece)).await;
         }
-        let part = part.clone();
-        Ok(self.ask(move |fold| fold.close(ticket, part)).await??)
+        Ok(self.ask(move |fold| fold.close(ticket)).await??)
     }
 
     /// The mean of these updates, in their order, in the object store under a name.
@@ -124,18 +125,21 @@ impl Updates {
     ) -> Result<BlobRef, Failure> {
         let parts: Arc<[Part]> =
             updates.iter().map(|(device, update)| part(device, update)).collect();
-        let bytes = self.mean(&parts).await.map_err(|error| match error {
+        self.mean(name, &parts).await.map_err(|error| match error {
             ReadError::Blob(error) => Failure::new(FailureCode::BlobUnavailable, error.to_string()),
             ReadError::Parameters(error) => {
                 Failure::new(FailureCode::Diverged, format!("the mean of the updates: {error}"))
             }
             ReadError::Thread => thread_failure(),
-        })?;
-        let put = self.blobs.put_named(name, bytes.into()).await;
-        put.map_err(|error| Failure::new(FailureCode::BlobUnavailable, error.to_string()))
+        })
     }
 
-    async fn mean(&self, parts: &Arc<[Part]>) -> Result<Vec<u8>, ReadError> {
+    /// Lets go of all memory until the next round.
+    pub(super) async fn rest(&self) {
+        self.tell(Fold::rest).await;
+    }
+
+    async fn mean(&self, name: String, parts: &Arc<[Part]>) -> Result<BlobRef, ReadError> {
         loop {
             let known = parts.clone();
             let Some(missing) = self.ask(move |fold| fold.add_known(&known)).await? else { break };
@@ -144,7 +148,8 @@ impl Updates {
                 return Err(error);
             }
         }
-        Ok(self.ask(Fold::finish).await??)
+        let size = Size(self.ask(Fold::seal).await?);
+        self.blobs.put_pieces(name, size, Mean(self)).await
     }
 
     async fn add_again(&self, part: Part) -> Result<(), ReadError> {
@@ -173,6 +178,17 @@ impl Updates {
         })
         .await;
         answered.await.map_err(|_| ReadError::Thread)
+    }
+}
+
+/// The sealed mean, piece by piece.
+struct Mean<'a>(&'a Updates);
+
+impl Pieces for Mean<'_> {
+    type Error = ReadError;
+
+    async fn next(&mut self, max: usize) -> Result<Bytes, ReadError> {
+        Ok(self.0.ask(move |fold| fold.next_piece(max)).await??.into())
     }
 }
 

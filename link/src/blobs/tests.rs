@@ -142,3 +142,35 @@ async fn equal_bytes_under_names_of_their_own_live_and_die_apart() {
     assert_eq!(blobs.size(&one).await.unwrap(), None);
     assert!(blobs.get(&two).await.unwrap() == bytes);
 }
+
+/// Pieces of a blob that cannot be made to its end, if `fails`.
+struct Made {
+    bytes: Bytes,
+    fails: bool,
+}
+
+impl Pieces for Made {
+    type Error = BlobError;
+
+    async fn next(&mut self, max: usize) -> Result<Bytes, BlobError> {
+        if self.fails && self.bytes.len() <= CHUNK_BYTES {
+            return Err(BlobError::unavailable("making a piece", "it was planned so"));
+        }
+        Ok(self.bytes.split_to(max.min(self.bytes.len())))
+    }
+}
+
+#[tokio::test]
+async fn what_is_made_while_it_is_sent_is_whole_or_not_there() {
+    let server = Server::start();
+    let blobs = store(&server).await;
+    let bytes = pattern(3 * CHUNK_BYTES + 5, 6);
+    let size = Size(bytes.len() as u64);
+    let made = |fails| Made { bytes: bytes.clone(), fails };
+    let failed = blobs.put_pieces("mean".to_owned(), size, made(true)).await;
+    assert!(failed.unwrap_err().to_string().contains("planned"));
+    assert_eq!(messages(&blobs).await, 0);
+    let blob = blobs.put_pieces("mean".to_owned(), size, made(false)).await.unwrap();
+    assert_eq!(blob.digest, crate::digest::of(&bytes));
+    assert!(blobs.get(&blob).await.unwrap() == bytes);
+}

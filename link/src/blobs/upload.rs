@@ -17,6 +17,26 @@ use super::{
 /// Bytes of chunks that may be under way without acknowledgement.
 const WINDOW_BYTES: usize = 8 * 1024 * 1024;
 
+/// Bytes of a blob, made while they are sent.
+pub trait Pieces: Send {
+    /// Why a piece cannot be made.
+    type Error: From<BlobError>;
+
+    /// The next `max` bytes, fewer only at the blob's end, and none after it.
+    fn next(&mut self, max: usize) -> impl Future<Output = Result<Bytes, Self::Error>> + Send;
+}
+
+/// Bytes that are there.
+struct Whole(Bytes);
+
+impl Pieces for Whole {
+    type Error = BlobError;
+
+    async fn next(&mut self, max: usize) -> Result<Bytes, BlobError> {
+        Ok(self.0.split_to(max.min(self.0.len())))
+    }
+}
+
 pub(super) struct Upload<'a> {
     blobs: &'a Blobs,
     id: String,
@@ -34,34 +54,53 @@ impl<'a> Upload<'a> {
     /// Sends all chunks and waits until they are stored; shows each chunk to `seen` meanwhile.
     pub(super) async fn send_chunks(
         &self,
-        mut bytes: Bytes,
-        mut seen: impl FnMut(&[u8]),
+        bytes: Bytes,
+        seen: impl FnMut(&[u8]),
     ) -> Result<(), BlobError> {
+        self.send_pieces(Whole(bytes), seen).await
+    }
+
+    /// The same while the chunks are made.
+    pub(super) async fn send_pieces<P: Pieces>(
+        &self,
+        mut pieces: P,
+        mut seen: impl FnMut(&[u8]),
+    ) -> Result<(), P::Error> {
+        let mut under_way = VecDeque::new();
+        let sent = self.send_until_end(&mut pieces, &mut seen, &mut under_way).await;
+        // Also after an error: nothing may arrive after the caller tidies up.
+        let acknowledged = acknowledge_all(&mut under_way).await;
+        sent?;
+        Ok(acknowledged?)
+    }
+
+    async fn send_until_end<P: Pieces>(
+        &self,
+        pieces: &mut P,
+        seen: &mut impl FnMut(&[u8]),
+        under_way: &mut VecDeque<PublishAckFuture>,
+    ) -> Result<(), P::Error> {
         let subject = chunk_subject(&self.id);
         let window = (WINDOW_BYTES / self.chunk_bytes).max(1);
-        let mut under_way = VecDeque::new();
-        while !bytes.is_empty() {
-            let chunk = bytes.split_to(self.chunk_bytes.min(bytes.len()));
-            let sent = async {
-                if under_way.len() == window
-                    && let Some(oldest) = under_way.pop_front()
-                {
-                    let oldest: PublishAckFuture = oldest;
-                    oldest.await?;
-                }
-                self.blobs.context.publish(subject.clone(), chunk.clone()).await
-            };
-            match sent.await {
-                Ok(sent) => under_way.push_back(sent),
-                Err(error) => {
-                    // Nothing may arrive after the caller tidies up.
-                    let _ = acknowledge_all(&mut under_way).await;
-                    return Err(refused(&error));
-                }
+        loop {
+            let chunk = pieces.next(self.chunk_bytes).await?;
+            if chunk.is_empty() {
+                return Ok(());
             }
+            if under_way.len() == window
+                && let Some(oldest) = under_way.pop_front()
+            {
+                oldest.await.map_err(|error| refused(&error))?;
+            }
+            let sent = self.blobs.context.publish(subject.clone(), chunk.clone()).await;
+            under_way.push_back(sent.map_err(|error| refused(&error))?);
             seen(&chunk);
         }
-        acknowledge_all(&mut under_way).await
+    }
+
+    /// Ends an upload that will not be committed.
+    pub(super) async fn abandon(self) {
+        self.blobs.purge(&self.id).await;
     }
 
     /// Publishes the description under the condition that nobody else did since `before`;

@@ -58,16 +58,33 @@ impl WeightedMean {
         self.weight
     }
 
-    /// The mean, block after block; each is let go of as the next one is taken.
+    /// The mean of `length` values from `offset` on, fewer at the vector's end.
     ///
     /// # Errors
     /// [`EmptyMean`].
-    pub fn into_blocks(self) -> Result<impl Iterator<Item = Vec<f32>>, EmptyMean> {
-        let weight = self.weight;
-        if !(weight > 0.0 && weight.is_finite()) {
+    pub fn piece(&self, offset: usize, length: usize) -> Result<Vec<f32>, EmptyMean> {
+        if !(self.weight > 0.0 && self.weight.is_finite()) {
             return Err(EmptyMean);
         }
-        Ok(self.blocks.into_iter().map(move |sums| divided(&sums, weight)))
+        let total = self.blocks.iter().map(Vec::len).sum::<usize>();
+        let length = length.min(total.saturating_sub(offset));
+        let mut piece = Vec::with_capacity(length);
+        let (first, mut start) = (offset / BLOCK, offset % BLOCK);
+        for sums in self.blocks.iter().skip(first) {
+            let end = sums.len().min(start + length - piece.len());
+            piece.extend(divided(&sums[start..end], self.weight));
+            if piece.len() == length {
+                break;
+            }
+            start = 0;
+        }
+        Ok(piece)
+    }
+
+    /// Forgets what was added; the memory serves the next mean.
+    pub fn clear(&mut self) {
+        self.weight = 0.0;
+        self.blocks.par_iter_mut().for_each(|sums| sums.fill(0.0));
     }
 }
 
@@ -78,8 +95,8 @@ fn add(sums: &mut [f64], values: &[f32], weight: f64) {
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the mean of f32 values fits f32")]
-fn divided(sums: &[f64], weight: f64) -> Vec<f32> {
-    sums.iter().map(|sum| (sum / weight) as f32).collect()
+fn divided(sums: &[f64], weight: f64) -> impl Iterator<Item = f32> {
+    sums.iter().map(move |sum| (sum / weight) as f32)
 }
 
 #[cfg(test)]

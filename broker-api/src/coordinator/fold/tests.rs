@@ -26,32 +26,60 @@ fn model() -> Layout {
 /// Reads an update in pieces of a length that cuts values and the header.
 fn arrive(fold: &mut Fold, part: &Part, blob: &[u8]) -> Result<(), ParametersError> {
     let ticket = part.examples;
-    fold.open(ticket);
+    fold.open(ticket, part.clone());
     for piece in blob.chunks(7) {
         fold.read(ticket, piece);
     }
-    fold.close(ticket, part.clone())
+    fold.close(ticket)
 }
 
-fn mean_of(order: &[usize], room: usize) -> Vec<u8> {
-    let parts = [part("a", 1), part("b", 2), part("c", 5)];
-    let blobs: Vec<Vec<u8>> = [0.1_f32, 0.7, -3.3]
+fn three() -> ([Part; 3], Vec<Vec<u8>>) {
+    let blobs = [0.1_f32, 0.7, -3.3]
         .iter()
-        .map(|x| parameters(&[*x, x * 3.0, x / 7.0, x + 0.3, x * x]).to_safetensors())
-        .collect();
+        .map(|x| parameters(&[*x, x * 3.0, x / 7.0, x + 0.3, x * x]).to_safetensors());
+    ([part("a", 1), part("b", 2), part("c", 5)], blobs.collect())
+}
+
+fn begun(parts: &[Part], room: usize) -> Fold {
     let mut fold = Fold::new(model(), room);
     fold.begin(parts.iter().map(|part| part.device.clone()).collect());
-    for at in order {
-        arrive(&mut fold, &parts[*at], &blobs[*at]).unwrap();
-    }
-    while let Some(at) = fold.add_known(&parts) {
+    fold
+}
+
+/// The mean of updates, those that are not known read again.
+fn finished(mut fold: Fold, parts: &[Part], blobs: &[Vec<u8>]) -> Vec<u8> {
+    while let Some(at) = fold.add_known(parts) {
         fold.open_again();
         for piece in blobs[at].chunks(5) {
             fold.add_piece(&parts[at], piece).unwrap();
         }
         fold.close_again(&parts[at]).unwrap();
     }
-    fold.finish().unwrap()
+    whole(&mut fold).unwrap()
+}
+
+/// The mean as a blob, in pieces of a length that cuts the header.
+fn whole(fold: &mut Fold) -> Result<Vec<u8>, ParametersError> {
+    let length = fold.seal();
+    let mut blob = Vec::new();
+    loop {
+        let piece = fold.next_piece(20)?;
+        if piece.is_empty() {
+            assert_eq!(blob.len() as u64, length);
+            return Ok(blob);
+        }
+        assert!(piece.len() == 20 || (blob.len() + piece.len()) as u64 == length);
+        blob.extend(piece);
+    }
+}
+
+fn mean_of(order: &[usize], room: usize) -> Vec<u8> {
+    let (parts, blobs) = three();
+    let mut fold = begun(&parts, room);
+    for at in order {
+        arrive(&mut fold, &parts[*at], &blobs[*at]).unwrap();
+    }
+    finished(fold, &parts, &blobs)
 }
 
 #[test]
@@ -69,6 +97,58 @@ fn the_mean_has_the_same_bits_whatever_the_order_and_the_room() {
 }
 
 #[test]
+fn updates_that_are_read_side_by_side_are_added_in_order() {
+    let (parts, blobs) = three();
+    for room in [0, 5, 100] {
+        let mut fold = begun(&parts, room);
+        for (ticket, part) in (0..).zip(&parts) {
+            fold.open(ticket, part.clone());
+        }
+        let longest = blobs.iter().map(Vec::len).max().unwrap();
+        for at in (0..longest).step_by(11) {
+            for (ticket, blob) in (0..).zip(&blobs) {
+                fold.read(ticket, &blob[at.min(blob.len())..(at + 11).min(blob.len())]);
+            }
+        }
+        for ticket in [1, 2, 0] {
+            fold.close(ticket).unwrap();
+        }
+        assert_eq!(finished(fold, &parts, &blobs), mean_of(&[0, 1, 2], 100), "room for {room}");
+    }
+}
+
+#[test]
+fn an_update_that_was_added_in_part_leaves_no_trace() {
+    let (parts, blobs) = three();
+    let bad = parameters(&[1e30, 1.0, 1.0, 1.0, f32::NAN]).to_safetensors();
+    let expected = {
+        let parts = [parts[0].clone(), parts[2].clone()];
+        finished(begun(&parts, 0), &parts, &[blobs[0].clone(), blobs[2].clone()])
+    };
+    for cut in [bad.len(), bad.len() - 6] {
+        let mut fold = begun(&parts, 100);
+        arrive(&mut fold, &parts[0], &blobs[0]).unwrap();
+        arrive(&mut fold, &parts[1], &bad[..cut]).unwrap_err();
+        arrive(&mut fold, &parts[2], &blobs[2]).unwrap();
+        let left = [parts[0].clone(), parts[2].clone()];
+        assert_eq!(finished(fold, &left, &[blobs[0].clone(), blobs[2].clone()]), expected);
+    }
+    // One that cannot be read to its end, and one that is still being read at the end.
+    for forgotten in [true, false] {
+        let mut fold = begun(&parts, 100);
+        arrive(&mut fold, &parts[0], &blobs[0]).unwrap();
+        fold.open(7, parts[1].clone());
+        fold.read(7, &blobs[1][..blobs[1].len() - 3]);
+        if forgotten {
+            fold.forget(7);
+        }
+        arrive(&mut fold, &parts[2], &blobs[2]).unwrap();
+        let left = [parts[0].clone(), parts[2].clone()];
+        assert_eq!(finished(fold, &left, &[blobs[0].clone(), blobs[2].clone()]), expected);
+    }
+}
+
+#[test]
 fn a_device_that_is_not_in_the_mean_is_left_out() {
     let mut fold = Fold::new(model(), 100);
     let (a, b) = (part("a", 1), part("b", 3));
@@ -81,7 +161,7 @@ fn a_device_that_is_not_in_the_mean_is_left_out() {
     fold.open_again();
     fold.add_piece(&b, &blob).unwrap();
     fold.close_again(&b).unwrap();
-    let mean = Parameters::from_safetensors(&fold.finish().unwrap()).unwrap();
+    let mean = Parameters::from_safetensors(&whole(&mut fold).unwrap()).unwrap();
     assert_eq!(mean.items()[1].values, [2.0; 4]);
 }
 

@@ -15,7 +15,9 @@ fn mean(vectors: &[(Vec<f32>, f64)], cut: usize) -> Vec<f32> {
         }
         mean.add_weight(*weight);
     }
-    mean.into_blocks().unwrap().flatten().collect()
+    let pieces = (0..length).step_by(cut).flat_map(|at| mean.piece(at, cut).unwrap()).collect();
+    assert_eq!(mean.piece(0, usize::MAX / 2).unwrap(), pieces);
+    pieces
 }
 
 /// The definition, one value after the other.
@@ -64,11 +66,11 @@ fn long_vectors_have_the_same_bits_on_threads() {
 
 #[test]
 fn nothing_has_no_mean() {
-    assert!(WeightedMean::new(2).into_blocks().is_err());
+    assert!(WeightedMean::new(2).piece(0, 2).is_err());
     let mut weightless = WeightedMean::new(2);
     weightless.add_piece(0, &[1.0, 2.0], 0.0);
     weightless.add_weight(0.0);
-    assert!(weightless.into_blocks().is_err());
+    assert!(weightless.piece(0, 2).is_err());
 }
 
 /// Flower 1.41, `aggregate_test.py::test_aggregate` and the definition by hand.

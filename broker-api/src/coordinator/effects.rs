@@ -51,15 +51,16 @@ impl Owner {
             return Ok(());
         }
         self.save().await?;
-        // Who follows the job hears of the end of a round before the start of the next.
-        let (ended, outward): (Vec<Effect>, Vec<Effect>) =
-            outward.into_iter().partition(|effect| matches!(effect, Effect::PublishRound(_)));
-        for effect in ended {
+        // Devices do not wait until the round before is told; who follows the job hears of its
+        // end before the start of the next.
+        let (to_devices, others): (Vec<Effect>, Vec<Effect>) =
+            outward.into_iter().partition(|effect| matches!(effect, Effect::Round { .. }));
+        let started = started(&to_devices);
+        for effect in to_devices.into_iter().chain(others) {
             self.perform_outward(effect).await?;
         }
-        self.tell_started(&outward);
-        for effect in outward {
-            self.perform_outward(effect).await?;
+        if let Some((round, devices)) = started {
+            self.tell_started(round, devices);
         }
         Ok(())
     }
@@ -123,31 +124,15 @@ impl Owner {
         });
     }
 
-    fn tell_started(&self, effects: &[Effect]) {
-        let mut started = None;
-        let mut devices = Vec::new();
-        for effect in effects {
-            if let Effect::Round {
-                round,
-                effect: round::Effect::Offer { device, purpose: Purpose::Train, attempt, .. },
-            } = effect
-                && *attempt == Attempt(1)
-            {
-                started = Some(round.0);
-                devices.push(device.clone());
+    fn tell_started(&self, round: u32, devices: Vec<DeviceId>) {
+        let body = EventBody::RoundStarted { round, devices };
+        let (core, job) = (self.core.clone(), self.job.clone());
+        let id = format!("round.{round}.started");
+        self.core.spawn(async move {
+            if let Err(error) = core.store.publish_event(&job, &id, body).await {
+                tracing::warn!(%job, %error, "the start of a round was not told");
             }
-        }
-        if let Some(round) = started {
-            let body = EventBody::RoundStarted { round, devices };
-            let (core, job) = (self.core.clone(), self.job.clone());
-            let id = format!("round.{round}.started");
-            // Devices need not wait for it.
-            self.core.spawn(async move {
-                if let Err(error) = core.store.publish_event(&job, &id, body).await {
-                    tracing::warn!(%job, %error, "the start of a round was not told");
-                }
-            });
-        }
+        });
     }
 
     async fn perform_outward(&mut self, effect: Effect) -> Result<(), Stop> {
@@ -320,4 +305,22 @@ impl Owner {
         let rested = self.core.closing.run_until_cancelled(rest).await;
         rested.ok_or(Stop::Closing)
     }
+}
+
+/// The round that first offers begin, and who gets them.
+fn started(effects: &[Effect]) -> Option<(u32, Vec<DeviceId>)> {
+    let mut started = None;
+    let mut devices = Vec::new();
+    for effect in effects {
+        if let Effect::Round {
+            round,
+            effect: round::Effect::Offer { device, purpose: Purpose::Train, attempt, .. },
+        } = effect
+            && *attempt == Attempt(1)
+        {
+            started = Some(round.0);
+            devices.push(device.clone());
+        }
+    }
+    started.map(|round| (round, devices))
 }

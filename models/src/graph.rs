@@ -1,16 +1,20 @@
 //! The graph that is trained and run: operators with shapes inferred and checked.
 //!
 //! Reads and writes [`crate::onnx`] models; knows nothing of kernels. An operator is added by an
-//! [`Op`] variant and a reader in `graph/operators.rs`, and by its kernel in `kernels.rs`.
+//! [`Op`] variant, a reader below `graph/operators.rs`, and its kernel in `kernels.rs`.
 
 use crate::onnx::ModelProto;
 
+mod constants;
+mod context;
 mod export;
+mod op;
 mod operators;
 mod reader;
 mod window;
 
 pub(crate) use export::{inference_model, training_model, without_values};
+pub(crate) use op::{Activation, Arithmetic, Op};
 pub(crate) use window::Window;
 
 /// Most elements that one value may have per example: 1 GiB of `f32`.
@@ -121,31 +125,6 @@ pub(crate) struct Value {
     pub(crate) origin: Origin,
     /// Initial values of weights, states and constants; empty for others.
     pub(crate) initial: Vec<f32>,
-}
-
-/// An operator with what its attributes say.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Op {
-    /// `[x, w [m, c/group, kh, kw], bias [m]?]`
-    Conv { window: Window, group: usize },
-    /// `[x, w, bias?]`: `alpha x w' + beta bias`, `w` is `[m, d]` if `transposed`, else `[d, m]`.
-    Gemm { alpha: f32, beta: f32, transposed: bool },
-    /// `[a, b]`, each broadcast to the output.
-    Add,
-    /// `[x]`
-    Relu,
-    /// `[x]`
-    MaxPool(Window),
-    /// `[x]`
-    AveragePool { window: Window, include_pad: bool },
-    /// `[x]`: mean over all axes after the channels.
-    GlobalAveragePool,
-    /// `[x, scale, bias]`, states `[mean, variance]`; `momentum` as ONNX counts it.
-    BatchNormalization { epsilon: f32, momentum: f32 },
-    /// `[x]`: the same elements of each example in row-major order under another shape.
-    Reshape,
-    /// `[x]`
-    Dropout { ratio: f32 },
 }
 
 /// One operation.

@@ -81,6 +81,48 @@ fn the_inference_file_computes_what_evaluation_does() {
     }
 }
 
+/// `x * x` joined with two more of `x`, and one dense layer.
+fn several_times() -> Vec<u8> {
+    use crate::onnx::{
+        AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
+        ValueInfoProto,
+    };
+    let node = |operator: &str, inputs: &[&str], output: &str| NodeProto {
+        op_type: operator.to_owned(),
+        input: inputs.iter().map(|name| (*name).to_owned()).collect(),
+        output: vec![output.to_owned()],
+        attribute: if operator == "Concat" {
+            vec![AttributeProto::int("axis", 1)]
+        } else {
+            Vec::new()
+        },
+        ..NodeProto::default()
+    };
+    let ramp = |len: u8| -> Vec<f32> { (0..len).map(|i| f32::from(i) / 10.0 - 0.3).collect() };
+    let graph = GraphProto {
+        node: vec![
+            node("MatMul", &["input", "first"], "x"),
+            node("Mul", &["x", "x"], "square"),
+            node("Concat", &["x", "square", "x", "square", "x"], "all"),
+            node("MatMul", &["all", "second"], "logits"),
+        ],
+        initializer: vec![
+            TensorProto::from_f32("first", &[3, 2], &ramp(6)),
+            TensorProto::from_f32("second", &[10, 2], &ramp(20)),
+        ],
+        input: vec![ValueInfoProto::batched("input", "n", &[3])],
+        output: vec![ValueInfoProto::batched("logits", "n", &[2])],
+        ..GraphProto::default()
+    };
+    let opset = OperatorSetIdProto { domain: String::new(), version: Some(17) };
+    ModelProto { graph: Some(graph), opset_import: vec![opset], ..ModelProto::default() }.to_bytes()
+}
+
+#[test]
+fn gradients_of_inputs_taken_several_times_are_summed() {
+    check_gradients("several times", &several_times(), 2);
+}
+
 #[test]
 fn evaluation_changes_nothing_and_batches_may_change() {
     let mut trainer = trained("resnet8", [1, 8, 8], 1);
@@ -165,35 +207,39 @@ fn parameters_of_another_model_are_refused() {
 #[test]
 fn gradients_of_a_whole_network_are_those_of_finite_differences() {
     for family in ["lenet", "resnet8"] {
-        let onnx = zoo::build(family, [1, 6, 6], 3, 5).unwrap();
-        let still = Sgd { learning_rate: 0.0, momentum: 0.0, weight_decay: 0.0 };
-        let mut trainer = Trainer::new(&onnx, still).unwrap();
-        let (examples, labels) = batch(&trainer, 6);
-        let start = trainer.parameters();
-        trainer.step(&examples, &labels).unwrap();
-        let weights: Vec<String> = start
-            .items()
-            .iter()
-            .map(|item| item.name.clone())
-            .filter(|name| trainer.gradient(name).is_some())
-            .collect();
-        assert!(weights.len() >= 10);
-        for name in weights {
-            let gradient = trainer.gradient(&name).unwrap().to_vec();
-            let size = norm(&gradient);
-            // Along the gradient the slope is its length.
-            let mut loss = |step: f64| {
-                let mut items = start.items().to_vec();
-                let item = items.iter_mut().find(|item| item.name == name).unwrap();
-                for (value, gradient) in item.values.iter_mut().zip(&gradient) {
-                    *value += narrow(step * f64::from(*gradient) / size);
-                }
-                trainer.set_parameters(&Parameters::new(items).unwrap()).unwrap();
-                trainer.step(&examples, &labels).unwrap().loss
-            };
-            let slope = (loss(1e-3) - loss(-1e-3)) / 2e-3;
-            assert!((slope - size).abs() < 0.02 * size + 1e-3, "{family} {name}: {slope} {size}");
-        }
+        check_gradients(family, &zoo::build(family, [1, 6, 6], 3, 5).unwrap(), 10);
+    }
+}
+
+/// Holds the gradients of at least so many weights against the loss's slope along them.
+fn check_gradients(name: &str, onnx: &[u8], weights_min: usize) {
+    let still = Sgd { learning_rate: 0.0, momentum: 0.0, weight_decay: 0.0 };
+    let mut trainer = Trainer::new(onnx, still).unwrap();
+    let (examples, labels) = batch(&trainer, 6);
+    let start = trainer.parameters();
+    trainer.step(&examples, &labels).unwrap();
+    let weights: Vec<String> = start
+        .items()
+        .iter()
+        .map(|item| item.name.clone())
+        .filter(|name| trainer.gradient(name).is_some())
+        .collect();
+    assert!(weights.len() >= weights_min);
+    for weight in weights {
+        let gradient = trainer.gradient(&weight).unwrap().to_vec();
+        let size = norm(&gradient);
+        // Along the gradient the slope is its length.
+        let mut loss = |step: f64| {
+            let mut items = start.items().to_vec();
+            let item = items.iter_mut().find(|item| item.name == weight).unwrap();
+            for (value, gradient) in item.values.iter_mut().zip(&gradient) {
+                *value += narrow(step * f64::from(*gradient) / size);
+            }
+            trainer.set_parameters(&Parameters::new(items).unwrap()).unwrap();
+            trainer.step(&examples, &labels).unwrap().loss
+        };
+        let slope = (loss(1e-3) - loss(-1e-3)) / 2e-3;
+        assert!((slope - size).abs() < 0.02 * size + 1e-3, "{name} {weight}: {slope} {size}");
     }
 }
 

@@ -188,3 +188,8 @@ fn cnn() {
 fn resnet8() {
     compare("resnet8", 60);
 }
+
+#[test]
+fn efficientnet_tiny() {
+    compare("efficientnet_tiny", 1);
+}

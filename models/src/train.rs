@@ -9,20 +9,10 @@ use crate::onnx::ModelProto;
 use crate::params::{Layout, Parameter, Parameters, ParametersError};
 
 mod network;
+mod optimizer;
 
 use network::Network;
-
-/// Stochastic gradient descent as PyTorch does it: `g += weight_decay * w`,
-/// `v = momentum * v + g`, `w -= learning_rate * v`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sgd {
-    /// Step size.
-    pub learning_rate: f32,
-    /// 0 to below 1.
-    pub momentum: f32,
-    /// L2 penalty added to the gradient.
-    pub weight_decay: f32,
-}
+pub use optimizer::{Adam, Optimizer, Sgd};
 
 /// What a step or an evaluation of one batch gave.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -80,14 +70,16 @@ pub struct Trainer {
     /// The file, without the weights' values.
     model: ModelProto,
     network: Network,
-    sgd: Sgd,
-    /// Weights with the optimizer's velocity, empty before the first step; by name.
+    optimizer: Optimizer,
+    /// Weights with the optimizer's state, empty before the first step; by name.
     weights: Vec<(ValueId, Vec<f32>)>,
     /// Weights and states, by name.
     kept: Vec<ValueId>,
     example_shape: Vec<usize>,
     classes: usize,
     steps: u64,
+    /// Steps since the optimizer's state was empty.
+    optimizer_steps: u64,
 }
 
 impl Trainer {
@@ -95,7 +87,8 @@ impl Trainer {
     ///
     /// # Errors
     /// [`TrainError::Graph`] names the node that cannot be trained.
-    pub fn new(onnx: &[u8], sgd: Sgd) -> Result<Self, TrainError> {
+    pub fn new(onnx: &[u8], optimizer: impl Into<Optimizer>) -> Result<Self, TrainError> {
+        let optimizer = optimizer.into();
         let model = crate::onnx::parse(onnx)?;
         let graph = Graph::read(&model)?;
         let model = without_values(model, &graph);
@@ -109,7 +102,17 @@ impl Trainer {
         let example_shape = graph.value(graph.input).shape.dims.clone();
         let classes = graph.value(graph.output).shape.dims[0];
         let network = Network::new(graph);
-        Ok(Self { model, network, sgd, weights, kept, example_shape, classes, steps: 0 })
+        Ok(Self {
+            model,
+            network,
+            optimizer,
+            weights,
+            kept,
+            example_shape,
+            classes,
+            steps: 0,
+            optimizer_steps: 0,
+        })
     }
 
     /// Shape of one example, `[c, h, w]` or `[d]`.
@@ -152,9 +155,10 @@ impl Trainer {
         for (id, item) in self.kept.iter().zip(parameters.items()) {
             self.network.values_mut(*id).copy_from_slice(&item.values);
         }
-        for (_, velocity) in &mut self.weights {
-            velocity.clear();
+        for (_, state) in &mut self.weights {
+            state.clear();
         }
+        self.optimizer_steps = 0;
         Ok(())
     }
 
@@ -191,10 +195,11 @@ impl Trainer {
             return Err(TrainError::Diverged { loss: judged.loss, step: self.steps });
         }
         self.network.backward(batch);
-        for (id, velocity) in &mut self.weights {
+        self.optimizer_steps += 1;
+        let rate = self.optimizer.learning_rate();
+        for (id, state) in &mut self.weights {
             if let Some((weights, gradient)) = self.network.weight(*id) {
-                velocity.resize(weights.len(), 0.0);
-                self.sgd.update(weights, gradient, velocity);
+                self.optimizer.update(self.optimizer_steps, rate, weights, gradient, state);
             }
         }
         Ok(BatchResult { loss: judged.loss, correct: judged.correct, examples: batch })
@@ -268,15 +273,6 @@ impl Trainer {
         let rest = self.example_shape[1..].iter().product();
         from_examples(examples, batch, rest, self.network.input(batch));
         Ok(batch)
-    }
-}
-
-impl Sgd {
-    fn update(&self, weights: &mut [f32], gradient: &[f32], velocity: &mut [f32]) {
-        for ((weight, gradient), velocity) in weights.iter_mut().zip(gradient).zip(velocity) {
-            *velocity = self.momentum * *velocity + (gradient + self.weight_decay * *weight);
-            *weight -= self.learning_rate * *velocity;
-        }
     }
 }
 

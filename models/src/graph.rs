@@ -113,8 +113,20 @@ pub(crate) enum Origin {
     Weight,
     /// Running statistics: kept, not trained.
     State,
+    /// A weight or running statistics that stay as they are.
+    Frozen,
     /// Neither trained nor kept as a parameter.
     Constant,
+}
+
+impl Origin {
+    /// Whether it is one of the model's parameters, trained or not.
+    pub(crate) fn is_parameter(self) -> bool {
+        match self {
+            Self::Weight | Self::State | Self::Frozen => true,
+            Self::Input | Self::Node | Self::Constant => false,
+        }
+    }
 }
 
 /// What flows between nodes.
@@ -158,6 +170,14 @@ impl Graph {
     /// [`GraphError`] names the node.
     pub(crate) fn read(model: &ModelProto) -> Result<Self, GraphError> {
         reader::read(model)
+    }
+
+    /// Freezes the weights and running statistics with such names.
+    pub(crate) fn freeze(&mut self, freezes: impl Fn(&str) -> bool) {
+        let parameters = self.values.iter_mut().filter(|value| value.origin.is_parameter());
+        for value in parameters.filter(|value| freezes(&value.name)) {
+            value.origin = Origin::Frozen;
+        }
     }
 
     pub(crate) fn value(&self, id: ValueId) -> &Value {

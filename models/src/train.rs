@@ -3,16 +3,22 @@
 use crate::graph::{
     Graph, GraphError, Origin, ValueId, inference_model, training_model, without_values,
 };
-use crate::kernels::loss::softmax_cross_entropy;
+use crate::kernels::loss::{Judged, judge};
 use crate::kernels::reshape::from_examples;
 use crate::onnx::ModelProto;
 use crate::params::{Layout, Parameter, Parameters, ParametersError};
 
+mod correction;
 mod network;
 mod optimizer;
+mod schedule;
+mod settings;
 
+use correction::{Corrections, clip_factor};
 use network::Network;
 pub use optimizer::{Adam, Optimizer, Sgd};
+pub use schedule::{Decay, Schedule};
+pub use settings::{Loss, Settings, Targets};
 
 /// What a step or an evaluation of one batch gave.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -71,6 +77,8 @@ pub struct Trainer {
     model: ModelProto,
     network: Network,
     optimizer: Optimizer,
+    settings: Settings,
+    corrections: Corrections,
     /// Weights with the optimizer's state, empty before the first step; by name.
     weights: Vec<(ValueId, Vec<f32>)>,
     /// Weights and states, by name.
@@ -88,31 +96,51 @@ impl Trainer {
     /// # Errors
     /// [`TrainError::Graph`] names the node that cannot be trained.
     pub fn new(onnx: &[u8], optimizer: impl Into<Optimizer>) -> Result<Self, TrainError> {
+        Self::with_settings(onnx, optimizer, Settings::default())
+    }
+
+    /// The same with settings of its own.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`], also when every weight is frozen.
+    pub fn with_settings(
+        onnx: &[u8],
+        optimizer: impl Into<Optimizer>,
+        settings: Settings,
+    ) -> Result<Self, TrainError> {
         let optimizer = optimizer.into();
         let model = crate::onnx::parse(onnx)?;
-        let graph = Graph::read(&model)?;
+        let mut graph = Graph::read(&model)?;
+        graph.freeze(|name| settings.freezes(name));
         let model = without_values(model, &graph);
         let mut kept: Vec<ValueId> = (0..graph.values.len())
             .map(ValueId)
-            .filter(|id| matches!(graph.value(*id).origin, Origin::Weight | Origin::State))
+            .filter(|id| graph.value(*id).origin.is_parameter())
             .collect();
         kept.sort_by(|a, b| graph.value(*a).name.cmp(&graph.value(*b).name));
         let weights = kept.iter().filter(|id| graph.value(**id).origin == Origin::Weight);
-        let weights = weights.map(|id| (*id, Vec::new())).collect();
+        let weights: Vec<_> = weights.map(|id| (*id, Vec::new())).collect();
+        if weights.is_empty() {
+            return Err(GraphError::Graph("every weight is frozen".to_owned()).into());
+        }
         let example_shape = graph.value(graph.input).shape.dims.clone();
         let classes = graph.value(graph.output).shape.dims[0];
         let network = Network::new(graph);
-        Ok(Self {
+        let mut trainer = Self {
             model,
             network,
             optimizer,
+            settings,
+            corrections: Corrections::default(),
             weights,
             kept,
             example_shape,
             classes,
             steps: 0,
             optimizer_steps: 0,
-        })
+        };
+        trainer.anchor();
+        Ok(trainer)
     }
 
     /// Shape of one example, `[c, h, w]` or `[d]`.
@@ -125,7 +153,7 @@ impl Trainer {
         self.classes
     }
 
-    /// Number of trained values, running statistics not counted.
+    /// Number of trained values; frozen ones and running statistics are not counted.
     pub fn trained_len(&self) -> usize {
         let graph = &self.network.graph;
         self.weights.iter().map(|(id, _)| graph.value(*id).shape.elements()).sum()
@@ -146,7 +174,8 @@ impl Trainer {
             .expect("names in a graph are unique and values fill their shapes")
     }
 
-    /// Replaces parameters and running statistics; the optimizer's state starts anew.
+    /// Replaces parameters and running statistics; the optimizer's state starts anew, and the
+    /// proximal term pulls towards these.
     ///
     /// # Errors
     /// [`TrainError::Parameters`] when names or shapes differ or values are not finite.
@@ -159,25 +188,52 @@ impl Trainer {
             state.clear();
         }
         self.optimizer_steps = 0;
+        self.anchor();
         Ok(())
+    }
+
+    /// Sets or removes what is added to every gradient, `c - c_i` of `SCAFFOLD` (Karimireddy et
+    /// al. 2020), for each weight that is trained.
+    ///
+    /// # Errors
+    /// [`TrainError::Parameters`] when names or shapes are not those of the weights or values are
+    /// not finite.
+    pub fn set_control_variate(&mut self, control: Option<&Parameters>) -> Result<(), TrainError> {
+        if let Some(control) = control {
+            control.check_like(&self.layout_of(self.weights.iter().map(|(id, _)| id)))?;
+        }
+        self.corrections.set_controls(control);
+        Ok(())
+    }
+
+    /// Keeps the weights of now for the proximal term, if there is one.
+    fn anchor(&mut self) {
+        if self.settings.proximal > 0.0 {
+            let weights = self.weights.iter().map(|(id, _)| self.network.values(*id).to_vec());
+            self.corrections.set_anchors(weights.collect());
+        }
     }
 
     /// Names and shapes of [`Trainer::parameters`].
     pub fn layout(&self) -> Layout {
+        self.layout_of(self.kept.iter())
+    }
+
+    fn layout_of<'a>(&self, ids: impl Iterator<Item = &'a ValueId>) -> Layout {
         let graph = &self.network.graph;
-        Layout::new(self.kept.iter().map(|id| {
+        Layout::new(ids.map(|id| {
             let value = graph.value(*id);
             (value.name.as_str(), value.shape.dims.as_slice())
         }))
     }
 
-    /// The last step's gradient of the mean loss by a weight, without weight decay; `None` for
-    /// other names and before the first step.
+    /// The last step's gradient of the mean loss by a weight, corrected and clipped as the
+    /// settings say, without weight decay; `None` for other names and before the first step.
     pub fn gradient(&mut self, name: &str) -> Option<&[f32]> {
         let graph = &self.network.graph;
         let (id, _) = self.weights.iter().find(|(id, _)| graph.value(*id).name == name)?;
         let (_, gradient) = self.network.weight(*id)?;
-        Some(gradient).filter(|gradient| !gradient.is_empty())
+        Some(&*gradient).filter(|gradient| !gradient.is_empty())
     }
 
     /// One optimizer step on a batch: `examples [n, ...example_shape]` row-major, `labels [n]`.
@@ -186,23 +242,60 @@ impl Trainer {
     /// [`TrainError::Label`], [`TrainError::Batch`]; [`TrainError::Diverged`] leaves the weights
     /// as they were before the step.
     pub fn step(&mut self, examples: &[f32], labels: &[u32]) -> Result<BatchResult, TrainError> {
-        let batch = self.load(examples, Some(labels))?;
+        self.step_towards(examples, Targets::Labels(labels))
+    }
+
+    /// The same towards targets of any kind.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn step_towards(
+        &mut self,
+        examples: &[f32],
+        targets: Targets<'_>,
+    ) -> Result<BatchResult, TrainError> {
+        let batch = self.load(examples, Some(targets))?;
         self.steps += 1;
         self.network.forward(batch, true, self.steps);
         let (logits, gradient) = self.network.logits(batch);
-        let judged = softmax_cross_entropy(logits, labels, Some(gradient));
-        if !judged.loss.is_finite() {
-            return Err(TrainError::Diverged { loss: judged.loss, step: self.steps });
-        }
+        let judged = judge(self.settings.loss, logits, batch, targets, Some(gradient));
+        let result = self.result(judged, batch)?;
         self.network.backward(batch);
+        self.update();
+        Ok(result)
+    }
+
+    /// Corrects and clips the gradients and moves the weights.
+    fn update(&mut self) {
+        let mut squares = 0.0;
+        for (index, (id, _)) in self.weights.iter().enumerate() {
+            if let Some((weights, gradient)) = self.network.weight(*id) {
+                self.corrections.add(index, self.settings.proximal, weights, gradient);
+                squares += gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>();
+            }
+        }
+        let clip = self.settings.gradient_norm_max.map_or(1.0, |max| clip_factor(squares, max));
+        let factor = self.settings.schedule.factor(self.settings.first_step + self.steps - 1);
+        #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the purpose")]
+        let rate = (f64::from(self.optimizer.learning_rate()) * factor) as f32;
         self.optimizer_steps += 1;
-        let rate = self.optimizer.learning_rate();
         for (id, state) in &mut self.weights {
             if let Some((weights, gradient)) = self.network.weight(*id) {
+                if clip < 1.0 {
+                    for gradient in gradient.iter_mut() {
+                        *gradient *= clip;
+                    }
+                }
                 self.optimizer.update(self.optimizer_steps, rate, weights, gradient, state);
             }
         }
-        Ok(BatchResult { loss: judged.loss, correct: judged.correct, examples: batch })
+    }
+
+    fn result(&self, judged: Judged, examples: usize) -> Result<BatchResult, TrainError> {
+        if !judged.loss.is_finite() {
+            return Err(TrainError::Diverged { loss: judged.loss, step: self.steps });
+        }
+        Ok(BatchResult { loss: judged.loss, correct: judged.correct, examples })
     }
 
     /// Loss and accuracy of a batch with running statistics, changing nothing.
@@ -214,14 +307,23 @@ impl Trainer {
         examples: &[f32],
         labels: &[u32],
     ) -> Result<BatchResult, TrainError> {
-        let batch = self.load(examples, Some(labels))?;
+        self.evaluate_towards(examples, Targets::Labels(labels))
+    }
+
+    /// The same towards targets of any kind.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn evaluate_towards(
+        &mut self,
+        examples: &[f32],
+        targets: Targets<'_>,
+    ) -> Result<BatchResult, TrainError> {
+        let batch = self.load(examples, Some(targets))?;
         self.network.forward(batch, false, 0);
         let (logits, _) = self.network.logits(batch);
-        let judged = softmax_cross_entropy(logits, labels, None);
-        if !judged.loss.is_finite() {
-            return Err(TrainError::Diverged { loss: judged.loss, step: self.steps });
-        }
-        Ok(BatchResult { loss: judged.loss, correct: judged.correct, examples: batch })
+        let judged = judge(self.settings.loss, logits, batch, targets, None);
+        self.result(judged, batch)
     }
 
     /// Logits `[n, classes]` of a batch as [`Trainer::evaluate`] computes them: before a final
@@ -253,7 +355,11 @@ impl Trainer {
     }
 
     /// Checks a batch and puts it where the network reads it; the number of examples.
-    fn load(&mut self, examples: &[f32], labels: Option<&[u32]>) -> Result<usize, TrainError> {
+    fn load(
+        &mut self,
+        examples: &[f32],
+        targets: Option<Targets<'_>>,
+    ) -> Result<usize, TrainError> {
         let len: usize = self.example_shape.iter().product();
         let misfit =
             |found: String| TrainError::Batch { expected: self.example_shape.clone(), found };
@@ -261,14 +367,23 @@ impl Trainer {
         if batch == 0 || batch * len != examples.len() {
             return Err(misfit(format!("{} values", examples.len())));
         }
-        if let Some(labels) = labels {
-            if labels.len() != batch {
-                return Err(misfit(format!("{batch} examples with {} labels", labels.len())));
+        match targets {
+            Some(Targets::Labels(labels)) => {
+                if labels.len() != batch {
+                    return Err(misfit(format!("{batch} examples with {} labels", labels.len())));
+                }
+                // One output tells two classes apart.
+                let binary = self.classes == 1 && self.settings.loss == Loss::BinaryCrossEntropy;
+                let classes = if binary { 2 } else { self.classes };
+                let out = |label: &&u32| usize::try_from(**label).is_ok_and(|l| l >= classes);
+                if let Some(label) = labels.iter().find(out) {
+                    return Err(TrainError::Label { label: *label, classes });
+                }
             }
-            let out = |label: &&u32| usize::try_from(**label).is_ok_and(|l| l >= self.classes);
-            if let Some(label) = labels.iter().find(out) {
-                return Err(TrainError::Label { label: *label, classes: self.classes });
+            Some(Targets::Values(values)) if values.len() != batch * self.classes => {
+                return Err(misfit(format!("{batch} examples with {} targets", values.len())));
             }
+            Some(Targets::Values(_)) | None => {}
         }
         let rest = self.example_shape[1..].iter().product();
         from_examples(examples, batch, rest, self.network.input(batch));

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Graph, Op, Origin};
+use super::{Graph, Op};
 use crate::onnx::{
     Dimension, DimensionValue, GraphProto, ModelProto, TensorProto, TypeValue, ValueInfoProto,
 };
@@ -141,7 +141,7 @@ pub(crate) fn without_values(mut model: ModelProto, graph: &Graph) -> ModelProto
     let kept: BTreeSet<&str> = graph
         .values
         .iter()
-        .filter(|value| matches!(value.origin, Origin::Weight | Origin::State))
+        .filter(|value| value.origin.is_parameter())
         .map(|value| value.name.as_str())
         .collect();
     for tensor in model.graph.iter_mut().flat_map(|graph| &mut graph.initializer) {

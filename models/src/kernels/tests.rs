@@ -125,13 +125,18 @@ impl Case {
     /// Holds output and gradients against the reference. Gradients are checked element by element
     /// where there are few, along random directions otherwise.
     fn check(&self, draw: &mut Draw) {
+        self.check_in(true, draw);
+    }
+
+    fn check_in(&self, training: bool, draw: &mut Draw) {
         let inputs = self.draw_inputs(draw);
-        let reference = self.reference(true);
+        let reference = self.reference(training);
         let expected = reference.compute(&inputs);
         let dy = draw.numbers(expected.len());
         for (threads, add) in [(1, false), (3, true)] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let (output, gradients) = pool.install(|| self.run(&inputs, &dy, add, threads));
+            let (output, gradients) =
+                pool.install(|| self.run_in(training, &inputs, &dy, add, threads));
             close(&self.op, "output", &output, &expected);
             for (at, gradient) in gradients.iter().enumerate() {
                 let loss = |moved: &[Vec<f64>]| -> f64 {
@@ -190,6 +195,17 @@ impl Case {
         add: bool,
         threads: usize,
     ) -> (Vec<f64>, Vec<Vec<f64>>) {
+        self.run_in(true, inputs, dy, add, threads)
+    }
+
+    fn run_in(
+        &self,
+        training: bool,
+        inputs: &[Vec<f64>],
+        dy: &[f64],
+        add: bool,
+        threads: usize,
+    ) -> (Vec<f64>, Vec<Vec<f64>>) {
         let (graph, node) = self.graph();
         let mut kernel = build(&graph, &node, 1);
         let n = self.n;
@@ -201,7 +217,7 @@ impl Case {
         let mut scratch = vec![f32::NAN; kernel.scratch(n, threads)];
         kernel.forward(Forward {
             batch: n,
-            training: true,
+            training,
             step: 1,
             inputs: &slices,
             states: &mut self.states.clone(),

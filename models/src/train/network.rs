@@ -43,9 +43,9 @@ impl Network {
     }
 
     /// A weight with its gradient.
-    pub(super) fn weight(&mut self, id: ValueId) -> Option<(&mut [f32], &[f32])> {
+    pub(super) fn weight(&mut self, id: ValueId) -> Option<(&mut [f32], &mut [f32])> {
         let slot = self.slot_of[id.0]?;
-        Some((&mut self.values[id.0], &self.slots[slot]))
+        Some((&mut self.values[id.0], &mut self.slots[slot]))
     }
 
     /// Where the examples go, channels first: `[c][n][rest]`.
@@ -82,6 +82,9 @@ impl Network {
             let inputs = inputs(&self.graph, node, &self.values, batch);
             let scratch = kernel.scratch(batch, threads);
             grow(&mut self.scratch, scratch);
+            // Statistics that are frozen are used as they are.
+            let moving = |id: &ValueId| self.graph.value(*id).origin == Origin::State;
+            let training = training && node.states.iter().all(moving);
             kernel.forward(Forward {
                 batch,
                 training,

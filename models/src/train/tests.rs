@@ -1,4 +1,5 @@
 mod pytorch;
+mod settings;
 
 use super::*;
 use crate::zoo;

@@ -12,6 +12,7 @@ fn batch_normalization() {
         let states = vec![vec![0.5; c], vec![2.0; c]];
         let case = Case { op, n, inputs, states, output: dims };
         case.check(&mut draw);
+        case.check_in(false, &mut draw);
         let inputs = case.draw_inputs(&mut draw);
         check_running_statistics(&case, &inputs);
     }

@@ -251,7 +251,7 @@ fn agrees_within_its_spread(name: &str) {
         assert!(evaluation.0 < BARS[4], "{name} {label}: {evaluation:?}");
         let mut spread = [0.0_f64; 5];
         let mut gradients = differences[1].clone();
-        for seed in 1..=6 {
+        for seed in 1..=4 {
             let other = comparison.ours(optimizer, seed);
             let [_, nearest, ..] = other.differences(&pytorch);
             if nearest.0 < gradients.0 {

@@ -13,7 +13,7 @@ mod operators;
 mod reader;
 mod window;
 
-pub(crate) use export::{inference_model, training_model, without_values};
+pub(crate) use export::{folded_model, inference_model, training_model, without_values};
 pub(crate) use op::{Activation, Arithmetic, Op};
 pub(crate) use window::Window;
 

@@ -1,5 +1,7 @@
 //! Writes a trained graph back as ONNX.
 
+mod normalization;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Graph, Op};
@@ -53,6 +55,20 @@ pub(crate) fn inference_model(
     }
     open_batch(proto);
     remove_unused(proto);
+    model
+}
+
+/// The same with batch normalisation taken into the convolutions before it, where that can be.
+pub(crate) fn folded_model(
+    model: &ModelProto,
+    graph: &Graph,
+    parameters: &Parameters,
+) -> ModelProto {
+    let mut model = inference_model(model, graph, parameters);
+    if let Some(proto) = &mut model.graph {
+        normalization::fold(proto);
+        remove_unused(proto);
+    }
     model
 }
 

@@ -68,7 +68,8 @@ fn typed_and_raw_data_are_the_same_values() {
 /// Everything that reads foreign bytes, up to a graph that is ready to train.
 fn read_all(bytes: &[u8]) -> Option<usize> {
     let trainer = Trainer::new(bytes, SGD).ok()?;
-    Some(trainer.to_inference_onnx().len() + trainer.to_training_onnx().len())
+    let inference = trainer.to_inference_onnx().len() + trainer.to_folded_onnx().len();
+    Some(inference + trainer.to_training_onnx().len())
 }
 
 /// Families that are quick to build and have every operator between them.

@@ -1,3 +1,4 @@
+mod folding;
 mod pytorch;
 mod settings;
 
@@ -76,7 +77,7 @@ fn the_inference_file_computes_what_evaluation_does() {
         let (examples, _) = batch(&trainer, 5);
         let expected = trainer.logits(&examples).unwrap();
         let largest = expected.iter().fold(0.0_f32, |most, logit| most.max(logit.abs()));
-        for onnx in [trainer.to_inference_onnx()] {
+        for onnx in [trainer.to_inference_onnx(), trainer.to_folded_onnx()] {
             let model = tract_onnx::onnx()
                 .model_for_read(&mut onnx.as_slice())
                 .unwrap()

@@ -98,7 +98,7 @@ pub(crate) fn build(graph: &Graph, node: &Node, seed: u64) -> Box<dyn Kernel> {
         Op::Conv { window, group } => {
             let (input, output) = (&shape(0).dims, &output.dims);
             // Channels that meet no other are worked on one by one.
-            if input[0] == *group {
+            if input[0] == *group && depthwise::Depthwise::suits(*window, input, output) {
                 Box::new(depthwise::Depthwise::new(*window, input, output))
             } else {
                 Box::new(conv::Conv::new(*window, *group, input, output))

@@ -276,7 +276,8 @@ impl Trainer {
             }
         }
         let clip = self.settings.gradient_norm_max.map_or(1.0, |max| clip_factor(squares, max));
-        let factor = self.settings.schedule.factor(self.settings.first_step + self.steps - 1);
+        let step = self.settings.first_step.saturating_add(self.steps - 1);
+        let factor = self.settings.schedule.factor(step);
         #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the purpose")]
         let rate = (f64::from(self.optimizer.learning_rate()) * factor) as f32;
         self.optimizer_steps += 1;

@@ -42,6 +42,19 @@ struct Block<'a> {
 }
 
 impl Depthwise {
+    /// Whether the phases of a picture are not much larger than the picture: strides and dilations
+    /// that leave most pixels out, and paddings wider than the picture, make them so.
+    pub(super) fn suits(window: Window, input: &[usize], output: &[usize]) -> bool {
+        let Window { kernel, stride, dilation, .. } = window;
+        let side = |axis: usize| {
+            let beyond = (kernel[axis] - 1).checked_mul(dilation[axis])? / stride[axis];
+            (output[axis + 1] + beyond).checked_mul(stride[axis])
+        };
+        let floats = side(0).and_then(|height| height.checked_mul(side(1)?));
+        let picture = input[1] * input[2] + output[1] * output[2];
+        floats.is_some_and(|floats| floats <= 4 * picture + BLOCK_FLOATS)
+    }
+
     pub(super) fn new(window: Window, input: &[usize], output: &[usize]) -> Self {
         let Window { kernel, stride, dilation, .. } = window;
         let reach = |axis: usize, k: usize| k * dilation[axis];

@@ -18,6 +18,10 @@ pub(super) fn identity(context: &mut Context<'_, '_>) -> Result<Made, GraphError
         context.define(tensor);
         return Ok(Made::Nothing);
     }
+    if let Some(numbers) = context.numbers(0)? {
+        context.define_numbers(numbers);
+        return Ok(Made::Nothing);
+    }
     context.operand(0).map(Made::Same)
 }
 

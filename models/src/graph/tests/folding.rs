@@ -46,7 +46,8 @@ fn numbers_are_sliced_and_computed_with() {
     let attributes = || vec![AttributeProto::int("axis", 0)];
     let nodes = vec![
         node("Shape", &["input"], "shape", Vec::new()),
-        node("Slice", &["shape", "one", "end"], "sides", Vec::new()),
+        node("Identity", &["shape"], "same", Vec::new()),
+        node("Slice", &["same", "one", "end"], "sides", Vec::new()),
         node("Gather", &["sides", "first"], "side", attributes()),
         node("Mul", &["side", "two"], "double", Vec::new()),
         node("Div", &["double", "two"], "half", Vec::new()),

@@ -111,6 +111,27 @@ fn depthwise_conv_over_several_blocks() {
 }
 
 #[test]
+fn depthwise_conv_with_far_steps_takes_little_memory() {
+    let far = |stride: usize, dilation: usize, pad: usize| Window {
+        kernel: [3; 2],
+        stride: [stride; 2],
+        dilation: [dilation; 2],
+        begin: [pad; 2],
+        end: [pad; 2],
+        ceil: false,
+    };
+    for window in [far(1 << 16, 1, 1), far(1, 1 << 16, 1 << 16), far(500, 100, 200)] {
+        let [h, w] = window.output([5, 6]).unwrap();
+        let inputs = vec![Shape::batched(&[2, 5, 6]), plain(&[2, 1, 3, 3])];
+        let op = Op::Conv { window, group: 2 };
+        let case = Case { op, n: 2, inputs, states: Vec::new(), output: vec![2, h, w] };
+        let (graph, node) = case.graph();
+        assert!(build(&graph, &node, 1).scratch(2, 1) < 1 << 20);
+        case.check(&mut Draw::new(16));
+    }
+}
+
+#[test]
 fn pools() {
     let mut draw = Draw::new(4);
     let mut done = 0;

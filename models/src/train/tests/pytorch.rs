@@ -303,7 +303,7 @@ fn resnet8() {
 
 #[test]
 fn resnet8_reaches_all_figures_from_some_last_bits() {
-    let Some(recorded) = Recorded::read("resnet8") else { return };
+    let Some(Comparison { recorded, .. }) = Comparison::new("resnet8") else { return };
     let (label, optimizer) = optimizers()[0];
     let pytorch = Figures::of_pytorch(&recorded.figures, label);
     let mut found = Vec::new();

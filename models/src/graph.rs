@@ -1,16 +1,20 @@
 //! The graph that is trained and run: operators with shapes inferred and checked.
 //!
 //! Reads and writes [`crate::onnx`] models; knows nothing of kernels. An operator is added by an
-//! [`Op`] variant and a reader in `graph/operators.rs`, and by its kernel in `kernels.rs`.
+//! [`Op`] variant, a reader below `graph/operators.rs`, and its kernel in `kernels.rs`.
 
 use crate::onnx::ModelProto;
 
+mod constants;
+mod context;
 mod export;
+mod op;
 mod operators;
 mod reader;
 mod window;
 
-pub(crate) use export::{inference_model, training_model, without_values};
+pub(crate) use export::{folded_model, inference_model, training_model, without_values};
+pub(crate) use op::{Activation, Arithmetic, Op};
 pub(crate) use window::Window;
 
 /// Most elements that one value may have per example: 1 GiB of `f32`.
@@ -109,8 +113,20 @@ pub(crate) enum Origin {
     Weight,
     /// Running statistics: kept, not trained.
     State,
+    /// A weight or running statistics that stay as they are.
+    Frozen,
     /// Neither trained nor kept as a parameter.
     Constant,
+}
+
+impl Origin {
+    /// Whether it is one of the model's parameters, trained or not.
+    pub(crate) fn is_parameter(self) -> bool {
+        match self {
+            Self::Weight | Self::State | Self::Frozen => true,
+            Self::Input | Self::Node | Self::Constant => false,
+        }
+    }
 }
 
 /// What flows between nodes.
@@ -121,31 +137,6 @@ pub(crate) struct Value {
     pub(crate) origin: Origin,
     /// Initial values of weights, states and constants; empty for others.
     pub(crate) initial: Vec<f32>,
-}
-
-/// An operator with what its attributes say.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Op {
-    /// `[x, w [m, c/group, kh, kw], bias [m]?]`
-    Conv { window: Window, group: usize },
-    /// `[x, w, bias?]`: `alpha x w' + beta bias`, `w` is `[m, d]` if `transposed`, else `[d, m]`.
-    Gemm { alpha: f32, beta: f32, transposed: bool },
-    /// `[a, b]`, each broadcast to the output.
-    Add,
-    /// `[x]`
-    Relu,
-    /// `[x]`
-    MaxPool(Window),
-    /// `[x]`
-    AveragePool { window: Window, include_pad: bool },
-    /// `[x]`: mean over all axes after the channels.
-    GlobalAveragePool,
-    /// `[x, scale, bias]`, states `[mean, variance]`; `momentum` as ONNX counts it.
-    BatchNormalization { epsilon: f32, momentum: f32 },
-    /// `[x]`: the same elements of each example in row-major order under another shape.
-    Reshape,
-    /// `[x]`
-    Dropout { ratio: f32 },
 }
 
 /// One operation.
@@ -183,21 +174,23 @@ impl Graph {
 
     /// The same without initial values, but for constants.
     pub(crate) fn without_values(&self) -> Self {
-        let bare = |value: &Value| match value.origin {
-            Origin::Constant => value.clone(),
-            Origin::Input | Origin::Node | Origin::Weight | Origin::State => {
-                let (name, shape) = (value.name.clone(), value.shape.clone());
-                Value { name, shape, origin: value.origin, initial: Vec::new() }
-            }
+        let bare = |value: &Value| {
+            let (name, shape) = (value.name.clone(), value.shape.clone());
+            let parameter = value.origin.is_parameter();
+            let initial = if parameter { Vec::new() } else { value.initial.clone() };
+            Value { name, shape, origin: value.origin, initial }
         };
         let values = self.values.iter().map(bare).collect();
         let nodes = self.nodes.clone();
-        Self {
-            values,
-            nodes,
-            input: self.input,
-            output: self.output,
-            fixed_batch: self.fixed_batch,
+        let (input, output) = (self.input, self.output);
+        Self { values, nodes, input, output, fixed_batch: self.fixed_batch }
+    }
+
+    /// Freezes the weights and running statistics with such names.
+    pub(crate) fn freeze(&mut self, freezes: impl Fn(&str) -> bool) {
+        let parameters = self.values.iter_mut().filter(|value| value.origin.is_parameter());
+        for value in parameters.filter(|value| freezes(&value.name)) {
+            value.origin = Origin::Frozen;
         }
     }
 

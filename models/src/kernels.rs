@@ -7,9 +7,13 @@
 
 use crate::graph::{Graph, Node, Op};
 
+mod activation;
+mod arithmetic;
+mod broadcast;
+mod concat;
 mod conv;
+mod depthwise;
 mod dropout;
-mod elementwise;
 mod linear;
 pub(crate) mod loss;
 mod matrix;
@@ -17,6 +21,7 @@ mod norm;
 mod pool;
 pub(crate) mod reshape;
 mod sums;
+mod transpose;
 mod unroll;
 
 /// What a forward pass gives a kernel.
@@ -89,27 +94,46 @@ pub(crate) trait Kernel: std::fmt::Debug + Send {
 pub(crate) fn build(graph: &Graph, node: &Node, seed: u64) -> Box<dyn Kernel> {
     let shape = |index: usize| &graph.value(node.inputs[index]).shape;
     let output = &graph.value(node.output).shape;
-    match node.op {
+    match &node.op {
         Op::Conv { window, group } => {
-            Box::new(conv::Conv::new(window, group, &shape(0).dims, &output.dims))
+            let (input, output) = (&shape(0).dims, &output.dims);
+            // Channels that meet no other are worked on one by one.
+            if input[0] == *group && depthwise::Depthwise::suits(*window, input, output) {
+                Box::new(depthwise::Depthwise::new(*window, input, output))
+            } else {
+                Box::new(conv::Conv::new(*window, *group, input, output))
+            }
         }
         Op::Gemm { alpha, beta, transposed } => {
             let bias = (node.inputs.len() > 2).then(|| shape(2).elements());
             let (d, m) = (shape(0).elements(), output.elements());
+            let (alpha, beta, transposed) = (*alpha, *beta, *transposed);
             Box::new(linear::Linear { d, m, alpha, beta, transposed, bias })
         }
-        Op::Add => Box::new(elementwise::Add::new(shape(0), shape(1), &output.dims)),
-        Op::Relu => Box::new(elementwise::Relu),
-        Op::MaxPool(window) => Box::new(pool::MaxPool::new(window, &shape(0).dims, &output.dims)),
+        Op::MatMul => {
+            let [d, m] = [shape(1).dims[0], shape(1).dims[1]];
+            Box::new(linear::Rows { d, m })
+        }
+        Op::Arithmetic(operator) => {
+            Box::new(arithmetic::Arithmetic::new(*operator, shape(0), shape(1), &output.dims))
+        }
+        Op::Activation(function) => Box::new(activation::Activation(*function)),
+        Op::MaxPool(window) => Box::new(pool::MaxPool::new(*window, &shape(0).dims, &output.dims)),
         Op::AveragePool { window, include_pad } => {
-            Box::new(pool::AveragePool::new(window, include_pad, &shape(0).dims, &output.dims))
+            Box::new(pool::AveragePool::new(*window, *include_pad, &shape(0).dims, &output.dims))
         }
         Op::GlobalAveragePool => Box::new(pool::GlobalAveragePool),
         Op::BatchNormalization { epsilon, momentum } => {
-            Box::new(norm::BatchNormalization::new(output.dims[0], epsilon, momentum))
+            Box::new(norm::BatchNormalization::new(output.dims[0], *epsilon, *momentum))
         }
         Op::Reshape => Box::new(reshape::Reshape::new(&shape(0).dims, &output.dims)),
-        Op::Dropout { ratio } => Box::new(dropout::Dropout::new(ratio, seed)),
+        Op::Transpose { axes } => Box::new(transpose::Transpose::new(axes, &shape(0).dims)),
+        Op::Concat { axis } => {
+            let inputs: Vec<&[usize]> =
+                (0..node.inputs.len()).map(|index| shape(index).dims.as_slice()).collect();
+            Box::new(concat::Concat::new(*axis, &inputs))
+        }
+        Op::Dropout { ratio } => Box::new(dropout::Dropout::new(*ratio, seed)),
     }
 }
 

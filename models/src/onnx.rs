@@ -20,6 +20,8 @@ pub use messages::{
 
 /// `TensorProto.DataType.FLOAT`
 pub const FLOAT: i32 = 1;
+/// `TensorProto.DataType.INT32`
+pub const INT32: i32 = 6;
 /// `TensorProto.DataType.INT64`
 pub const INT64: i32 = 7;
 /// `TensorProto.DataType.BOOL`

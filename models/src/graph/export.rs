@@ -1,10 +1,12 @@
 //! Writes a trained graph back as ONNX.
 
+mod normalization;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::{Graph, Op, Origin};
+use super::{Graph, Op};
 use crate::onnx::{
     Dimension, DimensionValue, GraphProto, ModelProto, TensorProto, TypeValue, ValueInfoProto,
 };
@@ -47,6 +49,20 @@ pub(crate) fn inference_model(
     }
     open_batch(proto);
     remove_unused(proto);
+    model
+}
+
+/// The same with batch normalisation taken into the convolutions before it, where that can be.
+pub(crate) fn folded_model(
+    model: &ModelProto,
+    graph: &Graph,
+    parameters: Vec<TensorProto>,
+) -> ModelProto {
+    let mut model = inference_model(model, graph, parameters);
+    if let Some(proto) = &mut model.graph {
+        normalization::fold(proto);
+        remove_unused(proto);
+    }
     model
 }
 
@@ -136,7 +152,7 @@ pub(crate) fn without_values(mut model: ModelProto, graph: &Graph) -> ModelProto
     let kept: BTreeSet<&str> = graph
         .values
         .iter()
-        .filter(|value| matches!(value.origin, Origin::Weight | Origin::State))
+        .filter(|value| value.origin.is_parameter())
         .map(|value| value.name.as_str())
         .collect();
     for tensor in model.graph.iter_mut().flat_map(|graph| &mut graph.initializer) {

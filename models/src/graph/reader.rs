@@ -3,8 +3,10 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use super::constants::Numbers;
+use super::context::Context;
 use super::{ELEMENTS_MAX, Graph, GraphError, Node, Op, Origin, Shape, Value, ValueId, operators};
-use crate::onnx::{AttributeProto, FLOAT, ModelProto, NodeProto, TensorProto, data_type_name};
+use crate::onnx::{FLOAT, ModelProto, NodeProto, TensorProto, data_type_name};
 
 /// Operator sets whose meaning is known.
 const OPSETS: std::ops::RangeInclusive<i64> = 7..=24;
@@ -12,8 +14,8 @@ const OPSETS: std::ops::RangeInclusive<i64> = 7..=24;
 /// A tensor of the file or of a `Constant` node.
 #[derive(Debug, Clone)]
 pub(super) struct Tensor<'m> {
-    proto: Cow<'m, TensorProto>,
-    constant: bool,
+    pub(super) proto: Cow<'m, TensorProto>,
+    pub(super) constant: bool,
 }
 
 impl<'m> Tensor<'m> {
@@ -25,13 +27,15 @@ impl<'m> Tensor<'m> {
 
 /// What a name in the model stands for.
 #[derive(Debug, Clone, Copy)]
-enum Item {
+pub(super) enum Item {
     /// A tensor that no node has used as a value so far.
     Tensor,
     /// A value of the graph.
     Value(ValueId),
     /// The output of a softmax over these logits, which only the model's output may be.
     Probabilities(ValueId),
+    /// Integers that are known beforehand.
+    Numbers,
 }
 
 /// What a node turns into.
@@ -47,14 +51,15 @@ pub(super) enum Made {
 }
 
 /// The graph as far as it is read.
-struct Reader<'m> {
-    opset: i64,
-    names: BTreeMap<&'m str, Item>,
-    tensors: BTreeMap<&'m str, Tensor<'m>>,
-    values: Vec<Value>,
+pub(super) struct Reader<'m> {
+    pub(super) opset: i64,
+    pub(super) names: BTreeMap<&'m str, Item>,
+    pub(super) tensors: BTreeMap<&'m str, Tensor<'m>>,
+    pub(super) numbers: BTreeMap<&'m str, Numbers>,
+    pub(super) values: Vec<Value>,
     nodes: Vec<Node>,
     /// The first axis that the model declares, if it is a number.
-    fixed_batch: Option<usize>,
+    pub(super) fixed_batch: Option<usize>,
 }
 
 pub(super) fn read(model: &ModelProto) -> Result<Graph, GraphError> {
@@ -87,15 +92,22 @@ pub(super) fn read(model: &ModelProto) -> Result<Graph, GraphError> {
         let found: Vec<_> = proto.output.iter().map(|info| info.name.as_str()).collect();
         return problem(format!("expected one output (the logits), found {found:?}"));
     };
-    let mut reader =
-        Reader { opset, names, tensors, values: Vec::new(), nodes: Vec::new(), fixed_batch: None };
+    let mut reader = Reader {
+        opset,
+        names,
+        tensors,
+        numbers: BTreeMap::new(),
+        values: Vec::new(),
+        nodes: Vec::new(),
+        fixed_batch: None,
+    };
     let input_id = reader.add_input(input)?;
     for node in &proto.node {
         reader.add_node(node)?;
     }
     let output_id = match reader.names.get(output.name.as_str()) {
         Some(Item::Value(id) | Item::Probabilities(id)) => *id,
-        Some(Item::Tensor) | None => {
+        Some(Item::Tensor | Item::Numbers) | None => {
             return problem(format!("output {:?} is not computed by any node", output.name));
         }
     };
@@ -165,7 +177,7 @@ impl<'m> Reader<'m> {
         Ok(id)
     }
 
-    fn add_value(
+    pub(super) fn add_value(
         &mut self,
         node: &str,
         name: &str,
@@ -222,201 +234,5 @@ impl<'m> Reader<'m> {
         };
         self.names.insert(output, item);
         Ok(())
-    }
-}
-
-/// One node while it is read: its inputs, attributes, and errors that name it.
-pub(super) struct Context<'r, 'm> {
-    reader: &'r mut Reader<'m>,
-    node: &'m NodeProto,
-    label: String,
-}
-
-impl<'m> Context<'_, 'm> {
-    pub(super) fn opset(&self) -> i64 {
-        self.reader.opset
-    }
-
-    /// The batch size that the model was exported with, if it is fixed.
-    pub(super) fn fixed_batch(&self) -> Option<usize> {
-        self.reader.fixed_batch
-    }
-
-    pub(super) fn problem(&self, problem: String) -> GraphError {
-        GraphError::Node { node: self.label.clone(), problem }
-    }
-
-    pub(super) fn misfit(&self, expected: impl Into<String>, found: &Shape) -> GraphError {
-        GraphError::Shape {
-            node: self.label.clone(),
-            expected: expected.into(),
-            found: describe(found),
-        }
-    }
-
-    /// Whether input `index` is given.
-    pub(super) fn has(&self, index: usize) -> bool {
-        self.node.input.get(index).is_some_and(|name| !name.is_empty())
-    }
-
-    fn item(&self, index: usize) -> Result<(&'m str, Item), GraphError> {
-        let name = self.node.input.get(index).map_or("", String::as_str);
-        if name.is_empty() {
-            return Err(self.problem(format!("input {index} is missing")));
-        }
-        match self.reader.names.get(name) {
-            Some(item) => Ok((name, *item)),
-            None => {
-                Err(self.problem(format!("input {name:?} is not computed by a node before it")))
-            }
-        }
-    }
-
-    /// Input `index` as a value: computed, or a tensor that becomes a weight (a constant if it
-    /// comes from a `Constant` node or has no axes).
-    pub(super) fn operand(&mut self, index: usize) -> Result<ValueId, GraphError> {
-        let (name, item) = self.item(index)?;
-        match item {
-            Item::Value(id) => Ok(id),
-            Item::Tensor => {
-                let tensor = &self.reader.tensors[name];
-                let constant = tensor.constant || tensor.proto.dims.is_empty();
-                let origin = if constant { Origin::Constant } else { Origin::Weight };
-                self.tensor_value(name, origin)
-            }
-            Item::Probabilities(_) => Err(self.problem(format!(
-                "input {name:?} is a softmax's output, which only the model's output may be"
-            ))),
-        }
-    }
-
-    /// Input `index` as a value with a batch axis; its extents without that axis.
-    pub(super) fn activation(&mut self, index: usize) -> Result<(ValueId, Vec<usize>), GraphError> {
-        let id = self.operand(index)?;
-        let shape = self.shape(id);
-        if shape.batched {
-            Ok((id, shape.dims.clone()))
-        } else {
-            let problem = "is not computed from the model's input, expected so here";
-            Err(self.problem(format!("input {:?} {problem}", self.node.input[index])))
-        }
-    }
-
-    /// Input `index` as a weight (or constant) of `rank` axes.
-    pub(super) fn weight(
-        &mut self,
-        index: usize,
-        rank: usize,
-    ) -> Result<(ValueId, Vec<usize>), GraphError> {
-        let id = self.operand(index)?;
-        let shape = self.shape(id);
-        if shape.batched || shape.dims.len() != rank {
-            let what = format!("input {:?} to be a weight of {rank} axes", self.node.input[index]);
-            return Err(self.misfit(what, shape));
-        }
-        Ok((id, shape.dims.clone()))
-    }
-
-    /// Input `index` as a weight of this length.
-    pub(super) fn vector(&mut self, index: usize, length: usize) -> Result<ValueId, GraphError> {
-        let (id, dims) = self.weight(index, 1)?;
-        if dims == [length] {
-            return Ok(id);
-        }
-        let what = format!("input {:?} of shape [{length}]", self.node.input[index]);
-        Err(self.misfit(what, self.shape(id)))
-    }
-
-    /// Input `index` as running statistics of this length.
-    pub(super) fn state(&mut self, index: usize, length: usize) -> Result<ValueId, GraphError> {
-        let (name, item) = self.item(index)?;
-        let id = match item {
-            Item::Tensor => self.tensor_value(name, Origin::State)?,
-            Item::Value(id) if self.reader.values[id.0].origin == Origin::State => id,
-            Item::Value(_) | Item::Probabilities(_) => {
-                return Err(self.problem(format!("input {name:?}: expected an initializer")));
-            }
-        };
-        let shape = self.shape(id);
-        if shape.dims == [length] {
-            return Ok(id);
-        }
-        Err(self.misfit(format!("input {name:?} of shape [{length}]"), shape))
-    }
-
-    /// Input `index` as integers that are known beforehand.
-    pub(super) fn integers(&self, index: usize) -> Result<Vec<i64>, GraphError> {
-        let (name, item) = self.item(index)?;
-        let problem = |text: &str| self.problem(format!("input {name:?}: {text}"));
-        match item {
-            Item::Tensor => {
-                let tensor = &self.reader.tensors[name].proto;
-                tensor.to_i64().map(|(_, values)| values).map_err(|text| problem(&text))
-            }
-            Item::Value(_) | Item::Probabilities(_) => Err(problem("expected constant integers")),
-        }
-    }
-
-    /// Input `index` as one float that is known beforehand.
-    pub(super) fn scalar(&self, index: usize) -> Result<f32, GraphError> {
-        let (name, item) = self.item(index)?;
-        let problem = |text: &str| self.problem(format!("input {name:?}: {text}"));
-        let values = match item {
-            Item::Tensor => {
-                let tensor = &self.reader.tensors[name].proto;
-                tensor.to_f32().map_err(|text| problem(&text))?.1
-            }
-            Item::Value(id) => self.reader.values[id.0].initial.clone(),
-            Item::Probabilities(_) => Vec::new(),
-        };
-        match values.as_slice() {
-            [value] => Ok(*value),
-            _ => Err(problem("expected one constant float")),
-        }
-    }
-
-    fn tensor_value(&mut self, name: &'m str, origin: Origin) -> Result<ValueId, GraphError> {
-        let tensor = &self.reader.tensors[name].proto;
-        let (dims, initial) =
-            tensor.to_f32().map_err(|text| self.problem(format!("input {name:?}: {text}")))?;
-        let label = self.label.clone();
-        let id = self.reader.add_value(&label, name, Shape { batched: false, dims }, origin)?;
-        self.reader.values[id.0].initial = initial;
-        self.reader.names.insert(name, Item::Value(id));
-        Ok(id)
-    }
-
-    pub(super) fn shape(&self, id: ValueId) -> &Shape {
-        &self.reader.values[id.0].shape
-    }
-
-    /// Lets this node's output stand for a tensor.
-    pub(super) fn define(&mut self, tensor: Tensor<'m>) {
-        let name = self.node.output[0].as_str();
-        self.reader.names.insert(name, Item::Tensor);
-        self.reader.tensors.insert(name, tensor);
-    }
-
-    /// The tensor that input `index` names, if it names one.
-    pub(super) fn tensor(&self, index: usize) -> Result<Option<Tensor<'m>>, GraphError> {
-        let (name, _) = self.item(index)?;
-        Ok(self.reader.tensors.get(name).cloned())
-    }
-
-    pub(super) fn attribute(&self, name: &str) -> Option<&'m AttributeProto> {
-        self.node.attribute.iter().find(|attribute| attribute.name == name)
-    }
-
-    pub(super) fn int(&self, name: &str, default: i64) -> i64 {
-        self.attribute(name).map_or(default, |attribute| attribute.i.unwrap_or(0))
-    }
-
-    pub(super) fn float(&self, name: &str, default: f32) -> f32 {
-        self.attribute(name).map_or(default, |attribute| attribute.f.unwrap_or(0.0))
-    }
-
-    /// An attribute of integers; empty when absent.
-    pub(super) fn ints(&self, name: &str) -> &'m [i64] {
-        self.attribute(name).map_or(&[], |attribute| attribute.ints.as_slice())
     }
 }

@@ -1,3 +1,5 @@
+mod folding;
+
 use super::*;
 use crate::onnx::{
     AttributeProto, GraphProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,

@@ -1,7 +1,7 @@
 //! Sliding windows: the geometry that convolutions and pools share.
 
 use super::GraphError;
-use super::reader::Context;
+use super::context::Context;
 
 /// Largest extent of a kernel, stride, dilation or padding: far above what networks use, and
 /// small enough that no sum of them overflows.

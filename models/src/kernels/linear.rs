@@ -79,3 +79,39 @@ impl Kernel for Linear {
         }
     }
 }
+
+/// `x w` for each row of the last axis.
+/// Shapes: `x [n, .., d]`, `w [d, m]` -> `[n, .., m]`.
+/// Source: ONNX operator `MatMul`, opset 13.
+#[derive(Debug)]
+pub(super) struct Rows {
+    pub(super) d: usize,
+    pub(super) m: usize,
+}
+
+impl Kernel for Rows {
+    fn forward(&mut self, call: Forward<'_>) {
+        let [x, weights] = call.inputs else { return };
+        let (d, m, rows) = (self.d, self.m, x.len() / self.d);
+        let mut out = MatrixMut::new(call.output, rows, m, m);
+        let (x, weights) = (Matrix::new(x, rows, d, d), Matrix::new(weights, d, m, m));
+        multiply(&mut out, Write::Put, 1.0, x, weights, true);
+    }
+
+    fn backward(&mut self, call: Backward<'_>) {
+        let [x, weights] = call.inputs else { return };
+        let [x_gradient, w_gradient] = call.input_gradients else { return };
+        let (d, m, rows) = (self.d, self.m, x.len() / self.d);
+        let gradient = Matrix::new(call.output_gradient, rows, m, m);
+        if let Some(Gradient { values, add }) = x_gradient {
+            let into = if *add { Write::Add } else { Write::Put };
+            let weights = Matrix::new(weights, d, m, m).transposed();
+            multiply(&mut MatrixMut::new(values, rows, d, d), into, 1.0, gradient, weights, true);
+        }
+        if let Some(Gradient { values, add }) = w_gradient {
+            let into = if *add { Write::Add } else { Write::Put };
+            let x = Matrix::new(x, rows, d, d).transposed();
+            multiply(&mut MatrixMut::new(values, d, m, m), into, 1.0, x, gradient, true);
+        }
+    }
+}

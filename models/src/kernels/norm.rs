@@ -15,6 +15,8 @@ pub(super) struct BatchNormalization {
     epsilon: f32,
     /// Share of the old running statistics in the new ones.
     momentum: f32,
+    /// Whether the last forward pass was one of training.
+    training: bool,
     channels: Vec<Channel>,
 }
 
@@ -32,7 +34,7 @@ struct Channel {
 
 impl BatchNormalization {
     pub(super) fn new(channels: usize, epsilon: f32, momentum: f32) -> Self {
-        Self { epsilon, momentum, channels: vec![Channel::default(); channels] }
+        Self { epsilon, momentum, training: true, channels: vec![Channel::default(); channels] }
     }
 
     fn measure(&mut self, x: &[f32], row_len: usize) {
@@ -65,6 +67,7 @@ impl Kernel for BatchNormalization {
     fn forward(&mut self, call: Forward<'_>) {
         let [x, scale, bias] = call.inputs else { return };
         let row_len = x.len() / self.channels.len();
+        self.training = call.training;
         if call.training {
             self.measure(x, row_len);
             self.track(call.states, row_len);
@@ -100,11 +103,12 @@ impl Kernel for BatchNormalization {
             gradient.put(self.channels.iter().map(|channel| channel.gradient_sum));
         }
         let Some(gradient) = x_gradient else { return };
-        let add = gradient.add;
+        let (add, training) = (gradient.add, self.training);
         let parameters = self.channels.par_iter().zip(scale.par_iter());
         let targets = gradient.values.par_chunks_exact_mut(row_len);
         targets.zip(rows.zip(parameters)).for_each(|(into, ((x, dy), (channel, scale)))| {
-            let share = narrow(count(row_len).recip());
+            // Statistics that were not the batch's do not depend on it.
+            let share = if training { narrow(count(row_len).recip()) } else { 0.0 };
             let factor = scale * channel.inverse;
             let slope = channel.gradient_dot * share * channel.inverse;
             let level = channel.gradient_sum * share;

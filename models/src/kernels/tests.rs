@@ -8,13 +8,17 @@
 )]
 
 mod dropout_and_loss;
+mod elements;
+mod normalization;
 mod reference;
+mod shapes;
+mod windows;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
-use crate::graph::{Origin, Shape, Value, ValueId, Window};
+use crate::graph::{Activation, Arithmetic, Origin, Shape, Value, ValueId, Window};
 use reference::Reference;
 
 /// One operator on given shapes.
@@ -89,7 +93,22 @@ impl Case {
     }
 
     fn draw_inputs(&self, draw: &mut Draw) -> Vec<Vec<f64>> {
-        self.inputs.iter().map(|shape| draw.numbers(shape.len(self.n))).collect()
+        let draw_one = |(at, shape): (usize, &Shape)| {
+            let mut numbers = draw.numbers(shape.len(self.n));
+            if matches!(self.op, Op::Arithmetic(Arithmetic::Div)) && at == 1 {
+                // Far enough from 0 for quotients to be smooth.
+                for x in &mut numbers {
+                    *x += 2.5_f64.copysign(*x);
+                }
+            } else if matches!(self.op, Op::Activation(_)) {
+                // Beyond the corners of every function.
+                for x in &mut numbers {
+                    *x *= 2.0;
+                }
+            }
+            numbers
+        };
+        self.inputs.iter().enumerate().map(draw_one).collect()
     }
 
     fn reference(&self, training: bool) -> Reference<'_> {
@@ -106,13 +125,18 @@ impl Case {
     /// Holds output and gradients against the reference. Gradients are checked element by element
     /// where there are few, along random directions otherwise.
     fn check(&self, draw: &mut Draw) {
+        self.check_in(true, draw);
+    }
+
+    fn check_in(&self, training: bool, draw: &mut Draw) {
         let inputs = self.draw_inputs(draw);
-        let reference = self.reference(true);
+        let reference = self.reference(training);
         let expected = reference.compute(&inputs);
         let dy = draw.numbers(expected.len());
         for (threads, add) in [(1, false), (3, true)] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let (output, gradients) = pool.install(|| self.run(&inputs, &dy, add, threads));
+            let (output, gradients) =
+                pool.install(|| self.run_in(training, &inputs, &dy, add, threads));
             close(&self.op, "output", &output, &expected);
             for (at, gradient) in gradients.iter().enumerate() {
                 let loss = |moved: &[Vec<f64>]| -> f64 {
@@ -171,6 +195,17 @@ impl Case {
         add: bool,
         threads: usize,
     ) -> (Vec<f64>, Vec<Vec<f64>>) {
+        self.run_in(true, inputs, dy, add, threads)
+    }
+
+    fn run_in(
+        &self,
+        training: bool,
+        inputs: &[Vec<f64>],
+        dy: &[f64],
+        add: bool,
+        threads: usize,
+    ) -> (Vec<f64>, Vec<Vec<f64>>) {
         let (graph, node) = self.graph();
         let mut kernel = build(&graph, &node, 1);
         let n = self.n;
@@ -182,7 +217,7 @@ impl Case {
         let mut scratch = vec![f32::NAN; kernel.scratch(n, threads)];
         kernel.forward(Forward {
             batch: n,
-            training: true,
+            training,
             step: 1,
             inputs: &slices,
             states: &mut self.states.clone(),
@@ -243,227 +278,4 @@ fn close(op: &Op, what: &str, found: &[f64], expected: &[f64]) {
             "{op:?} {what} [{at}]: {found}, expected {expected}"
         );
     }
-}
-
-fn conv_case(
-    draw: &mut Draw,
-    group: usize,
-    channels: usize,
-    maps: usize,
-    window: Window,
-) -> Option<Case> {
-    let (n, input) = (draw.from(1, 3), [draw.from(1, 7), draw.from(1, 7)]);
-    let output = window.output(input)?;
-    let m = maps * group;
-    let [kh, kw] = window.kernel;
-    let mut inputs = vec![
-        Shape::batched(&[channels * group, input[0], input[1]]),
-        plain(&[m, channels, kh, kw]),
-    ];
-    if draw.below(2) == 0 {
-        inputs.push(plain(&[m]));
-    }
-    let op = Op::Conv { window, group };
-    Some(Case { op, n, inputs, states: Vec::new(), output: vec![m, output[0], output[1]] })
-}
-
-#[test]
-fn conv() {
-    let mut draw = Draw::new(1);
-    let mut done = 0;
-    while done < 60 {
-        let (group, channels, maps) = (draw.from(1, 3), draw.from(1, 3), draw.from(1, 3));
-        let window = draw.window(3);
-        if let Some(case) = conv_case(&mut draw, group, channels, maps, window) {
-            case.check(&mut draw);
-            done += 1;
-        }
-    }
-}
-
-#[test]
-fn plain_conv_of_one_pixel() {
-    let mut draw = Draw::new(2);
-    let window = Window {
-        kernel: [1; 2],
-        stride: [1; 2],
-        dilation: [1; 2],
-        begin: [0; 2],
-        end: [0; 2],
-        ceil: false,
-    };
-    for group in [1, 2, 3] {
-        conv_case(&mut draw, group, 2, 3, window).unwrap().check(&mut draw);
-    }
-}
-
-#[test]
-fn conv_over_several_blocks() {
-    let mut draw = Draw::new(3);
-    for (kernel, channels) in [(3, 64), (1, 520)] {
-        let pad = kernel / 2;
-        let window = Window {
-            kernel: [kernel; 2],
-            stride: [1; 2],
-            dilation: [1; 2],
-            begin: [pad; 2],
-            end: [pad; 2],
-            ceil: false,
-        };
-        let inputs = vec![
-            Shape::batched(&[channels, 9, 8]),
-            plain(&[2, channels, kernel, kernel]),
-            plain(&[2]),
-        ];
-        let op = Op::Conv { window, group: 1 };
-        Case { op, n: 5, inputs, states: Vec::new(), output: vec![2, 9, 8] }.check(&mut draw);
-    }
-}
-
-#[test]
-fn pools() {
-    let mut draw = Draw::new(4);
-    let mut done = 0;
-    while done < 120 {
-        let window = Window { ceil: draw.below(2) == 0, ..draw.window(2) };
-        let (n, c, h, w) = (draw.from(1, 3), draw.from(1, 3), draw.from(1, 7), draw.from(1, 7));
-        let Some([oh, ow]) = window.output([h, w]) else { continue };
-        let op = match done % 3 {
-            0 => Op::MaxPool(window),
-            1 => Op::AveragePool { window, include_pad: true },
-            _ => Op::AveragePool { window, include_pad: false },
-        };
-        let inputs = vec![Shape::batched(&[c, h, w])];
-        let case = Case { op, n, inputs, states: Vec::new(), output: vec![c, oh, ow] };
-        if case.reference(true).sees_everywhere() {
-            case.check(&mut draw);
-            done += 1;
-        }
-    }
-}
-
-#[test]
-fn products_with_weights() {
-    let mut draw = Draw::new(5);
-    for round in 0..24 {
-        let (n, d, m) = (draw.from(1, 4), draw.from(1, 5), draw.from(1, 5));
-        let transposed = round % 2 == 0;
-        let weight = if transposed { [m, d] } else { [d, m] };
-        let mut inputs = vec![Shape::batched(&[d]), plain(&weight)];
-        match round % 4 {
-            0 => {}
-            1 => inputs.push(plain(&[m])),
-            2 => inputs.push(plain(&[1, m])),
-            _ => inputs.push(plain(&[])),
-        }
-        let (alpha, beta) = if round < 12 { (1.0, 1.0) } else { (0.5, -1.5) };
-        let op = Op::Gemm { alpha, beta, transposed };
-        Case { op, n, inputs, states: Vec::new(), output: vec![m] }.check(&mut draw);
-    }
-}
-
-#[test]
-fn add_broadcast() {
-    let mut draw = Draw::new(6);
-    let whole = Shape::batched(&[3, 2, 4]);
-    let others = [
-        whole.clone(),
-        plain(&[]),
-        plain(&[4]),
-        plain(&[2, 1]),
-        plain(&[3, 1, 1]),
-        plain(&[1, 3, 2, 4]),
-        plain(&[1, 3, 1, 4]),
-        Shape::batched(&[3, 1, 1]),
-        Shape::batched(&[1, 2, 4]),
-        Shape::batched(&[1, 2, 1]),
-    ];
-    for other in others {
-        for inputs in [vec![whole.clone(), other.clone()], vec![other.clone(), whole.clone()]] {
-            let output = whole.dims.clone();
-            Case { op: Op::Add, n: 2, inputs, states: Vec::new(), output }.check(&mut draw);
-        }
-    }
-    let inputs = vec![Shape::batched(&[3, 1]), Shape::batched(&[1, 4])];
-    Case { op: Op::Add, n: 3, inputs, states: Vec::new(), output: vec![3, 4] }.check(&mut draw);
-}
-
-#[test]
-fn relu_mean_and_reshape() {
-    let mut draw = Draw::new(7);
-    let case = |op: Op, input: &[usize], output: &[usize]| Case {
-        op,
-        n: 3,
-        inputs: vec![Shape::batched(input)],
-        states: Vec::new(),
-        output: output.to_vec(),
-    };
-    case(Op::Relu, &[2, 3, 3], &[2, 3, 3]).check(&mut draw);
-    case(Op::GlobalAveragePool, &[2, 3, 5], &[2, 1, 1]).check(&mut draw);
-    case(Op::GlobalAveragePool, &[4], &[4]).check(&mut draw);
-    for (from, to) in [
-        (vec![2, 3, 2], vec![12]),
-        (vec![12], vec![2, 3, 2]),
-        (vec![4, 3], vec![6, 2]),
-        (vec![3, 4], vec![3, 2, 2]),
-        (vec![5, 1, 1], vec![5]),
-    ] {
-        case(Op::Reshape, &from, &to).check(&mut draw);
-    }
-}
-
-#[test]
-fn batch_normalization() {
-    let mut draw = Draw::new(8);
-    for dims in [vec![3, 2, 3], vec![2], vec![1, 1, 2]] {
-        let (n, c) = (4, dims[0]);
-        let inputs = vec![Shape::batched(&dims), plain(&[c]), plain(&[c])];
-        let op = Op::BatchNormalization { epsilon: 1e-3, momentum: 0.9 };
-        let states = vec![vec![0.5; c], vec![2.0; c]];
-        let case = Case { op, n, inputs, states, output: dims };
-        case.check(&mut draw);
-        let inputs = case.draw_inputs(&mut draw);
-        check_running_statistics(&case, &inputs);
-    }
-}
-
-/// Running statistics after a training step, and their use without training.
-fn check_running_statistics(case: &Case, inputs: &[Vec<f64>]) {
-    let (graph, node) = case.graph();
-    let mut kernel = build(&graph, &node, 1);
-    let n = case.n;
-    let laid: Vec<Vec<f32>> =
-        inputs.iter().zip(&case.inputs).map(|(x, shape)| lay(x, n, shape)).collect();
-    let slices: Vec<&[f32]> = laid.iter().map(Vec::as_slice).collect();
-    let mut states = case.states.clone();
-    let mut output = vec![f32::NAN; laid[0].len()];
-    for training in [true, false] {
-        kernel.forward(Forward {
-            batch: n,
-            training,
-            step: 1,
-            inputs: &slices,
-            states: &mut states,
-            output: &mut output,
-            scratch: &mut [],
-        });
-    }
-    let row_len = laid[0].len() / case.output[0];
-    for (channel, x) in laid[0].chunks(row_len).enumerate() {
-        let count = row_len as f64;
-        let mean = x.iter().map(|x| f64::from(*x)).sum::<f64>() / count;
-        let squares: f64 = x.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum();
-        close(&case.op, "mean", &[f64::from(states[0][channel])], &[0.45 + 0.1 * mean]);
-        let unbiased = 1.8 + 0.1 * squares / (count - 1.0);
-        close(&case.op, "variance", &[f64::from(states[1][channel])], &[unbiased]);
-    }
-    let moved = Case {
-        states,
-        op: case.op.clone(),
-        inputs: case.inputs.clone(),
-        output: case.output.clone(),
-        ..*case
-    };
-    let expected = moved.reference(false).compute(inputs);
-    close(&case.op, "inference", &unlay(&output, n, &case.inputs[0]), &expected);
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::TrainError;
-use crate::graph::{Graph, Origin, ValueId, inference_model, training_model, without_values};
+use crate::graph::{Graph, ValueId, folded_model, inference_model, training_model, without_values};
 use crate::onnx::{self, ModelProto, TensorProto};
 use crate::params::{Layout, ParametersError, append_le_bytes, layout};
 
@@ -47,7 +47,7 @@ impl Definition {
         let bare = graph.without_values();
         let mut kept: Vec<ValueId> = (0..bare.values.len())
             .map(ValueId)
-            .filter(|id| matches!(bare.value(*id).origin, Origin::Weight | Origin::State))
+            .filter(|id| bare.value(*id).origin.is_parameter())
             .collect();
         kept.sort_by(|a, b| bare.value(*a).name.cmp(&bare.value(*b).name));
         let layout = Layout::new(kept.iter().map(|id| {
@@ -104,6 +104,10 @@ impl Definition {
 
     pub(super) fn inference_onnx(&self, tensors: Vec<TensorProto>) -> Vec<u8> {
         inference_model(&self.model, &self.graph, tensors).to_bytes()
+    }
+
+    pub(super) fn folded_onnx(&self, tensors: Vec<TensorProto>) -> Vec<u8> {
+        folded_model(&self.model, &self.graph, tensors).to_bytes()
     }
 }
 

@@ -17,8 +17,8 @@ pub(super) struct Network {
     /// By slot: elements per example, and elements whatever the batch.
     slot_len: Vec<(usize, usize)>,
     scratch: Vec<f32>,
-    /// The gradient of an input that a node takes twice.
-    spare: Vec<f32>,
+    /// For gradients of inputs that a node takes more than once.
+    spares: Vec<Vec<f32>>,
 }
 
 impl Network {
@@ -29,8 +29,8 @@ impl Network {
         let kernels = graph.nodes.iter().enumerate().map(build).collect();
         let (slot_of, slot_len) = assign_slots(&graph);
         let slots = vec![Vec::new(); slot_len.len()];
-        let (scratch, spare) = (Vec::new(), Vec::new());
-        Self { graph, kernels, values, slot_of, slots, slot_len, scratch, spare }
+        let (scratch, spares) = (Vec::new(), Vec::new());
+        Self { graph, kernels, values, slot_of, slots, slot_len, scratch, spares }
     }
 
     /// A parameter's or state's values, or the activations of the last forward pass.
@@ -43,9 +43,9 @@ impl Network {
     }
 
     /// A weight with its gradient.
-    pub(super) fn weight(&mut self, id: ValueId) -> Option<(&mut [f32], &[f32])> {
+    pub(super) fn weight(&mut self, id: ValueId) -> Option<(&mut [f32], &mut [f32])> {
         let slot = self.slot_of[id.0]?;
-        Some((&mut self.values[id.0], &self.slots[slot]))
+        Some((&mut self.values[id.0], &mut self.slots[slot]))
     }
 
     /// Where the examples go, channels first: `[c][n][rest]`.
@@ -82,6 +82,9 @@ impl Network {
             let inputs = inputs(&self.graph, node, &self.values, batch);
             let scratch = kernel.scratch(batch, threads);
             grow(&mut self.scratch, scratch);
+            // Statistics that are frozen are used as they are.
+            let moving = |id: &ValueId| self.graph.value(*id).origin == Origin::State;
+            let training = training && node.states.iter().all(moving);
             kernel.forward(Forward {
                 batch,
                 training,
@@ -134,13 +137,12 @@ impl Network {
         let graph = &self.graph;
         let node = &graph.nodes[index];
         let mut taken: Vec<(ValueId, Option<Vec<f32>>)> = Vec::with_capacity(node.inputs.len());
-        let mut twice = None;
         for (at, id) in node.inputs.iter().enumerate() {
             let buffer = self.slot_of[id.0].map(|slot| {
                 if node.inputs[..at].contains(id) {
-                    twice = Some(*id);
-                    grow(&mut self.spare, graph.value(*id).shape.len(batch));
-                    std::mem::take(&mut self.spare)
+                    let mut spare = self.spares.pop().unwrap_or_default();
+                    grow(&mut spare, graph.value(*id).shape.len(batch));
+                    spare
                 } else {
                     std::mem::take(&mut self.slots[slot])
                 }
@@ -171,17 +173,14 @@ impl Network {
         for (at, (id, buffer)) in taken.into_iter().enumerate() {
             let (Some(slot), Some(buffer)) = (self.slot_of[id.0], buffer) else { continue };
             if node.inputs[..at].contains(&id) {
-                self.spare = buffer;
+                let pairs = self.slots[slot].iter_mut().zip(&buffer);
+                let len = graph.value(id).shape.len(batch);
+                pairs.take(len).for_each(|(into, value)| *into += value);
+                self.spares.push(buffer);
             } else {
                 self.slots[slot] = buffer;
             }
             written[id.0] = true;
-        }
-        if let Some(id) = twice
-            && let Some(slot) = self.slot_of[id.0]
-        {
-            let pairs = self.slots[slot].iter_mut().zip(&self.spare);
-            pairs.take(graph.value(id).shape.len(batch)).for_each(|(into, value)| *into += value);
         }
     }
 }

@@ -3,6 +3,7 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::Cost;
 use crate::onnx::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
     ValueInfoProto,
@@ -14,6 +15,9 @@ const OPSET: i64 = 17;
 /// The version of the file format that came with it.
 const IR_VERSION: i64 = 8;
 
+/// Smallest side of a picture that a first layer may halve twice.
+const SIDE_MIN: usize = 64;
+
 /// A place in the graph: a value's name and shape without the batch axis.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
@@ -21,11 +25,49 @@ pub(super) struct Place {
     dims: Vec<usize>,
 }
 
+/// A convolution.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Conv {
+    maps: usize,
+    kernel: usize,
+    stride: usize,
+    pad: usize,
+    group: usize,
+    bias: bool,
+}
+
+impl Conv {
+    /// So many maps, and a square kernel that keeps the picture's size.
+    pub(super) fn of(maps: usize, kernel: usize) -> Self {
+        Self { maps, kernel, stride: 1, pad: kernel / 2, group: 1, bias: false }
+    }
+
+    pub(super) fn stride(self, stride: usize) -> Self {
+        Self { stride, ..self }
+    }
+
+    pub(super) fn pad(self, pad: usize) -> Self {
+        Self { pad, ..self }
+    }
+
+    pub(super) fn group(self, group: usize) -> Self {
+        Self { group, ..self }
+    }
+
+    pub(super) fn biased(self) -> Self {
+        Self { bias: true, ..self }
+    }
+}
+
 /// A graph under construction; layers are added behind the current place.
 pub(super) struct Builder {
     graph: GraphProto,
     place: Place,
     random: ChaCha8Rng,
+    /// Whether tensors are made, or only counted.
+    values: bool,
+    small: bool,
+    cost: Cost,
 }
 
 impl Builder {
@@ -36,7 +78,28 @@ impl Builder {
             ..GraphProto::default()
         };
         let place = Place { name: "input".to_owned(), dims: shape.to_vec() };
-        Self { graph, place, random: ChaCha8Rng::seed_from_u64(seed) }
+        let random = ChaCha8Rng::seed_from_u64(seed);
+        let small = shape[1].min(shape[2]) < SIDE_MIN;
+        Self { graph, place, random, values: true, small, cost: Cost::default() }
+    }
+
+    /// A graph that only counts what it costs.
+    pub(super) fn without_values(shape: [usize; 3]) -> Self {
+        Self { values: false, ..Self::new(shape, 0) }
+    }
+
+    /// The cost of all layers so far.
+    pub(super) fn cost(&self) -> Cost {
+        self.cost
+    }
+
+    /// Whether the examples are too small for layers that halve a picture at once.
+    pub(super) fn is_small(&self) -> bool {
+        self.small
+    }
+
+    pub(super) fn channels(&self) -> usize {
+        self.place.dims[0]
     }
 
     pub(super) fn here(&self) -> Place {
@@ -52,28 +115,24 @@ impl Builder {
         self.place.dims[1..].iter().copied().min().unwrap_or(1)
     }
 
-    pub(super) fn conv(
-        &mut self,
-        name: &str,
-        maps: usize,
-        kernel: usize,
-        stride: usize,
-        pad: usize,
-        bias: bool,
-    ) {
+    pub(super) fn conv(&mut self, name: &str, conv: Conv) {
         let [c, h, w] = self.picture();
-        let inputs = kernel * kernel * c;
-        let weight = self.he(&format!("{name}.weight"), &[maps, c, kernel, kernel], inputs);
+        let Conv { maps, kernel, stride, pad, group, bias } = conv;
+        let inputs = kernel * kernel * (c / group);
+        let shape = [maps, c / group, kernel, kernel];
+        let weight = self.he(&format!("{name}.weight"), &shape, inputs);
         let mut tensors = vec![weight];
         if bias {
             tensors.push(self.filled(&format!("{name}.bias"), maps, 0.0));
         }
         let attributes = vec![
+            AttributeProto::int("group", int(group)),
             AttributeProto::ints("kernel_shape", &[int(kernel); 2]),
             AttributeProto::ints("pads", &[int(pad); 4]),
             AttributeProto::ints("strides", &[int(stride); 2]),
         ];
         let out = |extent: usize| (extent + 2 * pad - kernel) / stride + 1;
+        self.cost.multiply_adds += (maps * inputs * out(h) * out(w)) as u64;
         self.node("Conv", name, &tensors, attributes, vec![maps, out(h), out(w)]);
     }
 
@@ -88,6 +147,8 @@ impl Builder {
             AttributeProto::float("momentum", 0.9),
             AttributeProto::int("training_mode", 1),
         ];
+        // Running statistics are kept, but not trained.
+        self.cost.parameters -= 2 * channels as u64;
         let dims = self.place.dims.clone();
         self.node("BatchNormalization", name, &tensors, attributes, dims);
         if let Some(node) = self.graph.node.last_mut() {
@@ -97,8 +158,58 @@ impl Builder {
     }
 
     pub(super) fn relu(&mut self) {
+        self.function("Relu", &[], Vec::new());
+    }
+
+    pub(super) fn hard_swish(&mut self) {
+        self.function("HardSwish", &[], Vec::new());
+    }
+
+    pub(super) fn sigmoid(&mut self) {
+        self.function("Sigmoid", &[], Vec::new());
+    }
+
+    pub(super) fn hard_sigmoid(&mut self, slope: f32, level: f32) {
+        let attributes =
+            vec![AttributeProto::float("alpha", slope), AttributeProto::float("beta", level)];
+        self.function("HardSigmoid", &[], attributes);
+    }
+
+    pub(super) fn clip(&mut self, least: f32, most: f32) {
+        let names = [self.constant(least), self.constant(most)];
+        self.function("Clip", &names, Vec::new());
+    }
+
+    pub(super) fn dropout(&mut self, ratio: f32) {
+        let names = [self.constant(ratio)];
+        self.function("Dropout", &names, Vec::new());
+    }
+
+    /// Multiplies with what is at another place, broadcast.
+    pub(super) fn multiply(&mut self, other: Place) {
+        let dims = other.dims.iter().zip(&self.place.dims).map(|(a, b)| *a.max(b)).collect();
+        self.node("Mul", "", &[other.name], Vec::new(), dims);
+    }
+
+    /// Puts the channels of another place behind those of this one.
+    pub(super) fn concat(&mut self, other: Place) {
+        let mut dims = self.place.dims.clone();
+        dims[0] += other.dims[0];
+        self.node("Concat", "", &[other.name], vec![AttributeProto::int("axis", 1)], dims);
+    }
+
+    fn function(&mut self, operator: &str, tensors: &[String], attributes: Vec<AttributeProto>) {
         let dims = self.place.dims.clone();
-        self.node("Relu", "", &[], Vec::new(), dims);
+        self.node(operator, "", tensors, attributes, dims);
+    }
+
+    /// A number that is not trained.
+    fn constant(&mut self, value: f32) -> String {
+        let name = format!("constant/{value}");
+        if self.graph.initializer.iter().all(|tensor| tensor.name != name) {
+            self.graph.initializer.push(TensorProto::from_f32(&name, &[], &[value]));
+        }
+        name
     }
 
     /// 2x2 with stride 2; a side of 1 stays.
@@ -111,6 +222,26 @@ impl Builder {
             AttributeProto::ints("strides", &extents),
         ];
         self.node("MaxPool", "", &[], attributes, vec![c, h / kernel[0], w / kernel[1]]);
+    }
+
+    /// 3x3 with stride 2; with `ceil` a last window that is only partly filled counts. A side that
+    /// is too short stays.
+    pub(super) fn max_pool_3x3(&mut self, pad: usize, ceil: bool) {
+        let [c, h, w] = self.picture();
+        let kernel = [h, w].map(|side| if side + 2 * pad < 3 { 1 } else { 3 });
+        let stride = kernel.map(|kernel| if kernel == 1 { 1 } else { 2 });
+        let pads = kernel.map(|kernel| if kernel == 1 { 0 } else { pad });
+        let out = |axis: usize, side: usize| {
+            let room = side + 2 * pads[axis] - kernel[axis];
+            if ceil { room.div_ceil(stride[axis]) + 1 } else { room / stride[axis] + 1 }
+        };
+        let attributes = vec![
+            AttributeProto::int("ceil_mode", i64::from(ceil)),
+            AttributeProto::ints("kernel_shape", &kernel.map(int)),
+            AttributeProto::ints("pads", &[pads[0], pads[1], pads[0], pads[1]].map(int)),
+            AttributeProto::ints("strides", &stride.map(int)),
+        ];
+        self.node("MaxPool", "", &[], attributes, vec![c, out(0, h), out(1, w)]);
     }
 
     pub(super) fn global_average_pool(&mut self) {
@@ -127,6 +258,7 @@ impl Builder {
         let inputs = self.place.dims[0];
         let weight = self.he(&format!("{name}.weight"), &[features, inputs], inputs);
         let bias = self.filled(&format!("{name}.bias"), features, 0.0);
+        self.cost.multiply_adds += (features * inputs) as u64;
         let attributes = vec![AttributeProto::int("transB", 1)];
         self.node("Gemm", name, &[weight, bias], attributes, vec![features]);
     }
@@ -188,31 +320,39 @@ impl Builder {
     fn he(&mut self, name: &str, shape: &[usize], inputs: usize) -> String {
         #[expect(clippy::cast_precision_loss, reason = "layers have far less than 2^53 inputs")]
         let deviation = (2.0 / inputs as f64).sqrt();
-        let values: Vec<f32> = (0..shape.iter().product())
-            .map(|_| {
-                #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is meant")]
-                let value = (self.normal() * deviation) as f32;
-                value
-            })
-            .collect();
-        self.tensor(name, shape, &values)
+        self.tensor(name, shape, |random| {
+            #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is meant")]
+            let value = (normal(random) * deviation) as f32;
+            value
+        })
     }
 
     fn filled(&mut self, name: &str, length: usize, value: f32) -> String {
-        self.tensor(name, &[length], &vec![value; length])
+        self.tensor(name, &[length], |_| value)
     }
 
-    fn tensor(&mut self, name: &str, shape: &[usize], values: &[f32]) -> String {
-        self.graph.initializer.push(TensorProto::from_f32(name, shape, values));
+    fn tensor(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        mut value: impl FnMut(&mut ChaCha8Rng) -> f32,
+    ) -> String {
+        let elements: usize = shape.iter().product();
+        self.cost.parameters += elements as u64;
+        self.cost.bytes += 4 * elements as u64;
+        if self.values {
+            let values: Vec<f32> = (0..elements).map(|_| value(&mut self.random)).collect();
+            self.graph.initializer.push(TensorProto::from_f32(name, shape, &values));
+        }
         name.to_owned()
     }
+}
 
-    /// A standard normal number (Box & Muller 1958).
-    fn normal(&mut self) -> f64 {
-        let mut uniform = || (f64::from(self.random.next_u32()) + 0.5) / 4_294_967_296.0;
-        let (radius, angle) = (uniform(), uniform());
-        (-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos()
-    }
+/// A standard normal number (Box & Muller 1958).
+fn normal(random: &mut ChaCha8Rng) -> f64 {
+    let mut uniform = || (f64::from(random.next_u32()) + 0.5) / 4_294_967_296.0;
+    let (radius, angle) = (uniform(), uniform());
+    (-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos()
 }
 
 fn int(value: usize) -> i64 {

@@ -1,16 +1,21 @@
 use super::*;
-use crate::train::{Sgd, Trainer};
+use crate::train::{Adam, Optimizer, Sgd, Trainer};
 
 const SGD: Sgd = Sgd { learning_rate: 0.1, momentum: 0.0, weight_decay: 0.0 };
 
 #[test]
 fn every_family_takes_every_picture() {
+    let all = [[1, 1, 1], [1, 5, 3], [1, 8, 8], [1, 28, 28], [3, 32, 32], [4, 13, 64], [3, 64, 65]];
     for family in FAMILIES {
-        for shape in [[1, 1, 1], [1, 5, 3], [1, 8, 8], [1, 28, 28], [3, 32, 32], [4, 13, 64]] {
+        // Building and running the large ones takes long.
+        let large = cost(family, [3, 32, 32], 7).unwrap().parameters > 6_000_000;
+        for shape in all.into_iter().filter(|shape| !large || *shape == [1, 1, 1]) {
             let onnx = build(family, shape, 7, 1).unwrap();
             let mut trainer = Trainer::new(&onnx, SGD).unwrap();
             assert_eq!(trainer.example_shape(), shape, "{family}");
             assert_eq!(trainer.classes(), 7);
+            let count = trainer.trained_len() as u64;
+            assert_eq!(count, cost(family, shape, 7).unwrap().parameters, "{family} {shape:?}");
             let examples = vec![0.5; shape.iter().product::<usize>() * 2];
             let logits = trainer.logits(&examples).unwrap();
             assert!(logits.len() == 14 && logits.iter().all(|logit| logit.is_finite()));
@@ -18,6 +23,85 @@ fn every_family_takes_every_picture() {
     }
     assert_eq!(build("vgg", [1, 8, 8], 2, 0), None);
     assert_eq!(build("mlp", [1, 0, 8], 2, 0), None);
+    assert_eq!(cost("mlp", [1, 8, 8], 0), None);
+}
+
+/// The counts that torchvision publishes for its weights, for 1000 classes, and its billions of
+/// operations.
+#[test]
+fn counts_are_those_of_torchvision() {
+    for (family, parameters, giga) in [
+        ("resnet18", 11_689_512, 1.81),
+        ("resnet34", 21_797_672, 3.66),
+        ("resnet50", 25_557_032, 4.09),
+        ("resnet101", 44_549_160, 7.80),
+        ("vgg11", 132_863_336, 7.61),
+        ("mobilenet_v2", 3_504_872, 0.30),
+        ("mobilenet_v3_small", 2_542_856, 0.06),
+        ("efficientnet_b0", 5_288_548, 0.39),
+        ("squeezenet", 1_235_496, 0.35),
+    ] {
+        let cost = cost(family, [3, 224, 224], 1000).unwrap();
+        assert_eq!(cost.parameters, parameters, "{family}");
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+        let found = cost.multiply_adds as f64 / 1e9;
+        assert!((found - giga).abs() < 0.01, "{family}: {found} GFLOP, published {giga}");
+        assert!(cost.bytes >= 4 * cost.parameters);
+    }
+    let listed = list([3, 32, 32], 10);
+    assert!(listed.iter().map(|(family, _)| *family).eq(FAMILIES));
+    assert_eq!(list([0, 1, 1], 10), []);
+}
+
+/// A few steps on a tiny batch of pictures of 32x32.
+fn learns(family: &str, steps: usize) {
+    let onnx = build(family, [3, 32, 32], 4, 7).unwrap();
+    let mut trainer = Trainer::new(&onnx, Optimizer::Adam(Adam::new(1e-3))).unwrap();
+    let labels = [0, 1, 2, 3];
+    let shade = |i: usize| {
+        let (example, pixel) = (i / 3072, i % 3072);
+        let wave = u16::try_from((pixel * (example + 3)) % 255).unwrap();
+        f32::from(wave) / 127.5 - 1.0
+    };
+    let examples: Vec<f32> = (0..4 * 3072).map(shade).collect();
+    let losses: Vec<f64> =
+        (0..steps).map(|_| trainer.step(&examples, &labels).unwrap().loss).collect();
+    let half = losses.len() / 2;
+    let least = losses[half..].iter().copied().fold(f64::INFINITY, f64::min);
+    assert!(least < 0.8 * losses[0], "{family}: {losses:?}");
+}
+
+#[test]
+fn small_networks_learn() {
+    for family in ["resnet20", "mobilenet_v3_small", "squeezenet"] {
+        learns(family, 20);
+    }
+}
+
+#[test]
+fn mobile_networks_learn() {
+    for family in ["mobilenet_v2", "efficientnet_b0"] {
+        learns(family, 12);
+    }
+}
+
+#[test]
+fn residual_networks_learn() {
+    for family in ["resnet18", "resnet34"] {
+        learns(family, 6);
+    }
+}
+
+#[test]
+fn deep_residual_networks_learn() {
+    for family in ["resnet50", "resnet101"] {
+        learns(family, 5);
+    }
+}
+
+#[test]
+fn vgg_learns() {
+    learns("vgg11", 6);
 }
 
 #[test]
@@ -29,6 +113,7 @@ fn usual_sizes_are_those_of_the_families() {
     assert_eq!(count("lenet"), 62_006);
     assert_eq!(count("cnn"), 896 + 18_496 + 40_970);
     assert_eq!(count("resnet8"), 78_042);
+    assert_eq!(count("resnet20"), 272_474);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Operators written as their definitions read, in `f64`, on row-major data with the batch first.
 
-use crate::graph::{Op, Shape, Window};
+use crate::graph::{Activation, Arithmetic, Op, Shape, Window};
 
 pub(super) struct Reference<'a> {
     pub(super) op: &'a Op,
@@ -19,8 +19,9 @@ impl Reference<'_> {
             Op::Gemm { alpha, beta, transposed } => {
                 self.gemm(inputs, f64::from(*alpha), f64::from(*beta), *transposed)
             }
-            Op::Add => self.add(inputs),
-            Op::Relu => x.iter().map(|x| x.max(0.0)).collect(),
+            Op::MatMul => self.rows(inputs),
+            Op::Arithmetic(operator) => self.arithmetic(*operator, inputs),
+            Op::Activation(function) => x.iter().map(|x| activation(*function, *x)).collect(),
             Op::MaxPool(window) => self
                 .pool(x, window, |seen, _| seen.iter().copied().fold(f64::NEG_INFINITY, f64::max)),
             Op::AveragePool { window, include_pad } => self.pool(x, window, |seen, padded| {
@@ -33,6 +34,8 @@ impl Reference<'_> {
             }
             Op::BatchNormalization { epsilon, .. } => self.normalise(inputs, f64::from(*epsilon)),
             Op::Reshape => x.clone(),
+            Op::Transpose { axes } => self.transpose(x, axes),
+            Op::Concat { axis } => self.concat(inputs, *axis),
             Op::Dropout { .. } => unreachable!("random"),
         }
     }
@@ -127,7 +130,7 @@ impl Reference<'_> {
         out
     }
 
-    fn add(&self, inputs: &[Vec<f64>]) -> Vec<f64> {
+    fn arithmetic(&self, operator: Arithmetic, inputs: &[Vec<f64>]) -> Vec<f64> {
         let mut all = vec![self.n];
         all.extend(self.output);
         let read = |operand: usize, at: usize| {
@@ -148,7 +151,52 @@ impl Reference<'_> {
             }
             inputs[operand][index]
         };
-        (0..all.iter().product()).map(|at| read(0, at) + read(1, at)).collect()
+        let compute = |at: usize| match operator {
+            Arithmetic::Add => read(0, at) + read(1, at),
+            Arithmetic::Sub => read(0, at) - read(1, at),
+            Arithmetic::Mul => read(0, at) * read(1, at),
+            Arithmetic::Div => read(0, at) / read(1, at),
+        };
+        (0..all.iter().product()).map(compute).collect()
+    }
+
+    fn rows(&self, inputs: &[Vec<f64>]) -> Vec<f64> {
+        let [d, m] = [0, 1].map(|axis| self.inputs[1].dims[axis]);
+        let rows = inputs[0].chunks(d);
+        let one = |row: &[f64], column: usize| -> f64 {
+            row.iter().enumerate().map(|(at, x)| x * inputs[1][at * m + column]).sum()
+        };
+        rows.flat_map(|row| (0..m).map(|column| one(row, column)).collect::<Vec<_>>()).collect()
+    }
+
+    fn transpose(&self, x: &[f64], axes: &[usize]) -> Vec<f64> {
+        let dims = &self.inputs[0].dims;
+        let len = self.inputs[0].elements();
+        let mut out = Vec::new();
+        for example in x.chunks(len) {
+            for at in 0..len {
+                let mut rest = at;
+                let mut from = 0;
+                for (axis, extent) in axes.iter().zip(self.output).rev() {
+                    from += rest % extent * dims[axis + 1..].iter().product::<usize>();
+                    rest /= extent;
+                }
+                out.push(example[from]);
+            }
+        }
+        out
+    }
+
+    fn concat(&self, inputs: &[Vec<f64>], axis: usize) -> Vec<f64> {
+        let before: usize = self.n * self.output[..axis].iter().product::<usize>();
+        let mut out = Vec::new();
+        for outer in 0..before {
+            for (x, shape) in inputs.iter().zip(self.inputs) {
+                let block: usize = shape.dims[axis..].iter().product();
+                out.extend(&x[outer * block..][..block]);
+            }
+        }
+        out
     }
 
     fn normalise(&self, inputs: &[Vec<f64>], epsilon: f64) -> Vec<f64> {
@@ -183,4 +231,18 @@ impl Reference<'_> {
 /// before it.
 fn pixel(window: &Window, axis: usize, place: usize, k: usize) -> Option<usize> {
     (place * window.stride[axis] + k * window.dilation[axis]).checked_sub(window.begin[axis])
+}
+
+fn activation(function: Activation, x: f64) -> f64 {
+    let wide = f64::from;
+    match function {
+        Activation::Relu => x.max(0.0),
+        Activation::LeakyRelu { slope } => x.max(0.0) + wide(slope) * x.min(0.0),
+        Activation::Clip { least, most } => x.max(wide(least)).min(wide(most)),
+        Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+        Activation::Tanh => x.tanh(),
+        Activation::HardSigmoid { slope, level } => (wide(slope) * x + wide(level)).clamp(0.0, 1.0),
+        Activation::HardSwish => x * (x / 6.0 + 0.5).clamp(0.0, 1.0),
+        Activation::Neg => -x,
+    }
 }

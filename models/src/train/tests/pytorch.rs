@@ -1,190 +1,318 @@
-//! Ten steps beside PyTorch's, from recorded figures.
+//! Ten steps beside PyTorch's, from recorded figures, with each of its optimizers.
 //!
-//! Losses, first gradients and the evaluation agree, and so do the parameters' norms of mlp, lenet
-//! and cnn. In ResNet-8 a rectifier near zero may open on one rounding and stay shut on another; the
-//! smallest biases then end up to two per cent apart, in a few distinct ways: a change of the
-//! initial weights in their last bit is enough. PyTorch's run is one of those ways, so the test
-//! looks for last bits that lead to all of its figures.
+//! mlp, lenet, cnn and the small `EfficientNet` have all of its figures within [`BARS`].
+//!
+//! In ResNet-8 and the small `MobileNetV2` a rectifier near zero may open on one rounding and stay
+//! shut on another, for a whole area of equal pixels at once: a change of the initial weights in
+//! their last bit moves the figures after ten steps as far as another engine's order of sums
+//! does, in `f64` too. Their first loss is held to the bars, and their first gradients, which
+//! branch already in `MobileNetV2`, both to those in `f64` and, from some last bits, to PyTorch's.
+//! What follows must be no farther from PyTorch's figures than twice what our runs from different
+//! last bits are from each other. ResNet-8 with
+//! SGD is also shown to reach all of PyTorch's figures from some last bits.
+//!
+//! The bias of a normalisation that is followed, without a function between, by a convolution
+//! and another normalisation has no effect: its gradient is 0, and what is computed of it is
+//! rounding. Adam makes steps of full length of that, so with Adam these biases, and the running
+//! means that they move, cannot be compared.
 
-use std::io::Read;
-use std::path::PathBuf;
+mod exact;
+mod recorded;
 
-use rand::{RngExt as _, SeedableRng as _};
-use rand_chacha::ChaCha8Rng;
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::Value;
 
-use crate::params::Parameters;
-use crate::train::{Sgd, Trainer};
+use crate::graph::{Graph, Op, Origin, ValueId};
+use crate::train::{Adam, Optimizer, Sgd, Trainer};
+use exact::Exact;
+use recorded::{Recorded, perturbed, unmoved};
 
-fn shared(path: &str) -> Option<Vec<u8>> {
-    let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared"));
-    std::fs::read(root.join(path)).ok()
+/// What a run of ten steps left behind.
+#[derive(Debug, Default)]
+struct Figures {
+    losses: Vec<f64>,
+    /// Norms of the first step's gradients, of the weights, and of the running statistics.
+    gradients: BTreeMap<String, f64>,
+    weights: BTreeMap<String, f64>,
+    states: BTreeMap<String, f64>,
+    evaluation: f64,
 }
 
-struct Recorded {
-    onnx: Vec<u8>,
-    figures: Value,
-    examples: Vec<f32>,
-    labels: Vec<u32>,
-}
+/// Largest relative differences from PyTorch's figures: of losses, first gradients, weights,
+/// running statistics, and the loss of the evaluation.
+const BARS: [f64; 5] = [1e-3, 1e-4, 1e-3, 1e-4, 1e-3];
 
-impl Recorded {
-    fn read(name: &str) -> Option<Self> {
-        let onnx = shared(&format!("vectors/pytorch_training/{name}.onnx"))?;
-        let figures = shared(&format!("vectors/pytorch_training/{name}.json"))?;
-        let packed = shared("data/cifar10/train_orig_2283.bin.gz")?;
-        let mut records = Vec::new();
-        flate2::read::GzDecoder::new(packed.as_slice()).read_to_end(&mut records).unwrap();
-        let records = || records.chunks_exact(3073).take(320);
-        let labels = records().map(|record| u32::from(record[0])).collect();
-        let normal = |pixel: &u8| (f32::from(*pixel) / 255.0 - 0.5) / 0.25;
-        let examples = records().flat_map(|record| record[1..].iter().map(normal)).collect();
-        let figures = serde_json::from_slice(&figures).unwrap();
-        Some(Self { onnx, figures, examples, labels })
-    }
-
-    fn batch(&self, index: usize) -> (&[f32], &[u32]) {
-        (&self.examples[index * 32 * 3072..][..32 * 3072], &self.labels[index * 32..][..32])
-    }
-}
-
-fn norm(values: &[f32]) -> f64 {
-    values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt()
-}
-
-/// Relative difference from PyTorch's figures.
-const BAR: f64 = 1e-3;
-
-fn difference(found: f64, expected: f64, floor: f64) -> f64 {
-    (found - expected).abs() / expected.abs().max(floor)
-}
-
-/// The running statistics as the recorded runs began with them: the export's trace of the graph
-/// has moved those in the file.
-fn unmoved(parameters: &Parameters) -> Parameters {
-    let mut items = parameters.items().to_vec();
-    for item in &mut items {
-        if item.name.ends_with("running_mean") {
-            item.values.fill(0.0);
-        } else if item.name.ends_with("running_var") {
-            item.values.fill(1.0);
-        }
-    }
-    Parameters::new(items).unwrap()
-}
-
-/// Moves each value by a step of its last bit up, down, or not at all; seed 0 moves none.
-fn perturbed(parameters: &Parameters, seed: u64) -> Parameters {
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let mut items = parameters.items().to_vec();
-    if seed > 0 {
-        for value in items.iter_mut().flat_map(|item| &mut item.values) {
-            *value = match random.random_range(0..3) {
-                0 => value.next_down(),
-                1 => value.next_up(),
-                _ => *value,
-            };
-        }
-    }
-    Parameters::new(items).unwrap()
-}
-
-/// A figure, and how far from PyTorch's it is.
-type Difference = (f64, String);
-
-/// Trains for ten steps: the worst of all figures before the parameters, and of all.
-fn ten_steps(recorded: &Recorded, seed: u64) -> [Difference; 2] {
-    let run = &recorded.figures["runs"]["sgd"];
+/// The optimizers as they were recorded.
+fn optimizers() -> [(&'static str, Optimizer); 4] {
     let sgd = Sgd { learning_rate: 0.01, momentum: 0.9, weight_decay: 5e-4 };
-    let mut trainer = Trainer::new(&recorded.onnx, sgd).unwrap();
-    trainer.set_parameters(&perturbed(&unmoved(&trainer.parameters()), seed)).unwrap();
-    let mut differences = Vec::new();
-    let mut compare = |what: String, found: f64, expected: &Value, floor: f64| {
-        differences.push((difference(found, expected.as_f64().unwrap(), floor), what));
-    };
-    for (step, expected) in run["losses"].as_array().unwrap().iter().enumerate() {
-        let (examples, labels) = recorded.batch(step);
-        let result = trainer.step(examples, labels).unwrap();
-        compare(format!("loss {step}"), result.loss, expected, 1e-9);
-        if step == 0 {
-            for (weight, expected) in recorded.figures["first_gradient_l2"].as_object().unwrap() {
-                let found = norm(trainer.gradient(weight).unwrap());
-                compare(format!("gradient of {weight}"), found, expected, 1e-5);
+    let adam = Adam::new(1e-3);
+    [
+        ("sgd", Optimizer::Sgd(sgd)),
+        ("sgd_nesterov", Optimizer::Nesterov(Sgd { weight_decay: 0.0, ..sgd })),
+        ("adam", Optimizer::Adam(adam)),
+        ("adamw", Optimizer::AdamW(Adam { weight_decay: 0.01, ..adam })),
+    ]
+}
+
+fn norm(values: impl Iterator<Item = f64>) -> f64 {
+    values.map(|value| value.powi(2)).sum::<f64>().sqrt()
+}
+
+fn norm_f32(values: &[f32]) -> f64 {
+    norm(values.iter().copied().map(f64::from))
+}
+
+fn is_state(name: &str) -> bool {
+    name.ends_with("running_mean") || name.ends_with("running_var")
+}
+
+impl Figures {
+    fn of_pytorch(figures: &Value, optimizer: &str) -> Self {
+        let run = &figures["runs"][optimizer];
+        let params = run["params"].as_object().unwrap();
+        let norms = |states: bool| {
+            let of = params.iter().filter(|(name, _)| is_state(name) == states);
+            of.map(|(name, figures)| (name.clone(), figures["l2"].as_f64().unwrap())).collect()
+        };
+        let gradients = figures["first_gradient_l2"].as_object().unwrap().iter();
+        Self {
+            losses: run["losses"].as_array().unwrap().iter().filter_map(Value::as_f64).collect(),
+            gradients: gradients.map(|(name, l2)| (name.clone(), l2.as_f64().unwrap())).collect(),
+            weights: norms(false),
+            states: norms(true),
+            evaluation: run["eval_loss_batch0"].as_f64().unwrap(),
+        }
+    }
+
+    /// Ours, from initial weights moved by the last bits of a seed.
+    fn of_trainer(recorded: &Recorded, optimizer: Optimizer, seed: u64) -> Self {
+        let mut trainer = Trainer::new(&recorded.onnx, optimizer).unwrap();
+        trainer.set_parameters(&perturbed(&unmoved(&trainer.parameters()), seed)).unwrap();
+        let mut figures = Self::default();
+        for step in 0..10 {
+            let (examples, labels) = recorded.batch(step);
+            figures.losses.push(trainer.step(examples, labels).unwrap().loss);
+            if step == 0 {
+                for item in trainer.parameters().items() {
+                    let gradient = trainer.gradient(&item.name).map(norm_f32);
+                    figures.gradients.extend(gradient.map(|norm| (item.name.clone(), norm)));
+                }
             }
         }
+        let (examples, labels) = recorded.batch(0);
+        figures.evaluation = trainer.evaluate(examples, labels).unwrap().loss;
+        for item in trainer.parameters().items() {
+            let into =
+                if is_state(&item.name) { &mut figures.states } else { &mut figures.weights };
+            into.insert(item.name.clone(), norm_f32(&item.values));
+        }
+        figures
     }
+
+    /// Leaves out what is named.
+    fn without(mut self, names: &BTreeSet<String>) -> Self {
+        for norms in [&mut self.gradients, &mut self.weights, &mut self.states] {
+            norms.retain(|name, _| !names.contains(name));
+        }
+        self
+    }
+
+    /// The worst relative difference of each kind, with what it is of: losses, gradients,
+    /// weights, running statistics, evaluation.
+    fn differences(&self, expected: &Self) -> [(f64, String); 5] {
+        let of = |found: f64, expected: f64, floor: f64, what: &str| {
+            ((found - expected).abs() / expected.abs().max(floor), what.to_owned())
+        };
+        let worst = |differences: Vec<(f64, String)>| {
+            differences.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or_default()
+        };
+        let norms = |found: &BTreeMap<String, f64>, expected: &BTreeMap<String, f64>, floor| {
+            assert!(found.keys().eq(expected.keys()));
+            let pairs = found.iter().zip(expected.values());
+            worst(pairs.map(|((name, a), b)| of(*a, *b, floor, name)).collect())
+        };
+        let losses = self.losses.iter().zip(&expected.losses).enumerate();
+        [
+            worst(losses.map(|(at, (a, b))| of(*a, *b, 1e-9, &format!("step {at}"))).collect()),
+            norms(&self.gradients, &expected.gradients, 1e-5),
+            norms(&self.weights, &expected.weights, 1e-3),
+            norms(&self.states, &expected.states, 1e-3),
+            of(self.evaluation, expected.evaluation, 1e-9, "batch 0"),
+        ]
+    }
+}
+
+/// The norms of the first step's gradients in `f64`.
+fn exact_gradients(recorded: &Recorded) -> (Graph, BTreeMap<String, f64>) {
+    let mut exact = Exact::new(&recorded.onnx);
     let (examples, labels) = recorded.batch(0);
-    let evaluated = trainer.evaluate(examples, labels).unwrap();
-    compare("evaluation".to_owned(), evaluated.loss, &run["eval_loss_batch0"], 1e-9);
-    let before = worst(&differences);
-    differences.extend(parameter_differences(&trainer.parameters(), &run["params"]));
-    let logits = trainer.logits(examples).unwrap();
-    for (found, expected) in logits.iter().zip(run["eval_logits_first_image"].as_array().unwrap()) {
-        let differs = difference(f64::from(*found), expected.as_f64().unwrap(), 1.0);
-        differences.push((differs, "a logit".to_owned()));
-    }
-    [before, worst(&differences)]
+    exact.run(examples, labels);
+    let weights = exact.graph.values.iter().enumerate();
+    let gradients = weights
+        .filter(|(_, value)| value.origin == Origin::Weight)
+        .map(|(id, value)| (value.name.clone(), norm(exact.gradients[id].iter().copied())))
+        .collect();
+    (exact.graph, gradients)
 }
 
-fn worst(differences: &[Difference]) -> Difference {
-    differences.iter().max_by(|a, b| a.0.total_cmp(&b.0)).unwrap().clone()
-}
-
-fn parameter_differences(parameters: &Parameters, expected: &Value) -> Vec<Difference> {
-    let expected = expected.as_object().unwrap();
-    assert_eq!(parameters.items().len(), expected.len());
-    let mut differences = Vec::new();
-    for (weight, expected) in expected {
-        let found = &parameters.find(weight).unwrap().values;
-        let l2 = expected["l2"].as_f64().unwrap();
-        differences.push((difference(norm(found), l2, 1e-3), weight.clone()));
-        for (found, expected) in found.iter().zip(expected["first"].as_array().unwrap()) {
-            let expected = expected.as_f64().unwrap();
-            let differs = difference(f64::from(*found), expected, l2.max(0.01));
-            differences.push((differs, format!("a value of {weight}")));
+/// The running means that the bias of a normalisation moves without any other effect.
+fn moved_means(graph: &Graph, biases: &BTreeSet<String>) -> BTreeSet<String> {
+    let sources = graph.nodes.iter().filter(|node| {
+        matches!(node.op, Op::BatchNormalization { .. })
+            && biases.contains(&graph.value(node.inputs[2]).name)
+    });
+    let mut shifted: BTreeSet<ValueId> = sources.map(|node| node.output).collect();
+    let mut means = BTreeSet::new();
+    for node in &graph.nodes {
+        let fed = node.inputs.iter().any(|id| shifted.contains(id));
+        if fed && matches!(node.op, Op::Conv { .. } | Op::Arithmetic(_)) {
+            shifted.insert(node.output);
+        } else if fed && matches!(node.op, Op::BatchNormalization { .. }) {
+            means.insert(graph.value(node.states[0]).name.clone());
         }
     }
-    differences
+    means
 }
 
-/// Tries so many sets of last bits, the initial weights as they are first.
-fn compare(name: &str, tries: u64) {
-    let Some(recorded) = Recorded::read(name) else {
-        #[expect(clippy::print_stderr, reason = "a test that compares nothing must say so")]
-        {
-            eprintln!("{name}: no ../shared, not compared with PyTorch");
-        }
-        return;
-    };
-    let mut found = Vec::new();
-    for seed in 0..tries {
-        let [before, all] = ten_steps(&recorded, seed);
-        assert!(seed > 0 || before.0 < BAR, "{name}: {before:?}");
-        assert!(all.0 < 0.05, "{name} from last bits {seed}: {all:?}");
-        if all.0 < BAR {
-            return;
-        }
-        found.push(all);
+/// A network beside PyTorch's, but for what cannot be compared.
+struct Comparison {
+    recorded: Recorded,
+    gradients: BTreeMap<String, f64>,
+    /// Weights without effect.
+    idle: BTreeSet<String>,
+    /// These, and the running means that they move.
+    moved: BTreeSet<String>,
+}
+
+impl Comparison {
+    fn new(name: &str) -> Option<Self> {
+        let Some(recorded) = Recorded::read(name) else {
+            #[expect(clippy::print_stderr, reason = "a test that compares nothing must say so")]
+            {
+                eprintln!("{name}: no ../shared, not compared with PyTorch");
+            }
+            return None;
+        };
+        let (graph, gradients) = exact_gradients(&recorded);
+        let idle: BTreeSet<String> = gradients
+            .iter()
+            .filter(|(_, norm)| **norm < 1e-12)
+            .map(|(name, _)| name.clone())
+            .collect();
+        let moved = moved_means(&graph, &idle).into_iter().chain(idle.clone()).collect();
+        Some(Self { recorded, gradients, idle, moved })
     }
-    panic!("{name}: no last bits of {tries} lead to PyTorch's parameters: {found:?}");
+
+    fn left_out(&self, optimizer: Optimizer) -> &BTreeSet<String> {
+        match optimizer {
+            Optimizer::Sgd(_) | Optimizer::Nesterov(_) => &self.idle,
+            Optimizer::Adam(_) | Optimizer::AdamW(_) => &self.moved,
+        }
+    }
+
+    fn pytorch(&self, label: &str, optimizer: Optimizer) -> Figures {
+        Figures::of_pytorch(&self.recorded.figures, label).without(self.left_out(optimizer))
+    }
+
+    fn ours(&self, optimizer: Optimizer, seed: u64) -> Figures {
+        let figures = Figures::of_trainer(&self.recorded, optimizer, seed);
+        for (name, gradient) in figures.gradients.iter().filter(|_| seed == 0) {
+            let exact = self.gradients[name];
+            let near = (gradient - exact).abs() < 2e-4 * exact + 1e-6;
+            assert!(near, "gradient of {name}: {gradient}, in f64 {exact}");
+        }
+        figures.without(self.left_out(optimizer))
+    }
+}
+
+/// Holds every figure of every optimizer to the bars.
+fn agrees(name: &str) {
+    let Some(comparison) = Comparison::new(name) else { return };
+    for (label, optimizer) in optimizers() {
+        let pytorch = comparison.pytorch(label, optimizer);
+        let differences = comparison.ours(optimizer, 0).differences(&pytorch);
+        let fit = differences.iter().zip(BARS).all(|((difference, _), bar)| *difference < bar);
+        assert!(fit, "{name} {label}: {differences:?}");
+    }
+}
+
+/// Holds the first step to the bars, its gradients from any of some last bits, and what follows to
+/// the spread of runs from other last bits.
+fn agrees_within_its_spread(name: &str) {
+    let Some(comparison) = Comparison::new(name) else { return };
+    for (label, optimizer) in optimizers() {
+        let pytorch = comparison.pytorch(label, optimizer);
+        let ours = comparison.ours(optimizer, 0);
+        let differences = ours.differences(&pytorch);
+        let first = (ours.losses[0] - pytorch.losses[0]).abs() / pytorch.losses[0];
+        assert!(first < 1e-6, "{name} {label}: first loss differs by {first}");
+        let evaluation = &differences[4];
+        assert!(evaluation.0 < BARS[4], "{name} {label}: {evaluation:?}");
+        let mut spread = [0.0_f64; 5];
+        let mut gradients = differences[1].clone();
+        for seed in 1..=4 {
+            let other = comparison.ours(optimizer, seed);
+            let [_, nearest, ..] = other.differences(&pytorch);
+            if nearest.0 < gradients.0 {
+                gradients = nearest;
+            }
+            let moved = other.differences(&ours);
+            spread.iter_mut().zip(moved).for_each(|(most, (moved, _))| *most = most.max(moved));
+        }
+        assert!(gradients.0 < BARS[1], "{name} {label}: first gradients, {gradients:?}");
+        for kind in [0, 2, 3] {
+            let bar = BARS[kind].max(2.0 * spread[kind]);
+            assert!(
+                differences[kind].0 < bar,
+                "{name} {label}: {differences:?}, spread {spread:?}"
+            );
+        }
+    }
 }
 
 #[test]
 fn mlp() {
-    compare("mlp", 1);
+    agrees("mlp");
 }
 
 #[test]
 fn lenet() {
-    compare("lenet", 1);
+    agrees("lenet");
 }
 
 #[test]
 fn cnn() {
-    compare("cnn", 1);
+    agrees("cnn");
+}
+
+#[test]
+fn efficientnet_tiny() {
+    agrees("efficientnet_tiny");
+}
+
+#[test]
+fn mobilenet_v2_tiny() {
+    agrees_within_its_spread("mobilenet_v2_tiny");
 }
 
 #[test]
 fn resnet8() {
-    compare("resnet8", 60);
+    agrees_within_its_spread("resnet8");
+}
+
+#[test]
+fn resnet8_reaches_all_figures_from_some_last_bits() {
+    let Some(Comparison { recorded, .. }) = Comparison::new("resnet8") else { return };
+    let (label, optimizer) = optimizers()[0];
+    let pytorch = Figures::of_pytorch(&recorded.figures, label);
+    let mut found = Vec::new();
+    for seed in 0..60 {
+        let differences = Figures::of_trainer(&recorded, optimizer, seed).differences(&pytorch);
+        if differences.iter().all(|(difference, _)| *difference < 1e-3) {
+            return;
+        }
+        found.push(differences);
+    }
+    panic!("no last bits lead to PyTorch's figures: {found:?}");
 }

@@ -1,0 +1,71 @@
+//! The operators of a graph in training.
+
+use super::Window;
+
+/// An operator with what its attributes say. Axes are counted without the batch axis.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Op {
+    /// `[x, w [m, c/group, kh, kw], bias [m]?]`
+    Conv { window: Window, group: usize },
+    /// `[x, w, bias?]`: `alpha x w' + beta bias`, `w` is `[m, d]` if `transposed`, else `[d, m]`.
+    Gemm { alpha: f32, beta: f32, transposed: bool },
+    /// `[x [.., d], w [d, m]]`: each row of the last axis times the weights.
+    MatMul,
+    /// `[a, b]`, each broadcast to the output.
+    Arithmetic(Arithmetic),
+    /// `[x]`
+    Activation(Activation),
+    /// `[x]`
+    MaxPool(Window),
+    /// `[x]`
+    AveragePool { window: Window, include_pad: bool },
+    /// `[x]`: mean over all axes after the channels.
+    GlobalAveragePool,
+    /// `[x, scale, bias]`, states `[mean, variance]`; `momentum` as ONNX counts it.
+    BatchNormalization { epsilon: f32, momentum: f32 },
+    /// `[x]`: the same elements of each example in row-major order under another shape.
+    Reshape,
+    /// `[x]`: axis `i` of the output is axis `axes[i]` of the input.
+    Transpose { axes: Vec<usize> },
+    /// `[x...]`: the inputs behind each other along an axis.
+    Concat { axis: usize },
+    /// `[x]`
+    Dropout { ratio: f32 },
+}
+
+/// An operator on two numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arithmetic {
+    Add,
+    Sub,
+    Mul,
+    Div,
+}
+
+/// A function of one number.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Activation {
+    /// `max(x, 0)`
+    Relu,
+    /// `x`, or `slope x` below 0.
+    LeakyRelu {
+        slope: f32,
+    },
+    /// `min(max(x, least), most)`
+    Clip {
+        least: f32,
+        most: f32,
+    },
+    /// `1 / (1 + exp(-x))`
+    Sigmoid,
+    Tanh,
+    /// `min(max(slope x + level, 0), 1)`
+    HardSigmoid {
+        slope: f32,
+        level: f32,
+    },
+    /// `x min(max(x / 6 + 1 / 2, 0), 1)`
+    HardSwish,
+    /// `-x`
+    Neg,
+}

@@ -1,0 +1,99 @@
+//! Operators with a window, and means over pictures.
+
+use super::node;
+use crate::graph::context::Context;
+use crate::graph::reader::Made;
+use crate::graph::{GraphError, Op, ValueId, Window};
+
+/// An activation of `[c, h, w]`.
+fn picture(context: &mut Context<'_, '_>) -> Result<(ValueId, [usize; 3]), GraphError> {
+    let (x, dims) = context.activation(0)?;
+    match dims.as_slice() {
+        [c, h, w] => Ok((x, [*c, *h, *w])),
+        _ => Err(context.misfit("[n, c, h, w]", context.shape(x))),
+    }
+}
+
+pub(super) fn conv(context: &mut Context<'_, '_>) -> Result<Made, GraphError> {
+    let (x, [c, h, w]) = picture(context)?;
+    let (weight, extents) = context.weight(1, 4)?;
+    let group = context.int("group", 1);
+    let group = usize::try_from(group).ok().filter(|group| {
+        *group >= 1 && c == extents[1].saturating_mul(*group) && extents[0] % group == 0
+    });
+    let Some(group) = group else {
+        let expected = format!("weights for {c} channels in {} groups", context.int("group", 1));
+        return Err(context.misfit(expected, context.shape(weight)));
+    };
+    let kernel = [extents[2], extents[3]];
+    if !context.ints("kernel_shape").is_empty() && Window::kernel_shape(context)? != kernel {
+        return Err(context.misfit("weights of the kernel_shape", context.shape(weight)));
+    }
+    let window = Window { ceil: false, ..Window::read(context, kernel, [h, w])? };
+    let dims = window_output(context, &window, x, extents[0], [h, w])?;
+    let mut inputs = vec![x, weight];
+    if context.has(2) {
+        inputs.push(context.vector(2, extents[0])?);
+    }
+    Ok(node(Op::Conv { window, group }, inputs, dims))
+}
+
+fn window_output(
+    context: &Context<'_, '_>,
+    window: &Window,
+    x: ValueId,
+    channels: usize,
+    input: [usize; 2],
+) -> Result<Vec<usize>, GraphError> {
+    let Some([h, w]) = window.output(input) else {
+        let [h, w] = window.kernel;
+        let expected = format!("an input that the {h} x {w} kernel fits in");
+        return Err(context.misfit(expected, context.shape(x)));
+    };
+    Ok(vec![channels, h, w])
+}
+
+pub(super) fn max_pool(context: &mut Context<'_, '_>) -> Result<Made, GraphError> {
+    let (x, [c, h, w]) = picture(context)?;
+    let window = Window::read(context, Window::kernel_shape(context)?, [h, w])?;
+    if (0..2).any(|axis| window.begin[axis].max(window.end[axis]) >= window.kernel[axis]) {
+        return Err(context.problem("pads must be smaller than the kernel".to_owned()));
+    }
+    let dims = window_output(context, &window, x, c, [h, w])?;
+    Ok(node(Op::MaxPool(window), vec![x], dims))
+}
+
+pub(super) fn average_pool(context: &mut Context<'_, '_>) -> Result<Made, GraphError> {
+    let (x, [c, h, w]) = picture(context)?;
+    let window = Window::read(context, Window::kernel_shape(context)?, [h, w])?;
+    if (0..2).any(|axis| window.begin[axis].max(window.end[axis]) >= window.kernel[axis]) {
+        return Err(context.problem("pads must be smaller than the kernel".to_owned()));
+    }
+    let dims = window_output(context, &window, x, c, [h, w])?;
+    let include_pad = context.int("count_include_pad", 0) != 0;
+    Ok(node(Op::AveragePool { window, include_pad }, vec![x], dims))
+}
+
+pub(super) fn global_average_pool(context: &mut Context<'_, '_>) -> Result<Made, GraphError> {
+    let (x, dims) = context.activation(0)?;
+    let ones = std::iter::repeat_n(1, dims.len() - 1);
+    let dims = dims.iter().take(1).copied().chain(ones).collect();
+    Ok(node(Op::GlobalAveragePool, vec![x], dims))
+}
+
+/// A mean over all spatial axes, which is global average pooling.
+pub(super) fn reduce_mean(context: &mut Context<'_, '_>) -> Result<Made, GraphError> {
+    let (x, dims) = context.activation(0)?;
+    let axes = context.ints_or_input("axes", 1)?.unwrap_or_default();
+    let rank = i64::try_from(dims.len()).unwrap_or(i64::MAX) + 1;
+    let mut axes: Vec<i64> =
+        axes.iter().map(|axis| if *axis < 0 { *axis + rank } else { *axis }).collect();
+    axes.sort_unstable();
+    if rank < 3 || !axes.iter().copied().eq(2..rank) {
+        let text = format!("axes {axes:?}: only a mean over all axes from 2 on can be trained");
+        return Err(context.problem(text));
+    }
+    let kept = if context.int("keepdims", 1) == 0 { 0 } else { dims.len() - 1 };
+    let dims = dims.iter().take(1).copied().chain(std::iter::repeat_n(1, kept)).collect();
+    Ok(node(Op::GlobalAveragePool, vec![x], dims))
+}

@@ -13,6 +13,8 @@ use super::output::Output;
 use super::table::{self, Table};
 use crate::record::ModelRecord;
 
+mod zoo;
+
 /// `dunlin models`
 #[derive(Debug, Args)]
 pub(super) struct ModelsArgs {
@@ -56,6 +58,8 @@ enum Action {
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
     },
+    /// The built-in families, with what they cost for examples of a shape.
+    Zoo(zoo::ZooArgs),
     /// Remove a version.
     Rm {
         /// NAME:VERSION, or NAME with --all.
@@ -108,6 +112,7 @@ pub(super) async fn run(
             push(client, output, &model, &file, extras).await
         }
         Action::Pull { model, output: file } => pull(client, output, &model, file).await,
+        Action::Zoo(args) => zoo::run(&args, output),
         Action::Rm { model, all } => {
             if model.version.is_none() && !all {
                 return Err(CliError::usage(

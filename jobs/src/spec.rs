@@ -13,8 +13,10 @@ use crate::id::{
 };
 use crate::selector::Selector;
 
+mod local;
 mod validate;
 
+pub use self::local::{LocalTraining, Optimizer, OptimizerError};
 pub use self::validate::{Problem, validate};
 
 /// The kinds of job.
@@ -204,38 +206,6 @@ pub struct TrainSpec {
 
 fn default_true() -> bool {
     true
-}
-
-/// What a device does in a round.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct LocalTraining {
-    /// Passes over the local examples; 0 returns the parameters untouched, to measure a round.
-    pub epochs: u32,
-    /// Examples per step.
-    pub batch_size: u32,
-    /// Steps at most, over all epochs; absent means no limit.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub steps_max: Option<u32>,
-    /// Step size of stochastic gradient descent.
-    pub learning_rate: f32,
-    /// Classical momentum, 0 to below 1.
-    pub momentum: f32,
-    /// L2 penalty added to the gradient.
-    pub weight_decay: f32,
-}
-
-impl Default for LocalTraining {
-    fn default() -> Self {
-        Self {
-            epochs: 1,
-            batch_size: 32,
-            steps_max: None,
-            learning_rate: 0.05,
-            momentum: 0.9,
-            weight_decay: 0.0,
-        }
-    }
 }
 
 /// Who takes part in a round, and when it is over.

@@ -21,8 +21,8 @@ use jobs::report::{
 };
 use jobs::selector::Selector;
 use jobs::spec::{
-    EvaluateTask, InferInput, InferSpec, InferTask, JobSpec, LocalTraining, Offer, Participation,
-    Purpose, Task, TaskId, TaskWork, TensorHeader, TrainSpec, TrainTask, WorkSpec,
+    EvaluateTask, InferInput, InferSpec, InferTask, JobSpec, LocalTraining, Offer, Optimizer,
+    Participation, Purpose, Task, TaskId, TaskWork, TensorHeader, TrainSpec, TrainTask, WorkSpec,
 };
 use jobs::wire;
 use serde::Serialize;
@@ -237,6 +237,7 @@ fn jobs(golden: &mut Golden) {
             learning_rate: 0.125,
             momentum: 0.5,
             weight_decay: 0.25,
+            ..LocalTraining::default()
         },
         participation: Participation {
             devices: Some(3),
@@ -256,6 +257,18 @@ fn jobs(golden: &mut Golden) {
         work,
     };
     golden.same("job-train", &job("group=lab", WorkSpec::Train(Box::new(train.clone()))));
+    let refined = TrainSpec {
+        local: LocalTraining {
+            optimizer: Optimizer::Adamw,
+            proximal: 0.5,
+            gradient_norm_max: Some(2.0),
+            label_smoothing: 0.125,
+            frozen: vec!["stem.*".to_owned()],
+            ..LocalTraining::default()
+        },
+        ..train.clone()
+    };
+    golden.same("job-train-refined", &job("group=lab", WorkSpec::Train(Box::new(refined))));
     let old = TrainSpec {
         local: LocalTraining::default(),
         participation: Participation::default(),

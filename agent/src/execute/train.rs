@@ -10,12 +10,14 @@ use jobs::spec::{EvaluateTask, LocalTraining, TaskId, TrainTask};
 use link::blobs::Existing;
 use models::dataset::{Dataset, Examples, Order};
 use models::params::Parameters;
-use models::train::{Sgd, TrainError, Trainer};
+use models::train::{Optimizer, Settings, Sgd, TrainError, Trainer};
 use tokio::sync::mpsc;
 
 use super::{Run, Stopped, failures};
 use crate::cache::{self, Keep};
 use crate::work::Told;
+
+mod settings;
 
 /// The engine's name in reports.
 const ENGINE: &str = "native";
@@ -50,7 +52,7 @@ struct Sums {
 impl Run {
     /// Trains from the given parameters, uploads the result, and describes it.
     pub(super) async fn train(&self, task: TrainTask) -> Result<ReportBody, Failure> {
-        check(&task.local)?;
+        settings::check(&task.local)?;
         let device = &self.executor.device;
         let (parameters, examples) = futures::try_join!(
             device.cache.get(&task.parameters, Keep::Memory),
@@ -167,12 +169,8 @@ impl LocalRun {
         parameters: &[u8],
         dataset: &Arc<Dataset>,
     ) -> Result<Trained, Failure> {
-        let sgd = Sgd {
-            learning_rate: self.local.learning_rate,
-            momentum: self.local.momentum,
-            weight_decay: self.local.weight_decay,
-        };
-        let mut trainer = prepare(graph, parameters, sgd, dataset)?;
+        let (optimizer, settings) = settings::of(&self.local);
+        let mut trainer = prepare(graph, parameters, optimizer, settings, dataset)?;
         let examples = &dataset.train;
         if examples.is_empty() {
             let message = "the data set has no training examples";
@@ -279,8 +277,8 @@ fn evaluate(
     batch_size: usize,
     stopped: &Stopped,
 ) -> Result<Sums, Failure> {
-    let sgd = Sgd { learning_rate: 0.0, momentum: 0.0, weight_decay: 0.0 };
-    let mut trainer = prepare(graph, parameters, sgd, dataset)?;
+    let none = Sgd { learning_rate: 0.0, momentum: 0.0, weight_decay: 0.0 };
+    let mut trainer = prepare(graph, parameters, none.into(), Settings::default(), dataset)?;
     if dataset.test.is_empty() {
         let message = "the data set has no test examples: evaluate elsewhere";
         return Err(Failure::new(FailureCode::InvalidDataset, message));
@@ -301,10 +299,12 @@ fn evaluate(
 fn prepare(
     graph: &[u8],
     parameters: &[u8],
-    sgd: Sgd,
+    optimizer: Optimizer,
+    settings: Settings,
     dataset: &Dataset,
 ) -> Result<Trainer, Failure> {
-    let mut trainer = Trainer::new(graph, sgd).map_err(|error| failures::of_training(&error))?;
+    let trainer = Trainer::with_settings(graph, optimizer, settings);
+    let mut trainer = trainer.map_err(|error| failures::of_training(&error))?;
     check_fit(&trainer, dataset)?;
     let parameters = Parameters::from_safetensors(parameters)
         .map_err(|error| failures::of_training(&TrainError::Parameters(error)))?;
@@ -334,22 +334,6 @@ fn check_fit(trainer: &Trainer, dataset: &Dataset) -> Result<(), Failure> {
         return Err(Failure::new(FailureCode::ShapeMismatch, message));
     }
     Ok(())
-}
-
-fn check(local: &LocalTraining) -> Result<(), Failure> {
-    let within = |value: f32, max: f32| (0.0..=max).contains(&value);
-    let wrong = if local.batch_size == 0 {
-        "batch_size is 0: at least 1".to_owned()
-    } else if !within(local.learning_rate, f32::MAX) {
-        format!("learning_rate is {}: a number of at least 0", local.learning_rate)
-    } else if !within(local.momentum, 0.999_999) {
-        format!("momentum is {}: 0 to below 1", local.momentum)
-    } else if !within(local.weight_decay, f32::MAX) {
-        format!("weight_decay is {}: a number of at least 0", local.weight_decay)
-    } else {
-        return Ok(());
-    };
-    Err(Failure::new(FailureCode::InvalidSpec, wrong))
 }
 
 fn check_stop(stopped: &Stopped) -> Result<(), Failure> {

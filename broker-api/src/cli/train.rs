@@ -6,7 +6,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use jobs::id::{DatasetName, JobId, Millis, ModelName};
 use jobs::job::JobState;
-use jobs::spec::{LocalTraining, ModelQuery, Participation, TrainSpec};
+use jobs::spec::{LocalTraining, ModelQuery, Optimizer, Participation, TrainSpec};
 use reqwest::Method;
 use serde_json::json;
 
@@ -24,8 +24,8 @@ pub(super) struct TrainArgs {
     /// What devices train on; those without it are not asked.
     #[arg(long, value_name = "DATASET")]
     dataset: DatasetName,
-    /// A registered model to go on from (NAME or NAME:VERSION), or a family: mlp, lenet, cnn,
-    /// resnet8.
+    /// A registered model to go on from (NAME or NAME:VERSION), or a family ('dunlin models
+    /// zoo').
     #[arg(long, value_name = "MODEL")]
     model: ModelQuery,
     /// Rounds to run.
@@ -52,6 +52,21 @@ pub(super) struct TrainArgs {
     /// L2 penalty.
     #[arg(long, default_value_t = LocalTraining::default().weight_decay, value_name = "X")]
     weight_decay: f32,
+    /// How weights move: sgd, nesterov, adam or adamw.
+    #[arg(long, default_value_t = Optimizer::default())]
+    optimizer: Optimizer,
+    /// Keeps local weights near the round's (Li et al. 2020): mu, 0 is off.
+    #[arg(long, default_value_t = 0.0, value_name = "MU")]
+    proximal: f32,
+    /// Longest gradient; longer ones are scaled down to it.
+    #[arg(long, value_name = "NORM")]
+    gradient_norm_max: Option<f32>,
+    /// Share of each target that is spread over all classes.
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    label_smoothing: f32,
+    /// Parameters that are not trained, by name; '*' stands for any characters. May be repeated.
+    #[arg(long, value_name = "PATTERN")]
+    freeze: Vec<String>,
     /// Updates without which a round fails.
     #[arg(long, default_value_t = Participation::default().quorum, value_name = "N")]
     quorum: u32,
@@ -122,6 +137,11 @@ fn body(args: &TrainArgs) -> serde_json::Value {
             learning_rate: args.learning_rate,
             momentum: args.momentum,
             weight_decay: args.weight_decay,
+            optimizer: args.optimizer,
+            proximal: args.proximal,
+            gradient_norm_max: args.gradient_norm_max,
+            label_smoothing: args.label_smoothing,
+            frozen: args.freeze.clone(),
         },
         participation: Participation {
             devices: args.devices,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{InferInput, InferSpec, JobSpec, TensorHeader, TrainSpec, WorkSpec};
+use super::{InferInput, InferSpec, JobSpec, LocalTraining, TensorHeader, TrainSpec, WorkSpec};
 use crate::round::DEVICES_MAX;
 
 const DAY_MS: u64 = 24 * 3_600_000;
@@ -84,6 +84,7 @@ impl Problems {
         self.check(momentum, "work.local.momentum", local.momentum, "0 to below 1");
         let decay = local.weight_decay >= 0.0 && local.weight_decay.is_finite();
         self.check(decay, "work.local.weight_decay", local.weight_decay, "0 or above, finite");
+        self.refinements(local);
         self.participation(spec);
         if let Some(target) = spec.target_accuracy {
             let share = target > 0.0 && target <= 1.0;
@@ -91,6 +92,18 @@ impl Problems {
             let expected = "true, because target_accuracy is judged by evaluation";
             self.check(spec.evaluate, "work.evaluate", spec.evaluate, expected);
         }
+    }
+
+    fn refinements(&mut self, local: &LocalTraining) {
+        let proximal = local.proximal >= 0.0 && local.proximal.is_finite();
+        self.check(proximal, "work.local.proximal", local.proximal, "0 or above, finite");
+        if let Some(norm) = local.gradient_norm_max {
+            let positive = norm > 0.0 && norm.is_finite();
+            self.check(positive, "work.local.gradient_norm_max", norm, "above 0, finite");
+        }
+        let smoothing = (0.0..1.0).contains(&local.label_smoothing);
+        self.check(smoothing, "work.local.label_smoothing", local.label_smoothing, "0 to below 1");
+        self.whole("work.local.frozen.length", local.frozen.len() as u64, 0, 1000);
     }
 
     fn participation(&mut self, spec: &TrainSpec) {
@@ -154,7 +167,7 @@ mod tests {
             r#"{"deadline_ms":0,"work":{"kind":"train","model":"mlp","dataset":"digits",
             "rounds":0,"evaluate":false,"target_accuracy":0,
             "local":{"epochs":1001,"batch_size":0,"steps_max":0,"learning_rate":0,"momentum":1,
-                "weight_decay":-1},
+                "weight_decay":-1,"proximal":-1,"gradient_norm_max":0,"label_smoothing":1},
             "participation":{"devices":2,"quorum":3,"over_selection":-0.5,"deadline_ms":0,
                 "failed_rounds_max":0}}}"#,
         );
@@ -164,7 +177,8 @@ mod tests {
         assert_eq!(
             fields.join(" ").replace("work.", "").replace("participation.", "p."),
             "deadline_ms rounds local.epochs local.batch_size local.steps_max \
-             local.learning_rate local.momentum local.weight_decay p.quorum p.over_selection \
+             local.learning_rate local.momentum local.weight_decay local.proximal \
+             local.gradient_norm_max local.label_smoothing p.quorum p.over_selection \
              p.deadline_ms p.failed_rounds_max target_accuracy evaluate"
         );
         assert!(problems.iter().any(

@@ -197,7 +197,8 @@ fn types_are_what_the_schemas_say() {
     let train = json!({"kind": "train", "model": {"name": "mlp", "version": "1"},
         "dataset": "digits", "rounds": 3,
         "local": {"epochs": 1, "batch_size": 32, "steps_max": 5, "learning_rate": 0.5,
-            "momentum": 0.5, "weight_decay": 0.5},
+            "momentum": 0.5, "weight_decay": 0.5, "optimizer": "adamw", "proximal": 0.5,
+            "gradient_norm_max": 1.0, "label_smoothing": 0.5, "frozen": ["stem.*"]},
         "participation": {"devices": 2, "over_selection": 0.5, "quorum": 1,
             "deadline_ms": 1000, "failed_rounds_max": 3},
         "evaluate": true, "target_accuracy": 0.5, "register_as": "x", "seed": 1});

@@ -1,0 +1,141 @@
+//! What a device does in a round of training.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Local training. What has its default is not written, so that agents which do not know it yet
+/// take part where it is not asked for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LocalTraining {
+    /// Passes over the local examples; 0 returns the parameters untouched, to measure a round.
+    pub epochs: u32,
+    /// Examples per step.
+    pub batch_size: u32,
+    /// Steps at most, over all epochs; absent means no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps_max: Option<u32>,
+    /// Step size of the optimizer.
+    pub learning_rate: f32,
+    /// Momentum of `sgd` and `nesterov`, 0 to below 1.
+    pub momentum: f32,
+    /// L2 penalty added to the gradient; with `adamw` the share of each weight that is taken off
+    /// before a step, times the step size.
+    pub weight_decay: f32,
+    /// How weights move against their gradients; its state begins anew in each round.
+    #[serde(skip_serializing_if = "is_default")]
+    pub optimizer: Optimizer,
+    /// `mu` of the term `mu / 2 |w - w0|^2` that keeps weights near the round's (`FedProx`, Li et
+    /// al. 2020); 0 is none.
+    #[serde(skip_serializing_if = "is_default")]
+    pub proximal: f32,
+    /// Longest gradient, all weights together; longer ones are scaled down to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gradient_norm_max: Option<f32>,
+    /// Share of each target that is spread over all classes, 0 to below 1.
+    #[serde(skip_serializing_if = "is_default")]
+    pub label_smoothing: f32,
+    /// Names of parameters that are not trained; `*` stands for any characters.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub frozen: Vec<String>,
+}
+
+impl Default for LocalTraining {
+    fn default() -> Self {
+        Self {
+            epochs: 1,
+            batch_size: 32,
+            steps_max: None,
+            learning_rate: 0.05,
+            momentum: 0.9,
+            weight_decay: 0.0,
+            optimizer: Optimizer::Sgd,
+            proximal: 0.0,
+            gradient_norm_max: None,
+            label_smoothing: 0.0,
+            frozen: Vec::new(),
+        }
+    }
+}
+
+/// The optimizers of local training, with the rules and defaults of `PyTorch`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Optimizer {
+    /// Stochastic gradient descent with classical momentum.
+    #[default]
+    Sgd,
+    /// Stochastic gradient descent with Nesterov's momentum.
+    Nesterov,
+    /// Adam; the momentum is not used.
+    Adam,
+    /// Adam with decoupled weight decay; the momentum is not used.
+    Adamw,
+}
+
+/// A word that is no optimizer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no optimizer: expected sgd, nesterov, adam or adamw")]
+pub struct OptimizerError(String);
+
+impl Optimizer {
+    const ALL: [Self; 4] = [Self::Sgd, Self::Nesterov, Self::Adam, Self::Adamw];
+
+    /// The word for it in JSON and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sgd => "sgd",
+            Self::Nesterov => "nesterov",
+            Self::Adam => "adam",
+            Self::Adamw => "adamw",
+        }
+    }
+}
+
+impl fmt::Display for Optimizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Optimizer {
+    type Err = OptimizerError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let found = Self::ALL.into_iter().find(|optimizer| optimizer.as_str() == text);
+        found.ok_or_else(|| OptimizerError(text.to_owned()))
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_those_of_json() {
+        for optimizer in Optimizer::ALL {
+            let word = optimizer.as_str();
+            assert_eq!(word.parse(), Ok(optimizer));
+            assert_eq!(serde_json::to_string(&optimizer).unwrap(), format!("{word:?}"));
+        }
+        let error = "sgdm".parse::<Optimizer>().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "\"sgdm\" is no optimizer: expected sgd, nesterov, adam or adamw"
+        );
+    }
+
+    #[test]
+    fn defaults_are_as_older_agents_know_them() {
+        let written = serde_json::to_value(LocalTraining::default()).unwrap();
+        let fields: Vec<&String> = written.as_object().unwrap().keys().collect();
+        let known = ["batch_size", "epochs", "learning_rate", "momentum", "weight_decay"];
+        assert_eq!(fields, known);
+    }
+}

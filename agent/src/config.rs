@@ -7,7 +7,7 @@ use std::time::Duration;
 use jobs::id::{DatasetName, DeviceId, GroupName, IdError};
 use serde::Deserialize;
 
-pub use args::Args;
+pub use args::{Args, Command};
 
 mod args;
 

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use agent::config::{Args, Config};
+use agent::config::{Args, Command, Config};
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -12,7 +12,10 @@ use tokio::signal::unix::{SignalKind, signal};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let mut args = Args::parse();
+    if let Some(Command::Bench(bench)) = args.command.take() {
+        return measure(&bench);
+    }
     match Config::resolve(args).map_err(agent::AgentError::from).and_then(run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -20,6 +23,20 @@ fn main() -> ExitCode {
             {
                 eprintln!("dunlin-agent: {error}");
             }
+            ExitCode::from(2)
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "what the command is for")]
+fn measure(args: &agent::bench::BenchArgs) -> ExitCode {
+    match agent::bench::run(args) {
+        Ok(text) => {
+            println!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("dunlin-agent: {error}");
             ExitCode::from(2)
         }
     }

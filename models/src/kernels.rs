@@ -5,6 +5,8 @@
 //! product of weights and unrolled pixels, a channel is one stretch of memory for batch
 //! normalisation, and a bias belongs to a row.
 
+pub(crate) use matrix::multiply_squares;
+
 use crate::graph::{Graph, Node, Op};
 
 mod activation;

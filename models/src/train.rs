@@ -10,6 +10,7 @@ mod correction;
 mod definition;
 mod network;
 mod optimizer;
+mod profile;
 mod schedule;
 mod settings;
 
@@ -17,6 +18,8 @@ use correction::{Corrections, clip_factor};
 pub use definition::Definition;
 use network::Network;
 pub use optimizer::{Adam, Optimizer, Sgd};
+use profile::Profile;
+pub use profile::{OperatorTime, SquareProduct};
 pub use schedule::{Decay, Schedule};
 pub use settings::{Loss, Settings, Targets};
 
@@ -321,6 +324,17 @@ impl Trainer {
         let (logits, _) = self.network.logits(batch);
         let row = |example| (0..classes).map(move |class| logits[class * batch + example]);
         Ok((0..batch).flat_map(row).collect())
+    }
+
+    /// Measures from now on what each node takes, by this clock.
+    pub fn profile(&mut self, clock: fn() -> std::time::Duration) {
+        self.network.profile = Some(Profile::new(clock, self.network.graph.nodes.len()));
+    }
+
+    /// What nodes took since [`Trainer::profile`], the longest first; empty without it.
+    pub fn operator_times(&self) -> Vec<OperatorTime> {
+        let profile = self.network.profile.as_ref();
+        profile.map_or_else(Vec::new, |profile| profile.by_operator(&self.network.graph))
     }
 
     /// See [`Definition::to_training_onnx`]; with the parameters of now, be they finite or not.

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 use super::LogFormat;
+use crate::bench::BenchArgs;
 
 /// What may be given when the agent is started.
 #[expect(clippy::doc_markdown, reason = "the comments are the text of --help")]
@@ -13,6 +14,7 @@ use super::LogFormat;
     name = "dunlin-agent",
     version,
     about = "One agent per device: joins a fleet over NATS, trains and answers for it",
+    args_conflicts_with_subcommands = true,
     after_help = "Example: dunlin-agent --nats nats://broker:4222 --data digits=/srv/digits"
 )]
 pub struct Args {
@@ -91,4 +93,15 @@ pub struct Args {
     /// TOML file with the same names as these flags
     #[arg(long, env = "DUNLIN_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
+
+    /// What to do instead of joining a fleet
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What the program does besides.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// Measure how fast this device trains a built-in family
+    Bench(BenchArgs),
 }

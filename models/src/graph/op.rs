@@ -33,6 +33,34 @@ pub(crate) enum Op {
     Dropout { ratio: f32 },
 }
 
+impl Op {
+    /// What it is called in a profile: ONNX's word, convolutions with their extents.
+    pub(crate) fn label(&self) -> String {
+        match self {
+            Self::Conv { window, group } => {
+                let [h, w] = window.kernel;
+                let grouped = if *group > 1 { " grouped" } else { "" };
+                format!("Conv {h}x{w}{grouped}")
+            }
+            Self::Gemm { .. } => "Gemm".to_owned(),
+            Self::MatMul => "MatMul".to_owned(),
+            Self::Arithmetic(arithmetic) => format!("{arithmetic:?}"),
+            Self::Activation(activation) => {
+                let text = format!("{activation:?}");
+                text.split(' ').next().unwrap_or_default().to_owned()
+            }
+            Self::MaxPool(_) => "MaxPool".to_owned(),
+            Self::AveragePool { .. } => "AveragePool".to_owned(),
+            Self::GlobalAveragePool => "GlobalAveragePool".to_owned(),
+            Self::BatchNormalization { .. } => "BatchNormalization".to_owned(),
+            Self::Reshape => "Reshape".to_owned(),
+            Self::Transpose { .. } => "Transpose".to_owned(),
+            Self::Concat { .. } => "Concat".to_owned(),
+            Self::Dropout { .. } => "Dropout".to_owned(),
+        }
+    }
+}
+
 /// An operator on two numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Arithmetic {

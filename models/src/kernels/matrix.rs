@@ -182,6 +182,13 @@ pub(super) fn multiply(
     }
 }
 
+/// The product of two square matrices on all threads of the pool.
+pub(crate) fn multiply_squares(size: usize, a: &[f32], b: &[f32], out: &mut [f32]) {
+    let mut out = MatrixMut::new(out, size, size, size);
+    let (a, b) = (Matrix::new(a, size, size, size), Matrix::new(b, size, size, size));
+    multiply(&mut out, Write::Put, 1.0, a, b, true);
+}
+
 /// Runs `work` on column ranges of `out` in parallel: `(first column, columns, scratch)`. Ranges
 /// begin at multiples of `unit`; how they are cut depends only on `scratch.len() / per_task`,
 /// the number of tasks.

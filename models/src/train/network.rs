@@ -1,5 +1,6 @@
 //! A graph with its kernels and buffers: forward and backward passes over a batch.
 
+use super::profile::Profile;
 use crate::graph::{Graph, Node, Origin, ValueId};
 use crate::kernels::{self, Backward, Forward, Gradient, Kernel};
 
@@ -19,6 +20,8 @@ pub(super) struct Network {
     scratch: Vec<f32>,
     /// For gradients of inputs that a node takes more than once.
     spares: Vec<Vec<f32>>,
+    /// Times of nodes, where they are asked for.
+    pub(super) profile: Option<Profile>,
 }
 
 impl Network {
@@ -30,7 +33,7 @@ impl Network {
         let (slot_of, slot_len) = assign_slots(&graph);
         let slots = vec![Vec::new(); slot_len.len()];
         let (scratch, spares) = (Vec::new(), Vec::new());
-        Self { graph, kernels, values, slot_of, slots, slot_len, scratch, spares }
+        Self { graph, kernels, values, slot_of, slots, slot_len, scratch, spares, profile: None }
     }
 
     /// A parameter's or state's values, or the activations of the last forward pass.
@@ -73,7 +76,8 @@ impl Network {
     /// Computes everything from the input; `step` matters in training only.
     pub(super) fn forward(&mut self, batch: usize, training: bool, step: u64) {
         let threads = rayon::current_num_threads();
-        for (node, kernel) in self.graph.nodes.iter().zip(&mut self.kernels) {
+        for (index, (node, kernel)) in self.graph.nodes.iter().zip(&mut self.kernels).enumerate() {
+            let began = self.profile.as_ref().map(Profile::now);
             let len = self.graph.value(node.output).shape.len(batch);
             let mut output = std::mem::take(&mut self.values[node.output.0]);
             grow(&mut output, len);
@@ -98,6 +102,9 @@ impl Network {
             for (id, state) in node.states.iter().zip(states) {
                 self.values[id.0] = state;
             }
+            if let (Some(profile), Some(began)) = (&mut self.profile, began) {
+                profile.forward(index, began);
+            }
         }
     }
 
@@ -114,7 +121,11 @@ impl Network {
                 continue;
             };
             let output_gradient = std::mem::take(&mut self.slots[slot]);
+            let began = self.profile.as_ref().map(Profile::now);
             self.node_backward(index, batch, &output_gradient, &mut written);
+            if let (Some(profile), Some(began)) = (&mut self.profile, began) {
+                profile.backward(index, began);
+            }
             self.slots[slot] = output_gradient;
         }
         // A weight that no path leads to from the logits has no part in the loss.

@@ -38,6 +38,8 @@ pub(super) struct Fold {
     /// Memory of an update that waited, for the next one.
     spare: Vec<f32>,
     mean: Option<WeightedMean>,
+    /// Whether anything was added to the mean, be it in part.
+    touched: bool,
     added: Vec<Part>,
     /// The mean's header, as far as it was not taken yet, and how many values were.
     taken: (Vec<u8>, usize),
@@ -76,6 +78,7 @@ impl Fold {
             waiting: BTreeMap::new(),
             spare: Vec::new(),
             mean: None,
+            touched: false,
             added: Vec::new(),
             taken: (Vec::new(), 0),
         }
@@ -139,6 +142,7 @@ impl Fold {
             let weight = weight(&reading.part);
             let length = self.model.total_len();
             let mean = self.mean.get_or_insert_with(|| WeightedMean::new(length));
+            self.touched = true;
             reading.content.take(piece, &self.model, |offset, values| {
                 mean.add_piece(offset, values, weight);
             })
@@ -208,13 +212,16 @@ impl Fold {
     }
 
     fn mean_of_model(&mut self) -> &mut WeightedMean {
+        self.touched = true;
         let length = self.model.total_len();
         self.mean.get_or_insert_with(|| WeightedMean::new(length))
     }
 
     /// Makes the mean begin with these updates; gives the first that has to be read again, with
-    /// its place in the list.
+    /// its place in the list. From now on it is nobody's turn: updates that are late do not get
+    /// into a mean that is being handed out.
     pub(super) fn add_known(&mut self, parts: &[Part]) -> Option<usize> {
+        self.order.clear();
         if self.in_turn.take().is_some() || !parts.starts_with(&self.added) {
             self.spoil();
         }
@@ -231,6 +238,7 @@ impl Fold {
     /// [`Fold::close_again`].
     pub(super) fn add_piece(&mut self, part: &Part, piece: &[u8]) -> Result<(), ParametersError> {
         let mut reading = std::mem::take(&mut self.again);
+        self.touched = true;
         let mean = self.mean.get_or_insert_with(|| WeightedMean::new(self.model.total_len()));
         let outcome = reading.take(piece, &self.model, |offset, values| {
             mean.add_piece(offset, values, weight(part));
@@ -255,7 +263,7 @@ impl Fold {
     pub(super) fn spoil(&mut self) {
         self.added.clear();
         if let Some(mean) = &mut self.mean
-            && mean.weight() > 0.0
+            && std::mem::take(&mut self.touched)
         {
             mean.clear();
         }

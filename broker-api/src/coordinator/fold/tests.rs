@@ -133,6 +133,19 @@ fn an_update_that_was_added_in_part_leaves_no_trace() {
         let left = [parts[0].clone(), parts[2].clone()];
         assert_eq!(finished(fold, &left, &[blobs[0].clone(), blobs[2].clone()]), expected);
     }
+    // The first of all, of which nothing was counted before.
+    let mut fold = begun(&parts, 100);
+    arrive(&mut fold, &parts[0], &bad).unwrap_err();
+    let left = [parts[1].clone(), parts[2].clone()];
+    let blobs_left = [blobs[1].clone(), blobs[2].clone()];
+    let clean = finished(begun(&left, 0), &left, &blobs_left);
+    assert_eq!(finished(fold, &left, &blobs_left), clean);
+    // One of the round before, cut off by the next.
+    let mut fold = begun(&parts, 100);
+    fold.open(7, parts[0].clone());
+    fold.read(7, &blobs[0][..blobs[0].len() - 3]);
+    fold.begin(left.iter().map(|part| part.device.clone()).collect());
+    assert_eq!(finished(fold, &left, &blobs_left), clean);
     // One that cannot be read to its end, and one that is still being read at the end.
     for forgotten in [true, false] {
         let mut fold = begun(&parts, 100);
@@ -146,6 +159,32 @@ fn an_update_that_was_added_in_part_leaves_no_trace() {
         let left = [parts[0].clone(), parts[2].clone()];
         assert_eq!(finished(fold, &left, &[blobs[0].clone(), blobs[2].clone()]), expected);
     }
+}
+
+#[test]
+fn a_late_update_does_not_get_into_a_mean_that_is_handed_out() {
+    let (parts, blobs) = three();
+    let expected = {
+        let two = &parts[..2];
+        finished(begun(two, 0), two, &blobs[..2])
+    };
+    let mut fold = begun(&parts, 100);
+    arrive(&mut fold, &parts[0], &blobs[0]).unwrap();
+    arrive(&mut fold, &parts[1], &blobs[1]).unwrap();
+    assert_eq!(fold.add_known(&parts[..2]), None);
+    fold.open(7, parts[2].clone());
+    fold.read(7, &blobs[2]);
+    fold.seal();
+    let mut blob = fold.next_piece(12).unwrap();
+    fold.close(7).unwrap();
+    loop {
+        let piece = fold.next_piece(12).unwrap();
+        if piece.is_empty() {
+            break;
+        }
+        blob.extend(piece);
+    }
+    assert_eq!(blob, expected);
 }
 
 #[test]

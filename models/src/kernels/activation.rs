@@ -44,12 +44,12 @@ impl Kernel for Activation {
             A::Relu => put(gradient, dy, y, |y| if y > 0.0 { 1.0 } else { 0.0 }),
             A::LeakyRelu { slope } => put(gradient, dy, x, |x| if x > 0.0 { 1.0 } else { slope }),
             A::Clip { least, most } => {
-                put(gradient, dy, x, |x| if (x > least) & (x < most) { 1.0 } else { 0.0 });
+                put(gradient, dy, x, |x| f32::from(x > least) * f32::from(x < most));
             }
             A::Sigmoid => put(gradient, dy, y, |y| y * (1.0 - y)),
             A::Tanh => put(gradient, dy, y, |y| 1.0 - y * y),
             A::HardSigmoid { slope, .. } => {
-                put(gradient, dy, y, |y| if (y > 0.0) & (y < 1.0) { slope } else { 0.0 });
+                put(gradient, dy, y, |y| slope * f32::from(y > 0.0) * f32::from(y < 1.0));
             }
             A::HardSwish => put(gradient, dy, x, |x| {
                 let inner = if x >= 3.0 { 1.0 } else { x / 3.0 + 0.5 };

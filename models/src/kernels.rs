@@ -1,30 +1,28 @@
 //! Kernels of the native engine: forward beside backward.
 //!
-//! A value with a batch axis lies in memory as `[c][n][rest]`: all of a batch's first channel,
-//! then all of its second. One example's `[d]` features are `[d][n]`. So a convolution is one
-//! product of weights and unrolled pixels, a channel is one stretch of memory for batch
-//! normalisation, and a bias belongs to a row.
+//! A value with a batch axis lies in memory as `[c][..][n]`, its examples innermost: the same
+//! element of all examples side by side. So vectors hold examples: windows of any stride and
+//! padding read whole vectors, another shape of an example is the same memory, a channel is one
+//! stretch for batch normalisation, and a bias belongs to a row.
 
-pub(crate) use matrix::multiply_squares;
-
-use crate::graph::{Graph, Node, Op};
+use crate::graph::{Graph, Node, Op, Window};
 
 mod activation;
 mod arithmetic;
 mod broadcast;
 mod concat;
 mod conv;
-mod depthwise;
 mod dropout;
 mod linear;
 pub(crate) mod loss;
-mod matrix;
 mod norm;
 mod pool;
+mod product;
 pub(crate) mod reshape;
+mod simd;
 mod sums;
+mod tile;
 mod transpose;
-mod unroll;
 
 /// What a forward pass gives a kernel.
 pub(crate) struct Forward<'a> {
@@ -92,19 +90,28 @@ pub(crate) trait Kernel: std::fmt::Debug + Send {
     fn backward(&mut self, call: Backward<'_>);
 }
 
+/// The kernel of a product of two square matrices: a convolution of one pixel, whose weights are
+/// one and whose examples are the columns of the other.
+pub(crate) fn square_product(size: usize) -> Box<dyn Kernel> {
+    let window = Window {
+        kernel: [1; 2],
+        stride: [1; 2],
+        dilation: [1; 2],
+        begin: [0; 2],
+        end: [0; 2],
+        ceil: false,
+    };
+    let extents = [size, 1, 1];
+    Box::new(conv::Conv::new(window, 1, &extents, &extents))
+}
+
 /// The kernel of a node.
 pub(crate) fn build(graph: &Graph, node: &Node, seed: u64) -> Box<dyn Kernel> {
     let shape = |index: usize| &graph.value(node.inputs[index]).shape;
     let output = &graph.value(node.output).shape;
     match &node.op {
         Op::Conv { window, group } => {
-            let (input, output) = (&shape(0).dims, &output.dims);
-            // Channels that meet no other are worked on one by one.
-            if input[0] == *group && depthwise::Depthwise::suits(*window, input, output) {
-                Box::new(depthwise::Depthwise::new(*window, input, output))
-            } else {
-                Box::new(conv::Conv::new(*window, *group, input, output))
-            }
+            Box::new(conv::Conv::new(*window, *group, &shape(0).dims, &output.dims))
         }
         Op::Gemm { alpha, beta, transposed } => {
             let bias = (node.inputs.len() > 2).then(|| shape(2).elements());
@@ -128,7 +135,7 @@ pub(crate) fn build(graph: &Graph, node: &Node, seed: u64) -> Box<dyn Kernel> {
         Op::BatchNormalization { epsilon, momentum } => {
             Box::new(norm::BatchNormalization::new(output.dims[0], *epsilon, *momentum))
         }
-        Op::Reshape => Box::new(reshape::Reshape::new(&shape(0).dims, &output.dims)),
+        Op::Reshape => Box::new(reshape::Reshape),
         Op::Transpose { axes } => Box::new(transpose::Transpose::new(axes, &shape(0).dims)),
         Op::Concat { axis } => {
             let inputs: Vec<&[usize]> =

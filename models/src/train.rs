@@ -392,8 +392,7 @@ impl Trainer {
             }
             Some(Targets::Values(_)) | None => {}
         }
-        let rest = shape[1..].iter().product();
-        from_examples(examples, batch, rest, self.network.input(batch));
+        from_examples(examples, batch, self.network.input(batch));
         Ok(batch)
     }
 }

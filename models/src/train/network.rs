@@ -51,7 +51,7 @@ impl Network {
         Some((&mut self.values[id.0], &mut self.slots[slot]))
     }
 
-    /// Where the examples go, channels first: `[c][n][rest]`.
+    /// Where the examples go: `[elements][n]`.
     pub(super) fn input(&mut self, batch: usize) -> &mut [f32] {
         let id = self.graph.input;
         let len = self.graph.value(id).shape.len(batch);

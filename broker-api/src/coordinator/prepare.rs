@@ -202,6 +202,7 @@ fn untrainable(error: &TrainError) -> Failure {
         | TrainError::Parameters(_)
         | TrainError::Label { .. }
         | TrainError::Batch { .. }
+        | TrainError::State(_)
         | TrainError::Diverged { .. } => FailureCode::InvalidModel,
     };
     Failure::new(code, format!("the model cannot be trained: {error}"))

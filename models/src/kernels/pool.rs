@@ -52,6 +52,10 @@ impl MaxPool {
 }
 
 impl Kernel for MaxPool {
+    fn kept_bytes(&self, output_len: usize) -> usize {
+        output_len * size_of::<usize>()
+    }
+
     fn forward(&mut self, call: Forward<'_>) {
         let Some(x) = call.inputs.first() else { return };
         let sliding = &self.sliding;

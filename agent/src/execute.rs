@@ -23,6 +23,8 @@ mod infer;
 mod sessions;
 mod train;
 
+pub(crate) use self::train::Latest;
+
 /// Why a task has to stop.
 #[derive(Debug, Clone)]
 pub(crate) struct Stop(pub(crate) Failure);

@@ -1,7 +1,7 @@
 use jobs::device::Heartbeat;
 use jobs::id::Digest;
 use jobs::report::{FailureCode, UpdateReport};
-use jobs::spec::{EvaluateTask, LocalTraining, TrainTask};
+use jobs::spec::{EvaluateTask, LocalTraining, Loss, TrainTask};
 use models::params::Parameters;
 use models::train::{Sgd, Trainer};
 
@@ -31,6 +31,8 @@ fn training(model: &Model, job: &str, attempt: u32, local: LocalTraining) -> Tas
         dataset: "digits".parse().unwrap(),
         local,
         seed: 7,
+        rounds_done: 0,
+        rounds: 0,
     });
     task(job, Purpose::Train, attempt, work)
 }
@@ -67,6 +69,7 @@ async fn a_device_trains_evaluates_and_repeats_its_report() {
         parameters: update.parameters,
         dataset: "digits".parse().unwrap(),
         batch_size: 8,
+        loss: Loss::default(),
     });
     world.offer(&task("job1", Purpose::Evaluate, 1, work)).await;
     let report = final_report(&mut reports).await.0;

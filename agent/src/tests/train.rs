@@ -117,7 +117,8 @@ async fn what_cannot_be_trained_is_refused_with_a_reason() {
         (&wrong, local.clone(), FailureCode::ShapeMismatch, "shape"),
         (&lost, local.clone(), FailureCode::BlobUnavailable, missing.digest.as_str()),
         (&not_onnx, local.clone(), FailureCode::InvalidModel, "LFS"),
-        (&model, hot, FailureCode::Diverged, "learning rate"),
+        (&model, hot.clone(), FailureCode::Diverged, "lower the learning rate"),
+        (&model, hot, FailureCode::Diverged, "step 2: the output of layer \"classes\" (Gemm)"),
         (&model, nothing, FailureCode::InvalidSpec, "batch_size"),
     ];
     let mut reports = world.listen("report.job1.pi").await;
@@ -153,6 +154,9 @@ async fn a_training_is_cancelled_while_heartbeats_go_on() {
         }
     };
     assert!(progress.step > 0 && progress.examples_per_second > 0.0);
+    assert!(progress.accuracy.is_some_and(|share| (0.0..=1.0).contains(&share)), "{progress:?}");
+    assert_eq!(progress.epoch.map(u64::from), Some((progress.step - 1) / 8 + 1));
+    assert!(progress.remaining_ms > Some(Millis(3_600_000)), "{progress:?}");
     let mut beats = world.listen("fleet.pi.heartbeat").await;
     let beat: Heartbeat = next_as(&mut beats).await;
     assert_eq!(beat.tasks, std::slice::from_ref(&offer.id));
@@ -203,5 +207,103 @@ async fn a_graph_is_fetched_once_and_again_when_its_file_is_damaged() {
     world.offer(&training(&model, "job2", 1, local)).await;
     update_of(final_report(&mut reports).await.0);
     assert_eq!(std::fs::read(&file).unwrap(), whole);
+    agent.stop().await;
+}
+
+/// The parameters that a training of the job gave.
+async fn trained(
+    world: &World,
+    model: &Model,
+    job: &str,
+    attempt: u32,
+    local: &LocalTraining,
+) -> UpdateReport {
+    let mut reports = world.listen(&format!("report.{job}.pi")).await;
+    world.offer(&training(model, job, attempt, local.clone())).await;
+    update_of(final_report(&mut reports).await.0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_training_goes_on_after_the_agent_was_ended() {
+    const STEPS: u32 = 1499;
+    let world = World::new().await;
+    let model = world.model("lenet", [1, 4, 4], 10).await;
+    let config = || Config { checkpoint: Duration::from_millis(1), ..world.config_with_data() };
+    let saved = || std::fs::read_dir(world.dir.path().join("state/checkpoints")).unwrap().count();
+    let local = LocalTraining {
+        epochs: 100_000,
+        batch_size: 24,
+        steps_max: Some(STEPS),
+        optimizer: jobs::spec::Optimizer::Adam,
+        learning_rate: 1e-3,
+        proximal: 0.01,
+        warm_up: 500,
+        ..LocalTraining::default()
+    };
+    let agent = world.join(config()).await;
+    let mut reports = world.listen("report.job1.pi").await;
+    world.offer(&training(&model, "job1", 1, local.clone())).await;
+    let before = loop {
+        let report: TaskReport = next_as(&mut reports).await;
+        if let ReportBody::Progress(progress) = report.body {
+            break progress;
+        }
+    };
+    assert!(before.step < before.steps, "{before:?}");
+    agent.stop().await;
+    assert_eq!(failure_of(final_report(&mut reports).await.0).code, FailureCode::ShuttingDown);
+    assert_eq!(saved(), 1);
+
+    let agent = world.join(config()).await;
+    let second = trained(&world, &model, "job1", 2, &local).await;
+    assert_eq!(second.steps, u64::from(STEPS));
+    assert_eq!(saved(), 0, "what is done is forgotten");
+    let whole = trained(&world, &model, "job2", 1, &local).await;
+    assert_eq!(second.parameters.digest, whole.parameters.digest);
+    assert_eq!((second.loss, second.accuracy), (whole.loss, whole.accuracy));
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_training_that_does_not_fit_into_memory_is_refused() {
+    let world = World::new().await;
+    let config = Config { training_bytes: Some(50_000), ..world.config_with_data() };
+    let agent = world.join(config).await;
+    let model = world.model("mlp", [1, 4, 4], 10).await;
+    let mut reports = world.listen("report.job1.pi").await;
+    let local = |batch_size| LocalTraining { batch_size, ..LocalTraining::default() };
+    world.offer(&training(&model, "job1", 1, local(64))).await;
+    let failure = failure_of(final_report(&mut reports).await.0);
+    assert_eq!(failure.code, FailureCode::OutOfMemory);
+    for words in ["--training-bytes", "0.1 MB", "64 examples", "smaller batch"] {
+        assert!(failure.message.contains(words), "{failure:?} lacks {words:?}");
+    }
+    world.offer(&training(&model, "job1", 2, local(1))).await;
+    update_of(final_report(&mut reports).await.0);
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_loss_of_a_job_is_that_of_its_evaluation() {
+    let world = World::new().await;
+    let agent = world.join(world.config_with_data()).await;
+    let model = world.model("mlp", [1, 4, 4], 10).await;
+    for (loss, most) in [(Loss::Mse, 0.05), (Loss::Bce, 0.1)] {
+        let job = format!("job-{loss}").replace('_', "-");
+        let local = LocalTraining { epochs: 40, batch_size: 8, loss, ..LocalTraining::default() };
+        let update = trained(&world, &model, &job, 1, &local).await;
+        let work = TaskWork::Evaluate(EvaluateTask {
+            graph: model.graph.clone(),
+            parameters: update.parameters.clone(),
+            dataset: "digits".parse().unwrap(),
+            batch_size: 8,
+            loss,
+        });
+        let mut reports = world.listen(&format!("report.{job}.pi")).await;
+        world.offer(&task(&job, Purpose::Evaluate, 1, work)).await;
+        let report = final_report(&mut reports).await.0;
+        let ReportBody::Evaluated(found) = report.body else { panic!("not evaluated: {report:?}") };
+        assert!(found.loss < most && found.accuracy > 0.95, "{loss}: {update:?} {found:?}");
+    }
     agent.stop().await;
 }

@@ -5,7 +5,7 @@ use jobs::device::{DatasetFacts, Hello};
 use jobs::id::{BlobRef, DatasetName, JobId};
 use jobs::report::{Failure, FailureCode};
 use jobs::selector::Selector;
-use jobs::spec::TrainSpec;
+use jobs::spec::{Loss, TrainSpec};
 use models::params::Layout;
 use models::picture::{Layout as PictureLayout, Preprocessing};
 use models::train::{Definition, TrainError};
@@ -63,11 +63,11 @@ impl Core {
         let devices = self.fleet.matching(selector, Some(&spec.dataset));
         let facts = agreed_facts(&devices, &spec.dataset)?.ok_or(Unprepared::Nobody)?;
         let onnx = self.graph(spec, &facts).await?;
-        let (graph_bytes, facts_of) = (onnx.clone(), facts.clone());
+        let (graph_bytes, facts_of, loss) = (onnx.clone(), facts.clone(), spec.local.loss);
         let checked = tokio::task::spawn_blocking(move || {
             let read = Definition::read_with_parameters(&graph_bytes);
             let (definition, parameters) = read.map_err(|error| untrainable(&error))?;
-            check_fits(&definition, &facts_of)?;
+            check_fits(&definition, &facts_of, loss)?;
             Ok((parameters, definition.layout().clone()))
         });
         let checked = checked.await.map_err(|_| {
@@ -208,7 +208,7 @@ fn untrainable(error: &TrainError) -> Failure {
     Failure::new(code, format!("the model cannot be trained: {error}"))
 }
 
-fn check_fits(definition: &Definition, facts: &DatasetFacts) -> Result<(), Failure> {
+fn check_fits(definition: &Definition, facts: &DatasetFacts, loss: Loss) -> Result<(), Failure> {
     let values = |shape: &[usize]| shape.iter().product::<usize>();
     let shape: Vec<usize> = facts.shape.iter().map(|extent| *extent as usize).collect();
     let expected = definition.example_shape();
@@ -221,7 +221,9 @@ fn check_fits(definition: &Definition, facts: &DatasetFacts) -> Result<(), Failu
             ),
         ));
     }
-    if definition.classes() < facts.classes as usize {
+    // One output tells two classes apart when the loss is binary.
+    let binary = loss == Loss::Bce && definition.classes() == 1;
+    if !(binary && facts.classes == 2) && definition.classes() < facts.classes as usize {
         return Err(Failure::new(
             FailureCode::ShapeMismatch,
             format!(

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 /// Files that are kept, at most.
 const FILES_MAX: usize = 16;
 /// A training that was not offered again for so long will not be.
-const AGE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+const AGE_MAX: Duration = Duration::from_hours(7 * 24);
 /// Writing takes at most one of so many parts of the time.
 const PARTS: u32 = 50;
 const SUFFIX: &str = "checkpoint";
@@ -197,7 +197,7 @@ fn parse(mut bytes: Vec<u8>) -> Option<(Position, Vec<u8>)> {
     }
     let length = line(rest)?;
     let position = serde_json::from_slice(&rest[..length]).ok()?;
-    bytes.drain(..end + 1 + length + 1);
+    bytes.drain(..=end + 1 + length);
     Some((position, bytes))
 }
 

@@ -162,7 +162,7 @@ impl Config {
             threads: 0,
             nice: 10,
             training_bytes: None,
-            checkpoint: Duration::from_secs(60),
+            checkpoint: Duration::from_mins(1),
             heartbeat: Duration::from_secs(2),
             telemetry: Duration::from_secs(10),
             cache_bytes: 2_000_000_000,

@@ -228,7 +228,7 @@ impl LocalRun {
                 let done = trainer.step(&x, &labels).map_err(|e| failures::of_training(&e))?;
                 sums.add(done.loss, done.correct, done.examples);
                 if let Some(latest) = meter.count(done.loss, done.correct, done.examples) {
-                    self.tell_progress(latest);
+                    self.tell_progress(&latest);
                 }
                 if saver.is_due() && !meter.is_done() {
                     trainer.check_finite().map_err(|e| failures::of_training(&e))?;
@@ -241,7 +241,7 @@ impl LocalRun {
     }
 
     /// Progress may be lost: whoever trains does not wait.
-    fn tell_progress(&self, latest: Latest) {
+    fn tell_progress(&self, latest: &Latest) {
         if self.tell.try_send(Told::Progress(self.id.clone(), latest.clone())).is_err() {
             latest.take();
         }

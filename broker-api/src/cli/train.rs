@@ -55,8 +55,11 @@ pub(super) struct TrainArgs {
     /// How weights move: sgd, nesterov, adam or adamw.
     #[arg(long, default_value_t = Optimizer::default())]
     optimizer: Optimizer,
-    /// What is made small: cross_entropy, mse or bce.
-    #[arg(long, default_value_t = Loss::default())]
+    #[arg(
+        long,
+        default_value_t = Loss::default(),
+        help = "What is made small: cross_entropy, mse or bce"
+    )]
     loss: Loss,
     /// Step size over the steps of the job: constant, step:EVERY:FACTOR (such as step:500:0.5),
     /// cosine or cosine:FLOOR:STEPS.

@@ -7,7 +7,7 @@ use jobs::id::Millis;
 use jobs::report::Progress;
 
 /// Time between two reports of progress, at least.
-const EVERY: Duration = Duration::from_millis(250);
+const EVERY: Duration = Duration::from_millis(500);
 
 /// The newest progress of a training. The one who trains never waits for the one who tells: what
 /// was not taken before there is newer is replaced.

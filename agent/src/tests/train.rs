@@ -307,3 +307,21 @@ async fn the_loss_of_a_job_is_that_of_its_evaluation() {
     }
     agent.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_output_tells_two_classes_apart() {
+    let world = World::new().await;
+    let config = world.config_with_data();
+    std::fs::write(world.dir.path().join("digits/labels.txt"), "left\nright\n").unwrap();
+    let agent = world.join(config).await;
+    let model = world.model("mlp", [1, 4, 4], 1).await;
+    let local = LocalTraining { epochs: 30, batch_size: 8, ..LocalTraining::default() };
+    let binary = LocalTraining { loss: Loss::Bce, ..local.clone() };
+    let update = trained(&world, &model, "job1", 1, &binary).await;
+    assert!(update.accuracy > 0.95 && update.loss < 0.2, "{update:?}");
+    let mut reports = world.listen("report.job2.pi").await;
+    world.offer(&training(&model, "job2", 1, local)).await;
+    let failure = failure_of(final_report(&mut reports).await.0);
+    assert_eq!(failure.code, FailureCode::ShapeMismatch, "{failure:?}");
+    agent.stop().await;
+}

@@ -251,3 +251,25 @@ pub(super) async fn layout_of(core: &Core, prepared: &Prepared) -> Result<Layout
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_output_is_enough_for_two_classes_when_the_loss_is_binary() {
+        let onnx = models::zoo::build("mlp", [1, 2, 2], 1, 1).unwrap();
+        let definition = Definition::read(&onnx.into()).unwrap();
+        let facts = |classes| {
+            let facts = serde_json::json!({"name": "d", "format": "idx", "shape": [1, 2, 2],
+                "classes": classes, "train_examples": 1, "test_examples": 1,
+                "train_class_counts": [1], "labels": [], "mean": [0.5], "std": [0.5]});
+            serde_json::from_value::<DatasetFacts>(facts).unwrap()
+        };
+        assert_eq!(check_fits(&definition, &facts(2), Loss::Bce), Ok(()));
+        for (classes, loss) in [(3, Loss::Bce), (2, Loss::CrossEntropy), (2, Loss::Mse)] {
+            let failure = check_fits(&definition, &facts(classes), loss).unwrap_err();
+            assert_eq!(failure.code, FailureCode::ShapeMismatch);
+        }
+    }
+}

@@ -141,7 +141,8 @@ async fn what_cannot_be_trained_is_refused_with_a_reason() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_training_is_cancelled_while_heartbeats_go_on() {
     let world = World::new().await;
-    let agent = world.join(world.config_with_data()).await;
+    let config = Config { checkpoint: Duration::from_millis(1), ..world.config_with_data() };
+    let agent = world.join(config).await;
     let model = world.model("mlp", [1, 4, 4], 10).await;
     let mut reports = world.listen("report.job1.pi").await;
     let endless = LocalTraining { epochs: u32::MAX, batch_size: 8, ..LocalTraining::default() };
@@ -169,6 +170,10 @@ async fn a_training_is_cancelled_while_heartbeats_go_on() {
     let cancel = Offer::Cancel { task: offer.id, reason: "test".to_owned() };
     world.client.publish("offer.pi", wire::encode(&cancel)).await.unwrap();
     assert_eq!(final_report(&mut reports).await.0.body, ReportBody::Cancelled);
+    // The threads are free again, and nothing is kept to go on from.
+    trained(&world, &model, "job3", 1, &LocalTraining::default()).await;
+    let saved = std::fs::read_dir(world.dir.path().join("state/checkpoints")).unwrap();
+    assert_eq!(saved.count(), 0);
     agent.stop().await;
 }
 

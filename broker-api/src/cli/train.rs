@@ -1,11 +1,13 @@
 //! `dunlin train`: federated training, round by round before your eyes.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use jobs::id::{DatasetName, JobId, Millis, ModelName};
 use jobs::job::JobState;
+use jobs::report::Progress;
 use jobs::spec::{LocalTraining, Loss, ModelQuery, Optimizer, Participation, Schedule, TrainSpec};
 use reqwest::Method;
 use serde_json::json;
@@ -263,8 +265,8 @@ async fn finish(client: &Client, id: &JobId, output: &mut Output) -> Result<(), 
 /// What is on the terminal while rounds run.
 struct View {
     bar: ProgressBar,
-    /// By name: the share that is done, and more in words.
-    devices: std::collections::BTreeMap<String, (f64, String)>,
+    /// By name: how far each is, as far as it told.
+    devices: BTreeMap<String, Option<Progress>>,
     round: u32,
 }
 
@@ -274,7 +276,7 @@ impl View {
         let style =
             ProgressStyle::with_template("{spinner} {prefix} [{bar:24}] {elapsed} {wide_msg}");
         bar.set_style(style.expect("the template is valid").progress_chars("=> "));
-        Self { bar, devices: std::collections::BTreeMap::new(), round: 0 }
+        Self { bar, devices: BTreeMap::new(), round: 0 }
     }
 
     fn show(&mut self, event: &JobEvent, output: &mut Output) -> Result<(), CliError> {
@@ -284,18 +286,12 @@ impl View {
         match &event.body {
             EventBody::RoundStarted { round, devices } => {
                 self.round = *round;
-                self.devices = devices
-                    .iter()
-                    .map(|device| (device.to_string(), (0.0, String::new())))
-                    .collect();
+                self.devices = devices.iter().map(|device| (device.to_string(), None)).collect();
                 self.draw();
                 Ok(())
             }
             EventBody::Progress { device, round, progress } if *round == self.round => {
-                #[expect(clippy::cast_precision_loss, reason = "percent are shown")]
-                let share = progress.step as f64 / progress.steps.max(1) as f64;
-                let text = rounds::progress(progress);
-                self.devices.insert(device.to_string(), (share, text));
+                self.devices.insert(device.to_string(), Some(*progress));
                 self.draw();
                 Ok(())
             }
@@ -317,19 +313,10 @@ impl View {
         reason = "a share of 0 to 1 becomes 0 to 1000"
     )]
     fn draw(&self) {
-        let all: f64 = self.devices.values().map(|(share, _)| share).sum();
+        let all: f64 = self.devices.values().map(|progress| rounds::share(progress.as_ref())).sum();
         let share = all / self.devices.len().max(1) as f64;
-        let each: Vec<String> = self
-            .devices
-            .iter()
-            .map(|(device, (share, text))| match text.as_str() {
-                // More does not fit on a line.
-                text if self.devices.len() == 1 && !text.is_empty() => format!("{device} {text}"),
-                _ => format!("{device} {:.0} %", share * 100.0),
-            })
-            .collect();
         self.bar.set_prefix(format!("round {}", self.round));
-        self.bar.set_message(each.join(", "));
+        self.bar.set_message(rounds::on_the_way(&self.devices));
         self.bar.set_position((share * 1000.0) as u64);
         self.bar.tick();
     }

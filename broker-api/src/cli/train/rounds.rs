@@ -1,5 +1,6 @@
 //! Rounds on one line each.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use jobs::id::Millis;
@@ -26,6 +27,29 @@ pub(in crate::cli) fn progress(progress: &Progress) -> String {
     let _ = write!(text, ", {examples_per_second:.0} examples/s");
     if let Some(Millis(remaining)) = progress.remaining_ms {
         let _ = write!(text, ", {}", left(remaining));
+    }
+    text
+}
+
+/// The share of its steps that a device has taken.
+#[expect(clippy::cast_precision_loss, reason = "a share is shown")]
+pub(in crate::cli) fn share(progress: Option<&Progress>) -> f64 {
+    progress.map_or(0.0, |progress| progress.step as f64 / progress.steps.max(1) as f64)
+}
+
+/// How far devices are, on one line: of a single one all that is known, of several their shares
+/// and the longest time left.
+pub(in crate::cli) fn on_the_way(devices: &BTreeMap<String, Option<Progress>>) -> String {
+    if let (1, Some((device, Some(only)))) = (devices.len(), devices.first_key_value()) {
+        return format!("{device}: {}", progress(only));
+    }
+    let each = devices
+        .iter()
+        .map(|(device, progress)| format!("{device} {:.0} %", share(progress.as_ref()) * 100.0));
+    let mut text = each.collect::<Vec<_>>().join(", ");
+    let remaining = devices.values().flatten().filter_map(|progress| progress.remaining_ms).max();
+    if let Some(Millis(longest)) = remaining {
+        text = format!("{}; {text}", left(longest));
     }
     text
 }
@@ -199,6 +223,23 @@ mod tests {
             );
             assert_eq!(words(&new), expected);
         }
+    }
+
+    #[test]
+    fn devices_on_the_way_fit_on_a_line() {
+        let at = |step, remaining| {
+            Some(Progress { step, steps: 8, remaining_ms: remaining, ..Progress::default() })
+        };
+        let named = |all: &[Option<Progress>]| -> BTreeMap<String, Option<Progress>> {
+            let names = ["a", "b", "c"].map(str::to_owned);
+            names.into_iter().zip(all.iter().copied()).collect()
+        };
+        let one = named(&[at(2, Some(Millis(1500)))]);
+        assert_eq!(on_the_way(&one), "a: step 2 of 8, loss 0.0000, 0 examples/s, 2 s left");
+        let several = named(&[at(2, Some(Millis(1500))), None, at(4, Some(Millis(61_000)))]);
+        assert_eq!(on_the_way(&several), "1:01 left; a 25 %, b 0 %, c 50 %");
+        assert_eq!(on_the_way(&named(&[at(8, None), None])), "a 100 %, b 0 %");
+        assert_eq!(on_the_way(&BTreeMap::new()), "");
     }
 
     #[test]

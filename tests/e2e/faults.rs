@@ -70,7 +70,7 @@ async fn a_killed_agent_is_named_and_comes_back() {
     assert_eq!(last["updates"].as_array().unwrap().len(), 3, "it takes part again: {last:#}");
 }
 
-/// The same job twice, once with an agent that is killed in the middle of the round.
+/// The same job twice, once with an agent that is killed twice in the middle of the round.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_agent_goes_on_within_its_round() {
     let world = World::start().await;
@@ -95,10 +95,15 @@ async fn a_killed_agent_goes_on_within_its_round() {
 
     let id = world.submit(&job).await;
     let saved = world.folder().join(format!("state-device-1/checkpoints/{id}.1.checkpoint"));
-    world.until("a checkpoint is there", async || saved.exists()).await;
-    agent.kill();
-    assert!(world.job(&id).await["ended_at"].is_null(), "it was killed at work");
-    agent = join().await;
+    let mut before = Vec::new();
+    for _ in 0..2 {
+        let is_newer = || std::fs::read(&saved).is_ok_and(|bytes| bytes != before);
+        world.until("a newer checkpoint is there", async || is_newer()).await;
+        agent.kill();
+        assert!(world.job(&id).await["ended_at"].is_null(), "it was killed at work");
+        before = std::fs::read(&saved).unwrap();
+        agent = join().await;
+    }
     let job = world.ended(&id).await;
     assert_eq!(job["state"], "succeeded", "{job:#}");
     assert_every_round_counts_once(&job, 1);

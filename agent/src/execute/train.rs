@@ -12,7 +12,7 @@ use models::params::Parameters;
 use models::train::{Loss, Optimizer, Settings, Sgd, TrainError, Trainer};
 use tokio::sync::mpsc;
 
-use self::memory::Room;
+use self::memory::{Need, Room};
 pub(crate) use self::meter::Latest;
 use self::meter::{Meter, Steps, Sums};
 use super::{Run, Stopped, failures};
@@ -249,9 +249,11 @@ impl LocalRun {
 
     fn check_memory(&self, trainer: &Trainer, examples: &Examples) -> Result<(), Failure> {
         let batch = examples.len().min(self.task.local.batch_size as usize);
-        let memory = trainer.memory(batch, rayon::current_num_threads());
-        let batch_bytes = 4 * (batch * examples.size()) as u64;
-        memory::check(&memory, batch, batch_bytes, Room::now(self.memory_max))
+        let need = |batch| Need {
+            trainer: trainer.memory(batch, rayon::current_num_threads()),
+            batch: 4 * batch as u64 * examples.size() as u64,
+        };
+        memory::check(batch, need, Room::now(self.memory_max))
     }
 
     /// Stands for this work, whichever attempt it is: an update of the agent, another data set

@@ -67,7 +67,8 @@ impl Network {
         let graph = &self.graph;
         let mut memory = Memory::default();
         for value in &graph.values {
-            let bytes = F32 * value.shape.len(batch) as u64;
+            let examples = if value.shape.batched { batch as u64 } else { 1 };
+            let bytes = F32 * value.shape.elements() as u64 * examples;
             if matches!(value.origin, Origin::Input | Origin::Node) {
                 memory.activations += bytes;
             } else {
@@ -80,8 +81,12 @@ impl Network {
             }
         }
         for (per_example, fixed) in &self.slot_len {
-            memory.activations += F32 * (per_example * batch) as u64;
+            memory.activations += F32 * *per_example as u64 * batch as u64;
             memory.gradients += F32 * *fixed as u64;
+        }
+        // What no machine of this word size can hold needs no further look.
+        if usize::try_from(memory.activations).is_err() {
+            return memory;
         }
         for (node, kernel) in graph.nodes.iter().zip(&self.kernels) {
             let output = graph.value(node.output).shape.len(batch);

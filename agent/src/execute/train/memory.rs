@@ -50,30 +50,66 @@ fn group(system: &mut System, pid: Pid) -> Option<sysinfo::CGroupLimits> {
     system.process(pid)?.cgroup_limits()
 }
 
-/// Refuses a training that does not fit. `memory` is the trainer's, which has its parameters
-/// already; a batch of examples and the finished update come on top.
+/// What a training takes with batches of a size.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Need {
+    /// The trainer's, which has its parameters already.
+    pub(super) trainer: Memory,
+    /// The examples of a batch.
+    pub(super) batch: u64,
+}
+
+impl Need {
+    /// Bytes that are still to be taken; the finished update comes on top.
+    fn more(&self) -> u64 {
+        let Memory { parameters, .. } = self.trainer;
+        let trainer = self.trainer.total() - parameters;
+        let more = [2 * parameters, self.batch].into_iter().fold(trainer, u64::saturating_add);
+        more.saturating_add(more / MARGIN)
+    }
+
+    /// Bytes that grow with the batch.
+    fn per_batch(&self) -> u64 {
+        let Memory { activations, scratch, .. } = self.trainer;
+        activations.saturating_add(scratch).saturating_add(self.batch)
+    }
+}
+
+/// Refuses a training that does not fit, and says which batch size would.
 pub(super) fn check(
-    memory: &Memory,
     batch_size: usize,
-    batch_bytes: u64,
+    need: impl Fn(usize) -> Need,
     room: Option<Room>,
 ) -> Result<(), Failure> {
     let Some(room) = room else { return Ok(()) };
-    let update = 2 * memory.parameters;
-    let more = (memory.total() - memory.parameters).saturating_add(update + batch_bytes);
-    let more = more.saturating_add(more / MARGIN);
-    if more <= room.bytes() {
+    let fits = |batch_size| need(batch_size).more() <= room.bytes();
+    if fits(batch_size) {
         return Ok(());
     }
-    let per_batch = megabytes(memory.activations + memory.scratch + batch_bytes);
+    // The largest that fits lies from `low` to below `high`; 0 is none.
+    let (mut low, mut high) = (0, batch_size);
+    while high - low > 1 {
+        let middle = usize::midpoint(low, high);
+        if fits(middle) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    let advice = match low {
+        0 => "not even one example at a time fits, take a smaller model".to_owned(),
+        size => format!("a batch size of {size} fits"),
+    };
+    let need = need(batch_size);
     let message = format!(
-        "training needs {} more memory, {}: {per_batch} of it are for batches of {batch_size} \
-         examples, the rest for the model: take a smaller batch size or model",
-        megabytes(more),
+        "training needs {} more memory, {}; batches of {batch_size} examples take {} of it: \
+         {advice}",
+        megabytes(need.more()),
         match room {
             Room::Free(bytes) => format!("the device has {} free", megabytes(bytes)),
             Room::Allowed(bytes) => format!("--training-bytes allows {}", megabytes(bytes)),
         },
+        megabytes(need.per_batch()),
     );
     Err(Failure::new(FailureCode::OutOfMemory, message))
 }
@@ -95,24 +131,42 @@ mod tests {
         assert!(matches!(Room::now(Some(u64::MAX)), Some(Room::Free(_))));
     }
 
-    #[test]
-    fn what_does_not_fit_is_refused_with_both_figures() {
-        let memory = Memory {
+    /// 5 MB whatever the batch, 0.5 MB for each example.
+    fn need(batch: usize) -> Need {
+        let trainer = Memory {
             parameters: 1_000_000,
             gradients: 1_000_000,
             optimizer_state: 2_000_000,
-            activations: 30_600_000,
-            scratch: 400_000,
+            activations: 400_000 * batch as u64,
+            scratch: 60_000 * batch as u64,
         };
-        let room = |bytes| Some(Room::Free(bytes));
-        assert_eq!(check(&memory, 64, 100_000, None), Ok(()));
-        assert_eq!(check(&memory, 64, 100_000, room(39_710_000)), Ok(()));
-        let failure = check(&memory, 64, 100_000, room(39_709_999)).unwrap_err();
+        Need { trainer, batch: 40_000 * batch as u64 }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_both_figures_and_what_would() {
+        assert_eq!(check(64, need, None), Ok(()));
+        assert_eq!(check(64, need, Some(Room::Free(40_700_000))), Ok(()));
+        let failure = check(64, need, Some(Room::Free(40_699_999))).unwrap_err();
         assert_eq!(failure.code, FailureCode::OutOfMemory);
         assert_eq!(
             failure.message,
-            "training needs 39.7 MB more memory, the device has 39.7 MB free: 31.1 MB of it are for \
-             batches of 64 examples, the rest for the model: take a smaller batch size or model"
+            "training needs 40.7 MB more memory, the device has 40.7 MB free; batches of 64 \
+             examples take 32.0 MB of it: a batch size of 63 fits"
         );
+        for (room, words) in [
+            (
+                16_500_000,
+                "allows 16.5 MB; batches of 64 examples take 32.0 MB of it: a batch size of 20 fits",
+            ),
+            (6_050_000, "a batch size of 1 fits"),
+            (6_049_999, "not even one example at a time fits, take a smaller model"),
+        ] {
+            let message = check(64, need, Some(Room::Allowed(room))).unwrap_err().message;
+            assert!(message.ends_with(words), "{message}");
+            assert!(message.len() <= 200, "brokers keep so much: {message}");
+        }
+        let message = check(1, need, Some(Room::Free(1))).unwrap_err().message;
+        assert!(message.contains("not even one"), "{message}");
     }
 }

@@ -137,10 +137,9 @@ impl Saver {
     }
 
     fn write(&self, position: &Position, state: &[u8]) -> std::io::Result<()> {
-        let mut bytes = serde_json::to_vec(position)?;
-        bytes.push(b'\n');
-        bytes.extend(state);
-        let size = bytes.len() as u64;
+        let mut header = serde_json::to_vec(position)?;
+        header.push(b'\n');
+        let size = (header.len() + state.len()) as u64;
         if size > self.bytes_max {
             let problem = format!("{size} bytes, {} are allowed: --cache-bytes", self.bytes_max);
             return Err(std::io::Error::other(problem));
@@ -148,8 +147,13 @@ impl Saver {
         self.make_room(self.bytes_max - size);
         let part = part(&self.path);
         let mut file = File::create(&part)?;
-        writeln!(file, "{}", link::digest::of(&bytes))?;
-        file.write_all(&bytes)?;
+        // A state may be large: it is not copied.
+        let mut digest = link::digest::Hasher::new();
+        digest.update(&header);
+        digest.update(state);
+        writeln!(file, "{}", digest.finish())?;
+        file.write_all(&header)?;
+        file.write_all(state)?;
         file.sync_all()?;
         fs::rename(&part, &self.path)?;
         // The name is to outlive a loss of power too.

@@ -14,9 +14,12 @@ use crate::id::{
 use crate::selector::Selector;
 
 mod local;
+mod schedule;
 mod validate;
 
-pub use self::local::{LocalTraining, Optimizer, OptimizerError};
+use self::local::is_default;
+pub use self::local::{LocalTraining, Loss, LossError, Optimizer, OptimizerError};
+pub use self::schedule::{Schedule, ScheduleError};
 pub use self::validate::{Problem, validate};
 
 /// The kinds of job.
@@ -366,6 +369,13 @@ pub struct TrainTask {
     pub local: LocalTraining,
     /// Seeds the order of examples on this device in this round.
     pub seed: u64,
+    /// Rounds of the job that gave new parameters before this one; not told where the step size
+    /// is constant.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub rounds_done: u32,
+    /// Rounds of the job in all; not told where the step size is constant.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub rounds: u32,
 }
 
 /// Evaluation of one round.
@@ -379,6 +389,9 @@ pub struct EvaluateTask {
     pub dataset: DatasetName,
     /// Examples per step.
     pub batch_size: u32,
+    /// What is reported as the loss.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub loss: Loss,
 }
 
 /// One request to a model, placed on a device.

@@ -83,6 +83,11 @@ pub(crate) trait Kernel: std::fmt::Debug + Send {
         0
     }
 
+    /// Bytes that the kernel keeps for the backward pass when its output has so many values.
+    fn kept_bytes(&self, _output_len: usize) -> usize {
+        0
+    }
+
     /// Computes the output.
     fn forward(&mut self, call: Forward<'_>);
 

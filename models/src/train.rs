@@ -8,14 +8,19 @@ use crate::params::{Layout, Parameter, Parameters, ParametersError};
 
 mod correction;
 mod definition;
+mod divergence;
+mod memory;
 mod network;
 mod optimizer;
 mod profile;
 mod schedule;
 mod settings;
+mod state;
 
 use correction::{Corrections, clip_factor};
 pub use definition::Definition;
+pub use divergence::Divergence;
+pub use memory::Memory;
 use network::Network;
 pub use optimizer::{Adam, Optimizer, Sgd};
 use profile::Profile;
@@ -59,13 +64,16 @@ pub enum TrainError {
         /// What was given.
         found: String,
     },
-    /// The loss became NaN or infinite.
-    #[error("loss is {loss} at step {step}: lower the learning rate")]
+    /// Bytes that are no state of such a training.
+    #[error("a training cannot go on from this state: {0}")]
+    State(#[source] ParametersError),
+    /// Numbers became NaN or infinite.
+    #[error("step {step}: {what}: {}", what.advice())]
     Diverged {
-        /// NaN or an infinity.
-        loss: f64,
         /// Counted from 1.
         step: u64,
+        /// What was the first to do so.
+        what: Divergence,
     },
 }
 
@@ -246,18 +254,23 @@ impl Trainer {
         let judged = judge(self.settings.loss, logits, batch, targets, Some(gradient));
         let result = self.result(judged, batch)?;
         self.network.backward(batch);
-        self.update();
+        self.update()?;
         Ok(result)
     }
 
     /// Corrects and clips the gradients and moves the weights.
-    fn update(&mut self) {
+    fn update(&mut self) -> Result<(), TrainError> {
         let mut squares = 0.0;
         for (index, (id, _)) in self.weights.iter().enumerate() {
             if let Some((weights, gradient)) = self.network.weight(*id) {
                 self.corrections.add(index, self.settings.proximal, weights, gradient);
                 squares += gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>();
             }
+        }
+        // The squares of finite values have a finite sum in this precision.
+        if !squares.is_finite() {
+            let found = self.network.spoiled_gradient();
+            return Err(self.diverged(found.unwrap_or(Divergence::Loss { value: squares })));
         }
         let clip = self.settings.gradient_norm_max.map_or(1.0, |max| clip_factor(squares, max));
         let step = self.settings.first_step.saturating_add(self.steps - 1);
@@ -275,11 +288,27 @@ impl Trainer {
                 self.optimizer.update(self.optimizer_steps, rate, weights, gradient, state);
             }
         }
+        Ok(())
+    }
+
+    /// Whether all parameters are finite: the last step may have spoiled them after its loss was
+    /// taken.
+    ///
+    /// # Errors
+    /// [`TrainError::Diverged`] names the first parameter, in the order of computation, that is
+    /// not.
+    pub fn check_finite(&self) -> Result<(), TrainError> {
+        self.network.spoiled_parameter().map_or(Ok(()), |what| Err(self.diverged(what)))
+    }
+
+    fn diverged(&self, what: Divergence) -> TrainError {
+        TrainError::Diverged { step: self.steps, what }
     }
 
     fn result(&self, judged: Judged, examples: usize) -> Result<BatchResult, TrainError> {
         if !judged.loss.is_finite() {
-            return Err(TrainError::Diverged { loss: judged.loss, step: self.steps });
+            let found = self.network.not_finite(examples);
+            return Err(self.diverged(found.unwrap_or(Divergence::Loss { value: judged.loss })));
         }
         Ok(BatchResult { loss: judged.loss, correct: judged.correct, examples })
     }

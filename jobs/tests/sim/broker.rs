@@ -6,7 +6,9 @@ use std::collections::{BTreeSet, VecDeque};
 use jobs::id::{DeviceId, Millis, ModelRef, RoundNumber};
 use jobs::report::{Failure, FailureCode, ReportBody, TaskReport, UpdateReport};
 use jobs::round;
-use jobs::spec::{EvaluateTask, LocalTraining, Offer, Purpose, Task, TaskId, TaskWork, TrainTask};
+use jobs::spec::{
+    EvaluateTask, LocalTraining, Loss, Offer, Purpose, Task, TaskId, TaskWork, TrainTask,
+};
 use jobs::training::{Effect, Event, Training};
 use rand::RngExt as _;
 
@@ -315,9 +317,23 @@ impl World {
                 let dataset = self.spec.dataset.clone();
                 let work = if purpose == Purpose::Train {
                     let local = LocalTraining::default();
-                    TaskWork::Train(TrainTask { graph, parameters, dataset, local, seed: 1 })
+                    TaskWork::Train(TrainTask {
+                        graph,
+                        parameters,
+                        dataset,
+                        local,
+                        seed: 1,
+                        rounds_done: 0,
+                        rounds: 0,
+                    })
                 } else {
-                    TaskWork::Evaluate(EvaluateTask { graph, parameters, dataset, batch_size: 1 })
+                    TaskWork::Evaluate(EvaluateTask {
+                        graph,
+                        parameters,
+                        dataset,
+                        batch_size: 1,
+                        loss: Loss::default(),
+                    })
                 };
                 let task = Task { id: id(purpose, attempt), timeout_ms: Millis(8000), work };
                 self.send_offer(&device, &Offer::Task(Box::new(task)));

@@ -22,6 +22,10 @@ impl Dropout {
 }
 
 impl Kernel for Dropout {
+    fn kept_bytes(&self, output_len: usize) -> usize {
+        output_len * size_of::<f32>()
+    }
+
     fn forward(&mut self, call: Forward<'_>) {
         let Some(x) = call.inputs.first() else { return };
         if !call.training {

@@ -80,6 +80,10 @@ fn number(pixel: usize) -> u32 {
 }
 
 impl Kernel for MaxPool {
+    fn kept_bytes(&self, output_len: usize) -> usize {
+        output_len * size_of::<usize>()
+    }
+
     fn forward(&mut self, call: Forward<'_>) {
         let Some(x) = call.inputs.first() else { return };
         let (sliding, n) = (&self.sliding, call.batch);

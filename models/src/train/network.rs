@@ -8,18 +8,18 @@ use crate::kernels::{self, Backward, Forward, Gradient, Kernel};
 #[derive(Debug)]
 pub(super) struct Network {
     pub(super) graph: Graph,
-    kernels: Vec<Box<dyn Kernel>>,
+    pub(super) kernels: Vec<Box<dyn Kernel>>,
     /// By value: the batch's activations, or a parameter's values.
-    values: Vec<Vec<f32>>,
+    pub(super) values: Vec<Vec<f32>>,
     /// By value: the gradient's place in `slots`; `None` where no gradient is needed.
     slot_of: Vec<Option<usize>>,
     /// Gradients. Those of activations share slots once they are used up.
-    slots: Vec<Vec<f32>>,
+    pub(super) slots: Vec<Vec<f32>>,
     /// By slot: elements per example, and elements whatever the batch.
-    slot_len: Vec<(usize, usize)>,
-    scratch: Vec<f32>,
+    pub(super) slot_len: Vec<(usize, usize)>,
+    pub(super) scratch: Vec<f32>,
     /// For gradients of inputs that a node takes more than once.
-    spares: Vec<Vec<f32>>,
+    pub(super) spares: Vec<Vec<f32>>,
     /// Times of nodes, where they are asked for.
     pub(super) profile: Option<Profile>,
 }
@@ -198,6 +198,8 @@ impl Network {
 
 fn grow(buffer: &mut Vec<f32>, len: usize) {
     if buffer.len() < len {
+        // No more than is needed: there is an estimate of the memory to keep to.
+        buffer.reserve_exact(len - buffer.len());
         buffer.resize(len, 0.0);
     }
 }

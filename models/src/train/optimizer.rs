@@ -68,6 +68,15 @@ impl Optimizer {
         }
     }
 
+    /// Values of the state of so many weights.
+    pub(super) fn state_len(&self, weights: usize) -> usize {
+        match self {
+            Self::Sgd(sgd) | Self::Nesterov(sgd) if sgd.momentum <= 0.0 => 0,
+            Self::Sgd(_) | Self::Nesterov(_) => weights,
+            Self::Adam(_) | Self::AdamW(_) => 2 * weights,
+        }
+    }
+
     /// One step of some weights. `state` is empty before the first step and belongs to the
     /// weights; `step` is counted from 1 since it was empty; `rate` is the step size.
     pub(super) fn update(

@@ -224,6 +224,7 @@ impl Case {
         kernel.forward(Forward {
             batch: n,
             training,
+            again: false,
             step: 1,
             inputs: &slices,
             states: &mut self.states.clone(),
@@ -236,10 +237,18 @@ impl Case {
         let mut targets: Vec<_> =
             gradients.iter_mut().map(|values| Some(Gradient { values, add })).collect();
         scratch.fill(f32::NAN);
+        // Only what the kernel asks for is there.
+        let reads = kernel.reads();
+        let gone = |shape: &Shape| shape.batched && !reads.inputs;
+        let kept: Vec<&[f32]> = slices
+            .iter()
+            .zip(&self.inputs)
+            .map(|(x, shape)| if gone(shape) { &[][..] } else { *x })
+            .collect();
         kernel.backward(Backward {
             batch: n,
-            inputs: &slices,
-            output: &output,
+            inputs: &kept,
+            output: if reads.output { &output } else { &[] },
             output_gradient: &dy,
             input_gradients: &mut targets,
             scratch: &mut scratch,

@@ -16,12 +16,16 @@ mod concat;
 mod conv;
 mod depthwise;
 mod dropout;
+mod layout;
 mod linear;
 pub(crate) mod loss;
 mod matrix;
 mod norm;
+mod pad;
 mod pool;
+mod reduce;
 pub(crate) mod reshape;
+mod softmax;
 mod sums;
 mod transpose;
 mod unroll;
@@ -135,7 +139,16 @@ pub(crate) fn build(graph: &Graph, node: &Node, seed: u64) -> Box<dyn Kernel> {
                 (0..node.inputs.len()).map(|index| shape(index).dims.as_slice()).collect();
             Box::new(concat::Concat::new(*axis, &inputs))
         }
-        Op::Dropout { ratio } => Box::new(dropout::Dropout::new(*ratio, seed)),
+        Op::Dropout { ratio, share } => {
+            Box::new(dropout::Dropout::new(*ratio, seed, *share, &output.dims))
+        }
+        Op::Reduce { axes, mean } => {
+            Box::new(reduce::Reduce::new(axes, *mean, &shape(0).dims, &output.dims))
+        }
+        Op::Softmax { axis, log } => Box::new(softmax::Softmax::new(*axis, *log, &output.dims)),
+        Op::Pad { begin, value, .. } => {
+            Box::new(pad::Pad::new(begin, *value, &shape(0).dims, &output.dims))
+        }
     }
 }
 

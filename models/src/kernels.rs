@@ -149,6 +149,7 @@ pub(crate) fn build(graph: &Graph, node: &Node, seed: u64) -> Box<dyn Kernel> {
         Op::Pad { begin, value, .. } => {
             Box::new(pad::Pad::new(begin, *value, &shape(0).dims, &output.dims))
         }
+        Op::Crop { begin } => Box::new(pad::Crop::new(begin, &shape(0).dims, &output.dims)),
     }
 }
 

@@ -33,6 +33,8 @@ pub(crate) enum Op {
     Reshape,
     /// `[x]`: axis `i` of the output is axis `axes[i]` of the input.
     Transpose { axes: Vec<usize> },
+    /// `[x]`: as many elements along each axis as the output has, from `begin` on.
+    Crop { begin: Vec<usize> },
     /// `[x...]`: the inputs behind each other along an axis.
     Concat { axis: usize },
     /// `[x]`
@@ -76,6 +78,7 @@ impl Op {
             Self::Reduce { mean, .. } => if *mean { "ReduceMean" } else { "ReduceSum" }.to_owned(),
             Self::Softmax { log, .. } => if *log { "LogSoftmax" } else { "Softmax" }.to_owned(),
             Self::Pad { .. } => "Pad".to_owned(),
+            Self::Crop { .. } => "Slice".to_owned(),
         }
     }
 }

@@ -7,6 +7,7 @@ use super::{Activation, Arithmetic, GraphError, Op, ValueId, random};
 mod elements;
 mod folding;
 mod numbers;
+mod parts;
 mod products;
 mod reductions;
 mod shapes;
@@ -15,7 +16,7 @@ mod windows;
 type Reader = fn(&mut Context<'_, '_>) -> Result<Made, GraphError>;
 
 /// The operators of ONNX's own domain.
-const OWN: [(&str, Reader); 43] = [
+const OWN: [(&str, Reader); 44] = [
     ("Add", |context| elements::arithmetic(context, Arithmetic::Add)),
     ("AveragePool", windows::average_pool),
     ("BatchNormalization", elements::batch_normalization),
@@ -52,8 +53,9 @@ const OWN: [(&str, Reader); 43] = [
     ("Reshape", shapes::reshape),
     ("Shape", numbers::shape),
     ("Sigmoid", elements::sigmoid),
-    ("Slice", numbers::slice),
+    ("Slice", parts::slice),
     ("Softmax", |context| elements::softmax(context, false)),
+    ("Split", parts::split),
     ("Squeeze", shapes::squeeze),
     ("Sub", |context| elements::arithmetic(context, Arithmetic::Sub)),
     ("Tanh", |context| elements::activation(context, Activation::Tanh)),

@@ -1,4 +1,4 @@
-//! Padding that no window takes in.
+//! Padding that no window takes in, and its opposite.
 
 use super::layout::Layout;
 use super::{Backward, Forward, Kernel};
@@ -9,31 +9,12 @@ use super::{Backward, Forward, Kernel};
 #[derive(Debug)]
 pub(super) struct Pad {
     value: f32,
-    /// For each element of an input's example the element of the output's, both in row-major
-    /// order.
-    targets: Vec<usize>,
-    input: Layout,
-    output: Layout,
+    within: Within,
 }
 
 impl Pad {
     pub(super) fn new(begin: &[usize], value: f32, input: &[usize], output: &[usize]) -> Self {
-        let mut targets = vec![0];
-        for ((extent, padded), begin) in input.iter().zip(output).zip(begin) {
-            targets = targets
-                .iter()
-                .flat_map(|base| (0..*extent).map(move |at| base * padded + begin + at))
-                .collect();
-        }
-        Self { value, targets, input: Layout::new(input), output: Layout::new(output) }
-    }
-
-    /// Visits `(from, to)`: places of the same element in input and output.
-    fn visit(&self, n: usize, mut visit: impl FnMut(usize, usize)) {
-        for (element, target) in self.targets.iter().enumerate() {
-            let pairs = self.input.places(element, n).zip(self.output.places(*target, n));
-            pairs.for_each(|(from, to)| visit(from, to));
-        }
+        Self { value, within: Within::new(begin, input, output) }
     }
 }
 
@@ -42,13 +23,71 @@ impl Kernel for Pad {
         let Some(x) = call.inputs.first() else { return };
         let output = call.output;
         output.fill(self.value);
-        self.visit(call.batch, |from, to| output[to] = x[from]);
+        self.within.visit(call.batch, |inner, outer| output[outer] = x[inner]);
     }
 
     fn backward(&mut self, call: Backward<'_>) {
         let Some(Some(gradient)) = call.input_gradients.first_mut() else { return };
         gradient.clear_unless_adding();
         let (values, dy) = (&mut gradient.values, call.output_gradient);
-        self.visit(call.batch, |from, to| values[from] += dy[to]);
+        self.within.visit(call.batch, |inner, outer| values[inner] += dy[outer]);
+    }
+}
+
+/// Some of the elements along each axis of an example.
+/// Shapes: `x [n, d1, ...]` -> `[n, c1, ...]`, `begin1 + c1 <= d1`.
+/// Source: ONNX operators `Slice`, opset 13, and `Split`, opset 18.
+#[derive(Debug)]
+pub(super) struct Crop(Within);
+
+impl Crop {
+    pub(super) fn new(begin: &[usize], input: &[usize], output: &[usize]) -> Self {
+        Self(Within::new(begin, output, input))
+    }
+}
+
+impl Kernel for Crop {
+    fn forward(&mut self, call: Forward<'_>) {
+        let Some(x) = call.inputs.first() else { return };
+        let output = call.output;
+        self.0.visit(call.batch, |inner, outer| output[inner] = x[outer]);
+    }
+
+    fn backward(&mut self, call: Backward<'_>) {
+        let Some(Some(gradient)) = call.input_gradients.first_mut() else { return };
+        gradient.clear_unless_adding();
+        let (values, dy) = (&mut gradient.values, call.output_gradient);
+        self.0.visit(call.batch, |inner, outer| values[outer] += dy[inner]);
+    }
+}
+
+/// One value as a part of a larger one.
+#[derive(Debug)]
+struct Within {
+    /// For each element of the smaller one's example that of the larger one's, both in row-major
+    /// order.
+    elements: Vec<usize>,
+    inner: Layout,
+    outer: Layout,
+}
+
+impl Within {
+    fn new(begin: &[usize], inner: &[usize], outer: &[usize]) -> Self {
+        let mut elements = vec![0];
+        for ((extent, all), begin) in inner.iter().zip(outer).zip(begin) {
+            elements = elements
+                .iter()
+                .flat_map(|base| (0..*extent).map(move |at| base * all + begin + at))
+                .collect();
+        }
+        Self { elements, inner: Layout::new(inner), outer: Layout::new(outer) }
+    }
+
+    /// Visits the places of the same element in both.
+    fn visit(&self, n: usize, mut visit: impl FnMut(usize, usize)) {
+        for (inner, outer) in self.elements.iter().enumerate() {
+            let pairs = self.inner.places(inner, n).zip(self.outer.places(*outer, n));
+            pairs.for_each(|(inner, outer)| visit(inner, outer));
+        }
     }
 }

@@ -29,21 +29,16 @@ pub(super) fn shape(context: &mut Context<'_, '_>) -> Result<Made, GraphError> {
 }
 
 /// A place counted from the front, within `0..=len`.
-fn place(at: i64, len: i64) -> usize {
+pub(super) fn place(at: i64, len: i64) -> usize {
     let at = if at < 0 { at.saturating_add(len) } else { at };
     usize::try_from(at.clamp(0, len)).unwrap_or(0)
 }
 
-/// Numbers that are known beforehand, where nothing else is supported.
-fn known(context: &Context<'_, '_>) -> Result<Numbers, GraphError> {
-    context.numbers(0)?.ok_or_else(|| {
-        let text = "only constants and shapes can be taken apart in training";
-        context.problem(text.to_owned())
-    })
-}
-
 pub(super) fn gather(context: &mut Context<'_, '_>) -> Result<Made, GraphError> {
-    let from = known(context)?;
+    let Some(from) = context.numbers(0)? else {
+        let text = "only constants and shapes can be taken apart by indices in training";
+        return Err(context.problem(text.to_owned()));
+    };
     let Some(indices) = context.numbers(1)? else {
         return Err(context.problem("expected constant indices".to_owned()));
     };
@@ -64,8 +59,7 @@ pub(super) fn gather(context: &mut Context<'_, '_>) -> Result<Made, GraphError> 
 }
 
 /// Numbers from `starts` to `ends` along an axis, `steps` apart.
-pub(super) fn slice(context: &mut Context<'_, '_>) -> Result<Made, GraphError> {
-    let from = known(context)?;
+pub(super) fn slice(context: &mut Context<'_, '_>, from: Numbers) -> Result<Made, GraphError> {
     let starts = context.ints_or_input("starts", 1)?.unwrap_or_default();
     let ends = context.ints_or_input("ends", 2)?.unwrap_or_default();
     let along = context.ints_or_input("axes", 3)?.unwrap_or_else(|| vec![0]);

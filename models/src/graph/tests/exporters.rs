@@ -159,3 +159,34 @@ fn transposed_weights_train_in_the_place_of_the_original() {
     let trained = trained.graph.unwrap();
     assert_eq!((trained.node.len(), trained.initializer.len()), (1, 1));
 }
+
+/// As the halves of `ShuffleNet` are written by either exporter.
+#[test]
+fn parts_are_taken_by_slices_and_splits() {
+    let axis = |at: i64| vec![AttributeProto::int("axis", at)];
+    let mut split = node("Split", &["input"], "first", axis(1));
+    split.output.push("second".to_owned());
+    let nodes = vec![
+        split,
+        node("Slice", &["first", "one", "end", "rows"], "lower", Vec::new()),
+        node("Concat", &["second", "lower"], "both", axis(2)),
+        node("Flatten", &["both"], "flat", Vec::new()),
+        node("MatMul", &["flat", "w"], "out", Vec::new()),
+    ];
+    let tensors = vec![
+        TensorProto::from_i64("one", &[1]),
+        TensorProto::from_i64("end", &[i64::MAX]),
+        TensorProto::from_i64("rows", &[-2]),
+        floats("w", &[40, 2]),
+    ];
+    let graph = Graph::read(&model(&[4, 3, 4], nodes, tensors)).unwrap();
+    let crops = graph.nodes.iter().filter(|node| matches!(node.op, Op::Crop { .. }));
+    let crops = crops.map(|node| (&node.op, &graph.value(node.output).shape.dims));
+    let crop = |begin: &[usize]| Op::Crop { begin: begin.to_vec() };
+    let expected = [
+        (&crop(&[2, 0, 0]), &vec![2, 3, 4]),
+        (&crop(&[0, 0, 0]), &vec![2, 3, 4]),
+        (&crop(&[0, 1, 0]), &vec![2, 2, 4]),
+    ];
+    assert!(crops.eq(expected));
+}

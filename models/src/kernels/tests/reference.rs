@@ -39,6 +39,7 @@ impl Reference<'_> {
             Op::Reduce { axes, mean } => self.reduce(x, axes, *mean),
             Op::Softmax { axis, log } => self.softmax(x, *axis, *log),
             Op::Pad { begin, value, .. } => self.pad(x, begin, f64::from(*value)),
+            Op::Crop { begin } => self.crop(x, begin),
             Op::Dropout { .. } => unreachable!("random"),
         }
     }
@@ -230,6 +231,18 @@ impl Reference<'_> {
             if log { x_at - sum.ln() } else { x_at.exp() / sum }
         };
         x.iter().enumerate().map(value).collect()
+    }
+
+    fn crop(&self, x: &[f64], begin: &[usize]) -> Vec<f64> {
+        let dims = &self.inputs[0].dims;
+        let len: usize = self.output.iter().product();
+        let element = |at: usize| {
+            let place = Self::coordinates(self.output, at % len);
+            let outer = place.iter().zip(begin).map(|(place, begin)| place + begin);
+            let from = outer.zip(dims).fold(0, |from, (at, extent)| from * extent + at);
+            x[at / len * self.inputs[0].elements() + from]
+        };
+        (0..self.n * len).map(element).collect()
     }
 
     fn pad(&self, x: &[f64], begin: &[usize], value: f64) -> Vec<f64> {

@@ -49,7 +49,7 @@ proptest! {
     }
 
     #[test]
-    fn pad(
+    fn pad_and_crop(
         sides in proptest::collection::vec((1..4_usize, 0..3_usize, 0..3_usize), 1..4),
         value in -2.0..2.0_f32,
         n in 1..4_usize,
@@ -58,6 +58,8 @@ proptest! {
         let of = |part: fn(&(usize, usize, usize)) -> usize| sides.iter().map(part).collect();
         let (dims, begin, end): (Vec<usize>, _, _) = (of(|s| s.0), of(|s| s.1), of(|s| s.2));
         let output: Vec<usize> = of(|s| s.0 + s.1 + s.2);
+        let crop = Op::Crop { begin: begin.clone() };
+        Case::of(crop, n, &output, &dims).check_seed(seed);
         Case::of(Op::Pad { begin, end, value }, n, &dims, &output).check_seed(seed);
     }
 

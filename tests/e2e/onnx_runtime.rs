@@ -52,7 +52,7 @@ fn check(tool: &str, arguments: &[&Path]) -> String {
     text
 }
 
-/// Graphs as PyTorch, Keras and scikit-learn export them, trained here and written back.
+/// Graphs as `PyTorch`, Keras and scikit-learn export them, trained here and written back.
 #[test]
 fn onnx_runtime_agrees_with_trained_exports() {
     let folder = tempfile::tempdir().unwrap();

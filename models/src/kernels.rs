@@ -16,10 +16,13 @@ mod dropout;
 mod linear;
 pub(crate) mod loss;
 mod norm;
+mod pad;
 mod pool;
 mod product;
+mod reduce;
 pub(crate) mod reshape;
 pub(crate) mod simd;
+mod softmax;
 pub(crate) mod sums;
 mod tile;
 mod transpose;
@@ -170,7 +173,15 @@ pub(crate) fn build(graph: &Graph, node: &Node, seed: u64) -> Box<dyn Kernel> {
                 (0..node.inputs.len()).map(|index| shape(index).dims.as_slice()).collect();
             Box::new(concat::Concat::new(*axis, &inputs))
         }
-        Op::Dropout { ratio } => Box::new(dropout::Dropout::new(*ratio, seed)),
+        Op::Dropout { ratio, share } => {
+            Box::new(dropout::Dropout::new(*ratio, seed, *share, &output.dims))
+        }
+        Op::Reduce { axes, mean } => Box::new(reduce::Reduce::new(axes, *mean, &shape(0).dims)),
+        Op::Softmax { axis, log } => Box::new(softmax::Softmax::new(*axis, *log, &output.dims)),
+        Op::Pad { begin, value, .. } => {
+            Box::new(pad::Pad::new(begin, *value, &shape(0).dims, &output.dims))
+        }
+        Op::Crop { begin } => Box::new(pad::Crop::new(begin, &shape(0).dims, &output.dims)),
     }
 }
 

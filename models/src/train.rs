@@ -118,6 +118,9 @@ impl Trainer {
     ) -> Result<Self, TrainError> {
         let (definition, mut graph) = Definition::of(crate::onnx::parse(onnx)?)?;
         graph.freeze(|name| settings.freezes(name));
+        if !settings.loss.takes_logits() {
+            graph.with_last();
+        }
         let weights = definition.kept().iter().copied();
         let weights = weights.filter(|id| graph.value(*id).origin == Origin::Weight);
         let weights: Vec<_> = weights.map(|id| (id, Vec::new())).collect();

@@ -60,6 +60,34 @@ pub(crate) fn sum_of_squares(values: &[f32]) -> f64 {
     sums.iter().sum()
 }
 
+/// The sums of `value - mean` and of its square.
+pub(super) fn moments(values: &[f32], mean: f32) -> (f64, f64) {
+    let mut moments = (0.0, 0.0);
+    vectorised(|| moments = moments_of_stretches(values, mean));
+    moments
+}
+
+#[inline(always)]
+fn moments_of_stretches(values: &[f32], mean: f32) -> (f64, f64) {
+    let (mut sum, mut squares) = (0.0, 0.0);
+    for stretch in values.chunks(STRETCH) {
+        let mut lanes = [[0.0_f32; LANES]; 2];
+        let mut add = |lane: usize, value: f32| {
+            let away = value - mean;
+            lanes[0][lane] += away;
+            lanes[1][lane] += away * away;
+        };
+        let (full, rest) = stretch.as_chunks::<LANES>();
+        for values in full {
+            (0..LANES).for_each(|lane| add(lane, values[lane]));
+        }
+        rest.iter().enumerate().for_each(|(lane, value)| add(lane, *value));
+        sum += lanes[0].iter().copied().map(f64::from).sum::<f64>();
+        squares += lanes[1].iter().copied().map(f64::from).sum::<f64>();
+    }
+    (sum, squares)
+}
+
 /// The nearest `f32`.
 #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the purpose")]
 pub(super) fn narrow(value: f64) -> f32 {

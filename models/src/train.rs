@@ -83,7 +83,8 @@ pub enum TrainError {
 ///
 /// Training means what PyTorch's `model.train()` means, whatever mode the file was exported in:
 /// batch normalisation uses the batch's statistics and dropout drops. Work is spread over the
-/// rayon pool that the calls are made in; results depend on its number of threads, not on timing.
+/// rayon pool that the calls are made in; results depend neither on its number of threads nor on
+/// timing, only on the processor's instructions.
 #[derive(Debug)]
 pub struct Trainer {
     definition: Definition,

@@ -48,6 +48,17 @@ fn trained(family: &str, shape: [usize; 3], steps: usize) -> Trainer {
 }
 
 #[test]
+fn the_number_of_threads_changes_no_bit() {
+    for family in ["lenet", "cnn", "resnet8", "mobilenet_v3_small"] {
+        let on = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| trained(family, [3, 16, 16], 3)).parameters()
+        };
+        assert_eq!(on(1), on(3), "{family}");
+    }
+}
+
+#[test]
 fn training_goes_on_from_the_written_file() {
     let mut first = trained("resnet8", [1, 8, 8], 2);
     let mut second = Trainer::new(&first.to_training_onnx(), SGD).unwrap();

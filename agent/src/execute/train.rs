@@ -8,7 +8,7 @@ use jobs::id::{BlobRef, Millis};
 use jobs::report::{EvaluationReport, Failure, FailureCode, Progress, ReportBody, UpdateReport};
 use jobs::spec::{EvaluateTask, LocalTraining, TaskId, TrainTask};
 use link::blobs::Existing;
-use models::dataset::{Dataset, Examples, Order};
+use models::dataset::{Batches, Dataset, Order};
 use models::params::Parameters;
 use models::train::{Optimizer, Settings, Sgd, TrainError, Trainer};
 use tokio::sync::mpsc;
@@ -101,7 +101,7 @@ impl Run {
         let (shared, stopped) = (device.clone(), self.stopped.clone());
         let work = move || {
             let dataset = shared.datasets.get(&task.dataset)?;
-            evaluate(&graph, &parameters, &dataset, task.batch_size as usize, &stopped)
+            evaluate(&graph, &parameters, &dataset, &task, &stopped)
         };
         let sums = self.executor.compute.train(self.thread_name("evaluate"), work).await?;
         Ok(ReportBody::Evaluated(EvaluationReport {
@@ -181,7 +181,7 @@ impl LocalRun {
         let all = per_epoch * u64::from(self.local.epochs);
         let all = self.local.steps_max.map_or(all, |max| all.min(u64::from(max)));
         let mut meter = Meter::new(all);
-        let (mut x, mut labels) = (Vec::new(), Vec::new());
+        let mut batches = Batches::new(examples, &dataset.normalization);
         let mut sums = Sums::default();
         for epoch in 0..u64::from(self.local.epochs) {
             if meter.step == all {
@@ -194,8 +194,8 @@ impl LocalRun {
                     break;
                 }
                 check_stop(&self.stopped)?;
-                examples.batch(indices, dataset.mean, dataset.std, &mut x, &mut labels);
-                let done = trainer.step(&x, &labels).map_err(|e| failures::of_training(&e))?;
+                let (x, labels) = batches.get(indices, epoch);
+                let done = trainer.step(x, labels).map_err(|e| failures::of_training(&e))?;
                 sums.add(done.loss, done.correct, done.examples);
                 if let Some(progress) = meter.count(done.loss, done.examples) {
                     let told = Told::Progress(self.id.clone(), progress);
@@ -274,7 +274,7 @@ fn evaluate(
     graph: &[u8],
     parameters: &[u8],
     dataset: &Dataset,
-    batch_size: usize,
+    task: &EvaluateTask,
     stopped: &Stopped,
 ) -> Result<Sums, Failure> {
     let none = Sgd { learning_rate: 0.0, momentum: 0.0, weight_decay: 0.0 };
@@ -284,12 +284,12 @@ fn evaluate(
         return Err(Failure::new(FailureCode::InvalidDataset, message));
     }
     let indices: Vec<usize> = (0..dataset.test.len()).collect();
-    let (mut x, mut labels) = (Vec::new(), Vec::new());
+    let mut batches = Batches::new(&dataset.test, &dataset.normalization);
     let mut sums = Sums::default();
-    for indices in indices.chunks(batch_size) {
+    for indices in indices.chunks(task.batch_size as usize) {
         check_stop(stopped)?;
-        dataset.test.batch(indices, dataset.mean, dataset.std, &mut x, &mut labels);
-        let done = trainer.evaluate(&x, &labels).map_err(|e| failures::of_training(&e))?;
+        let (x, labels) = batches.get(indices, 0);
+        let done = trainer.evaluate(x, labels).map_err(|e| failures::of_training(&e))?;
         sums.add(done.loss, done.correct, done.examples);
     }
     Ok(sums)
@@ -314,13 +314,12 @@ fn prepare(
 
 /// The data set's examples and classes are those of the graph.
 fn check_fit(trainer: &Trainer, dataset: &Dataset) -> Result<(), Failure> {
-    let shape = [&dataset.train, &dataset.test]
-        .into_iter()
-        .find(|split: &&Examples| !split.is_empty())
-        .map_or([0; 3], |split| split.shape);
+    let shape = dataset.example_shape();
     let expected = trainer.example_shape();
-    let flat = expected.len() == 1 && expected[0] == shape.iter().product::<usize>();
-    if expected != shape && !flat {
+    // Either side may be a plain vector.
+    let values = |shape: &[usize]| shape.iter().product::<usize>();
+    let flat = expected.len() == 1 || shape.len() == 1;
+    if expected != shape && !(flat && values(expected) == values(&shape)) {
         let message =
             format!("the graph takes examples of shape {expected:?}, the data set has {shape:?}");
         return Err(Failure::new(FailureCode::ShapeMismatch, message));

@@ -45,6 +45,8 @@ pub(crate) struct Datasets {
     sets: BTreeMap<DatasetName, Arc<Entry>>,
 }
 
+/// Channels whose mean and deviation are declared, at most: a message has a megabyte.
+const CHANNELS_MAX: usize = 4096;
 /// A device's memory over this is what the examples of one data set may take.
 const MEMORY_SHARE: u64 = 2;
 
@@ -169,6 +171,10 @@ pub(crate) fn check(path: &Path) -> std::io::Result<()> {
 fn describe(name: &DatasetName, dataset: &Dataset) -> DatasetFacts {
     let shape = dataset.example_shape();
     let counts = dataset.train.class_counts(dataset.classes);
+    let statistics = dataset.train.statistics();
+    let statistics = statistics.filter(|found| found.mean.len() <= CHANNELS_MAX);
+    let (channel_mean, channel_std) =
+        statistics.map(|found| (found.mean, found.std)).unwrap_or_default();
     DatasetFacts {
         name: name.clone(),
         format: dataset.format.to_owned(),
@@ -180,6 +186,8 @@ fn describe(name: &DatasetName, dataset: &Dataset) -> DatasetFacts {
         labels: dataset.class_names.clone(),
         mean: dataset.normalization.mean.clone(),
         std: dataset.normalization.std.clone(),
+        channel_mean,
+        channel_std,
     }
 }
 

@@ -13,9 +13,12 @@ use crate::id::{
 };
 use crate::selector::Selector;
 
+mod examples;
 mod local;
 mod validate;
 
+pub use self::examples::{Augment, AugmentError, Normalization, NormalizationError};
+use self::local::is_default;
 pub use self::local::{LocalTraining, Optimizer, OptimizerError};
 pub use self::validate::{Problem, validate};
 
@@ -379,6 +382,9 @@ pub struct EvaluateTask {
     pub dataset: DatasetName,
     /// Examples per step.
     pub batch_size: u32,
+    /// How values become inputs, as in the training.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub normalization: Normalization,
 }
 
 /// One request to a model, placed on a device.

@@ -181,7 +181,9 @@ impl LocalRun {
         let all = per_epoch * u64::from(self.local.epochs);
         let all = self.local.steps_max.map_or(all, |max| all.min(u64::from(max)));
         let mut meter = Meter::new(all);
-        let mut batches = Batches::new(examples, &dataset.normalization);
+        let normalization = settings::normalization(&self.local.normalization, dataset)?;
+        let augmentation = settings::augmentation(&self.local.augment, dataset)?;
+        let mut batches = Batches::new(examples, &normalization).augmented(augmentation, self.seed);
         let mut sums = Sums::default();
         for epoch in 0..u64::from(self.local.epochs) {
             if meter.step == all {
@@ -284,7 +286,8 @@ fn evaluate(
         return Err(Failure::new(FailureCode::InvalidDataset, message));
     }
     let indices: Vec<usize> = (0..dataset.test.len()).collect();
-    let mut batches = Batches::new(&dataset.test, &dataset.normalization);
+    let normalization = settings::normalization(&task.normalization, dataset)?;
+    let mut batches = Batches::new(&dataset.test, &normalization);
     let mut sums = Sums::default();
     for indices in indices.chunks(task.batch_size as usize) {
         check_stop(stopped)?;

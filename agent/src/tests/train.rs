@@ -67,6 +67,7 @@ async fn a_device_trains_evaluates_and_repeats_its_report() {
         parameters: update.parameters,
         dataset: "digits".parse().unwrap(),
         batch_size: 8,
+        normalization: jobs::spec::Normalization::Format,
     });
     world.offer(&task("job1", Purpose::Evaluate, 1, work)).await;
     let report = final_report(&mut reports).await.0;

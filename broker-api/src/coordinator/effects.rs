@@ -8,7 +8,7 @@ use jobs::id::{Attempt, BlobRef, DeviceId, RoundNumber};
 use jobs::job::JobState;
 use jobs::report::FailureCode;
 use jobs::round::{self, Outcome};
-use jobs::spec::{EvaluateTask, Offer, Purpose, Task, TaskId, TaskWork, TrainTask};
+use jobs::spec::{EvaluateTask, LocalTraining, Offer, Purpose, Task, TaskId, TaskWork, TrainTask};
 use jobs::training::{Effect, Ending, Event};
 use jobs::{subject, wire};
 
@@ -173,12 +173,19 @@ impl Owner {
         parameters: BlobRef,
     ) {
         let (graph, dataset) = (self.prepared.graph.clone(), self.spec.dataset.clone());
-        let local = self.spec.local.clone();
+        let normalization = self.prepared.normalization.clone();
+        let local = LocalTraining { normalization, ..self.spec.local.clone() };
         let size = parameters.size.0;
         let work = match purpose {
             Purpose::Evaluate => {
-                let batch_size = local.batch_size;
-                TaskWork::Evaluate(EvaluateTask { graph, parameters, dataset, batch_size })
+                let LocalTraining { batch_size, normalization, .. } = local;
+                TaskWork::Evaluate(EvaluateTask {
+                    graph,
+                    parameters,
+                    dataset,
+                    batch_size,
+                    normalization,
+                })
             }
             Purpose::Train | Purpose::Infer | Purpose::Telemetry => {
                 let seed = self.spec.seed ^ (u64::from(round.0) << 32);

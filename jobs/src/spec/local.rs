@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Augment, Normalization};
+
 /// Local training. What has its default is not written, so that agents which do not know it yet
 /// take part where it is not asked for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,6 +42,13 @@ pub struct LocalTraining {
     /// Names of parameters that are not trained; `*` stands for any characters.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub frozen: Vec<String>,
+    /// Random changes of pictures, each once; tables and texts cannot have any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub augment: Vec<Augment>,
+    /// How values become inputs, in evaluation too; a broker puts the values in place of
+    /// `dataset`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub normalization: Normalization,
 }
 
 impl Default for LocalTraining {
@@ -56,6 +65,8 @@ impl Default for LocalTraining {
             gradient_norm_max: None,
             label_smoothing: 0.0,
             frozen: Vec::new(),
+            augment: Vec::new(),
+            normalization: Normalization::Format,
         }
     }
 }
@@ -109,7 +120,7 @@ impl FromStr for Optimizer {
     }
 }
 
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 

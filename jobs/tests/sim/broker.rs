@@ -6,7 +6,9 @@ use std::collections::{BTreeSet, VecDeque};
 use jobs::id::{DeviceId, Millis, ModelRef, RoundNumber};
 use jobs::report::{Failure, FailureCode, ReportBody, TaskReport, UpdateReport};
 use jobs::round;
-use jobs::spec::{EvaluateTask, LocalTraining, Offer, Purpose, Task, TaskId, TaskWork, TrainTask};
+use jobs::spec::{
+    EvaluateTask, LocalTraining, Normalization, Offer, Purpose, Task, TaskId, TaskWork, TrainTask,
+};
 use jobs::training::{Effect, Event, Training};
 use rand::RngExt as _;
 
@@ -317,7 +319,14 @@ impl World {
                     let local = LocalTraining::default();
                     TaskWork::Train(TrainTask { graph, parameters, dataset, local, seed: 1 })
                 } else {
-                    TaskWork::Evaluate(EvaluateTask { graph, parameters, dataset, batch_size: 1 })
+                    let (batch_size, normalization) = (1, Normalization::Format);
+                    TaskWork::Evaluate(EvaluateTask {
+                        graph,
+                        parameters,
+                        dataset,
+                        batch_size,
+                        normalization,
+                    })
                 };
                 let task = Task { id: id(purpose, attempt), timeout_ms: Millis(8000), work };
                 self.send_offer(&device, &Offer::Task(Box::new(task)));

@@ -64,7 +64,12 @@ struct Entry {
 struct Decoded {
     dataset: Arc<Dataset>,
     used: Instant,
+    /// How long decoding took.
+    took: Duration,
 }
+
+/// What took long to decode is kept for so many times as long.
+const KEPT_FACTOR: u32 = 20;
 
 impl Datasets {
     /// The data sets of a device with so many bytes of memory.
@@ -114,12 +119,16 @@ impl Datasets {
         entry.get().map_err(|error| Failure::new(FailureCode::InvalidDataset, error.to_string()))
     }
 
-    /// Lets go of what nobody used for so long; it is decoded again when needed.
+    /// Lets go of what nobody used for so long, or longer when decoding took long; it is decoded
+    /// again when needed.
     pub(crate) fn forget_unused(&self, after: Duration) {
         for entry in self.sets.values() {
             // Whoever decodes now holds the lock and uses it.
             let Ok(mut decoded) = entry.decoded.try_lock() else { continue };
-            if decoded.as_ref().is_some_and(|decoded| decoded.used.elapsed() >= after) {
+            let unused = |decoded: &Decoded| {
+                decoded.used.elapsed() >= after.max(decoded.took.saturating_mul(KEPT_FACTOR))
+            };
+            if decoded.as_ref().is_some_and(unused) {
                 *decoded = None;
             }
         }
@@ -133,9 +142,11 @@ impl Entry {
             decoded.used = Instant::now();
             return Ok(decoded.dataset.clone());
         }
+        let begun = Instant::now();
         let dataset = Arc::new(self.decode()?);
+        let took = begun.elapsed();
         *lock(&self.facts) = Some(describe(&self.name, &dataset));
-        *decoded = Some(Decoded { dataset: dataset.clone(), used: Instant::now() });
+        *decoded = Some(Decoded { dataset: dataset.clone(), used: Instant::now(), took });
         Ok(dataset)
     }
 

@@ -121,6 +121,11 @@ impl Limits {
     }
 }
 
+/// Room for so many bytes, as far as they are allowed.
+fn with_capacity(bytes: usize, limits: Limits) -> Vec<u8> {
+    Vec::with_capacity(bytes.min(limits.bytes))
+}
+
 /// Classes of a data set, at most.
 const CLASSES_MAX: usize = 65_536;
 /// Classes of IDX, unless `labels.txt` or `dataset.toml` say otherwise.
@@ -195,8 +200,8 @@ pub fn decode(files: &dyn Files, limits: Limits) -> Result<Dataset, DatasetError
         Format::Folder => of_folder(source, &options, &given, limits)?,
         Format::Text => of_text(source, &options, limits)?,
     };
-    let own = matches!(format, Format::Table | Format::Folder);
-    if let Some(fraction) = options.test_fraction.or(own.then_some(TEST_FRACTION))
+    let own = (format == Format::Table).then_some(TEST_FRACTION);
+    if let Some(fraction) = options.test_fraction.or(own)
         && dataset.test.is_empty()
     {
         dataset.split_off_test(fraction, options.seed);
@@ -355,17 +360,27 @@ impl Dataset {
 
     /// Moves a share of the training examples to the test part; at least one stays.
     fn split_off_test(&mut self, fraction: f64, seed: u64) {
-        let len = self.train.len();
-        let count = text::part_of(len, fraction).min(len.saturating_sub(1));
-        let order = Order::new(len, seed, 0);
-        let (test, train) = order.indices().split_at(count);
-        let select = |indices: &[usize]| {
-            let mut indices = indices.to_vec();
-            indices.sort_unstable();
-            self.train.select(&indices)
+        let is_test = drawn_for_test(self.train.len(), fraction, seed);
+        if !is_test.contains(&true) {
+            return;
+        }
+        let select = |wanted| {
+            let indices = (0..is_test.len()).filter(|index| is_test[*index] == wanted);
+            self.train.select(&indices.collect::<Vec<_>>())
         };
-        (self.test, self.train) = (select(test), select(train));
+        (self.test, self.train) = (select(true), select(false));
     }
+}
+
+/// For each of `count` examples whether it is for testing: a share of them drawn from the seed,
+/// never all.
+fn drawn_for_test(count: usize, fraction: f64, seed: u64) -> Vec<bool> {
+    let mut is_test = vec![false; count];
+    let share = text::part_of(count, fraction).min(count.saturating_sub(1));
+    for index in &Order::new(count, seed, 0).indices()[..share] {
+        is_test[*index] = true;
+    }
+    is_test
 }
 
 #[cfg(test)]

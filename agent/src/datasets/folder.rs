@@ -57,4 +57,8 @@ impl Files for Folder {
     fn read(&self, name: &str) -> std::io::Result<Cow<'_, [u8]>> {
         std::fs::read(self.root.join(name)).map(Cow::Owned)
     }
+
+    fn size(&self, name: &str) -> u64 {
+        std::fs::metadata(self.root.join(name)).map_or(0, |metadata| metadata.len())
+    }
 }

@@ -4,7 +4,7 @@
 //! Source: Krizhevsky, <https://www.cs.toronto.edu/~kriz/cifar.html>, "Binary version".
 
 use super::files::Source;
-use super::{DatasetError, Examples, Limits, check_labels, gunzip};
+use super::{DatasetError, Examples, Limits, check_labels, gunzip, with_capacity};
 
 /// Which of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,55 +109,66 @@ pub(super) fn decode(
     classes: usize,
     limits: Limits,
 ) -> Result<(Examples, Examples), DatasetError> {
-    let empty = Examples { shape: SHAPE, ..Examples::default() };
-    let (mut train, mut test) = (empty.clone(), empty);
+    let part = |wanted: bool| {
+        let names = source.names().iter().filter(|name| is_train(name) == Some(wanted));
+        // Taken at once: a vector that grows holds its values twice at times.
+        let size: u64 = names.map(|name| source.size(name)).sum();
+        let records = usize::try_from(size).unwrap_or(usize::MAX) / cifar.record();
+        Part { pixels: with_capacity(records.saturating_mul(PIXELS), limits), labels: Vec::new() }
+    };
+    let mut parts = [part(true), part(false)];
     for name in source.names() {
-        match is_train(name) {
-            Some(true) => train.append(records(source, name, cifar, classes)?),
-            Some(false) => test.append(records(source, name, cifar, classes)?),
-            None => {}
-        }
-        limits.check(train.bytes() + test.bytes())?;
+        let Some(train) = is_train(name) else { continue };
+        parts[usize::from(!train)].add(source, name, cifar, classes)?;
+        limits.check(parts.iter().map(|part| part.pixels.len()).sum())?;
     }
+    let [train, test] = parts.map(|part| Examples::pictures(SHAPE, part.pixels, part.labels));
     Ok((train, test))
 }
 
-fn records(
-    source: Source<'_>,
-    file: &str,
-    cifar: Cifar,
-    classes: usize,
-) -> Result<Examples, DatasetError> {
-    let bytes = source.content(file)?;
-    let size = cifar.record();
-    let records = bytes.chunks_exact(size);
-    if !records.remainder().is_empty() {
-        let problem = format!(
-            "{} bytes, expected records of {size} bytes ({}): {} are left over, the file is \
-             truncated or another thing",
-            bytes.len(),
-            cifar.format(),
-            records.remainder().len()
-        );
-        return Err(DatasetError::file(file, problem));
-    }
-    let mut pixels = Vec::with_capacity(records.len() * PIXELS);
-    let mut labels = Vec::with_capacity(records.len());
-    for (index, record) in records.enumerate() {
-        let (head, picture) = record.split_at(size - PIXELS);
-        if cifar == Cifar::Hundred && head[0] >= COARSE {
+/// Records of several files.
+struct Part {
+    pixels: Vec<u8>,
+    labels: Vec<u32>,
+}
+
+impl Part {
+    fn add(
+        &mut self,
+        source: Source<'_>,
+        file: &str,
+        cifar: Cifar,
+        classes: usize,
+    ) -> Result<(), DatasetError> {
+        let bytes = source.content(file)?;
+        let size = cifar.record();
+        let records = bytes.chunks_exact(size);
+        if !records.remainder().is_empty() {
             let problem = format!(
-                "record {index} has coarse label {}, expected 0 to {}: not CIFAR-100",
-                head[0],
-                COARSE - 1
+                "{} bytes, expected records of {size} bytes ({}): {} are left over, the file is \
+                 truncated or another thing",
+                bytes.len(),
+                cifar.format(),
+                records.remainder().len()
             );
             return Err(DatasetError::file(file, problem));
         }
-        labels.push(u32::from(head[head.len() - 1]));
-        pixels.extend_from_slice(picture);
+        let before = self.labels.len();
+        for (index, record) in records.enumerate() {
+            let (head, picture) = record.split_at(size - PIXELS);
+            if cifar == Cifar::Hundred && head[0] >= COARSE {
+                let problem = format!(
+                    "record {index} has coarse label {}, expected 0 to {}: not CIFAR-100",
+                    head[0],
+                    COARSE - 1
+                );
+                return Err(DatasetError::file(file, problem));
+            }
+            self.labels.push(u32::from(head[head.len() - 1]));
+            self.pixels.extend_from_slice(picture);
+        }
+        check_labels(file, &self.labels[before..], classes)
     }
-    check_labels(file, &labels, classes)?;
-    Ok(Examples::pictures(SHAPE, pixels, labels))
 }
 
 /// Writes examples as records; `None` when they are not pictures of shape `[3, 32, 32]` or a

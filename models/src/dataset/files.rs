@@ -14,6 +14,9 @@ pub trait Files {
     /// # Errors
     /// When it cannot be read.
     fn read(&self, name: &str) -> std::io::Result<Cow<'_, [u8]>>;
+
+    /// Bytes of one of them, as far as they are known without reading it.
+    fn size(&self, name: &str) -> u64;
 }
 
 impl Files for Vec<(String, Vec<u8>)> {
@@ -25,6 +28,11 @@ impl Files for Vec<(String, Vec<u8>)> {
         let found = self.iter().find(|(known, _)| known == name);
         let (_, bytes) = found.ok_or(std::io::ErrorKind::NotFound)?;
         Ok(Cow::Borrowed(bytes))
+    }
+
+    fn size(&self, name: &str) -> u64 {
+        let found = self.iter().find(|(known, _)| known == name);
+        found.map_or(0, |(_, bytes)| bytes.len() as u64)
     }
 }
 
@@ -49,6 +57,11 @@ impl<'a> Source<'a> {
     /// Whether there is a file of this name.
     pub(super) fn has(&self, name: &str) -> bool {
         self.names.contains(&name)
+    }
+
+    /// Bytes of a file as it is.
+    pub(super) fn size(&self, name: &str) -> u64 {
+        self.files.size(name)
     }
 
     /// A file as it is.

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use super::files::Source;
 use super::options::Options;
-use super::{DatasetError, Examples, Limits};
+use super::{DatasetError, Examples, Limits, TEST_FRACTION, drawn_for_test};
 use crate::picture;
 
 /// What a folder of pictures gave.
@@ -46,7 +46,14 @@ pub(super) fn decode(
     given: &[String],
     limits: Limits,
 ) -> Result<Pictures, DatasetError> {
-    let entries = entries(source)?;
+    let mut entries = entries(source)?;
+    if !entries.iter().any(|entry| entry.part == Part::Test) {
+        let fraction = options.test_fraction.unwrap_or(TEST_FRACTION);
+        let is_test = drawn_for_test(entries.len(), fraction, options.seed);
+        for (entry, is_test) in entries.iter_mut().zip(is_test) {
+            entry.part = if is_test { Part::Test } else { Part::Train };
+        }
+    }
     let class_names: Vec<String> = if given.is_empty() {
         let names: BTreeSet<&str> = entries.iter().map(|entry| entry.class).collect();
         names.into_iter().map(str::to_owned).collect()
@@ -71,7 +78,10 @@ pub(super) fn decode(
             // Known after the first one, and said before all are decoded.
             limits.check(entries.len().saturating_mul(pixels.len()))?;
             let shape = [channels, h as usize, w as usize];
-            (pictures.train.shape, pictures.test.shape) = (shape, shape);
+            let count = |part| entries.iter().filter(|entry| entry.part == part).count();
+            let room = |part| Vec::with_capacity(count(part) * pixels.len());
+            pictures.train = Examples::pictures(shape, room(Part::Train), Vec::new());
+            pictures.test = Examples::pictures(shape, room(Part::Test), Vec::new());
         }
         let part = match entry.part {
             Part::Train => &mut pictures.train,
@@ -137,6 +147,9 @@ impl<'a> Decoder<'a> {
             Some((size, _)) if self.fixed => size,
             known => {
                 let (w, h) = picture::dimensions(&bytes).map_err(wrong)?;
+                if w == 0 || h == 0 {
+                    return Err(DatasetError::file(path, "the picture has no pixels"));
+                }
                 let (size, first) = *self.size.get_or_insert(([h, w], path));
                 if known.is_some() && size != [h, w] {
                     let problem = format!(

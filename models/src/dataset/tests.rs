@@ -2,6 +2,8 @@
 
 use std::io::Write as _;
 
+use proptest::prelude::*;
+
 use super::cifar::Cifar;
 use super::*;
 
@@ -150,6 +152,32 @@ fn orders_are_permutations_by_seed_and_epoch() {
     assert_eq!(order.batches(30).map(<[usize]>::len).collect::<Vec<_>>(), [30, 30, 30, 10]);
     // Orders are part of what makes a training repeatable: they may not change by themselves.
     assert_eq!(Order::new(8, 1, 0).indices(), [5, 6, 2, 4, 1, 7, 0, 3]);
+}
+
+proptest! {
+    /// What is read from a disk may be anything.
+    #[test]
+    fn foreign_bytes_never_panic(
+        name in prop_oneof![
+            Just("train.csv"), Just("train.txt"), Just("a/1.png"), Just("train.bin"),
+            Just("train-images-idx3-ubyte"), Just("train.csv.gz"),
+        ],
+        bytes in prop::collection::vec(any::<u8>(), 0..200),
+        text in "[0-9a,.\"\n -]{0,80}",
+        options in "(size|label|classes|context|mean|std|alphabet) = [\\[\\]0-9,.\" -]{0,9}",
+    ) {
+        for content in [&bytes, text.as_bytes()] {
+            let mut files = named(&[(name, content)]);
+            if let Ok(set) = decode(&files) {
+                set.train.statistics();
+                let all: Vec<usize> = (0..set.train.len()).collect();
+                let mut batches = Batches::new(&set.train, &set.normalization);
+                prop_assert_eq!(batches.get(&all, 0).0.len(), all.len() * set.train.size());
+            }
+            files.push(("dataset.toml".to_owned(), options.as_bytes().to_vec()));
+            let _ = decode(&files);
+        }
+    }
 }
 
 mod cifar100;

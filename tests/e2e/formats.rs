@@ -103,8 +103,8 @@ async fn a_table_is_trained_on() {
     let id = world.submit(&job(json!({"augment": ["flip"]}))).await;
     let record = world.ended(&id).await;
     assert_eq!(record["state"], "failed", "{record:#}");
-    let missing = record["rounds"][0]["missing"].to_string();
-    assert!(missing.contains("invalid_spec") && missing.contains("csv"), "{missing}");
+    let failure = record["failure"].to_string();
+    assert!(failure.contains("invalid_spec") && failure.contains("csv"), "{failure}");
 }
 
 /// A picture that is none ends the agent with its name.

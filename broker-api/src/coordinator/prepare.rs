@@ -64,6 +64,7 @@ impl Core {
     ) -> Result<(Prepared, BlobRef, Layout), Unprepared> {
         let devices = self.fleet.matching(selector, Some(&spec.dataset));
         let facts = facts::agreed(&devices, &spec.dataset)?.ok_or(Unprepared::Nobody)?;
+        facts::check_augment(&spec.local.augment, &facts)?;
         let normalization = facts::normalization(&spec.local.normalization, &devices, &facts)?;
         let onnx = self.graph(spec, &facts).await?;
         let (graph_bytes, facts_of) = (onnx.clone(), facts.clone());

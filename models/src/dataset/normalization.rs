@@ -15,6 +15,9 @@ pub struct Normalization {
 /// Why values cannot be normalised so.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum NormalizationError {
+    /// A text has no channels.
+    #[error("the characters of a text are not normalised")]
+    NoChannels,
     /// Neither one value nor one for each channel.
     #[error("{field} has {found} values, expected 1 or {channels}, one for each channel")]
     Count {
@@ -53,6 +56,9 @@ impl Normalization {
     /// # Errors
     /// [`NormalizationError`].
     pub fn check(&self, channels: usize) -> Result<(), NormalizationError> {
+        if channels == 0 && *self != Self::none() {
+            return Err(NormalizationError::NoChannels);
+        }
         for (field, values) in [("mean", &self.mean), ("std", &self.std)] {
             if values.len() != 1 && values.len() != channels {
                 let found = values.len();

@@ -4,7 +4,7 @@ use jobs::device::{DatasetFacts, Hello};
 use jobs::id::DatasetName;
 use jobs::report::FailureCode;
 use jobs::selector::Selector;
-use jobs::spec::Normalization;
+use jobs::spec::{Augment, Normalization};
 use models::picture::{Layout, Preprocessing};
 
 use super::{Unprepared, failed};
@@ -81,6 +81,20 @@ pub(in crate::coordinator) fn eligible(
     devices
 }
 
+/// Refuses random changes of what is no picture.
+pub(super) fn check_augment(wanted: &[Augment], facts: &DatasetFacts) -> Result<(), Unprepared> {
+    match wanted.first() {
+        Some(first) if facts.shape.len() != 3 => {
+            let text = format!(
+                "augment is {first}: pictures can be changed so, data set {} is {}",
+                facts.name, facts.format
+            );
+            Err(failed(FailureCode::InvalidSpec, text))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// How values become inputs on every device: the values of all of them in place of `dataset`.
 pub(super) fn normalization(
     wanted: &Normalization,
@@ -99,6 +113,10 @@ pub(super) fn normalization(
             Ok(Normalization::Fixed { mean, std })
         }
         Normalization::Format | Normalization::None => Ok(wanted.clone()),
+        Normalization::Fixed { .. } | Normalization::Dataset if facts.format == "text" => {
+            let text = format!("normalization is {wanted}: data set {} is a text", facts.name);
+            Err(failed(FailureCode::InvalidSpec, text))
+        }
         Normalization::Fixed { mean, std } => {
             for (name, values) in [("mean", mean), ("std", std)] {
                 if values.len() != 1 && values.len() != channels {
@@ -232,6 +250,25 @@ mod tests {
         assert!(refused.contains("no device has examples"), "{refused}");
         let refused = message(normalization(&"1,2/3".parse().unwrap(), &devices, &facts));
         assert!(refused.contains("2 values of mean"), "{refused}");
+    }
+
+    #[test]
+    fn what_is_no_picture_is_not_changed() {
+        let mut device = device("a", 1, 0.0, 1.0);
+        let facts = &mut device.datasets[0];
+        assert!(check_augment(&[Augment::Flip], facts).is_ok());
+        (facts.shape, facts.format) = (vec![4], "text".to_owned());
+        assert!(check_augment(&[], facts).is_ok());
+        let refused = message(check_augment(&[Augment::Flip], facts));
+        assert_eq!(refused, "augment is flip: pictures can be changed so, data set tiny is text");
+        for wanted in ["dataset", "0.5/0.5"] {
+            let refused = message(normalization(&wanted.parse().unwrap(), &[], facts));
+            assert!(refused.ends_with("data set tiny is a text"), "{refused}");
+        }
+        // A table is normalised by the values of its dataset.toml, in the model as well.
+        facts.format = "csv".to_owned();
+        let fixed = normalization(&Normalization::Format, &[], facts).unwrap();
+        assert_eq!(fixed, Normalization::Fixed { mean: vec![0.5], std: vec![0.5] });
     }
 
     #[test]

@@ -33,6 +33,10 @@ fn the_end_of_a_text_is_for_testing() {
         (named(&[("train.txt", b"abc")]), "no examples"),
         (named(&[("train.txt", b"a"), ("dataset.toml", b"alphabet = \"aa\"")]), "each once"),
         (named(&[("train.txt", b"a"), ("dataset.toml", b"context = 0")]), "context is 0"),
+        (
+            named(&[("train.txt", &[b'a'; 99]), ("dataset.toml", b"mean = [0.5]")]),
+            "dataset.toml: the characters of a text are not normalised",
+        ),
     ] {
         let error = decode(&files).unwrap_err().to_string();
         assert!(error.contains(expected), "{error} does not say {expected:?}");

@@ -70,6 +70,8 @@ struct Measured {
     gflops: f64,
     /// Of the fastest of five products of large matrices on the same threads.
     gemm_gflops: f64,
+    /// Of the trainer, in bytes, as it is known before the first step.
+    estimated_memory: u64,
     /// Of the process, in bytes; 0 where the system does not tell.
     peak_memory: u64,
     operators: Vec<Operator>,
@@ -122,6 +124,7 @@ fn measure(args: &BenchArgs) -> Result<Measured, BenchError> {
     let mut trainer = Trainer::new(&onnx, sgd)?;
     drop(onnx);
     let batch = usize::from(args.batch_size);
+    let estimated_memory = trainer.memory(batch, rayon::current_num_threads()).total();
     let examples = examples(batch * shape.iter().product::<usize>());
     let labels: Vec<u32> = (0..10).cycle().take(batch).collect();
     for _ in 0..WARM_UP {
@@ -147,6 +150,7 @@ fn measure(args: &BenchArgs) -> Result<Measured, BenchError> {
         examples_per_second: count / step,
         gflops: operations / step / 1e9,
         gemm_gflops: gemm_rate() / 1e9,
+        estimated_memory,
         peak_memory,
         operators: trainer.operator_times().iter().map(|time| operator(time, args.steps)).collect(),
     })
@@ -201,13 +205,14 @@ fn text(measured: &Measured) -> String {
     let Measured { model, batch_size, threads, step_ms, examples_per_second, .. } = measured;
     let Measured { gflops, gemm_gflops, .. } = measured;
     #[expect(clippy::cast_precision_loss, reason = "one digit is shown")]
-    let peak = measured.peak_memory as f64 / 1e6;
+    let megabytes = |bytes: u64| bytes as f64 / 1e6;
+    let (estimate, peak) = (megabytes(measured.estimated_memory), megabytes(measured.peak_memory));
     let share = 100.0 * gflops / gemm_gflops;
     let mut text = format!(
         "{model}, batch {batch_size}, {threads} threads: {step_ms:.1} ms a step, \
          {examples_per_second:.1} examples a second\n\
          {gflops:.1} GFLOP/s, {share:.0} % of a matrix product's {gemm_gflops:.1}; \
-         peak memory {peak:.1} MB\n\n\
+         memory {estimate:.1} MB for training, {peak:.1} MB at the peak of the process\n\n\
          {:<24}{:>6}{:>13}{:>14}{:>8}",
         "OPERATOR", "NODES", "FORWARD MS", "BACKWARD MS", "SHARE"
     );
@@ -243,6 +248,9 @@ mod tests {
             serde_json::from_str(&run(&args("resnet8")).unwrap()).unwrap();
         assert!(measured["step_ms"].as_f64().unwrap() > 0.0);
         assert!(measured["gemm_gflops"].as_f64().unwrap() > 0.0);
+        let memory = measured["estimated_memory"].as_u64().unwrap();
+        let peak = measured["peak_memory"].as_u64().unwrap();
+        assert!(memory > 4 * 4 * 64 && peak > memory, "{memory} {peak}");
         let operators = measured["operators"].as_array().unwrap();
         let conv = operators.iter().find(|time| time["name"] == "Conv 3x3").unwrap();
         assert_eq!(conv["nodes"], 7);

@@ -32,6 +32,11 @@ pub struct Config {
     pub threads: usize,
     /// How much a training steps back behind other work, 0 to 19 as in `nice`.
     pub nice: u8,
+    /// Bytes of memory that a training may take beside its parameters, at most; what the device
+    /// has free when absent.
+    pub training_bytes: Option<u64>,
+    /// Time between two checkpoints of a training, at least; zero writes none.
+    pub checkpoint: Duration,
     /// Time between heartbeats.
     pub heartbeat: Duration,
     /// Time between measurements.
@@ -125,6 +130,8 @@ struct File {
     slots: Option<u32>,
     threads: Option<usize>,
     nice: Option<u8>,
+    training_bytes: Option<u64>,
+    checkpoint_ms: Option<u64>,
     heartbeat_ms: Option<u64>,
     telemetry_ms: Option<u64>,
     cache_bytes: Option<u64>,
@@ -153,7 +160,9 @@ impl Config {
             state_dir,
             slots: 1,
             threads: 0,
-            nice: 5,
+            nice: 10,
+            training_bytes: None,
+            checkpoint: Duration::from_mins(1),
             heartbeat: Duration::from_secs(2),
             telemetry: Duration::from_secs(10),
             cache_bytes: 2_000_000_000,
@@ -189,6 +198,11 @@ impl Config {
             slots: range("--slots", args.slots.or(file.slots), defaults.slots, 1..=64)?,
             threads: args.threads.or(file.threads).unwrap_or(defaults.threads),
             nice: range("--nice", args.nice.or(file.nice), defaults.nice, 0..=19)?,
+            training_bytes: args.training_bytes.or(file.training_bytes),
+            checkpoint: match args.checkpoint_ms.or(file.checkpoint_ms) {
+                Some(0) => Duration::ZERO,
+                every => millis("--checkpoint-ms", every, 1)?.unwrap_or(defaults.checkpoint),
+            },
             heartbeat: beat.unwrap_or(defaults.heartbeat),
             telemetry: measure.unwrap_or(defaults.telemetry),
             cache_bytes: args.cache_bytes.or(file.cache_bytes).unwrap_or(defaults.cache_bytes),
@@ -319,7 +333,11 @@ fn millis(
     if (min..=86_400_000).contains(&value) {
         return Ok(Some(Duration::from_millis(value)));
     }
-    let expected = "milliseconds from 100 to 86400000 (a day)";
+    let expected = if min < 100 {
+        "milliseconds up to 86400000 (a day)"
+    } else {
+        "milliseconds from 100 to 86400000 (a day)"
+    };
     Err(ConfigError::Value { option, value: value.to_string(), expected })
 }
 

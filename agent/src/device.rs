@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::AgentError;
 use crate::cache::Cache;
+use crate::checkpoints::Checkpoints;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::datasets::Datasets;
@@ -31,6 +32,7 @@ pub(crate) struct Device {
     pub(crate) link: watch::Receiver<LinkState>,
     pub(crate) blobs: Blobs,
     pub(crate) cache: Cache,
+    pub(crate) checkpoints: Checkpoints,
     pub(crate) datasets: Datasets,
     pub(crate) buffer: Buffer,
     /// For heartbeats: what is at work, and what can answer at once.
@@ -55,6 +57,11 @@ impl Device {
             clock: Clock::new(),
             context: async_nats::jetstream::new(client.clone()),
             cache: Cache::new(blobs.clone(), state.blobs(), config.cache_bytes),
+            checkpoints: Checkpoints::open(
+                state.checkpoints(),
+                config.checkpoint,
+                config.cache_bytes,
+            ),
             blobs,
             datasets: Datasets::new(config.data.clone(), facts.memory.0),
             buffer: Buffer::new(state.telemetry()),

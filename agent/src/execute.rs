@@ -2,7 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -22,6 +22,11 @@ mod failures;
 mod infer;
 mod sessions;
 mod train;
+
+pub(crate) use self::train::Latest;
+
+/// How long a training may take to save where it is when the agent ends.
+const SAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a task has to stop.
 #[derive(Debug, Clone)]
@@ -78,9 +83,22 @@ impl Executor {
             let mut stop = stopped.clone();
             let run = Run { executor, id: task.id, stopped, arrived: Instant::now() };
             let work = AssertUnwindSafe(run.carry_out(task.work, input)).catch_unwind();
-            let outcome = tokio::select! {
-                outcome = work => outcome.unwrap_or_else(|_| panicked("the executor").into()),
-                failure = stop_reason(&mut stop) => ReportBody::Failed(failure).into(),
+            let mut work = std::pin::pin!(work);
+            let stopped = tokio::select! {
+                outcome = &mut work => Ok(outcome),
+                failure = stop_reason(&mut stop) => Err(failure),
+            };
+            let outcome = match stopped {
+                Ok(outcome) => Ok(outcome),
+                Err(failure) if failure.code == FailureCode::ShuttingDown => {
+                    tokio::time::timeout(SAVE_TIMEOUT, work).await.map_err(|_| failure)
+                }
+                Err(failure) => Err(failure),
+            };
+            let outcome = match outcome {
+                Ok(Ok(outcome)) => outcome,
+                Ok(Err(_)) => panicked("the executor").into(),
+                Err(failure) => ReportBody::Failed(failure).into(),
             };
             // Nobody listens any more when the agent has ended.
             let _ = tell.send(Told::Done(id, outcome)).await;

@@ -18,6 +18,7 @@ use crate::state::{State, StateError};
 
 pub mod bench;
 mod cache;
+mod checkpoints;
 mod clock;
 mod commands;
 pub mod config;

@@ -38,7 +38,9 @@ impl State {
     /// Makes and locks the directory.
     pub(crate) fn open(dir: &Path) -> Result<Self, StateError> {
         let unusable = |source| StateError::Unusable { dir: dir.to_owned(), source };
-        std::fs::create_dir_all(dir.join("blobs")).map_err(unusable)?;
+        for part in ["blobs", "checkpoints"] {
+            std::fs::create_dir_all(dir.join(part)).map_err(unusable)?;
+        }
         let lock = File::create(dir.join("lock")).map_err(unusable)?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self { dir: dir.to_owned(), _lock: lock }),
@@ -50,6 +52,11 @@ impl State {
     /// Downloaded blobs.
     pub(crate) fn blobs(&self) -> PathBuf {
         self.dir.join("blobs")
+    }
+
+    /// Trainings that can go on.
+    pub(crate) fn checkpoints(&self) -> PathBuf {
+        self.dir.join("checkpoints")
     }
 
     /// Telemetry that waits for a connection.

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::AgentError;
 use crate::device::Device;
-use crate::execute::{Executor, Outcome, Stop};
+use crate::execute::{Executor, Latest, Outcome, Stop};
 
 use self::reporter::Reporter;
 
@@ -34,8 +34,8 @@ const INBOX_MAX: usize = 256;
 /// What executors tell.
 #[derive(Debug)]
 pub(crate) enum Told {
-    /// How far a training is.
-    Progress(TaskId, jobs::report::Progress),
+    /// How far a training is: the newest of it is to be taken there.
+    Progress(TaskId, Latest),
     /// The end of a task.
     Done(TaskId, Outcome),
 }
@@ -120,7 +120,8 @@ impl Work {
 
     async fn told(&mut self, told: Told) {
         match told {
-            Told::Progress(task, progress) => {
+            Told::Progress(task, latest) => {
+                let Some(progress) = latest.take() else { return };
                 let effects = self.step(task.purpose, &Event::Progressed { task, progress });
                 self.perform(effects, Bytes::new(), None).await;
             }

@@ -75,7 +75,6 @@ pub struct JobEvent {
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-#[expect(clippy::large_enum_variant, reason = "events are few at a time")]
 pub enum EventBody {
     /// Stored; it will not be lost.
     Accepted,

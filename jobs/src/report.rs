@@ -57,8 +57,8 @@ impl ReportBody {
     }
 }
 
-/// How far a training task is.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+/// How far a training task is. What is optional older agents do not tell.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Progress {
     /// Steps done.
     pub step: u64,
@@ -66,8 +66,17 @@ pub struct Progress {
     pub steps: u64,
     /// Mean loss since the last report.
     pub loss: f64,
-    /// Training speed.
+    /// Training speed since the last report.
     pub examples_per_second: f64,
+    /// Share of examples classified rightly since the last report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<f64>,
+    /// The pass over the local examples that is going on, counted from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u32>,
+    /// Time to the last step at the mean speed of this training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining_ms: Option<Millis>,
 }
 
 /// A local update.

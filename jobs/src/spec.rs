@@ -15,11 +15,13 @@ use crate::selector::Selector;
 
 mod examples;
 mod local;
+mod schedule;
 mod validate;
 
 pub use self::examples::{Augment, AugmentError, Normalization, NormalizationError};
 use self::local::is_default;
-pub use self::local::{LocalTraining, Optimizer, OptimizerError};
+pub use self::local::{LocalTraining, Loss, LossError, Optimizer, OptimizerError};
+pub use self::schedule::{Schedule, ScheduleError};
 pub use self::validate::{Problem, validate};
 
 /// The kinds of job.
@@ -369,6 +371,13 @@ pub struct TrainTask {
     pub local: LocalTraining,
     /// Seeds the order of examples on this device in this round.
     pub seed: u64,
+    /// Rounds of the job that gave new parameters before this one; not told where the step size
+    /// is constant.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub rounds_done: u32,
+    /// Rounds of the job in all; not told where the step size is constant.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub rounds: u32,
 }
 
 /// Evaluation of one round.
@@ -385,6 +394,9 @@ pub struct EvaluateTask {
     /// How values become inputs, as in the training.
     #[serde(default, skip_serializing_if = "is_default")]
     pub normalization: Normalization,
+    /// What is reported as the loss.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub loss: Loss,
 }
 
 /// One request to a model, placed on a device.

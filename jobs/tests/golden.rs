@@ -21,9 +21,9 @@ use jobs::report::{
 };
 use jobs::selector::Selector;
 use jobs::spec::{
-    Augment, EvaluateTask, InferInput, InferSpec, InferTask, JobSpec, LocalTraining, Normalization,
-    Offer, Optimizer, Participation, Purpose, Task, TaskId, TaskWork, TensorHeader, TrainSpec,
-    TrainTask, WorkSpec,
+    Augment, EvaluateTask, InferInput, InferSpec, InferTask, JobSpec, LocalTraining, Loss,
+    Normalization, Offer, Optimizer, Participation, Purpose, Schedule, Task, TaskId, TaskWork,
+    TensorHeader, TrainSpec, TrainTask, WorkSpec,
 };
 use jobs::wire;
 use serde::Serialize;
@@ -169,21 +169,34 @@ fn offers(golden: &mut Golden) {
         dataset: parse("digits"),
         local: LocalTraining { steps_max: Some(100), ..LocalTraining::default() },
         seed: 12_884_901_889,
+        rounds_done: 0,
+        rounds: 0,
     };
-    golden.same("offer-train", &offer(Purpose::Train, TaskWork::Train(train)));
+    golden.same("offer-train", &offer(Purpose::Train, TaskWork::Train(train.clone())));
+    let local = LocalTraining {
+        loss: Loss::Bce,
+        schedule: Schedule::Cosine { floor: 0.125, steps: None },
+        warm_up: 7,
+        ..train.local.clone()
+    };
+    let scheduled = TrainTask { local, rounds_done: 2, rounds: 15, ..train };
+    golden.same("offer-train-scheduled", &offer(Purpose::Train, TaskWork::Train(scheduled)));
     let evaluate = EvaluateTask {
         graph: BlobRef::by_digest(digest(1), Bytes(1000)),
         parameters: blob(),
         dataset: parse("digits"),
         batch_size: 32,
         normalization: Normalization::Format,
+        loss: Loss::CrossEntropy,
     };
+    golden.same("offer-evaluate", &offer(Purpose::Evaluate, TaskWork::Evaluate(evaluate.clone())));
     let fixed = EvaluateTask {
         normalization: Normalization::Fixed { mean: vec![0.5], std: vec![0.25] },
         ..evaluate.clone()
     };
-    golden.same("offer-evaluate", &offer(Purpose::Evaluate, TaskWork::Evaluate(evaluate)));
     golden.same("offer-evaluate-fixed", &offer(Purpose::Evaluate, TaskWork::Evaluate(fixed)));
+    let evaluate = EvaluateTask { loss: Loss::Mse, ..evaluate };
+    golden.same("offer-evaluate-mse", &offer(Purpose::Evaluate, TaskWork::Evaluate(evaluate)));
     let infer = |input, answer_to| InferTask { model: model(), input, top: 3, answer_to };
     let tensors = InferInput::Tensors { tensors: vec![tensor("x")] };
     let task = infer(tensors, Some("_INBOX.abc".to_owned()));
@@ -198,7 +211,16 @@ fn offers(golden: &mut Golden) {
 fn reports(golden: &mut Golden) {
     let report = |purpose, body| TaskReport { task: task_id(purpose), device: parse("pi-3"), body };
     golden.same("report-accepted", &report(Purpose::Train, ReportBody::Accepted));
-    let progress = Progress { step: 3, steps: 15, loss: 0.5, examples_per_second: 812.5 };
+    let old = Progress {
+        step: 3,
+        steps: 15,
+        loss: 0.5,
+        examples_per_second: 812.5,
+        ..Progress::default()
+    };
+    golden.old("report-progress", &report(Purpose::Train, ReportBody::Progress(old)));
+    let progress =
+        Progress { accuracy: Some(0.75), epoch: Some(1), remaining_ms: Some(Millis(480)), ..old };
     golden.same("report-progress", &report(Purpose::Train, ReportBody::Progress(progress)));
     let trained = UpdateReport {
         parameters: blob(),
@@ -273,6 +295,9 @@ fn jobs(golden: &mut Golden) {
     let refined = TrainSpec {
         local: LocalTraining {
             optimizer: Optimizer::Adamw,
+            loss: Loss::CrossEntropy,
+            schedule: Schedule::Step { every: 500, factor: 0.5 },
+            warm_up: 20,
             proximal: 0.5,
             gradient_norm_max: Some(2.0),
             label_smoothing: 0.125,

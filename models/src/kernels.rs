@@ -1,30 +1,28 @@
 //! Kernels of the native engine: forward beside backward.
 //!
-//! A value with a batch axis lies in memory as `[c][n][rest]`: all of a batch's first channel,
-//! then all of its second. One example's `[d]` features are `[d][n]`. So a convolution is one
-//! product of weights and unrolled pixels, a channel is one stretch of memory for batch
-//! normalisation, and a bias belongs to a row.
+//! A value with a batch axis lies in memory as `[c][..][n]`, its examples innermost: the same
+//! element of all examples side by side. So vectors hold examples: windows of any stride and
+//! padding read whole vectors, another shape of an example is the same memory, a channel is one
+//! stretch for batch normalisation, and a bias belongs to a row.
 
-pub(crate) use matrix::multiply_squares;
-
-use crate::graph::{Graph, Node, Op};
+use crate::graph::{Graph, Node, Op, Window};
 
 mod activation;
 mod arithmetic;
 mod broadcast;
 mod concat;
 mod conv;
-mod depthwise;
 mod dropout;
 mod linear;
 pub(crate) mod loss;
-mod matrix;
 mod norm;
 mod pool;
+mod product;
 pub(crate) mod reshape;
-mod sums;
+pub(crate) mod simd;
+pub(crate) mod sums;
+mod tile;
 mod transpose;
-mod unroll;
 
 /// What a forward pass gives a kernel.
 pub(crate) struct Forward<'a> {
@@ -32,6 +30,8 @@ pub(crate) struct Forward<'a> {
     pub(crate) batch: usize,
     /// Whether this is a training step: batch statistics, dropout.
     pub(crate) training: bool,
+    /// Whether the last training step is computed once more: statistics stay as they are.
+    pub(crate) again: bool,
     /// Counted from 1; with the node it determines what is random.
     pub(crate) step: u64,
     pub(crate) inputs: &'a [&'a [f32]],
@@ -41,7 +41,23 @@ pub(crate) struct Forward<'a> {
     pub(crate) scratch: &'a mut [f32],
 }
 
-/// What a backward pass gives a kernel; inputs and output are those of the last forward pass.
+/// What a kernel's backward pass reads of the forward pass; the rest may be gone by then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reads {
+    /// Inputs that are activations; parameters are always there.
+    pub(crate) inputs: bool,
+    pub(crate) output: bool,
+}
+
+impl Reads {
+    pub(crate) const NOTHING: Self = Self { inputs: false, output: false };
+    pub(crate) const INPUTS: Self = Self { inputs: true, output: false };
+    pub(crate) const OUTPUT: Self = Self { inputs: false, output: true };
+    pub(crate) const ALL: Self = Self { inputs: true, output: true };
+}
+
+/// What a backward pass gives a kernel; inputs and output are those of the last forward pass,
+/// empty where [`Kernel::reads`] does not ask for them.
 pub(crate) struct Backward<'a> {
     pub(crate) batch: usize,
     pub(crate) inputs: &'a [&'a [f32]],
@@ -85,11 +101,36 @@ pub(crate) trait Kernel: std::fmt::Debug + Send {
         0
     }
 
+    /// Bytes that the kernel keeps for the backward pass when its output has so many values.
+    fn kept_bytes(&self, _output_len: usize) -> usize {
+        0
+    }
+
+    /// What the backward pass reads.
+    fn reads(&self) -> Reads {
+        Reads::ALL
+    }
+
     /// Computes the output.
     fn forward(&mut self, call: Forward<'_>);
 
     /// Computes the gradients by the inputs from the gradient by the output.
     fn backward(&mut self, call: Backward<'_>);
+}
+
+/// The kernel of a product of two square matrices: a convolution of one pixel, whose weights are
+/// one and whose examples are the columns of the other.
+pub(crate) fn square_product(size: usize) -> Box<dyn Kernel> {
+    let window = Window {
+        kernel: [1; 2],
+        stride: [1; 2],
+        dilation: [1; 2],
+        begin: [0; 2],
+        end: [0; 2],
+        ceil: false,
+    };
+    let extents = [size, 1, 1];
+    Box::new(conv::Conv::new(window, 1, &extents, &extents))
 }
 
 /// The kernel of a node.
@@ -98,13 +139,7 @@ pub(crate) fn build(graph: &Graph, node: &Node, seed: u64) -> Box<dyn Kernel> {
     let output = &graph.value(node.output).shape;
     match &node.op {
         Op::Conv { window, group } => {
-            let (input, output) = (&shape(0).dims, &output.dims);
-            // Channels that meet no other are worked on one by one.
-            if input[0] == *group && depthwise::Depthwise::suits(*window, input, output) {
-                Box::new(depthwise::Depthwise::new(*window, input, output))
-            } else {
-                Box::new(conv::Conv::new(*window, *group, input, output))
-            }
+            Box::new(conv::Conv::new(*window, *group, &shape(0).dims, &output.dims))
         }
         Op::Gemm { alpha, beta, transposed } => {
             let bias = (node.inputs.len() > 2).then(|| shape(2).elements());
@@ -128,7 +163,7 @@ pub(crate) fn build(graph: &Graph, node: &Node, seed: u64) -> Box<dyn Kernel> {
         Op::BatchNormalization { epsilon, momentum } => {
             Box::new(norm::BatchNormalization::new(output.dims[0], *epsilon, *momentum))
         }
-        Op::Reshape => Box::new(reshape::Reshape::new(&shape(0).dims, &output.dims)),
+        Op::Reshape => Box::new(reshape::Reshape),
         Op::Transpose { axes } => Box::new(transpose::Transpose::new(axes, &shape(0).dims)),
         Op::Concat { axis } => {
             let inputs: Vec<&[usize]> =

@@ -3,20 +3,27 @@
 use crate::graph::{GraphError, Origin, ValueId};
 use crate::kernels::loss::{Judged, judge};
 use crate::kernels::reshape::from_examples;
+use crate::kernels::sums::sum_of_squares;
 use crate::onnx::TensorProto;
 use crate::params::{Layout, Parameter, Parameters, ParametersError};
 
+mod buffers;
 mod correction;
 mod definition;
+mod divergence;
+mod memory;
 mod network;
 mod optimizer;
 mod profile;
 mod schedule;
 mod settings;
+mod state;
 
 use correction::{Corrections, clip_factor};
 pub use definition::Definition;
-use network::Network;
+pub use divergence::Divergence;
+pub use memory::Memory;
+use network::{Network, Pass};
 pub use optimizer::{Adam, Optimizer, Sgd};
 use profile::Profile;
 pub use profile::{OperatorTime, SquareProduct};
@@ -59,13 +66,16 @@ pub enum TrainError {
         /// What was given.
         found: String,
     },
-    /// The loss became NaN or infinite.
-    #[error("loss is {loss} at step {step}: lower the learning rate")]
+    /// Bytes that are no state of such a training.
+    #[error("a training cannot go on from this state: {0}")]
+    State(#[source] ParametersError),
+    /// Numbers became NaN or infinite.
+    #[error("step {step}: {what}: {}", what.advice())]
     Diverged {
-        /// NaN or an infinity.
-        loss: f64,
         /// Counted from 1.
         step: u64,
+        /// What was the first to do so.
+        what: Divergence,
     },
 }
 
@@ -241,23 +251,30 @@ impl Trainer {
     ) -> Result<BatchResult, TrainError> {
         let batch = self.load(examples, Some(targets))?;
         self.steps += 1;
-        self.network.forward(batch, true, self.steps);
+        let pass = Pass::Training { step: self.steps };
+        self.network.forward(batch, pass);
         let (logits, gradient) = self.network.logits(batch);
         let judged = judge(self.settings.loss, logits, batch, targets, Some(gradient));
-        let result = self.result(judged, batch)?;
-        self.network.backward(batch);
-        self.update();
+        let again = Pass::Again { step: self.steps };
+        let result = self.result(judged, batch, again)?;
+        self.network.backward(batch, self.steps);
+        self.update()?;
         Ok(result)
     }
 
     /// Corrects and clips the gradients and moves the weights.
-    fn update(&mut self) {
+    fn update(&mut self) -> Result<(), TrainError> {
         let mut squares = 0.0;
         for (index, (id, _)) in self.weights.iter().enumerate() {
             if let Some((weights, gradient)) = self.network.weight(*id) {
                 self.corrections.add(index, self.settings.proximal, weights, gradient);
-                squares += gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>();
+                squares += sum_of_squares(gradient);
             }
+        }
+        // The squares of finite values have a finite sum in this precision.
+        if !squares.is_finite() {
+            let found = self.network.spoiled_gradient();
+            return Err(self.diverged(found.unwrap_or(Divergence::Loss { value: squares })));
         }
         let clip = self.settings.gradient_norm_max.map_or(1.0, |max| clip_factor(squares, max));
         let step = self.settings.first_step.saturating_add(self.steps - 1);
@@ -275,11 +292,32 @@ impl Trainer {
                 self.optimizer.update(self.optimizer_steps, rate, weights, gradient, state);
             }
         }
+        Ok(())
     }
 
-    fn result(&self, judged: Judged, examples: usize) -> Result<BatchResult, TrainError> {
+    /// Whether all parameters are finite: the last step may have spoiled them after its loss was
+    /// taken.
+    ///
+    /// # Errors
+    /// [`TrainError::Diverged`] names the first parameter, in the order of computation, that is
+    /// not.
+    pub fn check_finite(&self) -> Result<(), TrainError> {
+        self.network.spoiled_parameter().map_or(Ok(()), |what| Err(self.diverged(what)))
+    }
+
+    fn diverged(&self, what: Divergence) -> TrainError {
+        TrainError::Diverged { step: self.steps, what }
+    }
+
+    fn result(
+        &mut self,
+        judged: Judged,
+        examples: usize,
+        again: Pass,
+    ) -> Result<BatchResult, TrainError> {
         if !judged.loss.is_finite() {
-            return Err(TrainError::Diverged { loss: judged.loss, step: self.steps });
+            let found = self.network.not_finite(examples, again);
+            return Err(self.diverged(found.unwrap_or(Divergence::Loss { value: judged.loss })));
         }
         Ok(BatchResult { loss: judged.loss, correct: judged.correct, examples })
     }
@@ -306,10 +344,10 @@ impl Trainer {
         targets: Targets<'_>,
     ) -> Result<BatchResult, TrainError> {
         let batch = self.load(examples, Some(targets))?;
-        self.network.forward(batch, false, 0);
+        self.network.forward(batch, Pass::Evaluation);
         let (logits, _) = self.network.logits(batch);
         let judged = judge(self.settings.loss, logits, batch, targets, None);
-        self.result(judged, batch)
+        self.result(judged, batch, Pass::Evaluation)
     }
 
     /// Logits `[n, classes]` of a batch as [`Trainer::evaluate`] computes them: before a final
@@ -319,7 +357,7 @@ impl Trainer {
     /// [`TrainError::Batch`].
     pub fn logits(&mut self, examples: &[f32]) -> Result<Vec<f32>, TrainError> {
         let batch = self.load(examples, None)?;
-        self.network.forward(batch, false, 0);
+        self.network.forward(batch, Pass::Evaluation);
         let classes = self.definition.classes();
         let (logits, _) = self.network.logits(batch);
         let row = |example| (0..classes).map(move |class| logits[class * batch + example]);
@@ -392,8 +430,7 @@ impl Trainer {
             }
             Some(Targets::Values(_)) | None => {}
         }
-        let rest = shape[1..].iter().product();
-        from_examples(examples, batch, rest, self.network.input(batch));
+        from_examples(examples, batch, self.network.input(batch));
         Ok(batch)
     }
 }

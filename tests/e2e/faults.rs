@@ -70,6 +70,55 @@ async fn a_killed_agent_is_named_and_comes_back() {
     assert_eq!(last["updates"].as_array().unwrap().len(), 3, "it takes part again: {last:#}");
 }
 
+/// The same job twice, once with an agent that is killed twice in the middle of the round.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_agent_goes_on_within_its_round() {
+    let world = World::start().await;
+    let digits = tests::data::Digits::write(world.folder(), 1);
+    let join = async || {
+        let mut command = world.agent_command("device-1");
+        command.args(["--checkpoint-ms", "1", "--threads", "2"]);
+        command.arg("--data").arg(format!("digits={}", digits.share(1).display()));
+        let agent = world.run_agent("device-1", command);
+        world.online("device-1", true).await;
+        agent
+    };
+    let mut agent = join().await;
+    let mut job = long_training(1, 25);
+    job["spec"]["local"]["schedule"] = json!({"kind": "cosine", "floor": 0.1});
+    job["spec"]["local"]["warm_up"] = json!(100);
+    // A name that is registered would be gone on from.
+    job["spec"]["register_as"] = json!("trained");
+    let whole = world.submit(&job).await;
+    let whole = world.ended(&whole).await;
+    assert_eq!(whole["state"], "succeeded", "{whole:#}");
+
+    let id = world.submit(&job).await;
+    let saved = world.folder().join(format!("state-device-1/checkpoints/{id}.1.checkpoint"));
+    let mut before = Vec::new();
+    for _ in 0..2 {
+        let is_newer = || std::fs::read(&saved).is_ok_and(|bytes| bytes != before);
+        world.until("a newer checkpoint is there", async || is_newer()).await;
+        agent.kill();
+        assert!(world.job(&id).await["ended_at"].is_null(), "it was killed at work");
+        before = std::fs::read(&saved).unwrap();
+        agent = join().await;
+    }
+    let job = world.ended(&id).await;
+    assert_eq!(job["state"], "succeeded", "{job:#}");
+    assert_every_round_counts_once(&job, 1);
+    assert!(agent.log().contains("goes on from its checkpoint"), "{}", agent.log());
+    let update = |job: &Value| job["rounds"][0]["updates"][0][1].clone();
+    for member in ["digest", "size"] {
+        let of = |job: &Value| update(job)["parameters"][member].clone();
+        assert_eq!(of(&job), of(&whole), "the same bits: {job:#}");
+    }
+    for member in ["steps", "loss", "accuracy", "examples"] {
+        assert_eq!(update(&job)[member], update(&whole)[member], "{member}");
+    }
+    assert!(!saved.exists());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_broker_goes_on_with_the_round() {
     let mut fleet = fleet(3).await;

@@ -50,9 +50,17 @@ pub struct Args {
     #[arg(long, env = "DUNLIN_THREADS", value_name = "N")]
     pub threads: Option<usize>,
 
-    /// How much training steps back behind other work, 0 to 19 [default: 5]
+    /// How much training steps back behind other work, as nice does, 0 to 19 [default: 10]
     #[arg(long, env = "DUNLIN_NICE", value_name = "N")]
     pub nice: Option<u8>,
+
+    /// Bytes of memory that a training may take, at most [default: what is free]
+    #[arg(long, env = "DUNLIN_TRAINING_BYTES", value_name = "BYTES")]
+    pub training_bytes: Option<u64>,
+
+    /// Time between checkpoints of a training, 0 for none [default: 60000]
+    #[arg(long, env = "DUNLIN_CHECKPOINT_MS", value_name = "MS")]
+    pub checkpoint_ms: Option<u64>,
 
     /// Time between heartbeats [default: 2000]
     #[arg(long, env = "DUNLIN_HEARTBEAT_MS", value_name = "MS")]
@@ -62,7 +70,7 @@ pub struct Args {
     #[arg(long, env = "DUNLIN_TELEMETRY_MS", value_name = "MS")]
     pub telemetry_ms: Option<u64>,
 
-    /// Bytes of downloaded models kept on disk, at most [default: 2000000000]
+    /// Bytes of downloaded models, and of checkpoints, kept on disk, at most [default: 2000000000]
     #[arg(long, env = "DUNLIN_CACHE_BYTES", value_name = "BYTES")]
     pub cache_bytes: Option<u64>,
 

@@ -39,6 +39,21 @@ fn flags_win_over_the_file() {
 }
 
 #[test]
+fn trainings_are_saved_and_step_back_unless_told_otherwise() {
+    let config = |words: &[&str]| Config::resolve(args(&[&["--nats", "a"], words].concat()));
+    let plain = config(&[]).unwrap();
+    assert_eq!((plain.threads, plain.nice, plain.training_bytes), (0, 10, None));
+    assert_eq!(plain.checkpoint, Duration::from_mins(1));
+    let words = ["--threads", "3", "--nice", "0", "--training-bytes", "9", "--checkpoint-ms", "0"];
+    let told = config(&words).unwrap();
+    assert_eq!((told.threads, told.nice, told.training_bytes), (3, 0, Some(9)));
+    assert_eq!(told.checkpoint, Duration::ZERO);
+    let file = "nats = 'a'\ntraining-bytes = 7\ncheckpoint-ms = 5\n";
+    let told = with_file(file, &["--training-bytes", "8"]).unwrap();
+    assert_eq!((told.training_bytes, told.checkpoint), (Some(8), Duration::from_millis(5)));
+}
+
+#[test]
 fn every_flag_has_an_environment_variable() {
     use clap::CommandFactory as _;
     for arg in Args::command().get_arguments() {
@@ -62,7 +77,7 @@ fn an_unknown_key_is_named() {
 
 #[test]
 fn what_is_wrong_is_named() {
-    let cases: [(&[&str], &str); 10] = [
+    let cases: [(&[&str], &str); 11] = [
         (&[], "--nats"),
         (&["--nats", "http://a"], "expected nats://host:4222"),
         (&["--nats", "a", "--name", "A b"], "--name"),
@@ -73,6 +88,7 @@ fn what_is_wrong_is_named() {
         (&["--nats", "a", "--slots", "0"], "1 to 64"),
         (&["--nats", "a", "--nice", "20"], "0 to 19"),
         (&["--nats", "a", "--heartbeat-ms", "5"], "--heartbeat-ms"),
+        (&["--nats", "a", "--checkpoint-ms", "86400001"], "--checkpoint-ms"),
     ];
     for (words, expected) in cases {
         let error = Config::resolve(args(words)).unwrap_err().to_string();

@@ -13,18 +13,21 @@ use super::panic_failure;
 #[derive(Debug)]
 pub(super) struct Compute {
     threads: usize,
-    nice: u8,
+    /// Priority of the threads that train.
+    priority: i32,
     pool: OnceLock<Result<ThreadPool, String>>,
     places: Arc<Semaphore>,
 }
 
 impl Compute {
-    /// `threads` 0 takes every processor.
+    /// `threads` 0 takes every processor; trainings step back by `nice` behind this thread.
     pub(super) fn new(threads: usize, nice: u8) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = if threads == 0 { processors } else { threads };
         let places = Arc::new(Semaphore::new(threads));
-        Self { threads, nice, pool: OnceLock::new(), places }
+        let own = rustix::process::getpriority_process(None).unwrap_or(0);
+        let priority = own + i32::from(nice);
+        Self { threads, priority, pool: OnceLock::new(), places }
     }
 
     /// Computes on the training pool, behind all other work; a panic is a failure.
@@ -36,7 +39,7 @@ impl Compute {
         let (send, receive) = oneshot::channel();
         let compute = self.clone();
         let run = move || {
-            step_back(compute.nice);
+            step_back(compute.priority);
             let done = compute.pool().and_then(|pool| {
                 catch_unwind(AssertUnwindSafe(|| pool.install(work)))
                     .unwrap_or_else(|_| Err(panic_failure("training")))
@@ -68,12 +71,12 @@ impl Compute {
     }
 
     fn pool(&self) -> Result<&ThreadPool, Failure> {
-        let nice = self.nice;
+        let priority = self.priority;
         let build = || {
             ThreadPoolBuilder::new()
                 .num_threads(self.threads)
                 .thread_name(|index| format!("compute-{index}"))
-                .start_handler(move |_| step_back(nice))
+                .start_handler(move |_| step_back(priority))
                 .build()
                 .map_err(|error| error.to_string())
         };
@@ -83,17 +86,34 @@ impl Compute {
     }
 }
 
-/// Lowers the priority of this thread.
-fn step_back(nice: u8) {
-    if nice > 0 {
-        // Only a courtesy: training works without it too.
-        let _ = rustix::process::nice(i32::from(nice));
-    }
+/// Sets the priority of this thread; on Linux each thread has its own. The system cuts it to 19.
+fn step_back(priority: i32) {
+    // Only a courtesy: training works without it too.
+    let _ = rustix::process::setpriority_process(None, priority);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Of this thread.
+    fn nice() -> i32 {
+        let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+        // The name may hold anything; the 19th field comes 17 behind it.
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        fields.split(' ').nth(16).unwrap().parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn training_alone_steps_back() {
+        let compute = Arc::new(Compute::new(2, 7));
+        let own = nice();
+        let back = (own + 7).min(19);
+        let all = || Ok((nice(), rayon::broadcast(|_| nice())));
+        assert_eq!(compute.train("train".into(), all).await, Ok((back, vec![back, back])));
+        assert_eq!(compute.infer(|| Ok(nice())).await, Ok(own));
+        assert_eq!(nice(), own);
+    }
 
     #[tokio::test]
     async fn a_panic_is_a_failure_and_the_pool_lives() {

@@ -35,6 +35,7 @@ pub(super) fn of_training(error: &TrainError) -> Failure {
         TrainError::Label { .. } => FailureCode::InvalidDataset,
         TrainError::Batch { .. } => FailureCode::ShapeMismatch,
         TrainError::Diverged { .. } => FailureCode::Diverged,
+        TrainError::State(_) => FailureCode::Internal,
     };
     Failure::new(code, error.to_string())
 }

@@ -1,36 +1,40 @@
 //! Local training and evaluation of a round.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use jobs::id::{BlobRef, Millis};
-use jobs::report::{EvaluationReport, Failure, FailureCode, Progress, ReportBody, UpdateReport};
-use jobs::spec::{EvaluateTask, LocalTraining, TaskId, TrainTask};
+use jobs::id::{BlobRef, Digest, Millis};
+use jobs::report::{EvaluationReport, Failure, FailureCode, ReportBody, UpdateReport};
+use jobs::spec::{EvaluateTask, TaskId, TrainTask};
 use link::blobs::Existing;
-use models::dataset::{Batches, Dataset, Order};
+use models::dataset::{Batches, Dataset, Examples, Normalization, Order};
 use models::params::Parameters;
-use models::train::{Optimizer, Settings, Sgd, TrainError, Trainer};
+use models::train::{Loss, Optimizer, Settings, Sgd, TrainError, Trainer};
 use tokio::sync::mpsc;
 
+use self::memory::{Need, Room};
+pub(crate) use self::meter::Latest;
+use self::meter::{Meter, Steps, Sums};
 use super::{Run, Stopped, failures};
 use crate::cache::{self, Keep};
+use crate::checkpoints::Saver;
+use crate::device::Device;
 use crate::work::Told;
 
+mod memory;
+mod meter;
 mod settings;
 
 /// The engine's name in reports.
 const ENGINE: &str = "native";
-/// Time between two reports of progress, at least.
-const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 /// Local training without the network around it.
 struct LocalRun {
     id: TaskId,
-    local: LocalTraining,
-    seed: u64,
+    task: TrainTask,
     stopped: Stopped,
     tell: mpsc::Sender<Told>,
+    memory_max: Option<u64>,
 }
 
 /// What local training gave.
@@ -39,14 +43,7 @@ struct Trained {
     examples: u64,
     sums: Sums,
     steps: u64,
-}
-
-/// Sums over batches.
-#[derive(Debug, Default, Clone, Copy)]
-struct Sums {
-    loss: f64,
-    correct: usize,
-    examples: usize,
+    saver: Saver,
 }
 
 impl Run {
@@ -64,21 +61,20 @@ impl Run {
         let graph = device.cache.get(&task.graph, Keep::Disk).await?;
         let local = LocalRun {
             id: self.id.clone(),
-            local: task.local,
-            seed: task.seed,
+            task,
             stopped: self.stopped.clone(),
             tell: self.executor.tell.clone(),
+            memory_max: device.config.training_bytes,
         };
         let shared = device.clone();
-        let work = move || {
-            let dataset = shared.datasets.get(&task.dataset)?;
-            local.train(&graph, &parameters, &dataset)
-        };
+        let work = move || local.train_or_stop(&shared, &graph, &parameters);
         let trained = self.executor.compute.train(self.thread_name("train"), work).await?;
-        let Trained { parameters, examples, sums, steps } = trained;
+        let Trained { parameters, examples, sums, steps, saver } = trained;
         let stored = device.blobs.put_named(self.update_name(), parameters.into()).await;
+        let stored = stored.map_err(|error| cache::explain(&error))?;
+        saver.remove();
         Ok(ReportBody::Trained(UpdateReport {
-            parameters: stored.map_err(|error| cache::explain(&error))?,
+            parameters: stored,
             examples,
             loss: sums.loss(),
             accuracy: sums.accuracy(),
@@ -162,113 +158,137 @@ impl Run {
 }
 
 impl LocalRun {
-    /// Trains as the task says; every wait is between two batches.
+    /// Trains from the beginning, or from where the same work was when the agent ended. When it
+    /// ends again this is saved; whatever else stops the training, nobody wants the rest.
+    fn train_or_stop(
+        &self,
+        device: &Device,
+        graph: &[u8],
+        parameters: &[u8],
+    ) -> Result<Trained, Failure> {
+        let dataset = device.datasets.get(&self.task.dataset)?;
+        let normalization = settings::normalization(&self.task.local.normalization, &dataset)?;
+        let key = key(&self.id, &self.task, &dataset, &normalization);
+        let mut saver = device.checkpoints.of(&self.id, key);
+        let trained = self.train(graph, parameters, &dataset, &normalization, &mut saver);
+        match trained {
+            Ok((parameters, sums, steps)) => {
+                let examples = dataset.train.len() as u64;
+                Ok(Trained { parameters, examples, sums, steps, saver })
+            }
+            Err(failure) => {
+                if failure.code != FailureCode::ShuttingDown {
+                    saver.remove();
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Trains as the task says; every wait is between two batches. The parameters, the sums of
+    /// the last epoch, and the number of steps.
     fn train(
         &self,
         graph: &[u8],
         parameters: &[u8],
         dataset: &Arc<Dataset>,
-    ) -> Result<Trained, Failure> {
-        let (optimizer, settings) = settings::of(&self.local);
-        let mut trainer = prepare(graph, parameters, optimizer, settings, dataset)?;
+        normalization: &Normalization,
+        saver: &mut Saver,
+    ) -> Result<(Vec<u8>, Sums, u64), Failure> {
+        let local = &self.task.local;
         let examples = &dataset.train;
         if examples.is_empty() {
             let message = "the data set has no training examples";
             return Err(Failure::new(FailureCode::InvalidDataset, message));
         }
-        let batch_size = self.local.batch_size as usize;
+        let batch_size = local.batch_size as usize;
         let per_epoch = examples.len().div_ceil(batch_size) as u64;
-        let all = per_epoch * u64::from(self.local.epochs);
-        let all = self.local.steps_max.map_or(all, |max| all.min(u64::from(max)));
-        let mut meter = Meter::new(all);
-        let normalization = settings::normalization(&self.local.normalization, dataset)?;
-        let augmentation = settings::augmentation(&self.local.augment, dataset)?;
-        let mut batches = Batches::new(examples, &normalization).augmented(augmentation, self.seed);
-        let mut sums = Sums::default();
-        for epoch in 0..u64::from(self.local.epochs) {
-            if meter.step == all {
-                break;
+        let all = per_epoch * u64::from(local.epochs);
+        let all = local.steps_max.map_or(all, |max| all.min(u64::from(max)));
+        let augmentation = settings::augmentation(&local.augment, dataset)?;
+        let mut batches =
+            Batches::new(examples, normalization).augmented(augmentation, self.task.seed);
+        let (optimizer, settings) = settings::of(&self.task, all);
+        let mut trainer = prepare(graph, parameters, optimizer, settings, dataset)?;
+        self.check_memory(&trainer, examples)?;
+        let (step, mut sums) = resume(&mut trainer, saver);
+        let mut meter = Meter::new(Steps { per_epoch, all }, step);
+        while !meter.is_done() {
+            let (epoch, taken) = meter.place();
+            if taken == 0 {
+                sums = Sums::default();
             }
-            sums = Sums::default();
-            let order = Order::new(examples.len(), self.seed, epoch);
-            for indices in order.batches(batch_size) {
-                if meter.step == all {
+            let order = Order::new(examples.len(), self.task.seed, epoch);
+            for indices in order.batches(batch_size).skip(usize::try_from(taken).unwrap_or(0)) {
+                if meter.is_done() {
                     break;
                 }
-                check_stop(&self.stopped)?;
+                if let Err(failure) = check_stop(&self.stopped) {
+                    if failure.code == FailureCode::ShuttingDown {
+                        saver.save(meter.step, sums.to_bits(), &trainer.state());
+                    }
+                    return Err(failure);
+                }
                 let (x, labels) = batches.get(indices, epoch);
                 let done = trainer.step(x, labels).map_err(|e| failures::of_training(&e))?;
                 sums.add(done.loss, done.correct, done.examples);
-                if let Some(progress) = meter.count(done.loss, done.examples) {
-                    let told = Told::Progress(self.id.clone(), progress);
-                    // Progress may be lost.
-                    let _ = self.tell.try_send(told);
+                if let Some(latest) = meter.count(done.loss, done.correct, done.examples) {
+                    self.tell_progress(&latest);
+                }
+                if saver.is_due() && !meter.is_done() {
+                    trainer.check_finite().map_err(|e| failures::of_training(&e))?;
+                    saver.save(meter.step, sums.to_bits(), &trainer.state());
                 }
             }
         }
-        let parameters = trainer.parameters();
-        check_finite(&parameters, meter.step)?;
-        Ok(Trained {
-            parameters: parameters.to_safetensors(),
-            examples: examples.len() as u64,
-            sums,
-            steps: meter.step,
-        })
-    }
-}
-
-/// Counts steps, and says now and then how far they are.
-struct Meter {
-    step: u64,
-    steps: u64,
-    reported: Instant,
-    since: Sums,
-}
-
-impl Meter {
-    fn new(steps: u64) -> Self {
-        Self { step: 0, steps, reported: Instant::now(), since: Sums::default() }
+        trainer.check_finite().map_err(|error| failures::of_training(&error))?;
+        Ok((trainer.parameters().to_safetensors(), sums, meter.step))
     }
 
-    fn count(&mut self, loss: f64, examples: usize) -> Option<Progress> {
-        self.step += 1;
-        self.since.add(loss, 0, examples);
-        let elapsed = self.reported.elapsed();
-        if elapsed < PROGRESS_EVERY {
-            return None;
+    /// Progress may be lost: whoever trains does not wait.
+    fn tell_progress(&self, latest: &Latest) {
+        if self.tell.try_send(Told::Progress(self.id.clone(), latest.clone())).is_err() {
+            latest.take();
         }
-        let since = std::mem::take(&mut self.since);
-        self.reported = Instant::now();
-        Some(Progress {
-            step: self.step,
-            steps: self.steps,
-            loss: since.loss(),
-            examples_per_second: since.count() / elapsed.as_secs_f64(),
-        })
+    }
+
+    /// The data set is decoded by now, so it is no part of what is free.
+    fn check_memory(&self, trainer: &Trainer, examples: &Examples) -> Result<(), Failure> {
+        let batch = examples.len().min(self.task.local.batch_size as usize);
+        let need = |batch| Need {
+            trainer: trainer.memory(batch, rayon::current_num_threads()),
+            batch: 4 * batch as u64 * examples.size() as u64,
+        };
+        memory::check(batch, need, Room::now(self.memory_max))
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "numbers of examples are far below 2^52")]
-impl Sums {
-    /// Adds a batch with its mean loss.
-    fn add(&mut self, loss: f64, correct: usize, examples: usize) {
-        self.loss += loss * examples as f64;
-        self.correct += correct;
-        self.examples += examples;
-    }
+/// Stands for this work, whichever attempt it is: an update of the agent, another data set under
+/// the same name, values that become other inputs, or other settings are other work.
+fn key(id: &TaskId, task: &TrainTask, dataset: &Dataset, normalization: &Normalization) -> Digest {
+    let TaskId { job, round, .. } = id;
+    let task = serde_json::to_string(task).expect("a task is plain data");
+    let shape = dataset.train.shape;
+    let counts = dataset.train.class_counts(dataset.classes);
+    let version = env!("CARGO_PKG_VERSION");
+    let text = format!("{version} {job} {round} {task} {shape:?} {counts:?} {normalization:?}");
+    link::digest::of(text.as_bytes())
+}
 
-    fn count(&self) -> f64 {
-        self.examples as f64
-    }
-
-    /// Mean loss; 0 without examples.
-    fn loss(&self) -> f64 {
-        self.loss / self.count().max(1.0)
-    }
-
-    /// Share that was right; 0 without examples.
-    fn accuracy(&self) -> f64 {
-        self.correct as f64 / self.count().max(1.0)
+/// Takes the trainer to where the work was saved, if it was: the steps taken and the sums of
+/// the epoch.
+fn resume(trainer: &mut Trainer, saver: &Saver) -> (u64, Sums) {
+    let Some((position, state)) = saver.load() else { return (0, Sums::default()) };
+    match trainer.restore(&state) {
+        Ok(()) => {
+            tracing::info!(step = position.step, "a training goes on from its checkpoint");
+            (position.step, Sums::from_bits(position.sums))
+        }
+        Err(error) => {
+            tracing::warn!("a checkpoint cannot be used: {error}");
+            saver.remove();
+            (0, Sums::default())
+        }
     }
 }
 
@@ -280,7 +300,8 @@ fn evaluate(
     stopped: &Stopped,
 ) -> Result<Sums, Failure> {
     let none = Sgd { learning_rate: 0.0, momentum: 0.0, weight_decay: 0.0 };
-    let mut trainer = prepare(graph, parameters, none.into(), Settings::default(), dataset)?;
+    let settings = Settings { loss: settings::loss(task.loss, 0.0), ..Settings::default() };
+    let mut trainer = prepare(graph, parameters, none.into(), settings, dataset)?;
     if dataset.test.is_empty() {
         let message = "the data set has no test examples: evaluate elsewhere";
         return Err(Failure::new(FailureCode::InvalidDataset, message));
@@ -306,9 +327,10 @@ fn prepare(
     settings: Settings,
     dataset: &Dataset,
 ) -> Result<Trainer, Failure> {
+    let binary = settings.loss == Loss::BinaryCrossEntropy;
     let trainer = Trainer::with_settings(graph, optimizer, settings);
     let mut trainer = trainer.map_err(|error| failures::of_training(&error))?;
-    check_fit(&trainer, dataset)?;
+    check_fit(&trainer, dataset, binary)?;
     let parameters = Parameters::from_safetensors(parameters)
         .map_err(|error| failures::of_training(&TrainError::Parameters(error)))?;
     trainer.set_parameters(&parameters).map_err(|error| failures::of_training(&error))?;
@@ -316,7 +338,7 @@ fn prepare(
 }
 
 /// The data set's examples and classes are those of the graph.
-fn check_fit(trainer: &Trainer, dataset: &Dataset) -> Result<(), Failure> {
+fn check_fit(trainer: &Trainer, dataset: &Dataset, binary: bool) -> Result<(), Failure> {
     let shape = dataset.example_shape();
     let expected = trainer.example_shape();
     // Either side may be a plain vector.
@@ -327,7 +349,9 @@ fn check_fit(trainer: &Trainer, dataset: &Dataset) -> Result<(), Failure> {
             format!("the graph takes examples of shape {expected:?}, the data set has {shape:?}");
         return Err(Failure::new(FailureCode::ShapeMismatch, message));
     }
-    if trainer.classes() < dataset.classes {
+    // One output tells two classes apart when the loss is binary.
+    let told_apart = if binary && trainer.classes() == 1 { 2 } else { trainer.classes() };
+    if told_apart < dataset.classes {
         let message = format!(
             "the graph has {} classes, the data set has {}",
             trainer.classes(),
@@ -345,20 +369,56 @@ fn check_stop(stopped: &Stopped) -> Result<(), Failure> {
     }
 }
 
-/// The last step may have spoiled the parameters after its loss was taken.
-fn check_finite(parameters: &Parameters, step: u64) -> Result<(), Failure> {
-    let spoiled = parameters
-        .items()
-        .iter()
-        .find(|parameter| parameter.values.iter().any(|value| !value.is_finite()));
-    match spoiled {
-        None => Ok(()),
-        Some(parameter) => {
-            let message = format!(
-                "parameter {:?} is not finite after step {step}: lower the learning rate",
-                parameter.name
-            );
-            Err(Failure::new(FailureCode::Diverged, message))
-        }
+#[cfg(test)]
+mod tests {
+    use jobs::id::{BlobRef, Bytes as Size};
+    use jobs::spec::{Augment, LocalTraining, Normalization as Wanted};
+    use models::dataset::{Limits, decode};
+
+    use super::*;
+
+    /// The key of a training on this table.
+    fn key_of(local: LocalTraining, files: &[(&str, &str)], attempt: u32) -> Digest {
+        let bytes = |(name, text): &(&str, &str)| ((*name).to_owned(), text.as_bytes().to_vec());
+        let files: Vec<(String, Vec<u8>)> = files.iter().map(bytes).collect();
+        let dataset = decode(&files, Limits::default()).unwrap();
+        let blob = BlobRef::by_digest(link::digest::of(b""), Size(0));
+        let normalization = settings::normalization(&local.normalization, &dataset).unwrap();
+        let name = "table".parse().unwrap();
+        let (graph, parameters) = (blob.clone(), blob);
+        let task = TrainTask {
+            graph,
+            parameters,
+            dataset: name,
+            local,
+            seed: 1,
+            rounds_done: 0,
+            rounds: 0,
+        };
+        let id = format!("job1-1-train-{attempt}").parse().unwrap();
+        key(&id, &task, &dataset, &normalization)
+    }
+
+    #[test]
+    fn a_checkpoint_is_that_of_the_same_inputs() {
+        let table = ("a.csv", "1,10,0\n3,10,1\n");
+        let plain = LocalTraining::default();
+        let by_dataset = LocalTraining { normalization: Wanted::Dataset, ..plain.clone() };
+        let first = key_of(plain.clone(), &[table], 1);
+        assert_eq!(key_of(plain.clone(), &[table], 2), first, "another attempt is the same work");
+        let flipped = LocalTraining { augment: vec![Augment::Flip], ..plain.clone() };
+        let toml = ("dataset.toml", "mean = [1.0]\n");
+        let other = ("a.csv", "1,10,0\n5,10,1\n");
+        let keys = [
+            first,
+            key_of(flipped, &[table], 1),
+            key_of(LocalTraining { normalization: Wanted::None, ..plain.clone() }, &[table], 1),
+            key_of(by_dataset.clone(), &[table], 1),
+            key_of(by_dataset, &[other], 1),
+            // The same words for other values.
+            key_of(plain, &[table, toml], 1),
+        ];
+        let different: std::collections::BTreeSet<&str> = keys.iter().map(Digest::as_str).collect();
+        assert_eq!(different.len(), keys.len());
     }
 }

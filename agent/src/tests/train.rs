@@ -1,7 +1,7 @@
 use jobs::device::Heartbeat;
 use jobs::id::Digest;
 use jobs::report::{FailureCode, UpdateReport};
-use jobs::spec::{EvaluateTask, LocalTraining, TrainTask};
+use jobs::spec::{Augment, EvaluateTask, LocalTraining, Loss, Normalization, TrainTask};
 use models::params::Parameters;
 use models::train::{Sgd, Trainer};
 
@@ -31,6 +31,8 @@ fn training(model: &Model, job: &str, attempt: u32, local: LocalTraining) -> Tas
         dataset: "digits".parse().unwrap(),
         local,
         seed: 7,
+        rounds_done: 0,
+        rounds: 0,
     });
     task(job, Purpose::Train, attempt, work)
 }
@@ -67,7 +69,8 @@ async fn a_device_trains_evaluates_and_repeats_its_report() {
         parameters: update.parameters,
         dataset: "digits".parse().unwrap(),
         batch_size: 8,
-        normalization: jobs::spec::Normalization::Format,
+        normalization: Normalization::Format,
+        loss: Loss::default(),
     });
     world.offer(&task("job1", Purpose::Evaluate, 1, work)).await;
     let report = final_report(&mut reports).await.0;
@@ -115,7 +118,8 @@ async fn what_cannot_be_trained_is_refused_with_a_reason() {
         (&wrong, local.clone(), FailureCode::ShapeMismatch, "shape"),
         (&lost, local.clone(), FailureCode::BlobUnavailable, missing.digest.as_str()),
         (&not_onnx, local.clone(), FailureCode::InvalidModel, "LFS"),
-        (&model, hot, FailureCode::Diverged, "learning rate"),
+        (&model, hot.clone(), FailureCode::Diverged, "lower the learning rate"),
+        (&model, hot, FailureCode::Diverged, "step 2: the output of layer \"classes\" (Gemm)"),
         (&model, nothing, FailureCode::InvalidSpec, "batch_size"),
     ];
     let mut reports = world.listen("report.job1.pi").await;
@@ -138,7 +142,8 @@ async fn what_cannot_be_trained_is_refused_with_a_reason() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_training_is_cancelled_while_heartbeats_go_on() {
     let world = World::new().await;
-    let agent = world.join(world.config_with_data()).await;
+    let config = Config { checkpoint: Duration::from_millis(1), ..world.config_with_data() };
+    let agent = world.join(config).await;
     let model = world.model("mlp", [1, 4, 4], 10).await;
     let mut reports = world.listen("report.job1.pi").await;
     let endless = LocalTraining { epochs: u32::MAX, batch_size: 8, ..LocalTraining::default() };
@@ -151,6 +156,9 @@ async fn a_training_is_cancelled_while_heartbeats_go_on() {
         }
     };
     assert!(progress.step > 0 && progress.examples_per_second > 0.0);
+    assert!(progress.accuracy.is_some_and(|share| (0.0..=1.0).contains(&share)), "{progress:?}");
+    assert_eq!(progress.epoch.map(u64::from), Some((progress.step - 1) / 8 + 1));
+    assert!(progress.remaining_ms > Some(Millis(3_600_000)), "{progress:?}");
     let mut beats = world.listen("fleet.pi.heartbeat").await;
     let beat: Heartbeat = next_as(&mut beats).await;
     assert_eq!(beat.tasks, std::slice::from_ref(&offer.id));
@@ -163,6 +171,10 @@ async fn a_training_is_cancelled_while_heartbeats_go_on() {
     let cancel = Offer::Cancel { task: offer.id, reason: "test".to_owned() };
     world.client.publish("offer.pi", wire::encode(&cancel)).await.unwrap();
     assert_eq!(final_report(&mut reports).await.0.body, ReportBody::Cancelled);
+    // The threads are free again, and nothing is kept to go on from.
+    trained(&world, &model, "job3", 1, &LocalTraining::default()).await;
+    let saved = std::fs::read_dir(world.dir.path().join("state/checkpoints")).unwrap();
+    assert_eq!(saved.count(), 0);
     agent.stop().await;
 }
 
@@ -201,5 +213,124 @@ async fn a_graph_is_fetched_once_and_again_when_its_file_is_damaged() {
     world.offer(&training(&model, "job2", 1, local)).await;
     update_of(final_report(&mut reports).await.0);
     assert_eq!(std::fs::read(&file).unwrap(), whole);
+    agent.stop().await;
+}
+
+/// The parameters that a training of the job gave.
+async fn trained(
+    world: &World,
+    model: &Model,
+    job: &str,
+    attempt: u32,
+    local: &LocalTraining,
+) -> UpdateReport {
+    let mut reports = world.listen(&format!("report.{job}.pi")).await;
+    world.offer(&training(model, job, attempt, local.clone())).await;
+    update_of(final_report(&mut reports).await.0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_training_goes_on_after_the_agent_was_ended() {
+    const STEPS: u32 = 1499;
+    let world = World::new().await;
+    let model = world.model("lenet", [1, 4, 4], 10).await;
+    let config = || Config { checkpoint: Duration::from_millis(1), ..world.config_with_data() };
+    let saved = || std::fs::read_dir(world.dir.path().join("state/checkpoints")).unwrap().count();
+    let local = LocalTraining {
+        epochs: 100_000,
+        batch_size: 24,
+        steps_max: Some(STEPS),
+        optimizer: jobs::spec::Optimizer::Adam,
+        learning_rate: 1e-3,
+        proximal: 0.01,
+        warm_up: 500,
+        augment: vec![Augment::Flip, Augment::PadCrop, Augment::Cutout],
+        normalization: Normalization::Dataset,
+        ..LocalTraining::default()
+    };
+    let agent = world.join(config()).await;
+    let mut reports = world.listen("report.job1.pi").await;
+    world.offer(&training(&model, "job1", 1, local.clone())).await;
+    let before = loop {
+        let report: TaskReport = next_as(&mut reports).await;
+        if let ReportBody::Progress(progress) = report.body {
+            break progress;
+        }
+    };
+    assert!(before.step < before.steps, "{before:?}");
+    agent.stop().await;
+    assert_eq!(failure_of(final_report(&mut reports).await.0).code, FailureCode::ShuttingDown);
+    assert_eq!(saved(), 1);
+
+    let agent = world.join(config()).await;
+    let second = trained(&world, &model, "job1", 2, &local).await;
+    assert_eq!(second.steps, u64::from(STEPS));
+    assert_eq!(saved(), 0, "what is done is forgotten");
+    let whole = trained(&world, &model, "job2", 1, &local).await;
+    assert_eq!(second.parameters.digest, whole.parameters.digest);
+    assert_eq!((second.loss, second.accuracy), (whole.loss, whole.accuracy));
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_training_that_does_not_fit_into_memory_is_refused() {
+    let world = World::new().await;
+    let config = Config { training_bytes: Some(50_000), ..world.config_with_data() };
+    let agent = world.join(config).await;
+    let model = world.model("mlp", [1, 4, 4], 10).await;
+    let mut reports = world.listen("report.job1.pi").await;
+    let local = |batch_size| LocalTraining { batch_size, ..LocalTraining::default() };
+    world.offer(&training(&model, "job1", 1, local(64))).await;
+    let failure = failure_of(final_report(&mut reports).await.0);
+    assert_eq!(failure.code, FailureCode::OutOfMemory);
+    for words in ["--training-bytes", "0.1 MB", "64 examples", "a batch size of"] {
+        assert!(failure.message.contains(words), "{failure:?} lacks {words:?}");
+    }
+    world.offer(&training(&model, "job1", 2, local(1))).await;
+    update_of(final_report(&mut reports).await.0);
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_loss_of_a_job_is_that_of_its_evaluation() {
+    let world = World::new().await;
+    let agent = world.join(world.config_with_data()).await;
+    let model = world.model("mlp", [1, 4, 4], 10).await;
+    for (loss, most) in [(Loss::Mse, 0.05), (Loss::Bce, 0.1)] {
+        let job = format!("job-{loss}").replace('_', "-");
+        let local = LocalTraining { epochs: 40, batch_size: 8, loss, ..LocalTraining::default() };
+        let update = trained(&world, &model, &job, 1, &local).await;
+        let work = TaskWork::Evaluate(EvaluateTask {
+            graph: model.graph.clone(),
+            parameters: update.parameters.clone(),
+            dataset: "digits".parse().unwrap(),
+            batch_size: 8,
+            normalization: Normalization::Format,
+            loss,
+        });
+        let mut reports = world.listen(&format!("report.{job}.pi")).await;
+        world.offer(&task(&job, Purpose::Evaluate, 1, work)).await;
+        let report = final_report(&mut reports).await.0;
+        let ReportBody::Evaluated(found) = report.body else { panic!("not evaluated: {report:?}") };
+        assert!(found.loss < most && found.accuracy > 0.95, "{loss}: {update:?} {found:?}");
+    }
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_output_tells_two_classes_apart() {
+    let world = World::new().await;
+    let config = world.config_with_data();
+    std::fs::write(world.dir.path().join("digits/labels.txt"), "left\nright\n").unwrap();
+    let agent = world.join(config).await;
+    let model = world.model("mlp", [1, 4, 4], 1).await;
+    let local = LocalTraining { epochs: 30, batch_size: 8, ..LocalTraining::default() };
+    let binary = LocalTraining { loss: Loss::Bce, ..local.clone() };
+    let update = trained(&world, &model, "job1", 1, &binary).await;
+    assert!(update.accuracy > 0.95 && update.loss < 0.2, "{update:?}");
+    let mut reports = world.listen("report.job2.pi").await;
+    world.offer(&training(&model, "job2", 1, local)).await;
+    let failure = failure_of(final_report(&mut reports).await.0);
+    assert_eq!(failure.code, FailureCode::ShapeMismatch, "{failure:?}");
     agent.stop().await;
 }

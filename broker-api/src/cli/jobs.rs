@@ -234,10 +234,7 @@ fn event_line(event: &JobEvent) -> String {
         EventBody::Accepted => String::new(),
         EventBody::Placed { device } => device.to_string(),
         EventBody::Progress { device, round, progress } => {
-            format!(
-                "round {round}, {device}: step {} of {}, loss {:.4}",
-                progress.step, progress.steps, progress.loss
-            )
+            format!("round {round}, {device}: {}", rounds::progress(progress))
         }
         EventBody::RoundStarted { round, devices } => {
             let names: Vec<&str> = devices.iter().map(jobs::id::DeviceId::as_str).collect();

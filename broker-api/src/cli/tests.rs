@@ -116,11 +116,13 @@ fn the_command_line_is_sound() {
 
 #[test]
 fn wrong_command_lines_are_refused() {
-    let cases: [&[&str]; 7] = [
+    let cases: [&[&str]; 9] = [
         &["dunlin"],
         &["dunlin", "trian"],
         &["dunlin", "train", "--dataset", "digits"],
         &["dunlin", "train", "--dataset", "DIGITS", "--model", "mlp"],
+        &["dunlin", "train", "--dataset", "d", "--model", "mlp", "--schedule", "linear"],
+        &["dunlin", "train", "--dataset", "d", "--model", "mlp", "--loss", "l1"],
         &["dunlin", "infer", "--model", "m"],
         &["dunlin", "infer", "--model", "m:", "x.png"],
         &["dunlin", "data", "digits", "--out", "x", "--partition", "even"],
@@ -179,7 +181,7 @@ async fn the_request_says_what_was_typed() {
     let words = "train --dataset digits --model mlp:2 --rounds 7 --devices 2 --epochs 3 \
         --batch-size 16 --learning-rate 0.1 --momentum 0 --quorum 2 --round-deadline 30s \
         --deadline 2h --target-accuracy 0.9 --register-as best --selector arch=aarch64 --seed 5 \
-        --detach";
+        --loss mse --schedule cosine:0.1 --warm-up 20 --detach";
     let words: Vec<&str> = words.split_whitespace().collect();
     let (text, done) = dunlin(&server, &words).await;
     assert_eq!(done, Ok(()));
@@ -191,6 +193,9 @@ async fn the_request_says_what_was_typed() {
     assert_eq!(spec["model"], json!({"name": "mlp", "version": "2"}));
     assert_eq!((&spec["rounds"], &spec["seed"]), (&json!(7), &json!(5)));
     assert_eq!((&spec["local"]["epochs"], &spec["local"]["batch_size"]), (&json!(3), &json!(16)));
+    let local = &spec["local"];
+    assert_eq!((&local["loss"], &local["warm_up"]), (&json!("mse"), &json!(20)));
+    assert_eq!(local["schedule"], json!({"kind": "cosine", "floor": 0.1}));
     let participation = &spec["participation"];
     assert_eq!((&participation["devices"], &participation["quorum"]), (&json!(2), &json!(2)));
     assert_eq!(participation["deadline_ms"], 30_000);

@@ -1,13 +1,16 @@
 //! `dunlin train`: federated training, round by round before your eyes.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use jobs::id::{DatasetName, JobId, Millis, ModelName};
 use jobs::job::JobState;
+use jobs::report::Progress;
 use jobs::spec::{
-    Augment, LocalTraining, ModelQuery, Normalization, Optimizer, Participation, TrainSpec,
+    Augment, LocalTraining, Loss, ModelQuery, Normalization, Optimizer, Participation, Schedule,
+    TrainSpec,
 };
 use reqwest::Method;
 use serde_json::json;
@@ -57,6 +60,19 @@ pub(super) struct TrainArgs {
     /// How weights move: sgd, nesterov, adam or adamw.
     #[arg(long, default_value_t = Optimizer::default())]
     optimizer: Optimizer,
+    #[arg(
+        long,
+        default_value_t = Loss::default(),
+        help = "What is made small: cross_entropy, mse or bce"
+    )]
+    loss: Loss,
+    /// Step size over the steps of the job: constant, step:EVERY:FACTOR (such as step:500:0.5),
+    /// cosine or cosine:FLOOR:STEPS.
+    #[arg(long, default_value_t = Schedule::default())]
+    schedule: Schedule,
+    /// Steps of the job over which the step size rises, before the schedule begins.
+    #[arg(long, default_value_t = 0, value_name = "STEPS")]
+    warm_up: u32,
     /// Keeps local weights near the round's (Li et al. 2020): mu, 0 is off.
     #[arg(long, default_value_t = 0.0, value_name = "MU")]
     proximal: f32,
@@ -147,6 +163,9 @@ fn body(args: &TrainArgs) -> serde_json::Value {
             momentum: args.momentum,
             weight_decay: args.weight_decay,
             optimizer: args.optimizer,
+            loss: args.loss,
+            schedule: args.schedule,
+            warm_up: args.warm_up,
             proximal: args.proximal,
             gradient_norm_max: args.gradient_norm_max,
             label_smoothing: args.label_smoothing,
@@ -258,7 +277,8 @@ async fn finish(client: &Client, id: &JobId, output: &mut Output) -> Result<(), 
 /// What is on the terminal while rounds run.
 struct View {
     bar: ProgressBar,
-    devices: std::collections::BTreeMap<String, f64>,
+    /// By name: how far each is, as far as it told.
+    devices: BTreeMap<String, Option<Progress>>,
     round: u32,
 }
 
@@ -268,7 +288,7 @@ impl View {
         let style =
             ProgressStyle::with_template("{spinner} {prefix} [{bar:24}] {elapsed} {wide_msg}");
         bar.set_style(style.expect("the template is valid").progress_chars("=> "));
-        Self { bar, devices: std::collections::BTreeMap::new(), round: 0 }
+        Self { bar, devices: BTreeMap::new(), round: 0 }
     }
 
     fn show(&mut self, event: &JobEvent, output: &mut Output) -> Result<(), CliError> {
@@ -278,14 +298,12 @@ impl View {
         match &event.body {
             EventBody::RoundStarted { round, devices } => {
                 self.round = *round;
-                self.devices = devices.iter().map(|device| (device.to_string(), 0.0)).collect();
+                self.devices = devices.iter().map(|device| (device.to_string(), None)).collect();
                 self.draw();
                 Ok(())
             }
             EventBody::Progress { device, round, progress } if *round == self.round => {
-                #[expect(clippy::cast_precision_loss, reason = "percent are shown")]
-                let share = progress.step as f64 / progress.steps.max(1) as f64;
-                self.devices.insert(device.to_string(), share);
+                self.devices.insert(device.to_string(), Some(*progress));
                 self.draw();
                 Ok(())
             }
@@ -307,15 +325,10 @@ impl View {
         reason = "a share of 0 to 1 becomes 0 to 1000"
     )]
     fn draw(&self) {
-        let all: f64 = self.devices.values().sum();
+        let all: f64 = self.devices.values().map(|progress| rounds::share(progress.as_ref())).sum();
         let share = all / self.devices.len().max(1) as f64;
-        let each: Vec<String> = self
-            .devices
-            .iter()
-            .map(|(device, share)| format!("{device} {:.0} %", share * 100.0))
-            .collect();
         self.bar.set_prefix(format!("round {}", self.round));
-        self.bar.set_message(each.join(", "));
+        self.bar.set_message(rounds::on_the_way(&self.devices));
         self.bar.set_position((share * 1000.0) as u64);
         self.bar.tick();
     }

@@ -8,7 +8,9 @@ use jobs::id::{Attempt, BlobRef, DeviceId, RoundNumber};
 use jobs::job::JobState;
 use jobs::report::FailureCode;
 use jobs::round::{self, Outcome};
-use jobs::spec::{EvaluateTask, LocalTraining, Offer, Purpose, Task, TaskId, TaskWork, TrainTask};
+use jobs::spec::{
+    EvaluateTask, LocalTraining, Offer, Purpose, Schedule, Task, TaskId, TaskWork, TrainTask,
+};
 use jobs::training::{Effect, Ending, Event};
 use jobs::{subject, wire};
 
@@ -178,18 +180,25 @@ impl Owner {
         let size = parameters.size.0;
         let work = match purpose {
             Purpose::Evaluate => {
-                let LocalTraining { batch_size, normalization, .. } = local;
+                let LocalTraining { batch_size, normalization, loss, .. } = local;
                 TaskWork::Evaluate(EvaluateTask {
                     graph,
                     parameters,
                     dataset,
                     batch_size,
                     normalization,
+                    loss,
                 })
             }
             Purpose::Train | Purpose::Infer | Purpose::Telemetry => {
                 let seed = self.spec.seed ^ (u64::from(round.0) << 32);
-                TaskWork::Train(TrainTask { graph, parameters, dataset, local, seed })
+                // Agents that do not know schedules take part where there is none.
+                let constant = local.schedule == Schedule::Constant && local.warm_up == 0;
+                let (rounds_done, rounds) =
+                    if constant { (0, 0) } else { (self.machine.rounds_done(), self.spec.rounds) };
+                let task =
+                    TrainTask { graph, parameters, dataset, local, seed, rounds_done, rounds };
+                TaskWork::Train(task)
             }
         };
         let timeout_ms = self.spec.participation.deadline_ms;

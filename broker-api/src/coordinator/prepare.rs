@@ -5,7 +5,7 @@ use jobs::device::DatasetFacts;
 use jobs::id::{BlobRef, JobId};
 use jobs::report::{Failure, FailureCode};
 use jobs::selector::Selector;
-use jobs::spec::TrainSpec;
+use jobs::spec::{Loss, TrainSpec};
 use models::params::Layout;
 use models::train::{Definition, TrainError};
 
@@ -67,11 +67,11 @@ impl Core {
         facts::check_augment(&spec.local.augment, &facts)?;
         let normalization = facts::normalization(&spec.local.normalization, &devices, &facts)?;
         let onnx = self.graph(spec, &facts).await?;
-        let (graph_bytes, facts_of) = (onnx.clone(), facts.clone());
+        let (graph_bytes, facts_of, loss) = (onnx.clone(), facts.clone(), spec.local.loss);
         let checked = tokio::task::spawn_blocking(move || {
             let read = Definition::read_with_parameters(&graph_bytes);
             let (definition, parameters) = read.map_err(|error| untrainable(&error))?;
-            check_fits(&definition, &facts_of)?;
+            check_fits(&definition, &facts_of, loss)?;
             Ok((parameters, definition.layout().clone()))
         });
         let checked = checked.await.map_err(|_| {
@@ -149,12 +149,13 @@ fn untrainable(error: &TrainError) -> Failure {
         | TrainError::Parameters(_)
         | TrainError::Label { .. }
         | TrainError::Batch { .. }
+        | TrainError::State(_)
         | TrainError::Diverged { .. } => FailureCode::InvalidModel,
     };
     Failure::new(code, format!("the model cannot be trained: {error}"))
 }
 
-fn check_fits(definition: &Definition, facts: &DatasetFacts) -> Result<(), Failure> {
+fn check_fits(definition: &Definition, facts: &DatasetFacts, loss: Loss) -> Result<(), Failure> {
     let values = |shape: &[usize]| shape.iter().product::<usize>();
     let shape: Vec<usize> = facts.shape.iter().map(|extent| *extent as usize).collect();
     let expected = definition.example_shape();
@@ -169,7 +170,9 @@ fn check_fits(definition: &Definition, facts: &DatasetFacts) -> Result<(), Failu
             ),
         ));
     }
-    if definition.classes() < facts.classes as usize {
+    // One output tells two classes apart when the loss is binary.
+    let binary = loss == Loss::Bce && definition.classes() == 1;
+    if !(binary && facts.classes == 2) && definition.classes() < facts.classes as usize {
         return Err(Failure::new(
             FailureCode::ShapeMismatch,
             format!(
@@ -194,6 +197,28 @@ pub(super) async fn layout_of(core: &Core, prepared: &Prepared) -> Result<Layout
         Ok(Err(error)) => Err(Unprepared::Failed(untrainable(&error))),
         Err(_) => {
             Err(failed(FailureCode::Internal, "reading the graph met a fault of the program"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_output_is_enough_for_two_classes_when_the_loss_is_binary() {
+        let onnx = models::zoo::build("mlp", [1, 2, 2], 1, 1).unwrap();
+        let definition = Definition::read(&onnx.into()).unwrap();
+        let facts = |classes| {
+            let facts = serde_json::json!({"name": "d", "format": "idx", "shape": [1, 2, 2],
+                "classes": classes, "train_examples": 1, "test_examples": 1,
+                "train_class_counts": [1], "labels": [], "mean": [0.5], "std": [0.5]});
+            serde_json::from_value::<DatasetFacts>(facts).unwrap()
+        };
+        assert_eq!(check_fits(&definition, &facts(2), Loss::Bce), Ok(()));
+        for (classes, loss) in [(3, Loss::Bce), (2, Loss::CrossEntropy), (2, Loss::Mse)] {
+            let failure = check_fits(&definition, &facts(classes), loss).unwrap_err();
+            assert_eq!(failure.code, FailureCode::ShapeMismatch);
         }
     }
 }

@@ -1,9 +1,10 @@
+use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
 use jobs::id::BlobRef;
 use jobs::job::JobState;
 use jobs::report::FailureCode;
-use jobs::spec::{JobSpec, Purpose, WorkSpec};
+use jobs::spec::{JobSpec, Loss, Purpose, Schedule, TaskWork, WorkSpec};
 use models::params::{Parameter, Parameters};
 use tokio::sync::watch;
 
@@ -65,6 +66,41 @@ async fn every_round_begins_from_the_exact_mean_of_the_one_before() {
     let query = "tiny-mlp".parse().unwrap();
     let lineage = broker.model(&query).await.unwrap().config.lineage.unwrap();
     assert_eq!((lineage.rounds, lineage.devices.len()), (4, 2));
+}
+
+/// A round that failed moves no schedule on.
+#[tokio::test]
+async fn devices_are_told_how_many_rounds_are_done() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let heard = told.clone();
+    let _device = Device::start_as(&world, "d1", move |task| match &task.work {
+        TaskWork::Train(work) => {
+            let mut told = heard.lock().unwrap();
+            told.push((task.id.round.0, work.rounds_done, work.rounds));
+            let first = task.id.round.0 == 1;
+            if first { Action::Fail(FailureCode::Diverged) } else { Action::Work }
+        }
+        TaskWork::Evaluate(work) => {
+            assert_eq!(work.loss, Loss::Bce);
+            Action::Work
+        }
+        TaskWork::Infer(_) | TaskWork::Telemetry => Action::Work,
+    })
+    .await;
+    joined(&broker, 1).await;
+    for (schedule, expected) in [
+        (Schedule::Cosine { floor: 0.0, steps: None }, [(1, 0, 2), (2, 0, 2), (3, 1, 2)]),
+        (Schedule::Constant, [(1, 0, 0), (2, 0, 0), (3, 0, 0)]),
+    ] {
+        let mut spec = train_spec(2, 1);
+        let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
+        (train.local.schedule, train.local.loss) = (schedule, Loss::Bce);
+        let job = submit(&broker, spec).await;
+        assert_eq!(ended(&broker, &job).await.state, JobState::Succeeded);
+        assert_eq!(std::mem::take(&mut *told.lock().unwrap()), expected);
+    }
 }
 
 /// A round of `d1`, which works, and `d2`, which behaves so: why `d2` is missing.

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Augment, Normalization};
+use super::{Augment, Normalization, Schedule};
 
 /// Local training. What has its default is not written, so that agents which do not know it yet
 /// take part where it is not asked for.
@@ -29,6 +29,15 @@ pub struct LocalTraining {
     /// How weights move against their gradients; its state begins anew in each round.
     #[serde(skip_serializing_if = "is_default")]
     pub optimizer: Optimizer,
+    /// What is made small.
+    #[serde(skip_serializing_if = "is_default")]
+    pub loss: Loss,
+    /// The step size over the steps of the job.
+    #[serde(skip_serializing_if = "is_default")]
+    pub schedule: Schedule,
+    /// Steps of the job over which the step size rises linearly, before the schedule begins.
+    #[serde(skip_serializing_if = "is_default")]
+    pub warm_up: u32,
     /// `mu` of the term `mu / 2 |w - w0|^2` that keeps weights near the round's (`FedProx`, Li et
     /// al. 2020); 0 is none.
     #[serde(skip_serializing_if = "is_default")]
@@ -36,7 +45,8 @@ pub struct LocalTraining {
     /// Longest gradient, all weights together; longer ones are scaled down to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gradient_norm_max: Option<f32>,
-    /// Share of each target that is spread over all classes, 0 to below 1.
+    /// Share of each target that is spread over all classes, 0 to below 1; with
+    /// [`Loss::CrossEntropy`] only.
     #[serde(skip_serializing_if = "is_default")]
     pub label_smoothing: f32,
     /// Names of parameters that are not trained; `*` stands for any characters.
@@ -61,6 +71,9 @@ impl Default for LocalTraining {
             momentum: 0.9,
             weight_decay: 0.0,
             optimizer: Optimizer::Sgd,
+            loss: Loss::CrossEntropy,
+            schedule: Schedule::Constant,
+            warm_up: 0,
             proximal: 0.0,
             gradient_norm_max: None,
             label_smoothing: 0.0,
@@ -120,6 +133,54 @@ impl FromStr for Optimizer {
     }
 }
 
+/// The losses of local training, with the definitions of `PyTorch`. Targets are 1 for an
+/// example's class and 0 for the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Loss {
+    /// Softmax cross-entropy.
+    #[default]
+    CrossEntropy,
+    /// Mean squared error of the outputs.
+    Mse,
+    /// Binary cross-entropy of the outputs' sigmoids; a model with one output tells two classes
+    /// apart.
+    Bce,
+}
+
+/// A word that is no loss.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no loss: expected cross_entropy, mse or bce")]
+pub struct LossError(String);
+
+impl Loss {
+    const ALL: [Self; 3] = [Self::CrossEntropy, Self::Mse, Self::Bce];
+
+    /// The word for it in JSON and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::CrossEntropy => "cross_entropy",
+            Self::Mse => "mse",
+            Self::Bce => "bce",
+        }
+    }
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Loss {
+    type Err = LossError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let found = Self::ALL.into_iter().find(|loss| loss.as_str() == text);
+        found.ok_or_else(|| LossError(text.to_owned()))
+    }
+}
+
 pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
@@ -135,6 +196,13 @@ mod tests {
             assert_eq!(word.parse(), Ok(optimizer));
             assert_eq!(serde_json::to_string(&optimizer).unwrap(), format!("{word:?}"));
         }
+        for loss in Loss::ALL {
+            let word = loss.as_str();
+            assert_eq!(word.parse(), Ok(loss));
+            assert_eq!(serde_json::to_string(&loss).unwrap(), format!("{word:?}"));
+        }
+        let error = "l1".parse::<Loss>().unwrap_err();
+        assert_eq!(error.to_string(), "\"l1\" is no loss: expected cross_entropy, mse or bce");
         let error = "sgdm".parse::<Optimizer>().unwrap_err();
         assert_eq!(
             error.to_string(),

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use super::{InferInput, InferSpec, JobSpec, LocalTraining, TensorHeader, TrainSpec, WorkSpec};
+use super::{
+    InferInput, InferSpec, JobSpec, LocalTraining, Loss, Schedule, TensorHeader, TrainSpec,
+    WorkSpec,
+};
 use crate::round::DEVICES_MAX;
 
 const DAY_MS: u64 = 24 * 3_600_000;
@@ -103,6 +106,10 @@ impl Problems {
         }
         let smoothing = (0.0..1.0).contains(&local.label_smoothing);
         self.check(smoothing, "work.local.label_smoothing", local.label_smoothing, "0 to below 1");
+        if local.loss != Loss::CrossEntropy && local.label_smoothing > 0.0 {
+            let expected = "0, because only cross_entropy is smoothed";
+            self.check(false, "work.local.label_smoothing", local.label_smoothing, expected);
+        }
         self.whole("work.local.frozen.length", local.frozen.len() as u64, 0, 1000);
         let words: Vec<&str> = local.augment.iter().map(|augment| augment.as_str()).collect();
         let once = (1..words.len()).all(|at| !words[..at].contains(&words[at]));
@@ -110,6 +117,25 @@ impl Problems {
         if let Some(expected) = local.normalization.problem() {
             let found = &local.normalization;
             self.check(false, "work.local.normalization", found, expected);
+        }
+        self.schedule(local.schedule);
+    }
+
+    fn schedule(&mut self, schedule: Schedule) {
+        match schedule {
+            Schedule::Constant => {}
+            Schedule::Step { every, factor } => {
+                self.whole("work.local.schedule.every", every.into(), 1, u32::MAX.into());
+                let share = factor > 0.0 && factor <= 1.0;
+                self.check(share, "work.local.schedule.factor", factor, "above 0, at most 1");
+            }
+            Schedule::Cosine { floor, steps } => {
+                let share = (0.0..=1.0).contains(&floor);
+                self.check(share, "work.local.schedule.floor", floor, "0 to 1");
+                if let Some(steps) = steps {
+                    self.whole("work.local.schedule.steps", steps.into(), 1, u32::MAX.into());
+                }
+            }
         }
     }
 
@@ -196,6 +222,30 @@ mod tests {
         train.local.learning_rate = f32::NAN;
         train.participation.over_selection = f64::INFINITY;
         assert_eq!(validate(&spec).len(), problems.len());
+    }
+
+    #[test]
+    fn schedules_and_losses_are_checked() {
+        for (local, fields) in [
+            (
+                r#""schedule":{"kind":"step","every":0,"factor":0}"#,
+                "schedule.every schedule.factor",
+            ),
+            (
+                r#""schedule":{"kind":"cosine","floor":2,"steps":0}"#,
+                "schedule.floor schedule.steps",
+            ),
+            (r#""loss":"mse","label_smoothing":0.1"#, "label_smoothing"),
+            (r#""loss":"bce","warm_up":7,"schedule":{"kind":"step","every":9,"factor":1}"#, ""),
+        ] {
+            let spec = spec(&format!(
+                r#"{{"deadline_ms":1,"work":{{"kind":"train","model":"mlp","dataset":"digits",
+                "rounds":1,"local":{{{local}}}}}}}"#
+            ));
+            let problems = validate(&spec);
+            let found: Vec<&str> = problems.iter().map(|problem| &problem.field[..]).collect();
+            assert_eq!(found.join(" ").replace("work.local.", ""), fields);
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 use super::*;
 use crate::id::{BlobRef, Bytes, DatasetName, Digest, JobId, RoundNumber};
 use crate::report::{EvaluationReport, Progress};
-use crate::spec::{EvaluateTask, Normalization, TaskWork};
+use crate::spec::{EvaluateTask, Loss, Normalization, TaskWork};
 
 mod properties;
 
@@ -21,6 +21,7 @@ fn task(id: TaskId) -> Task {
             dataset: DatasetName::parse("digits").unwrap(),
             batch_size: 1,
             normalization: Normalization::Format,
+            loss: Loss::default(),
         }),
     };
     Task { id, timeout_ms: Millis(100), work }
@@ -71,7 +72,7 @@ fn a_task_is_accepted_started_and_reported_once() {
     assert!(matches!(&effects[..], [Effect::Report(_), Effect::Start(started)]
         if started.id == train));
     assert_eq!(report(&worker.step(Millis(0), &offer(&train))).1, ReportBody::Accepted);
-    let progress = Progress { step: 1, steps: 2, loss: 0.1, examples_per_second: 3.0 };
+    let progress = Progress { step: 1, steps: 2, loss: 0.1, ..Progress::default() };
     let event = Event::Progressed { task: train.clone(), progress };
     assert_eq!(report(&worker.step(Millis(1), &event)).1, ReportBody::Progress(progress));
     assert_eq!(report(&worker.step(Millis(2), &done(&train))), (train.clone(), judged()));

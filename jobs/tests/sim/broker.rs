@@ -7,7 +7,8 @@ use jobs::id::{DeviceId, Millis, ModelRef, RoundNumber};
 use jobs::report::{Failure, FailureCode, ReportBody, TaskReport, UpdateReport};
 use jobs::round;
 use jobs::spec::{
-    EvaluateTask, LocalTraining, Normalization, Offer, Purpose, Task, TaskId, TaskWork, TrainTask,
+    EvaluateTask, LocalTraining, Loss, Normalization, Offer, Purpose, Task, TaskId, TaskWork,
+    TrainTask,
 };
 use jobs::training::{Effect, Event, Training};
 use rand::RngExt as _;
@@ -317,15 +318,23 @@ impl World {
                 let dataset = self.spec.dataset.clone();
                 let work = if purpose == Purpose::Train {
                     let local = LocalTraining::default();
-                    TaskWork::Train(TrainTask { graph, parameters, dataset, local, seed: 1 })
+                    TaskWork::Train(TrainTask {
+                        graph,
+                        parameters,
+                        dataset,
+                        local,
+                        seed: 1,
+                        rounds_done: 0,
+                        rounds: 0,
+                    })
                 } else {
-                    let (batch_size, normalization) = (1, Normalization::Format);
                     TaskWork::Evaluate(EvaluateTask {
                         graph,
                         parameters,
                         dataset,
-                        batch_size,
-                        normalization,
+                        batch_size: 1,
+                        normalization: Normalization::Format,
+                        loss: Loss::default(),
                     })
                 };
                 let task = Task { id: id(purpose, attempt), timeout_ms: Millis(8000), work };

@@ -2,9 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::broadcast::{Frame, Operand, Rest};
-use super::sums::sum;
-use super::{Backward, Forward, Gradient, Kernel};
+use super::broadcast::{Factor, Frame, Operand};
+use super::simd::vectorised;
+use super::sums::{narrow, sum};
+use super::{Backward, Forward, Gradient, Kernel, Reads};
 use crate::graph;
 use crate::graph::Shape;
 
@@ -21,121 +22,137 @@ pub(super) struct Arithmetic {
     frame: Frame,
 }
 
-/// One row of the output with what it is made of.
-#[derive(Clone, Copy)]
-struct Row<'a> {
-    a: &'a [f32],
-    b: &'a [f32],
-    y: &'a [f32],
-    dy: &'a [f32],
-}
-
 impl Arithmetic {
     pub(super) fn new(operator: graph::Arithmetic, a: &Shape, b: &Shape, output: &[usize]) -> Self {
         let frame = Frame { channels: output[0], rest: output[1..].iter().product() };
         Self { operator, operands: [Operand::new(a, output), Operand::new(b, output)], frame }
     }
 
-    fn rows_min(&self) -> usize {
-        ELEMENTS_MIN.div_ceil(self.frame.rest)
+    /// Whether a channel's elements can be worked on in one stretch.
+    fn by_channels(&self) -> bool {
+        self.operands.iter().all(|operand| operand.is_whole() || operand.is_channels())
     }
 
-    /// The output's row `row` and the rows of the operands that belong to it.
-    fn row<'a>(&self, call: &Backward<'a>, row: usize) -> Row<'a> {
-        let (channel, example, n) = (row / call.batch, row % call.batch, call.batch);
-        let (at, len) = (row * self.frame.rest, self.frame.rest);
-        Row {
-            a: self.operands[0].row(call.inputs[0], channel, example, n),
-            b: self.operands[1].row(call.inputs[1], channel, example, n),
-            y: &call.output[at..at + len],
-            dy: &call.output_gradient[at..at + len],
+    /// Stretches of a channel.
+    fn stretches(&self) -> usize {
+        if self.by_channels() { 1 } else { self.frame.rest }
+    }
+
+    fn factor<'a>(
+        &self,
+        which: usize,
+        values: &'a [f32],
+        channel: usize,
+        at: usize,
+        n: usize,
+    ) -> Factor<'a> {
+        let operand = &self.operands[which];
+        if self.by_channels() {
+            operand.channel(values, channel, self.frame.rest * n)
+        } else {
+            operand.factor(values, channel, at, n)
         }
     }
 
-    /// The gradient by one operand, as if it were not broadcast; in `terms` unless it is `dy`.
-    fn terms<'a>(&self, which: usize, row: Row<'a>, terms: &'a mut [f32]) -> &'a [f32] {
+    /// The gradient by one operand in a stretch of the output, as if the operand were not
+    /// broadcast; in `terms` unless it is that of the output.
+    fn terms<'a>(
+        &self,
+        which: usize,
+        call: &'a Backward<'_>,
+        (channel, at): (usize, usize),
+        terms: &'a mut [f32],
+    ) -> &'a [f32] {
         use graph::Arithmetic as A;
-        let (a, b) = (&self.operands[0].rest, &self.operands[1].rest);
-        let same = &Rest::Same;
+        let n = call.batch;
+        let len = self.frame.rest / self.stretches() * n;
+        let from = (channel * self.stretches() + at) * len;
+        let dy = &call.output_gradient[from..from + len];
+        let dy_each = Factor::Each(dy);
+        let operand = |which: usize| self.factor(which, call.inputs[which], channel, at, n);
         match (self.operator, which) {
-            (A::Add, _) | (A::Sub, 0) => return row.dy,
-            (A::Sub, _) => combine(terms, row.dy, same, row.dy, same, |dy, _| -dy),
-            (A::Mul, 0) => combine(terms, row.dy, same, row.b, b, |dy, b| dy * b),
-            (A::Mul, _) => combine(terms, row.dy, same, row.a, a, |dy, a| dy * a),
-            (A::Div, 0) => combine(terms, row.dy, same, row.b, b, |dy, b| dy / b),
+            (A::Add, _) | (A::Sub, 0) => return dy,
+            (A::Sub, _) => combine(terms, dy_each, dy_each, |dy, _| -dy),
+            (A::Mul, _) => combine(terms, dy_each, operand(1 - which), |dy, other| dy * other),
+            (A::Div, 0) => combine(terms, dy_each, operand(1), |dy, b| dy / b),
             (A::Div, _) => {
-                combine(terms, row.dy, same, row.y, same, |dy, y| -dy * y);
-                for (at, term) in terms.iter_mut().enumerate() {
-                    *term /= row.b[b.index(at)];
+                let y = Factor::Each(&call.output[from..from + len]);
+                combine(terms, dy_each, y, |dy, y| -dy * y);
+                match operand(1) {
+                    Factor::Each(b) => terms.iter_mut().zip(b).for_each(|(term, b)| *term /= b),
+                    Factor::One(b) => terms.iter_mut().for_each(|term| *term /= b),
                 }
             }
         }
         terms
     }
 
-    /// The gradient by an operand with a row of its own for each row of the output.
-    fn own_rows(&self, which: usize, call: &Backward<'_>, gradient: &mut Gradient<'_>) {
-        let operand = &self.operands[which];
-        let (add, rest) = (gradient.add, self.frame.rest);
-        let rows = gradient.values.par_chunks_exact_mut(operand.rest_len).enumerate();
-        rows.with_min_len(self.rows_min()).for_each_init(
-            || vec![0.0; rest],
-            |terms, (row, values)| {
-                let terms = self.terms(which, self.row(call, row), terms);
-                match &operand.rest {
-                    Rest::Same => Gradient { values, add }.put(terms.iter().copied()),
-                    Rest::One => Gradient { values, add }.put(std::iter::once(sum(terms))),
-                    Rest::Table(table) => {
-                        Gradient { values: &mut *values, add }.clear_unless_adding();
-                        table.iter().zip(terms).for_each(|(at, term)| values[*at] += term);
-                    }
-                }
-            },
-        );
-    }
-
-    /// The gradient by an operand whose rows are shared by rows of the output.
-    fn shared_rows(&self, which: usize, call: &Backward<'_>, gradient: &mut Gradient<'_>) {
-        let operand = &self.operands[which];
-        let n = call.batch;
+    /// The gradient by an operand for some of the output's channels, into the part of the
+    /// operand that belongs to them, which begins at `origin`.
+    fn channels_gradient(
+        &self,
+        which: usize,
+        call: &Backward<'_>,
+        channels: std::ops::Range<usize>,
+        origin: usize,
+        gradient: &mut Gradient<'_>,
+    ) {
+        let (operand, n) = (&self.operands[which], call.batch);
+        let len = self.frame.rest / self.stretches() * n;
+        let mut room = vec![0.0; len];
+        if operand.is_whole() {
+            let stretches = self.stretches();
+            for (at, values) in gradient.values.chunks_exact_mut(len).enumerate() {
+                let channel = channels.start + at / stretches;
+                let terms = self.terms(which, call, (channel, at % stretches), &mut room);
+                Gradient { values, add: gradient.add }.put(terms.iter().copied());
+            }
+            return;
+        }
         gradient.clear_unless_adding();
-        let mut terms = vec![0.0; self.frame.rest];
-        for row in 0..self.frame.channels * n {
-            let terms = self.terms(which, self.row(call, row), &mut terms);
-            let start = operand.row_start(row / n, row % n, n);
-            let into = &mut gradient.values[start..][..operand.rest_len];
-            match &operand.rest {
-                Rest::Same => into.iter_mut().zip(terms).for_each(|(into, term)| *into += term),
-                Rest::One => into[0] += sum(terms),
-                Rest::Table(table) => {
-                    table.iter().zip(terms).for_each(|(at, term)| into[*at] += term);
+        // Many terms may meet in one element.
+        let mut totals = vec![0.0_f64; if operand.batched { 0 } else { gradient.values.len() }];
+        for channel in channels {
+            for at in 0..self.stretches() {
+                let terms = self.terms(which, call, (channel, at), &mut room);
+                let element = operand.element(channel, at);
+                if operand.batched {
+                    let into = &mut gradient.values[element * n - origin..][..n];
+                    into.iter_mut().zip(terms).for_each(|(into, term)| *into += term);
+                } else {
+                    totals[element - origin] += f64::from(sum(terms));
                 }
             }
         }
+        let totals = gradient.values.iter_mut().zip(totals);
+        totals.for_each(|(into, total)| *into += narrow(total));
     }
 }
 
 impl Kernel for Arithmetic {
+    fn reads(&self) -> Reads {
+        match self.operator {
+            graph::Arithmetic::Add | graph::Arithmetic::Sub => Reads::NOTHING,
+            graph::Arithmetic::Mul => Reads::INPUTS,
+            graph::Arithmetic::Div => Reads::ALL,
+        }
+    }
+
     fn forward(&mut self, call: Forward<'_>) {
         use graph::Arithmetic as A;
         let [a, b] = call.inputs else { return };
-        let [left, right] = &self.operands;
-        let n = call.batch;
-        let whole = left.is_whole() && right.is_whole();
-        // Without broadcasting a row may be of any length.
-        let rest = if whole { ELEMENTS_MIN } else { self.frame.rest };
-        let rows = call.output.par_chunks_mut(rest).enumerate();
-        rows.with_min_len(self.rows_min()).for_each(|(row, y)| {
-            let (a, b) = if whole {
-                (&a[row * rest..], &b[row * rest..])
-            } else {
-                (left.row(a, row / n, row % n, n), right.row(b, row / n, row % n, n))
-            };
+        let (n, stretches) = (call.batch, self.stretches());
+        let len = self.frame.rest / stretches * n;
+        let parts = call.output.par_chunks_exact_mut(len).enumerate();
+        parts.with_min_len(ELEMENTS_MIN.div_ceil(len)).for_each(|(part, y)| {
+            let (channel, at) = (part / stretches, part % stretches);
+            let a = self.factor(0, a, channel, at, n);
+            let b = self.factor(1, b, channel, at, n);
             match self.operator {
-                A::Add => combine(y, a, &left.rest, b, &right.rest, |a, b| a + b),
-                A::Sub => combine(y, a, &left.rest, b, &right.rest, |a, b| a - b),
-                A::Mul => combine(y, a, &left.rest, b, &right.rest, |a, b| a * b),
-                A::Div => combine(y, a, &left.rest, b, &right.rest, |a, b| a / b),
+                A::Add => combine(y, a, b, |a, b| a + b),
+                A::Sub => combine(y, a, b, |a, b| a - b),
+                A::Mul => combine(y, a, b, |a, b| a * b),
+                A::Div => combine(y, a, b, |a, b| a / b),
             }
         });
     }
@@ -143,43 +160,38 @@ impl Kernel for Arithmetic {
     fn backward(&mut self, mut call: Backward<'_>) {
         let gradients = std::mem::take(&mut call.input_gradients);
         for (which, gradient) in gradients.iter_mut().enumerate() {
-            let operand = &self.operands[which];
             let Some(gradient) = gradient else { continue };
-            if operand.batched && operand.channels {
-                self.own_rows(which, &call, gradient);
-            } else {
-                self.shared_rows(which, &call, gradient);
+            let operand = &self.operands[which];
+            if !operand.channels {
+                self.channels_gradient(which, &call, 0..self.frame.channels, 0, gradient);
+                continue;
             }
+            let add = gradient.add;
+            let len = operand.rest_len * if operand.batched { call.batch } else { 1 };
+            let parts = gradient.values.par_chunks_exact_mut(len).enumerate();
+            let channel_len = self.frame.rest * call.batch;
+            parts.with_min_len(ELEMENTS_MIN.div_ceil(channel_len)).for_each(|(channel, values)| {
+                let mut gradient = Gradient { values, add };
+                let channels = channel..channel + 1;
+                self.channels_gradient(which, &call, channels, channel * len, &mut gradient);
+            });
         }
     }
 }
 
-/// `out = function(a, b)` along one row.
-fn combine(
-    out: &mut [f32],
-    a: &[f32],
-    a_rest: &Rest,
-    b: &[f32],
-    b_rest: &Rest,
-    function: impl Fn(f32, f32) -> f32,
-) {
-    match (a_rest, b_rest) {
-        (Rest::Same, Rest::Same) => {
+/// `out = function(a, b)` along a stretch.
+fn combine(out: &mut [f32], a: Factor<'_>, b: Factor<'_>, function: impl Fn(f32, f32) -> f32) {
+    vectorised(|| match (a, b) {
+        (Factor::Each(a), Factor::Each(b)) => {
             let pairs = a.iter().zip(b);
             out.iter_mut().zip(pairs).for_each(|(out, (a, b))| *out = function(*a, *b));
         }
-        (Rest::Same, Rest::One) => {
-            let b = b[0];
+        (Factor::Each(a), Factor::One(b)) => {
             out.iter_mut().zip(a).for_each(|(out, a)| *out = function(*a, b));
         }
-        (Rest::One, Rest::Same) => {
-            let a = a[0];
+        (Factor::One(a), Factor::Each(b)) => {
             out.iter_mut().zip(b).for_each(|(out, b)| *out = function(a, *b));
         }
-        (a_rest, b_rest) => {
-            for (at, out) in out.iter_mut().enumerate() {
-                *out = function(a[a_rest.index(at)], b[b_rest.index(at)]);
-            }
-        }
-    }
+        (Factor::One(a), Factor::One(b)) => out.fill(function(a, b)),
+    });
 }

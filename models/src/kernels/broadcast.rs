@@ -2,25 +2,34 @@
 
 use crate::graph::Shape;
 
-/// The output's extents in memory: `[channels][n][rest]`.
+/// The output's extents in memory: `[channels][rest][n]`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Frame {
     pub(super) channels: usize,
     pub(super) rest: usize,
 }
 
+/// An operand's part in a stretch of the output.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Factor<'a> {
+    /// One element for each of the output's.
+    Each(&'a [f32]),
+    /// One element for all of them.
+    One(f32),
+}
+
 /// How an operand is read while the output is walked.
 #[derive(Debug)]
 pub(super) struct Operand {
     pub(super) batched: bool,
-    /// Whether it has a row of its own for each channel.
+    /// Whether it has elements of its own for each channel.
     pub(super) channels: bool,
     pub(super) rest: Rest,
-    /// Elements of one row.
+    /// Elements of one channel.
     pub(super) rest_len: usize,
 }
 
-/// Which element of an operand's row belongs to an element of the output's row.
+/// Which element of an operand's channel belongs to an element of the output's.
 #[derive(Debug)]
 pub(super) enum Rest {
     Same,
@@ -60,20 +69,40 @@ impl Operand {
         self.batched && self.channels && matches!(self.rest, Rest::Same)
     }
 
-    pub(super) fn row_start(&self, channel: usize, example: usize, n: usize) -> usize {
-        let channel = if self.channels { channel } else { 0 };
-        let row = if self.batched { channel * n + example } else { channel };
-        row * self.rest_len
+    /// Whether it is one number for each channel, or one for all.
+    pub(super) fn is_channels(&self) -> bool {
+        !self.batched && self.rest_len == 1
     }
 
-    pub(super) fn row<'a>(
+    /// Its element for an element of the output's channel.
+    pub(super) fn element(&self, channel: usize, at: usize) -> usize {
+        let channel = if self.channels { channel } else { 0 };
+        channel * self.rest_len + self.rest.index(at)
+    }
+
+    /// Its part in one element of all `n` examples.
+    pub(super) fn factor<'a>(
         &self,
         values: &'a [f32],
         channel: usize,
-        example: usize,
+        at: usize,
         n: usize,
-    ) -> &'a [f32] {
-        &values[self.row_start(channel, example, n)..][..self.rest_len]
+    ) -> Factor<'a> {
+        let element = self.element(channel, at);
+        if self.batched {
+            Factor::Each(&values[element * n..(element + 1) * n])
+        } else {
+            Factor::One(values[element])
+        }
+    }
+
+    /// Its part in a whole channel of `len` elements, where it is whole or a number per channel.
+    pub(super) fn channel<'a>(&self, values: &'a [f32], channel: usize, len: usize) -> Factor<'a> {
+        if self.batched {
+            Factor::Each(&values[channel * len..(channel + 1) * len])
+        } else {
+            Factor::One(values[if self.channels { channel } else { 0 }])
+        }
     }
 }
 

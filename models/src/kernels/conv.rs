@@ -1,221 +1,353 @@
 //! Convolution.
+//!
+//! Examples lie in the lanes of vectors, so that a window of any stride, dilation and padding
+//! reads whole vectors, and elements of the window that see padding cost nothing. Nothing is
+//! unrolled: tiles read inputs where they lie in a block that fits the cache.
+
+#![expect(unsafe_code, reason = "threads write parts of the same planes; tiles take addresses")]
 
 use rayon::prelude::*;
 
-use super::matrix::{Matrix, MatrixMut, Write, for_columns, multiply};
+use super::simd::{Instructions, LANES_MAX, Simd, Work};
 use super::sums::sum;
-use super::unroll::Sliding;
-use super::{Backward, Forward, Kernel};
+use super::tile::{self, Outputs};
+use super::{Backward, Forward, Kernel, Reads};
 use crate::graph::Window;
+use plan::{Axis, Extents, Plan, Region};
 
-/// Floats of unrolled pixels at work at a time: they stay in a core's cache.
-const BLOCK_FLOATS: usize = 1 << 16;
+mod depthwise;
+mod pack;
+mod plan;
+mod weights;
 
-/// Fewest columns of a block: below it, products are too narrow to be fast.
-const BLOCK_COLUMNS_MIN: usize = 128;
+/// `f32`s of input that a thread works on at a time: they stay in a core's second cache.
+const BLOCK: usize = 1 << 16;
+
+/// Channels of a block for which rows are chosen: fewer make tiles short.
+const CHANNELS: usize = 32;
 
 /// 2-D convolution.
 /// Shapes: `x [n, c, h, w]`, `w [m, c/group, kh, kw]`, `bias [m]` -> `[n, m, oh, ow]`.
-/// Source: ONNX operator `Conv`, opset 22; unrolled as in Chellapilla et al. 2006.
+/// Source: ONNX operator `Conv`, opset 22.
 #[derive(Debug)]
 pub(super) struct Conv {
-    sliding: Sliding,
+    geometry: Geometry,
+    instructions: Instructions,
+    /// Plans of the last batch's size.
+    forward: Option<Plan>,
+    backward: Option<Plan>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Geometry {
+    window: Window,
+    /// `[h, w]`
+    input: [usize; 2],
+    output: [usize; 2],
     groups: usize,
-    /// Channels and rows of the unrolled pixels, per group.
+    /// Input and output channels per group.
     channels: usize,
-    depth: usize,
-    /// Output channels per group.
     maps: usize,
+}
+
+impl Geometry {
+    /// Elements of the window.
+    fn elements(&self) -> usize {
+        self.window.kernel[0] * self.window.kernel[1]
+    }
+
+    /// Whether output channels are made of one input channel, and are few.
+    fn is_depthwise(&self) -> bool {
+        self.channels == 1 && self.maps < LANES_MAX / 2
+    }
+
+    /// Weights of one output channel.
+    fn depth(&self) -> usize {
+        self.channels * self.elements()
+    }
+
+    fn weights(&self) -> usize {
+        self.groups * self.maps * self.depth()
+    }
+
+    /// Pixels of one channel of the input, and of the output.
+    fn pixels(&self) -> [usize; 2] {
+        [self.input, self.output].map(|[h, w]| h * w)
+    }
+
+    /// Rows and columns of a pass: the forward one, or that to the input's gradient.
+    fn axes(&self, backward: bool) -> [Axis; 2] {
+        let (window, input, output) = (&self.window, self.input, self.output);
+        [0, 1].map(|axis| {
+            let make = if backward { Axis::gradients } else { Axis::outputs };
+            make(window, axis, input[axis], output[axis])
+        })
+    }
+
+    fn source(&self, backward: bool) -> [usize; 2] {
+        if backward { self.output } else { self.input }
+    }
+
+    fn plan(&self, backward: bool, examples: usize, lanes: usize) -> Plan {
+        let [rows, columns] = self.axes(backward);
+        let channels = if backward { self.maps } else { self.channels };
+        let extents = Extents {
+            examples,
+            width: self.source(backward)[1],
+            kernel_width: self.window.kernel[1],
+            lanes,
+            source_max: BLOCK / channels.min(CHANNELS),
+        };
+        Plan::new(&rows, &columns, extents)
+    }
+
+    /// `f32`s of one thread's block in a pass.
+    fn block(&self, backward: bool, examples: usize) -> usize {
+        let [rows, _] = self.axes(backward);
+        let least = rows.span_max() * self.source(backward)[1] * examples;
+        BLOCK.max(plane_len(least)) + LANES_MAX
+    }
+}
+
+/// Distance of channels in a block, so that they do not meet in the same lines of the cache.
+fn plane_len(len: usize) -> usize {
+    len.next_multiple_of(LANES_MAX) + LANES_MAX
 }
 
 impl Conv {
     pub(super) fn new(window: Window, groups: usize, input: &[usize], output: &[usize]) -> Self {
-        let channels = input[0] / groups;
-        Self {
-            sliding: Sliding {
-                window,
-                input: [input[1], input[2]],
-                output: [output[1], output[2]],
-            },
+        let geometry = Geometry {
+            window,
+            input: [input[1], input[2]],
+            output: [output[1], output[2]],
             groups,
-            channels,
-            depth: channels * window.kernel[0] * window.kernel[1],
+            channels: input[0] / groups,
             maps: output[0] / groups,
-        }
-    }
-
-    fn block_columns(&self, batch: usize) -> usize {
-        let columns = (BLOCK_FLOATS / self.depth).max(BLOCK_COLUMNS_MIN);
-        columns.min(batch * self.sliding.places())
-    }
-
-    fn block_floats(&self, batch: usize) -> usize {
-        self.depth * self.block_columns(batch)
-    }
-
-    fn weight_floats(&self) -> usize {
-        self.groups * self.maps * self.depth
-    }
-
-    /// One group's unrolled pixels from column `first` on: in `block`, or where they already are.
-    fn unrolled<'a>(
-        &self,
-        x: &'a [f32],
-        batch: usize,
-        group: usize,
-        (first, columns): (usize, usize),
-        block: &'a mut [f32],
-    ) -> Matrix<'a> {
-        let row_len = batch * self.sliding.pixels();
-        let x = &x[group * self.channels * row_len..];
-        if self.sliding.is_plain() {
-            return Matrix::new(&x[first..], self.depth, columns, row_len);
-        }
-        let block = &mut block[..self.depth * columns];
-        self.sliding.unroll(x, batch, first, columns, block);
-        Matrix::new(block, self.depth, columns, columns)
-    }
-
-    fn weights<'a>(&self, weights: &'a [f32], group: usize) -> Matrix<'a> {
-        let weights = &weights[group * self.maps * self.depth..];
-        Matrix::new(weights, self.maps, self.depth, self.depth)
-    }
-
-    fn input_gradient(
-        &self,
-        weights: &[f32],
-        output_gradient: &[f32],
-        batch: usize,
-        scratch: &mut [f32],
-        x_gradient: MatrixMut<'_>,
-        into: Write,
-    ) {
-        let (places, pixels) = (self.sliding.places(), self.sliding.pixels());
-        let row_len = batch * places;
-        let step = self.block_columns(batch);
-        let work = |first_pixel: usize, mut part: MatrixMut<'_>, block: &mut [f32]| {
-            let picture = first_pixel / pixels;
-            let last = picture + part.columns() / pixels;
-            for from in (picture * places..last * places).step_by(step) {
-                let columns = step.min(last * places - from);
-                for group in 0..self.groups {
-                    let rows = group * self.maps * row_len;
-                    let gradient =
-                        Matrix::new(&output_gradient[rows + from..], self.maps, columns, row_len);
-                    let weights = self.weights(weights, group).transposed();
-                    let (first, end) = (group * self.channels, (group + 1) * self.channels);
-                    let mut channels = part.rows_mut(first, end);
-                    if self.sliding.is_plain() {
-                        let at = from - picture * places;
-                        let mut pixels = channels.columns_mut(at, at + columns);
-                        multiply(&mut pixels, into, 1.0, weights, gradient, false);
-                    } else {
-                        let block = &mut block[..self.depth * columns];
-                        let mut unrolled = MatrixMut::new(block, self.depth, columns, columns);
-                        multiply(&mut unrolled, Write::Put, 1.0, weights, gradient, false);
-                        self.sliding.fold(block, from, columns, &mut channels, picture);
-                    }
-                }
-            }
         };
-        for_columns(x_gradient, pixels, scratch, self.block_floats(batch), &work);
-    }
-
-    /// Leaves one partial gradient by the weights at the start of each task's scratch.
-    fn weight_gradient_parts(
-        &self,
-        x: &[f32],
-        output_gradient: &[f32],
-        batch: usize,
-        scratch: &mut [f32],
-    ) {
-        let per_task = self.weight_floats() + self.block_floats(batch);
-        let row_len = batch * self.sliding.places();
-        let step = self.block_columns(batch);
-        let blocks = row_len.div_ceil(step);
-        let tasks = scratch.len() / per_task;
-        scratch.par_chunks_exact_mut(per_task).enumerate().for_each(|(task, scratch)| {
-            let (part, block) = scratch.split_at_mut(self.weight_floats());
-            part.fill(0.0);
-            for index in blocks * task / tasks..blocks * (task + 1) / tasks {
-                let from = index * step;
-                let columns = step.min(row_len - from);
-                for group in 0..self.groups {
-                    let rows = group * self.maps;
-                    let gradient = &output_gradient[rows * row_len + from..];
-                    let gradient = Matrix::new(gradient, self.maps, columns, row_len);
-                    let unrolled = self.unrolled(x, batch, group, (from, columns), block);
-                    let part = &mut part[rows * self.depth..];
-                    let mut part = MatrixMut::new(part, self.maps, self.depth, self.depth);
-                    multiply(&mut part, Write::Add, 1.0, gradient, unrolled.transposed(), false);
-                }
-            }
-        });
+        let instructions = Instructions::best();
+        Self { geometry, instructions, forward: None, backward: None }
     }
 }
 
 impl Kernel for Conv {
     fn scratch(&self, batch: usize, threads: usize) -> usize {
-        threads * (self.block_floats(batch) + self.weight_floats())
+        let geometry = &self.geometry;
+        let block = geometry.block(false, batch).max(geometry.block(true, batch));
+        let passes = geometry.weights() + threads * block;
+        if geometry.is_depthwise() {
+            return passes;
+        }
+        passes.max(weights::scratch(geometry, self.instructions, threads))
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::INPUTS
     }
 
     fn forward(&mut self, call: Forward<'_>) {
         let [x, weights, ..] = call.inputs else { return };
+        let geometry = &self.geometry;
+        let n = call.batch;
+        if self.forward.as_ref().is_none_or(|plan| plan.examples != n) {
+            self.forward = Some(geometry.plan(false, n, self.instructions.lanes()));
+        }
+        let Some(plan) = &self.forward else { return };
+        let plane = geometry.pixels()[1] * n;
         let bias = call.inputs.get(2);
-        let (batch, maps) = (call.batch, self.maps);
-        let row_len = batch * self.sliding.places();
-        let step = self.block_columns(batch);
-        let work = |first: usize, mut part: MatrixMut<'_>, block: &mut [f32]| {
-            for from in (0..part.columns()).step_by(step) {
-                let columns = step.min(part.columns() - from);
-                let mut out = part.columns_mut(from, from + columns);
-                for group in 0..self.groups {
-                    let pixels = self.unrolled(x, batch, group, (first + from, columns), block);
-                    let mut out = out.rows_mut(group * maps, (group + 1) * maps);
-                    let weights = self.weights(weights, group);
-                    multiply(&mut out, Write::Put, 1.0, weights, pixels, false);
-                }
-                for (row, bias) in bias.iter().flat_map(|bias| bias.iter()).enumerate() {
-                    out.row(row).iter_mut().for_each(|value| *value += bias);
-                }
-            }
+        if let Some(bias) = bias {
+            let rows = call.output.par_chunks_exact_mut(plane);
+            rows.zip(bias.par_iter()).for_each(|(row, bias)| row.fill(*bias));
+        }
+        let pass = Pass {
+            plan,
+            instructions: self.instructions,
+            groups: geometry.groups,
+            elements: geometry.elements(),
+            channels: geometry.channels,
+            rows: geometry.maps,
+            source_plane: geometry.pixels()[0] * n,
+            target_plane: plane,
+            add: bias.is_some(),
         };
-        let rows = self.groups * maps;
-        let out = MatrixMut::new(call.output, rows, row_len, row_len);
-        let per_task = self.block_floats(batch);
-        let tasks = call.scratch.len() / (per_task + self.weight_floats());
-        let unit = self.sliding.output[1];
-        for_columns(out, unit, &mut call.scratch[..tasks * per_task], per_task, &work);
+        let (packed, scratch) = call.scratch.split_at_mut(geometry.weights());
+        pack::by_maps(geometry, weights, self.instructions, packed);
+        pass.run(packed, x, call.output, scratch, geometry.block(false, n));
     }
 
     fn backward(&mut self, call: Backward<'_>) {
         let [x, weights, ..] = call.inputs else { return };
         let [x_gradient, parameter_gradients @ ..] = call.input_gradients else { return };
-        let (batch, dy) = (call.batch, call.output_gradient);
-        let per_task = self.block_floats(batch);
-        let tasks = call.scratch.len() / (per_task + self.weight_floats());
+        let geometry = &self.geometry;
+        let (n, dy) = (call.batch, call.output_gradient);
         if let Some(gradient) = x_gradient {
-            let into = if gradient.add { Write::Add } else { Write::Put };
-            if !self.sliding.is_plain() {
-                gradient.clear_unless_adding();
+            if self.backward.as_ref().is_none_or(|plan| plan.examples != n) {
+                self.backward = Some(geometry.plan(true, n, self.instructions.lanes()));
             }
-            let row_len = batch * self.sliding.pixels();
-            let rows = self.groups * self.channels;
-            let out = MatrixMut::new(gradient.values, rows, row_len, row_len);
-            let scratch = &mut call.scratch[..tasks * per_task];
-            self.input_gradient(weights, dy, batch, scratch, out, into);
+            let Some(plan) = &self.backward else { return };
+            let pass = Pass {
+                plan,
+                instructions: self.instructions,
+                groups: geometry.groups,
+                elements: geometry.elements(),
+                channels: geometry.maps,
+                rows: geometry.channels,
+                source_plane: geometry.pixels()[1] * n,
+                target_plane: geometry.pixels()[0] * n,
+                add: gradient.add,
+            };
+            let (packed, scratch) = call.scratch.split_at_mut(geometry.weights());
+            pack::by_channels(geometry, weights, self.instructions, packed);
+            pass.run(packed, dy, gradient.values, scratch, geometry.block(true, n));
         }
         if let Some(Some(gradient)) = parameter_gradients.first_mut() {
-            let per_task = per_task + self.weight_floats();
-            let scratch = &mut call.scratch[..tasks * per_task];
-            self.weight_gradient_parts(x, dy, batch, scratch);
-            gradient.clear_unless_adding();
-            for part in scratch.chunks_exact(per_task) {
-                gradient.values.iter_mut().zip(part).for_each(|(into, value)| *into += value);
+            if geometry.is_depthwise() {
+                if let Some(plan) = &self.forward {
+                    depthwise::gradient(geometry, self.instructions, plan, x, dy, gradient);
+                }
+            } else {
+                weights::gradient(geometry, self.instructions, n, x, dy, call.scratch, gradient);
             }
         }
         if let Some(Some(gradient)) = parameter_gradients.get_mut(1) {
-            gradient.put(dy.chunks_exact(batch * self.sliding.places()).map(sum));
+            let rows: Vec<f32> = dy.par_chunks_exact(geometry.pixels()[1] * n).map(sum).collect();
+            gradient.put(rows.into_iter());
+        }
+    }
+}
+
+/// One pass over all regions: the forward one, or that to the input's gradient.
+struct Pass<'a> {
+    plan: &'a Plan,
+    instructions: Instructions,
+    groups: usize,
+    elements: usize,
+    /// Channels per group of what is read.
+    channels: usize,
+    /// Channels per group of what is computed.
+    rows: usize,
+    source_plane: usize,
+    target_plane: usize,
+    add: bool,
+}
+
+/// Rows of one group that a tile computes.
+#[derive(Debug, Clone, Copy)]
+struct Panel {
+    first: usize,
+    rows: usize,
+}
+
+/// The panels of `rows`.
+fn panels(rows: usize, most: usize) -> Vec<Panel> {
+    let mut panels = Vec::new();
+    let mut first = 0;
+    while first < rows {
+        let taken = tile::rows_of_tile(rows - first, most);
+        panels.push(Panel { first, rows: taken });
+        first += taken;
+    }
+    panels
+}
+
+impl Pass<'_> {
+    fn run(
+        &self,
+        packed: &[f32],
+        source: &[f32],
+        target: &mut [f32],
+        scratch: &mut [f32],
+        block: usize,
+    ) {
+        let panels = panels(self.rows, self.instructions.rows());
+        let threads = rayon::current_num_threads().min(scratch.len() / block);
+        let regions = self.plan.regions.len();
+        // Where there are fewer regions than threads, threads share a region's rows.
+        let parts = threads.div_ceil(regions * self.groups).min(panels.len());
+        let tasks = regions * self.groups * parts;
+        let target = Target(target.as_mut_ptr());
+        let blocks = scratch.par_chunks_exact_mut(block).take(threads).enumerate();
+        blocks.for_each(|(thread, block)| {
+            for task in (thread..tasks).step_by(threads) {
+                let (part, rest) = (task % parts, task / parts);
+                let (group, region) = (rest % self.groups, rest / self.groups);
+                let panels =
+                    &panels[panels.len() * part / parts..panels.len() * (part + 1) / parts];
+                let weights = &packed[group * self.rows * self.channels * self.elements..];
+                let source = &source[group * self.channels * self.source_plane..];
+                let work = RegionWork {
+                    pass: self,
+                    region: &self.plan.regions[region],
+                    panels,
+                    weights,
+                    source,
+                    target: target.plane(group * self.rows, self.target_plane),
+                    block,
+                };
+                self.instructions.run(work);
+            }
+        });
+    }
+}
+
+/// Where threads write, each its own regions and panels.
+#[derive(Debug, Clone, Copy)]
+struct Target(*mut f32);
+
+// SAFETY: tasks write places that no other task writes.
+unsafe impl Sync for Target {}
+
+impl Target {
+    fn plane(&self, plane: usize, len: usize) -> *mut f32 {
+        self.0.wrapping_add(plane * len)
+    }
+}
+
+/// Some panels of one region.
+struct RegionWork<'a> {
+    pass: &'a Pass<'a>,
+    region: &'a Region,
+    panels: &'a [Panel],
+    weights: &'a [f32],
+    source: &'a [f32],
+    target: *mut f32,
+    block: &'a mut [f32],
+}
+
+impl Work for RegionWork<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Self { pass, region, .. } = self;
+        let read = region.source.clone();
+        let plane = plane_len(read.len());
+        let channels_max = ((self.block.len() - LANES_MAX) / plane).clamp(1, pass.channels);
+        for first in (0..pass.channels).step_by(channels_max) {
+            let channels = channels_max.min(pass.channels - first);
+            for channel in 0..channels {
+                let from = (first + channel) * pass.source_plane;
+                let from = &self.source[from + read.start..from + read.end];
+                self.block[channel * plane..][..read.len()].copy_from_slice(from);
+            }
+            for panel in self.panels {
+                let weights = panel.first * pass.channels * pass.elements + first * panel.rows;
+                for group in &region.groups {
+                    let job = Outputs {
+                        taps: &group.taps,
+                        channels,
+                        // Spots count from the plane's start, the block from the region's.
+                        source: self.block.as_ptr().wrapping_sub(read.start),
+                        source_plane: plane,
+                        weights: self.weights[weights..].as_ptr(),
+                        channel_step: panel.rows,
+                        weights_step: pass.channels * panel.rows,
+                        target: self.target.wrapping_add(panel.first * pass.target_plane),
+                        target_plane: pass.target_plane,
+                        add: pass.add || first > 0,
+                    };
+                    // SAFETY: the plan's spots lie in the region, which the block holds with
+                    // `LANES_MAX` behind it; the target's planes are as long as the plan says.
+                    unsafe { tile::outputs::<S>(&job, panel.rows, &group.spots) }
+                }
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{Backward, Forward, Kernel};
+use super::{Backward, Forward, Kernel, Reads};
 
 /// In training sets elements to 0 with probability `ratio` and divides the others by `1 - ratio`.
 /// Source: ONNX operator `Dropout`, opset 13.
@@ -22,6 +22,14 @@ impl Dropout {
 }
 
 impl Kernel for Dropout {
+    fn kept_bytes(&self, output_len: usize) -> usize {
+        output_len * size_of::<f32>()
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::NOTHING
+    }
+
     fn forward(&mut self, call: Forward<'_>) {
         let Some(x) = call.inputs.first() else { return };
         if !call.training {

@@ -1,8 +1,8 @@
 //! Products of features and weights.
 
-use super::matrix::{Matrix, MatrixMut, Write, multiply};
+use super::product::{Left, Right, product, right_len};
 use super::sums::sum;
-use super::{Backward, Forward, Gradient, Kernel};
+use super::{Backward, Forward, Gradient, Kernel, Reads};
 
 /// `alpha x w + beta bias`.
 /// Shapes: `x [n, d]`, `w [d, m]` (`[m, d]` if `transposed`), `bias [m]` or one value -> `[n, m]`.
@@ -18,63 +18,66 @@ pub(super) struct Linear {
     pub(super) bias: Option<usize>,
 }
 
+impl Linear {
+    /// The right factor times `alpha`.
+    fn scale(&self, room: &mut [f32]) {
+        if (self.alpha - 1.0).abs() > 0.0 {
+            room.iter_mut().for_each(|value| *value *= self.alpha);
+        }
+    }
+}
+
+/// `f32`s for the right factors of a product with weights `[d, m]` and of its gradients.
+fn factors_len(d: usize, m: usize, n: usize) -> usize {
+    right_len(d.max(m), n).max(right_len(n, d.max(m)))
+}
+
 impl Kernel for Linear {
+    fn scratch(&self, batch: usize, _threads: usize) -> usize {
+        factors_len(self.d, self.m, batch)
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::INPUTS
+    }
+
     fn forward(&mut self, call: Forward<'_>) {
         let [x, weights, ..] = call.inputs else { return };
-        let (d, m, n) = (self.d, self.m, call.batch);
+        let (n, room) = (call.batch, call.scratch);
         if self.bias.is_some() {
             let bias = call.inputs[2].iter().cycle();
             for (row, bias) in call.output.chunks_exact_mut(n).zip(bias) {
                 row.fill(self.beta * bias);
             }
         }
-        let weights = if self.transposed {
-            Matrix::new(weights, m, d, d)
-        } else {
-            Matrix::new(weights, d, m, m).transposed()
-        };
-        let into = if self.bias.is_some() { Write::Add } else { Write::Put };
-        let mut out = MatrixMut::new(call.output, m, n, n);
-        multiply(&mut out, into, self.alpha, weights, Matrix::new(x, d, n, n), true);
+        let left = if self.transposed { Left::Rows(weights) } else { Left::Columns(weights) };
+        Right::rows(x, n, room);
+        self.scale(room);
+        product(call.output, left, self.d, Right::of(room, n), self.bias.is_some());
     }
 
     fn backward(&mut self, call: Backward<'_>) {
         let [x, weights, ..] = call.inputs else { return };
         let [x_gradient, w_gradient, rest @ ..] = call.input_gradients else { return };
-        let (d, m, n) = (self.d, self.m, call.batch);
-        let x = Matrix::new(x, d, n, n);
-        let gradient = Matrix::new(call.output_gradient, m, n, n);
+        let (d, m, n, room) = (self.d, self.m, call.batch, call.scratch);
+        let dy = call.output_gradient;
         if let Some(Gradient { values, add }) = x_gradient {
-            let weights = if self.transposed {
-                Matrix::new(weights, m, d, d).transposed()
-            } else {
-                Matrix::new(weights, d, m, m)
-            };
-            let into = if *add { Write::Add } else { Write::Put };
-            multiply(
-                &mut MatrixMut::new(values, d, n, n),
-                into,
-                self.alpha,
-                weights,
-                gradient,
-                true,
-            );
+            Right::rows(dy, n, room);
+            self.scale(room);
+            let left = if self.transposed { Left::Columns(weights) } else { Left::Rows(weights) };
+            product(values, left, m, Right::of(room, n), *add);
         }
         if let Some(Gradient { values, add }) = w_gradient {
-            let into = if *add { Write::Add } else { Write::Put };
-            let (mut out, left, right) = if self.transposed {
-                (MatrixMut::new(values, m, d, d), gradient, x)
-            } else {
-                (MatrixMut::new(values, d, m, m), x, gradient)
-            };
-            multiply(&mut out, into, self.alpha, left, right.transposed(), true);
+            let (left, right, columns) = if self.transposed { (dy, *x, d) } else { (*x, dy, m) };
+            Right::transposed(right, columns, room);
+            self.scale(room);
+            product(values, Left::Rows(left), n, Right::of(room, columns), *add);
         }
         if let Some(Some(gradient)) = rest.first_mut() {
             if self.bias == Some(self.m) {
-                let rows = call.output_gradient.chunks_exact(n);
-                gradient.put(rows.map(|row| self.beta * sum(row)));
+                gradient.put(dy.chunks_exact(n).map(|row| self.beta * sum(row)));
             } else {
-                gradient.put(std::iter::once(self.beta * sum(call.output_gradient)));
+                gradient.put(std::iter::once(self.beta * sum(dy)));
             }
         }
     }
@@ -90,28 +93,40 @@ pub(super) struct Rows {
 }
 
 impl Kernel for Rows {
+    fn scratch(&self, batch: usize, _threads: usize) -> usize {
+        factors_len(self.d, self.m, batch)
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::INPUTS
+    }
+
     fn forward(&mut self, call: Forward<'_>) {
         let [x, weights] = call.inputs else { return };
-        let (d, m, rows) = (self.d, self.m, x.len() / self.d);
-        let mut out = MatrixMut::new(call.output, rows, m, m);
-        let (x, weights) = (Matrix::new(x, rows, d, d), Matrix::new(weights, d, m, m));
-        multiply(&mut out, Write::Put, 1.0, x, weights, true);
+        let (d, m, n) = (self.d, self.m, call.batch);
+        for (y, x) in call.output.chunks_exact_mut(m * n).zip(x.chunks_exact(d * n)) {
+            let x = Right::rows(x, n, call.scratch);
+            product(y, Left::Columns(weights), d, x, false);
+        }
     }
 
     fn backward(&mut self, call: Backward<'_>) {
         let [x, weights] = call.inputs else { return };
         let [x_gradient, w_gradient] = call.input_gradients else { return };
-        let (d, m, rows) = (self.d, self.m, x.len() / self.d);
-        let gradient = Matrix::new(call.output_gradient, rows, m, m);
+        let (d, m, n) = (self.d, self.m, call.batch);
+        let dy = call.output_gradient;
         if let Some(Gradient { values, add }) = x_gradient {
-            let into = if *add { Write::Add } else { Write::Put };
-            let weights = Matrix::new(weights, d, m, m).transposed();
-            multiply(&mut MatrixMut::new(values, rows, d, d), into, 1.0, gradient, weights, true);
+            for (values, dy) in values.chunks_exact_mut(d * n).zip(dy.chunks_exact(m * n)) {
+                let dy = Right::rows(dy, n, call.scratch);
+                product(values, Left::Rows(weights), m, dy, *add);
+            }
         }
-        if let Some(Gradient { values, add }) = w_gradient {
-            let into = if *add { Write::Add } else { Write::Put };
-            let x = Matrix::new(x, rows, d, d).transposed();
-            multiply(&mut MatrixMut::new(values, d, m, m), into, 1.0, x, gradient, true);
+        if let Some(gradient) = w_gradient {
+            gradient.clear_unless_adding();
+            for (x, dy) in x.chunks_exact(d * n).zip(dy.chunks_exact(m * n)) {
+                let dy = Right::transposed(dy, m, call.scratch);
+                product(gradient.values, Left::Rows(x), n, dy, true);
+            }
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use rayon::prelude::*;
 
+use super::simd::vectorised;
 use super::sums::{count, narrow, sum_of};
-use super::{Backward, Forward, Kernel};
+use super::{Backward, Forward, Kernel, Reads};
 
 /// `(x - mean) / sqrt(variance + epsilon) * scale + bias` per channel: with the batch's statistics
 /// in training, with running ones otherwise.
@@ -64,11 +65,17 @@ impl BatchNormalization {
 }
 
 impl Kernel for BatchNormalization {
+    fn reads(&self) -> Reads {
+        Reads::INPUTS
+    }
+
     fn forward(&mut self, call: Forward<'_>) {
         let [x, scale, bias] = call.inputs else { return };
         let row_len = x.len() / self.channels.len();
         self.training = call.training;
-        if call.training {
+        if call.training && call.again {
+            // The last batch's statistics are still there.
+        } else if call.training {
             self.measure(x, row_len);
             self.track(call.states, row_len);
         } else if let [mean, variance] = call.states {
@@ -81,7 +88,9 @@ impl Kernel for BatchNormalization {
         let parameters = self.channels.par_iter().zip(scale.par_iter().zip(*bias));
         rows.zip(parameters).for_each(|((y, x), (channel, (scale, bias)))| {
             let (mean, factor) = (channel.mean, channel.inverse * scale);
-            y.iter_mut().zip(x).for_each(|(y, x)| *y = (x - mean) * factor + bias);
+            vectorised(|| {
+                y.iter_mut().zip(x).for_each(|(y, x)| *y = (x - mean) * factor + bias);
+            });
         });
     }
 
@@ -114,7 +123,7 @@ impl Kernel for BatchNormalization {
             let level = channel.gradient_sum * share;
             let mean = channel.mean;
             let dx = |(x, dy): (&f32, &f32)| factor * (dy - level - (x - mean) * slope);
-            super::Gradient { values: into, add }.put(x.iter().zip(dy).map(dx));
+            vectorised(|| super::Gradient { values: into, add }.put(x.iter().zip(dy).map(dx)));
         });
     }
 }

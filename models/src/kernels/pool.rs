@@ -2,37 +2,60 @@
 
 use rayon::prelude::*;
 
-use super::sums::{count, narrow, sum};
-use super::unroll::Sliding;
-use super::{Backward, Forward, Gradient, Kernel};
+use super::sums::{count, narrow};
+use super::{Backward, Forward, Gradient, Kernel, Reads};
 use crate::graph::Window;
 
-/// Pictures of one channel that a thread takes at least.
-const PICTURES_MIN: usize = 16;
-
-fn sliding(window: Window, input: &[usize], output: &[usize]) -> Sliding {
-    Sliding { window, input: [input[1], input[2]], output: [output[1], output[2]] }
+/// Geometry of a window that slides over pictures.
+#[derive(Debug, Clone, Copy)]
+struct Sliding {
+    window: Window,
+    /// `[h, w]` of the input, and of the output.
+    input: [usize; 2],
+    output: [usize; 2],
 }
 
-/// Pixels along one axis that a window sees: first, behind the last, and the step between them.
-fn seen(sliding: &Sliding, axis: usize, place: usize) -> (usize, usize, usize) {
-    let Window { kernel, stride, dilation, begin, .. } = sliding.window;
-    let start = place * stride[axis];
-    // Elements of the kernel that lie in the padding before the input.
-    let hidden = begin[axis].saturating_sub(start).div_ceil(dilation[axis]);
-    let from = start + hidden * dilation[axis] - begin[axis];
-    let behind = (start + (kernel[axis] - 1) * dilation[axis] + 1).saturating_sub(begin[axis]);
-    (from, behind.min(sliding.input[axis]), dilation[axis])
+impl Sliding {
+    fn new(window: Window, input: &[usize], output: &[usize]) -> Self {
+        Self { window, input: [input[1], input[2]], output: [output[1], output[2]] }
+    }
+
+    /// Places of the window in one picture.
+    fn places(&self) -> usize {
+        self.output[0] * self.output[1]
+    }
+
+    /// Pixels of one picture's channel.
+    fn len(&self) -> usize {
+        self.input[0] * self.input[1]
+    }
+
+    /// Pixels along one axis that a window sees: first, behind the last, and the step between
+    /// them.
+    fn seen(&self, axis: usize, place: usize) -> (usize, usize, usize) {
+        let Window { kernel, stride, dilation, begin, .. } = self.window;
+        let start = place * stride[axis];
+        // Elements of the kernel that lie in the padding before the input.
+        let hidden = begin[axis].saturating_sub(start).div_ceil(dilation[axis]);
+        let from = start + hidden * dilation[axis] - begin[axis];
+        let behind = (start + (kernel[axis] - 1) * dilation[axis] + 1).saturating_sub(begin[axis]);
+        (from, behind.min(self.input[axis]), dilation[axis])
+    }
+
+    /// The pixels that the window sees at a place, row by row.
+    fn pixels(&self, place: usize) -> impl Iterator<Item = usize> {
+        let (from_y, behind_y, step_y) = self.seen(0, place / self.output[1]);
+        let (from_x, behind_x, step_x) = self.seen(1, place % self.output[1]);
+        let width = self.input[1];
+        (from_y..behind_y)
+            .step_by(step_y)
+            .flat_map(move |y| (from_x..behind_x).step_by(step_x).map(move |x| y * width + x))
+    }
 }
 
-/// The pixels that the window sees at a place, row by row.
-fn pixels(sliding: &Sliding, place: usize) -> impl Iterator<Item = usize> {
-    let (from_y, behind_y, step_y) = seen(sliding, 0, place / sliding.output[1]);
-    let (from_x, behind_x, step_x) = seen(sliding, 1, place % sliding.output[1]);
-    let width = sliding.input[1];
-    (from_y..behind_y)
-        .step_by(step_y)
-        .flat_map(move |y| (from_x..behind_x).step_by(step_x).map(move |x| y * width + x))
+/// The examples of one pixel or place.
+fn of(at: usize, n: usize) -> std::ops::Range<usize> {
+    at * n..(at + 1) * n
 }
 
 /// The largest of the pixels under the window.
@@ -42,33 +65,49 @@ fn pixels(sliding: &Sliding, place: usize) -> impl Iterator<Item = usize> {
 pub(super) struct MaxPool {
     sliding: Sliding,
     /// For each output the pixel that it came from, counted within the picture's channel.
-    chosen: Vec<usize>,
+    chosen: Vec<u32>,
 }
 
 impl MaxPool {
     pub(super) fn new(window: Window, input: &[usize], output: &[usize]) -> Self {
-        Self { sliding: sliding(window, input, output), chosen: Vec::new() }
+        Self { sliding: Sliding::new(window, input, output), chosen: Vec::new() }
     }
 }
 
+/// A pixel's number in a form that takes little room.
+fn number(pixel: usize) -> u32 {
+    u32::try_from(pixel).expect("a picture has fewer pixels than 2^32")
+}
+
 impl Kernel for MaxPool {
+    fn kept_bytes(&self, output_len: usize) -> usize {
+        output_len * size_of::<u32>()
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::NOTHING
+    }
+
     fn forward(&mut self, call: Forward<'_>) {
         let Some(x) = call.inputs.first() else { return };
-        let sliding = &self.sliding;
+        let (sliding, n) = (&self.sliding, call.batch);
         self.chosen.resize(call.output.len().max(self.chosen.len()), 0);
-        let chosen = self.chosen[..call.output.len()].par_chunks_exact_mut(sliding.places());
-        let pictures = call.output.par_chunks_exact_mut(sliding.places()).zip(chosen);
-        let pictures = pictures.zip(x.par_chunks_exact(sliding.pixels()));
-        pictures.with_min_len(PICTURES_MIN).for_each(|((y, chosen), x)| {
-            for (place, (y, chosen)) in y.iter_mut().zip(chosen).enumerate() {
-                let mut largest = f32::NEG_INFINITY;
-                for pixel in pixels(sliding, place) {
-                    if x[pixel] > largest || x[pixel].is_nan() {
-                        largest = x[pixel];
-                        *chosen = pixel;
+        let chosen = self.chosen[..call.output.len()].par_chunks_exact_mut(sliding.places() * n);
+        let channels = call.output.par_chunks_exact_mut(sliding.places() * n).zip(chosen);
+        channels.zip(x.par_chunks_exact(sliding.len() * n)).for_each(|((y, chosen), x)| {
+            let places = y.chunks_exact_mut(n).zip(chosen.chunks_exact_mut(n));
+            for (place, (y, chosen)) in places.enumerate() {
+                y.fill(f32::NEG_INFINITY);
+                chosen.fill(sliding.pixels(place).next().map_or(0, number));
+                for pixel in sliding.pixels(place) {
+                    let number = number(pixel);
+                    let x = &x[of(pixel, n)];
+                    for ((y, chosen), x) in y.iter_mut().zip(chosen.iter_mut()).zip(x) {
+                        let larger = *x > *y || x.is_nan();
+                        *y = if larger { *x } else { *y };
+                        *chosen = if larger { number } else { *chosen };
                     }
                 }
-                *y = largest;
             }
         });
     }
@@ -76,12 +115,21 @@ impl Kernel for MaxPool {
     fn backward(&mut self, call: Backward<'_>) {
         let Some(Some(gradient)) = call.input_gradients.first_mut() else { return };
         gradient.clear_unless_adding();
-        let sliding = &self.sliding;
-        let dy = call.output_gradient.par_chunks_exact(sliding.places());
-        let chosen = self.chosen.par_chunks_exact(sliding.places());
-        let pictures = gradient.values.par_chunks_exact_mut(sliding.pixels()).zip(dy.zip(chosen));
-        pictures.with_min_len(PICTURES_MIN).for_each(|(dx, (dy, chosen))| {
-            dy.iter().zip(chosen).for_each(|(dy, chosen)| dx[*chosen] += dy);
+        let (sliding, n) = (&self.sliding, call.batch);
+        let dy = call.output_gradient.par_chunks_exact(sliding.places() * n);
+        let chosen = self.chosen.par_chunks_exact(sliding.places() * n);
+        let channels = gradient.values.par_chunks_exact_mut(sliding.len() * n).zip(dy.zip(chosen));
+        channels.for_each(|(dx, (dy, chosen))| {
+            let places = dy.chunks_exact(n).zip(chosen.chunks_exact(n));
+            for (place, (dy, chosen)) in places.enumerate() {
+                for pixel in sliding.pixels(place) {
+                    let number = number(pixel);
+                    let dx = &mut dx[of(pixel, n)];
+                    for (dx, (dy, chosen)) in dx.iter_mut().zip(dy.iter().zip(chosen)) {
+                        *dx += if *chosen == number { *dy } else { 0.0 };
+                    }
+                }
+            }
         });
     }
 }
@@ -103,7 +151,7 @@ impl AveragePool {
         input: &[usize],
         output: &[usize],
     ) -> Self {
-        let sliding = sliding(window, input, output);
+        let sliding = Sliding::new(window, input, output);
         // With the padding counted: elements of the kernel that do not reach beyond it.
         let reach = |axis: usize, place: usize| {
             let padded = sliding.input[axis] + window.begin[axis] + window.end[axis];
@@ -114,7 +162,7 @@ impl AveragePool {
             let pixels = if include_pad {
                 reach(0, place / sliding.output[1]) * reach(1, place % sliding.output[1])
             } else {
-                pixels(&sliding, place).count()
+                sliding.pixels(place).count()
             };
             narrow(count(pixels.max(1)).recip())
         };
@@ -123,14 +171,21 @@ impl AveragePool {
 }
 
 impl Kernel for AveragePool {
+    fn reads(&self) -> Reads {
+        Reads::NOTHING
+    }
+
     fn forward(&mut self, call: Forward<'_>) {
         let Some(x) = call.inputs.first() else { return };
-        let (sliding, shares) = (&self.sliding, &self.shares);
-        let pictures = call.output.par_chunks_exact_mut(sliding.places());
-        let pictures = pictures.zip(x.par_chunks_exact(sliding.pixels()));
-        pictures.with_min_len(PICTURES_MIN).for_each(|(y, x)| {
-            for (place, (y, share)) in y.iter_mut().zip(shares).enumerate() {
-                *y = share * pixels(sliding, place).map(|pixel| x[pixel]).sum::<f32>();
+        let (sliding, shares, n) = (&self.sliding, &self.shares, call.batch);
+        let channels = call.output.par_chunks_exact_mut(sliding.places() * n);
+        channels.zip(x.par_chunks_exact(sliding.len() * n)).for_each(|(y, x)| {
+            for (place, (y, share)) in y.chunks_exact_mut(n).zip(shares).enumerate() {
+                y.fill(0.0);
+                for pixel in sliding.pixels(place) {
+                    y.iter_mut().zip(&x[of(pixel, n)]).for_each(|(y, x)| *y += x);
+                }
+                y.iter_mut().for_each(|y| *y *= share);
             }
         });
     }
@@ -138,12 +193,15 @@ impl Kernel for AveragePool {
     fn backward(&mut self, call: Backward<'_>) {
         let Some(Some(gradient)) = call.input_gradients.first_mut() else { return };
         gradient.clear_unless_adding();
-        let (sliding, shares) = (&self.sliding, &self.shares);
-        let dy = call.output_gradient.par_chunks_exact(sliding.places());
-        let pictures = gradient.values.par_chunks_exact_mut(sliding.pixels()).zip(dy);
-        pictures.with_min_len(PICTURES_MIN).for_each(|(dx, dy)| {
-            for (place, (dy, share)) in dy.iter().zip(shares).enumerate() {
-                pixels(sliding, place).for_each(|pixel| dx[pixel] += share * dy);
+        let (sliding, shares, n) = (&self.sliding, &self.shares, call.batch);
+        let dy = call.output_gradient.par_chunks_exact(sliding.places() * n);
+        let channels = gradient.values.par_chunks_exact_mut(sliding.len() * n).zip(dy);
+        channels.for_each(|(dx, dy)| {
+            for (place, (dy, share)) in dy.chunks_exact(n).zip(shares).enumerate() {
+                for pixel in sliding.pixels(place) {
+                    let dx = &mut dx[of(pixel, n)];
+                    dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx += share * dy);
+                }
             }
         });
     }
@@ -155,23 +213,47 @@ impl Kernel for AveragePool {
 #[derive(Debug)]
 pub(super) struct GlobalAveragePool;
 
+/// Pixels whose sum is built up before it is added to the whole: sums of sums stay exact enough.
+const PIXELS: usize = 64;
+
 impl Kernel for GlobalAveragePool {
+    fn reads(&self) -> Reads {
+        Reads::NOTHING
+    }
+
     fn forward(&mut self, call: Forward<'_>) {
         let Some(x) = call.inputs.first() else { return };
+        let n = call.batch;
         let pixels = x.len() / call.output.len();
         let share = narrow(count(pixels).recip());
-        let pictures = x.chunks_exact(pixels);
-        call.output.iter_mut().zip(pictures).for_each(|(y, x)| *y = share * sum(x));
+        let channels = call.output.par_chunks_exact_mut(n).zip(x.par_chunks_exact(pixels * n));
+        channels.for_each_init(
+            || vec![0.0; n],
+            |partial, (y, x)| {
+                y.fill(0.0);
+                for pixels in x.chunks(PIXELS * n) {
+                    partial.fill(0.0);
+                    for x in pixels.chunks_exact(n) {
+                        partial.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
+                    }
+                    y.iter_mut().zip(&*partial).for_each(|(y, sum)| *y += sum);
+                }
+                y.iter_mut().for_each(|y| *y *= share);
+            },
+        );
     }
 
     fn backward(&mut self, call: Backward<'_>) {
         let Some(Some(gradient)) = call.input_gradients.first_mut() else { return };
+        let n = call.batch;
         let pixels = gradient.values.len() / call.output_gradient.len();
         let share = narrow(count(pixels).recip());
         let add = gradient.add;
-        let pictures = gradient.values.chunks_exact_mut(pixels);
-        for (values, dy) in pictures.zip(call.output_gradient) {
-            Gradient { values, add }.put(std::iter::repeat_n(share * dy, pixels));
-        }
+        let channels = gradient.values.par_chunks_exact_mut(pixels * n);
+        channels.zip(call.output_gradient.par_chunks_exact(n)).for_each(|(values, dy)| {
+            for values in values.chunks_exact_mut(n) {
+                Gradient { values, add }.put(dy.iter().map(|dy| share * dy));
+            }
+        });
     }
 }

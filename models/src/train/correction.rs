@@ -16,6 +16,11 @@ impl Corrections {
         self.anchors = anchors;
     }
 
+    #[cfg(test)]
+    pub(super) fn anchors(&self) -> &[Vec<f32>] {
+        &self.anchors
+    }
+
     pub(super) fn set_controls(&mut self, controls: Option<&Parameters>) {
         let items = controls.map_or(&[][..], Parameters::items);
         self.controls = items.iter().map(|item| item.values.clone()).collect();

@@ -57,6 +57,10 @@ impl Definition {
         Ok((Self { model, graph: bare, kept, layout }, graph))
     }
 
+    pub(super) fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
     /// Weights and running statistics, by name.
     pub(super) fn kept(&self) -> &[ValueId] {
         &self.kept

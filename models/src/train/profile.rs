@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::graph::Graph;
-use crate::kernels::multiply_squares;
+use crate::kernels::{Forward, Kernel, square_product};
 
 /// What the nodes of one kind took, all steps together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,21 +24,35 @@ pub struct OperatorTime {
 #[derive(Debug)]
 pub struct SquareProduct {
     size: usize,
+    kernel: Box<dyn Kernel>,
     a: Vec<f32>,
     b: Vec<f32>,
     out: Vec<f32>,
+    scratch: Vec<f32>,
 }
 
 impl SquareProduct {
     /// Matrices of `size` rows and columns.
     pub fn new(size: usize) -> Self {
         let ones = || vec![1.0; size * size];
-        Self { size, a: ones(), b: ones(), out: ones() }
+        let kernel = square_product(size);
+        Self { size, kernel, a: ones(), b: ones(), out: ones(), scratch: Vec::new() }
     }
 
     /// Multiplies them; the number of floating-point operations.
     pub fn multiply(&mut self) -> f64 {
-        multiply_squares(self.size, &self.a, &self.b, &mut self.out);
+        let needed = self.kernel.scratch(self.size, rayon::current_num_threads());
+        self.scratch.resize(needed, 0.0);
+        self.kernel.forward(Forward {
+            batch: self.size,
+            training: false,
+            again: false,
+            step: 0,
+            inputs: &[&self.b, &self.a],
+            states: &mut [],
+            output: &mut self.out,
+            scratch: &mut self.scratch,
+        });
         #[expect(clippy::cast_precision_loss, reason = "sizes are far below 2^17")]
         let operations = 2.0 * (self.size as f64).powi(3);
         operations

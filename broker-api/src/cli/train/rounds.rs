@@ -1,6 +1,10 @@
 //! Rounds on one line each.
 
-use jobs::report::{Failure, UpdateReport};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use jobs::id::Millis;
+use jobs::report::{Failure, Progress, UpdateReport};
 use jobs::round::Outcome;
 
 use crate::cli::table;
@@ -8,6 +12,58 @@ use crate::cli::table;
 /// Stands above the lines of [`line()`].
 pub(in crate::cli) const HEADING: &str =
     "round      loss  accuracy  devices      moved      time  missing";
+
+/// How far a device is, in words.
+pub(in crate::cli) fn progress(progress: &Progress) -> String {
+    let Progress { step, steps, loss, examples_per_second, .. } = progress;
+    let mut text = format!("step {step} of {steps}");
+    if let Some(epoch) = progress.epoch {
+        let _ = write!(text, ", epoch {epoch}");
+    }
+    let _ = write!(text, ", loss {loss:.4}");
+    if let Some(accuracy) = progress.accuracy {
+        let _ = write!(text, ", accuracy {}", table::percent(accuracy));
+    }
+    let _ = write!(text, ", {examples_per_second:.0} examples/s");
+    if let Some(Millis(remaining)) = progress.remaining_ms {
+        let _ = write!(text, ", {}", left(remaining));
+    }
+    text
+}
+
+/// The share of its steps that a device has taken.
+#[expect(clippy::cast_precision_loss, reason = "a share is shown")]
+pub(in crate::cli) fn share(progress: Option<&Progress>) -> f64 {
+    progress.map_or(0.0, |progress| progress.step as f64 / progress.steps.max(1) as f64)
+}
+
+/// How far devices are, on one line: of a single one all that is known, of several their shares
+/// and the longest time left.
+pub(in crate::cli) fn on_the_way(devices: &BTreeMap<String, Option<Progress>>) -> String {
+    if let (1, Some((device, Some(only)))) = (devices.len(), devices.first_key_value()) {
+        return format!("{device}: {}", progress(only));
+    }
+    let each = devices
+        .iter()
+        .map(|(device, progress)| format!("{device} {:.0} %", share(progress.as_ref()) * 100.0));
+    let mut text = each.collect::<Vec<_>>().join(", ");
+    let remaining = devices.values().flatten().filter_map(|progress| progress.remaining_ms).max();
+    if let Some(Millis(longest)) = remaining {
+        text = format!("{}; {text}", left(longest));
+    }
+    text
+}
+
+/// A time to wait: `12 s left`, `3:05 left`, `2:00:07 left`.
+fn left(ms: u64) -> String {
+    let seconds = ms.div_ceil(1000);
+    let (hours, minutes, rest) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{rest} s left"),
+        (0, _) => format!("{minutes}:{rest:02} left"),
+        _ => format!("{hours}:{minutes:02}:{rest:02} left"),
+    }
+}
 
 /// Loss and accuracy of a round: the judgement of the new model when there is one, else what
 /// devices said of their own training; both weighted by examples.
@@ -147,6 +203,43 @@ mod tests {
         }
         let text = "2 rounds, 2 devices, accuracy 80.0 % on 150 test examples";
         assert_eq!(summary(&[outcome.clone(), outcome]), text);
+    }
+
+    #[test]
+    fn progress_is_told_as_far_as_it_is_known() {
+        let old = json!({"step": 3, "steps": 9, "loss": 0.5, "examples_per_second": 80.4});
+        let mut new = old.clone();
+        let words = |value: &serde_json::Value| {
+            progress(&serde_json::from_value::<Progress>(value.clone()).unwrap())
+        };
+        assert_eq!(words(&old), "step 3 of 9, loss 0.5000, 80 examples/s");
+        new["epoch"] = json!(2);
+        new["accuracy"] = json!(0.25);
+        for (ms, left) in [(0, "0 s"), (59_001, "1:00"), (185_000, "3:05"), (7_207_000, "2:00:07")]
+        {
+            new["remaining_ms"] = json!(ms);
+            let expected = format!(
+                "step 3 of 9, epoch 2, loss 0.5000, accuracy 25.0 %, 80 examples/s, {left} left"
+            );
+            assert_eq!(words(&new), expected);
+        }
+    }
+
+    #[test]
+    fn devices_on_the_way_fit_on_a_line() {
+        let at = |step, remaining| {
+            Some(Progress { step, steps: 8, remaining_ms: remaining, ..Progress::default() })
+        };
+        let named = |all: &[Option<Progress>]| -> BTreeMap<String, Option<Progress>> {
+            let names = ["a", "b", "c"].map(str::to_owned);
+            names.into_iter().zip(all.iter().copied()).collect()
+        };
+        let one = named(&[at(2, Some(Millis(1500)))]);
+        assert_eq!(on_the_way(&one), "a: step 2 of 8, loss 0.0000, 0 examples/s, 2 s left");
+        let several = named(&[at(2, Some(Millis(1500))), None, at(4, Some(Millis(61_000)))]);
+        assert_eq!(on_the_way(&several), "1:01 left; a 25 %, b 0 %, c 50 %");
+        assert_eq!(on_the_way(&named(&[at(8, None), None])), "a 100 %, b 0 %");
+        assert_eq!(on_the_way(&BTreeMap::new()), "");
     }
 
     #[test]

@@ -182,7 +182,7 @@ proptest! {
                 }
                 Op::Progress(task) => Event::Progressed {
                     task: task.clone(),
-                    progress: Progress { step: 1, steps: 2, loss: 0.5, examples_per_second: 1.0 },
+                    progress: Progress { step: 1, steps: 2, loss: 0.5, ..Progress::default() },
                 },
                 Op::Shutdown => Event::ShutdownRequested,
                 Op::Tick => Event::Tick,

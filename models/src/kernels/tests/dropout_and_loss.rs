@@ -24,6 +24,7 @@ fn dropout_drops_in_training_only_and_the_same_both_ways() {
         kernel.forward(Forward {
             batch: 4,
             training,
+            again: false,
             step,
             inputs: &[&input],
             states: &mut [],

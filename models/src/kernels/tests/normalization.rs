@@ -32,6 +32,7 @@ fn check_running_statistics(case: &Case, inputs: &[Vec<f64>]) {
         kernel.forward(Forward {
             batch: n,
             training,
+            again: false,
             step: 1,
             inputs: &slices,
             states: &mut states,

@@ -1,0 +1,173 @@
+//! Whether a training fits into memory, before it begins.
+
+use jobs::report::{Failure, FailureCode};
+use models::train::Memory;
+use sysinfo::{MemoryRefreshKind, Pid, ProcessRefreshKind, ProcessesToUpdate, System};
+
+/// One of so many parts is added for packed matrices and the allocator: the peak of ResNet-18,
+/// VGG-11, `MobileNetV2` and `SqueezeNet` lay 30 to 60 MB above an estimate of 110 to 440 MB, 15 MB
+/// of it the program.
+const MARGIN: u64 = 10;
+
+/// Memory that may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    /// So many bytes are free.
+    Free(u64),
+    /// So many bytes are allowed by the configuration.
+    Allowed(u64),
+}
+
+impl Room {
+    /// What the system and the control group of this process have left, or `max` if that is
+    /// less; `None` when nobody knows.
+    pub(super) fn now(max: Option<u64>) -> Option<Self> {
+        let (max, free) = (max.map(Self::Allowed), free().map(Self::Free));
+        max.into_iter().chain(free).min_by_key(|room| room.bytes())
+    }
+
+    fn bytes(self) -> u64 {
+        match self {
+            Self::Free(bytes) | Self::Allowed(bytes) => bytes,
+        }
+    }
+}
+
+fn free() -> Option<u64> {
+    let mut system = System::new().ok()?;
+    system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
+    let available = Some(system.available_memory()).filter(|bytes| *bytes > 0);
+    let own = sysinfo::get_current_pid().ok().and_then(|pid| group(&mut system, pid));
+    // A container has a limit of its own.
+    let outer = system.cgroup_limits();
+    let left = |limits: sysinfo::CGroupLimits| limits.total_memory.saturating_sub(limits.rss);
+    available.into_iter().chain(own.map(left)).chain(outer.map(left)).min()
+}
+
+fn group(system: &mut System, pid: Pid) -> Option<sysinfo::CGroupLimits> {
+    let wanted = ProcessRefreshKind::nothing().without_tasks();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, wanted);
+    system.process(pid)?.cgroup_limits()
+}
+
+/// What a training takes with batches of a size.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Need {
+    /// The trainer's, which has its parameters already.
+    pub(super) trainer: Memory,
+    /// The examples of a batch.
+    pub(super) batch: u64,
+}
+
+impl Need {
+    /// Bytes that are still to be taken; a checkpoint or the finished update comes on top.
+    fn more(&self) -> u64 {
+        let Memory { parameters, optimizer_state, .. } = self.trainer;
+        let trainer = self.trainer.total() - parameters;
+        let copy = (2 * parameters).max(parameters + optimizer_state);
+        let more = [copy, self.batch].into_iter().fold(trainer, u64::saturating_add);
+        more.saturating_add(more / MARGIN)
+    }
+
+    /// Bytes that grow with the batch.
+    fn per_batch(&self) -> u64 {
+        let Memory { activations, scratch, .. } = self.trainer;
+        activations.saturating_add(scratch).saturating_add(self.batch)
+    }
+}
+
+/// Refuses a training that does not fit, and says which batch size would.
+pub(super) fn check(
+    batch_size: usize,
+    need: impl Fn(usize) -> Need,
+    room: Option<Room>,
+) -> Result<(), Failure> {
+    let Some(room) = room else { return Ok(()) };
+    let fits = |batch_size| need(batch_size).more() <= room.bytes();
+    if fits(batch_size) {
+        return Ok(());
+    }
+    // The largest that fits lies from `low` to below `high`; 0 is none.
+    let (mut low, mut high) = (0, batch_size);
+    while high - low > 1 {
+        let middle = usize::midpoint(low, high);
+        if fits(middle) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    let advice = match low {
+        0 => "not even one example at a time fits, take a smaller model".to_owned(),
+        size => format!("a batch size of {size} fits"),
+    };
+    let need = need(batch_size);
+    let message = format!(
+        "training needs {} more memory, {}; batches of {batch_size} examples take {} of it: \
+         {advice}",
+        megabytes(need.more()),
+        match room {
+            Room::Free(bytes) => format!("the device has {} free", megabytes(bytes)),
+            Room::Allowed(bytes) => format!("--training-bytes allows {}", megabytes(bytes)),
+        },
+        megabytes(need.per_batch()),
+    );
+    Err(Failure::new(FailureCode::OutOfMemory, message))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "one digit is shown")]
+fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_has_room_and_a_limit_makes_it_smaller() {
+        let room = Room::now(None).unwrap();
+        assert!(room.bytes() > 10_000_000, "{room:?}");
+        assert_eq!(Room::now(Some(5)), Some(Room::Allowed(5)));
+        assert!(matches!(Room::now(Some(u64::MAX)), Some(Room::Free(_))));
+    }
+
+    /// 6 MB whatever the batch, 0.5 MB for each example.
+    fn need(batch: usize) -> Need {
+        let trainer = Memory {
+            parameters: 1_000_000,
+            gradients: 1_000_000,
+            optimizer_state: 2_000_000,
+            activations: 400_000 * batch as u64,
+            scratch: 60_000 * batch as u64,
+        };
+        Need { trainer, batch: 40_000 * batch as u64 }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_both_figures_and_what_would() {
+        assert_eq!(check(64, need, None), Ok(()));
+        assert_eq!(check(64, need, Some(Room::Free(41_800_000))), Ok(()));
+        let failure = check(64, need, Some(Room::Free(41_799_999))).unwrap_err();
+        assert_eq!(failure.code, FailureCode::OutOfMemory);
+        assert_eq!(
+            failure.message,
+            "training needs 41.8 MB more memory, the device has 41.8 MB free; batches of 64 \
+             examples take 32.0 MB of it: a batch size of 63 fits"
+        );
+        for (room, words) in [
+            (
+                16_500_000,
+                "allows 16.5 MB; batches of 64 examples take 32.0 MB of it: a batch size of 18 fits",
+            ),
+            (7_150_000, "a batch size of 1 fits"),
+            (7_149_999, "not even one example at a time fits, take a smaller model"),
+        ] {
+            let message = check(64, need, Some(Room::Allowed(room))).unwrap_err().message;
+            assert!(message.ends_with(words), "{message}");
+            assert!(message.len() <= 200, "brokers keep so much: {message}");
+        }
+        let message = check(1, need, Some(Room::Free(1))).unwrap_err().message;
+        assert!(message.contains("not even one"), "{message}");
+    }
+}

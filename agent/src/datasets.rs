@@ -8,7 +8,11 @@ use std::time::{Duration, Instant};
 use jobs::device::DatasetFacts;
 use jobs::id::DatasetName;
 use jobs::report::{Failure, FailureCode};
-use models::dataset::{self, Dataset, DatasetError};
+use models::dataset::{self, Dataset, DatasetError, Limits};
+
+use folder::Folder;
+
+mod folder;
 
 /// Why a data set cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -41,10 +45,16 @@ pub(crate) struct Datasets {
     sets: BTreeMap<DatasetName, Arc<Entry>>,
 }
 
+/// Channels whose mean and deviation are declared, at most: a message has a megabyte.
+const CHANNELS_MAX: usize = 4096;
+/// A device's memory over this is what the examples of one data set may take.
+const MEMORY_SHARE: u64 = 2;
+
 #[derive(Debug)]
 struct Entry {
     name: DatasetName,
     path: PathBuf,
+    limits: Limits,
     facts: Mutex<Option<DatasetFacts>>,
     /// Held while decoding, so that it is done once.
     decoded: Mutex<Option<Decoded>>,
@@ -54,13 +64,22 @@ struct Entry {
 struct Decoded {
     dataset: Arc<Dataset>,
     used: Instant,
+    /// How long decoding took.
+    took: Duration,
 }
 
+/// What took long to decode is kept for so many times as long.
+const KEPT_FACTOR: u32 = 20;
+
 impl Datasets {
-    pub(crate) fn new(paths: BTreeMap<DatasetName, PathBuf>) -> Self {
+    /// The data sets of a device with so many bytes of memory.
+    pub(crate) fn new(paths: BTreeMap<DatasetName, PathBuf>, memory: u64) -> Self {
+        let share = usize::try_from(memory / MEMORY_SHARE).unwrap_or(usize::MAX);
+        // A device that does not know its memory has no smaller limit.
+        let limits = if share == 0 { Limits::default() } else { Limits { bytes: share } };
         let entry = |(name, path): (DatasetName, PathBuf)| {
             let (facts, decoded) = (Mutex::default(), Mutex::default());
-            (name.clone(), Arc::new(Entry { name, path, facts, decoded }))
+            (name.clone(), Arc::new(Entry { name, path, limits, facts, decoded }))
         };
         Self { sets: paths.into_iter().map(entry).collect() }
     }
@@ -100,12 +119,16 @@ impl Datasets {
         entry.get().map_err(|error| Failure::new(FailureCode::InvalidDataset, error.to_string()))
     }
 
-    /// Lets go of what nobody used for so long; it is decoded again when needed.
+    /// Lets go of what nobody used for so long, or longer when decoding took long; it is decoded
+    /// again when needed.
     pub(crate) fn forget_unused(&self, after: Duration) {
         for entry in self.sets.values() {
             // Whoever decodes now holds the lock and uses it.
             let Ok(mut decoded) = entry.decoded.try_lock() else { continue };
-            if decoded.as_ref().is_some_and(|decoded| decoded.used.elapsed() >= after) {
+            let unused = |decoded: &Decoded| {
+                decoded.used.elapsed() >= after.max(decoded.took.saturating_mul(KEPT_FACTOR))
+            };
+            if decoded.as_ref().is_some_and(unused) {
                 *decoded = None;
             }
         }
@@ -119,9 +142,11 @@ impl Entry {
             decoded.used = Instant::now();
             return Ok(decoded.dataset.clone());
         }
+        let begun = Instant::now();
         let dataset = Arc::new(self.decode()?);
+        let took = begun.elapsed();
         *lock(&self.facts) = Some(describe(&self.name, &dataset));
-        *decoded = Some(Decoded { dataset: dataset.clone(), used: Instant::now() });
+        *decoded = Some(Decoded { dataset: dataset.clone(), used: Instant::now(), took });
         Ok(dataset)
     }
 
@@ -131,12 +156,8 @@ impl Entry {
             path: self.path.clone(),
             source,
         };
-        let mut contents = Vec::new();
-        for file in files(&self.path).map_err(unreadable)? {
-            let bytes = std::fs::read(&file).map_err(unreadable)?;
-            contents.push((file_name(&file), bytes));
-        }
-        dataset::decode(&contents).map_err(|source| DataError::Invalid {
+        let folder = Folder::open(&self.path).map_err(unreadable)?;
+        dataset::decode(&folder, self.limits).map_err(|source| DataError::Invalid {
             name: self.name.clone(),
             path: self.path.clone(),
             source,
@@ -144,36 +165,27 @@ impl Entry {
     }
 }
 
-/// The files of a data set, in name order: those of a folder, or the one.
+/// Whether a data set is there: a file, or a folder that is not empty.
 ///
 /// # Errors
 /// When the path cannot be read, or the folder is empty.
-pub(crate) fn files(path: &Path) -> std::io::Result<Vec<PathBuf>> {
+pub(crate) fn check(path: &Path) -> std::io::Result<()> {
     if !std::fs::metadata(path)?.is_dir() {
-        std::fs::File::open(path)?;
-        return Ok(vec![path.to_owned()]);
+        return std::fs::File::open(path).map(drop);
     }
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(path)? {
-        let file = entry?.path();
-        if file.is_file() && !file_name(&file).starts_with('.') {
-            files.push(file);
-        }
+    match std::fs::read_dir(path)?.next() {
+        Some(entry) => entry.map(drop),
+        None => Err(std::io::Error::other("the folder has no files")),
     }
-    files.sort();
-    if files.is_empty() {
-        return Err(std::io::Error::other("the folder has no files"));
-    }
-    Ok(files)
-}
-
-fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn describe(name: &DatasetName, dataset: &Dataset) -> DatasetFacts {
-    let shape = if dataset.train.is_empty() { dataset.test.shape } else { dataset.train.shape };
+    let shape = dataset.example_shape();
     let counts = dataset.train.class_counts(dataset.classes);
+    let statistics = dataset.train.statistics();
+    let statistics = statistics.filter(|found| found.mean.len() <= CHANNELS_MAX);
+    let (channel_mean, channel_std) =
+        statistics.map(|found| (found.mean, found.std)).unwrap_or_default();
     DatasetFacts {
         name: name.clone(),
         format: dataset.format.to_owned(),
@@ -183,8 +195,10 @@ fn describe(name: &DatasetName, dataset: &Dataset) -> DatasetFacts {
         test_examples: dataset.test.labels.len() as u64,
         train_class_counts: counts.into_iter().map(|count| count as u64).collect(),
         labels: dataset.class_names.clone(),
-        mean: vec![dataset.mean],
-        std: vec![dataset.std],
+        mean: dataset.normalization.mean.clone(),
+        std: dataset.normalization.std.clone(),
+        channel_mean,
+        channel_std,
     }
 }
 

@@ -52,6 +52,7 @@ impl Device {
         link: watch::Receiver<LinkState>,
     ) -> Self {
         let blobs = Blobs::new(client.clone());
+        let facts = facts::read(state.dir());
         Self {
             clock: Clock::new(),
             context: async_nats::jetstream::new(client.clone()),
@@ -62,12 +63,12 @@ impl Device {
                 config.cache_bytes,
             ),
             blobs,
-            datasets: Datasets::new(config.data.clone()),
+            datasets: Datasets::new(config.data.clone(), facts.memory.0),
             buffer: Buffer::new(state.telemetry()),
             tasks: watch::Sender::default(),
             models: watch::Sender::default(),
             probe: Arc::new(Mutex::new(Probe::new())),
-            facts: facts::read(state.dir()),
+            facts,
             instance: random_id(),
             client,
             link,

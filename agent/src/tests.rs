@@ -176,7 +176,7 @@ fn write_digits(dir: &Path, train: usize, test: usize) {
             .enumerate()
             .flat_map(|(n, label)| (0..16).map(move |at| pixel(*label, at % 4, n)))
             .collect();
-        let examples = Examples { shape: [1, 4, 4], pixels, labels };
+        let examples = Examples::pictures([1, 4, 4], pixels, labels);
         let (images, labels) = idx::encode(&examples).unwrap();
         std::fs::write(dir.join(format!("{split}-images-idx3-ubyte")), images).unwrap();
         std::fs::write(dir.join(format!("{split}-labels-idx1-ubyte")), labels).unwrap();

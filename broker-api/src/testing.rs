@@ -353,7 +353,7 @@ pub(crate) fn examples(device: &DeviceId) -> u64 {
     if number(device) > 1.0 { 30 } else { 10 }
 }
 
-fn hello(name: &str) -> Hello {
+pub(crate) fn hello(name: &str) -> Hello {
     Hello {
         device: id(name),
         instance: crate::broker::new_job_id().to_string(),
@@ -373,6 +373,8 @@ fn hello(name: &str) -> Hello {
             labels: ["a", "b", "c"].map(str::to_owned).to_vec(),
             mean: vec![0.5],
             std: vec![0.5],
+            channel_mean: vec![],
+            channel_std: vec![],
         }],
         engines: vec!["native".to_owned()],
         facts: Facts::default(),

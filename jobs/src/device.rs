@@ -74,9 +74,9 @@ pub struct Facts {
 pub struct DatasetFacts {
     /// The name that jobs use.
     pub name: DatasetName,
-    /// The file format, such as `idx` or `cifar10`.
+    /// The file format: `cifar10`, `cifar100`, `idx`, `image_folder`, `csv` or `text`.
     pub format: String,
-    /// Shape of one example, `[c, h, w]`.
+    /// Shape of one example: `[c, h, w]` of pictures, `[d]` of others.
     pub shape: Vec<u32>,
     /// Number of classes.
     pub classes: u32,
@@ -97,6 +97,13 @@ pub struct DatasetFacts {
     /// See `mean`.
     #[serde(default)]
     pub std: Vec<f32>,
+    /// Mean of each channel over the training examples, pixels being 0 to 1; each column of a
+    /// table is a channel. Empty when there are no channels or too many.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub channel_mean: Vec<f32>,
+    /// Standard deviation of each channel over the training examples.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub channel_std: Vec<f32>,
 }
 
 /// Alive: sent every `heartbeat_ms`.

@@ -13,10 +13,12 @@ use crate::id::{
 };
 use crate::selector::Selector;
 
+mod examples;
 mod local;
 mod schedule;
 mod validate;
 
+pub use self::examples::{Augment, AugmentError, Normalization, NormalizationError};
 use self::local::is_default;
 pub use self::local::{LocalTraining, Loss, LossError, Optimizer, OptimizerError};
 pub use self::schedule::{Schedule, ScheduleError};
@@ -389,6 +391,9 @@ pub struct EvaluateTask {
     pub dataset: DatasetName,
     /// Examples per step.
     pub batch_size: u32,
+    /// How values become inputs, as in the training.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub normalization: Normalization,
     /// What is reported as the loss.
     #[serde(default, skip_serializing_if = "is_default")]
     pub loss: Loss,

@@ -21,9 +21,9 @@ use jobs::report::{
 };
 use jobs::selector::Selector;
 use jobs::spec::{
-    EvaluateTask, InferInput, InferSpec, InferTask, JobSpec, LocalTraining, Loss, Offer, Optimizer,
-    Participation, Purpose, Schedule, Task, TaskId, TaskWork, TensorHeader, TrainSpec, TrainTask,
-    WorkSpec,
+    Augment, EvaluateTask, InferInput, InferSpec, InferTask, JobSpec, LocalTraining, Loss,
+    Normalization, Offer, Optimizer, Participation, Purpose, Schedule, Task, TaskId, TaskWork,
+    TensorHeader, TrainSpec, TrainTask, WorkSpec,
 };
 use jobs::wire;
 use serde::Serialize;
@@ -79,6 +79,23 @@ fn messages_travel_as_agreed() {
     assert_eq!(there, golden.0, "files, and messages that are compared with them");
 }
 
+fn digits() -> DatasetFacts {
+    DatasetFacts {
+        name: parse("digits"),
+        format: "idx".to_owned(),
+        shape: vec![1, 8, 8],
+        classes: 2,
+        train_examples: 479,
+        test_examples: 21,
+        train_class_counts: vec![400, 79],
+        labels: vec!["0".to_owned(), "1".to_owned()],
+        mean: vec![0.25],
+        std: vec![0.5],
+        channel_mean: vec![0.125],
+        channel_std: vec![0.25],
+    }
+}
+
 fn fleet(golden: &mut Golden) {
     let hello = Hello {
         device: parse("pi-3"),
@@ -88,18 +105,7 @@ fn fleet(golden: &mut Golden) {
         agent_version: "0.1.0".to_owned(),
         groups: vec![parse("lab")],
         labels: BTreeMap::from([("site".to_owned(), "Bonn".to_owned())]),
-        datasets: vec![DatasetFacts {
-            name: parse("digits"),
-            format: "idx".to_owned(),
-            shape: vec![1, 8, 8],
-            classes: 2,
-            train_examples: 479,
-            test_examples: 21,
-            train_class_counts: vec![400, 79],
-            labels: vec!["0".to_owned(), "1".to_owned()],
-            mean: vec![0.25],
-            std: vec![0.5],
-        }],
+        datasets: vec![digits()],
         engines: vec!["native".to_owned(), "tract".to_owned()],
         facts: Facts {
             arch: "aarch64".to_owned(),
@@ -180,9 +186,15 @@ fn offers(golden: &mut Golden) {
         parameters: blob(),
         dataset: parse("digits"),
         batch_size: 32,
+        normalization: Normalization::Format,
         loss: Loss::CrossEntropy,
     };
     golden.same("offer-evaluate", &offer(Purpose::Evaluate, TaskWork::Evaluate(evaluate.clone())));
+    let fixed = EvaluateTask {
+        normalization: Normalization::Fixed { mean: vec![0.5], std: vec![0.25] },
+        ..evaluate.clone()
+    };
+    golden.same("offer-evaluate-fixed", &offer(Purpose::Evaluate, TaskWork::Evaluate(fixed)));
     let evaluate = EvaluateTask { loss: Loss::Mse, ..evaluate };
     golden.same("offer-evaluate-mse", &offer(Purpose::Evaluate, TaskWork::Evaluate(evaluate)));
     let infer = |input, answer_to| InferTask { model: model(), input, top: 3, answer_to };
@@ -290,6 +302,8 @@ fn jobs(golden: &mut Golden) {
             gradient_norm_max: Some(2.0),
             label_smoothing: 0.125,
             frozen: vec!["stem.*".to_owned()],
+            augment: vec![Augment::Flip, Augment::PadCrop, Augment::Cutout],
+            normalization: Normalization::Dataset,
             ..LocalTraining::default()
         },
         ..train.clone()

@@ -11,12 +11,14 @@ use crate::params::append_le_bytes;
 
 mod foreign;
 pub mod messages;
+mod normalize;
 
 pub use messages::{
     AttributeProto, Dimension, DimensionValue, GraphProto, ModelProto, NodeProto,
     OperatorSetIdProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, TypeValue,
     ValueInfoProto,
 };
+pub use normalize::NormalizeError;
 
 /// `TensorProto.DataType.FLOAT`
 pub const FLOAT: i32 = 1;

@@ -111,43 +111,66 @@ impl Preprocessing {
 /// [`PictureError`]; the size is judged before anything is decoded.
 pub fn to_tensor(bytes: &[u8], preprocessing: &Preprocessing) -> Result<Tensor, PictureError> {
     preprocessing.check()?;
-    let picture = decode(bytes)?;
     let (width, height) = (preprocessing.width, preprocessing.height);
+    let planes = to_planes(bytes, width, height, preprocessing.channels == 1)?;
+    Ok(arrange(&planes, preprocessing))
+}
+
+/// The pixels 0 to 255 of a JPEG or PNG at a size, as [`to_tensor`] has them before they are
+/// normalised: one plane, `[height, width]`, if it is to be grey, else red, green and blue.
+///
+/// # Errors
+/// [`PictureError`]; the size is judged before anything is decoded.
+pub fn to_planes(
+    bytes: &[u8],
+    width: u32,
+    height: u32,
+    in_grey: bool,
+) -> Result<Vec<Vec<u8>>, PictureError> {
+    let picture = decode(bytes)?;
     let resized = if picture.dimensions() == (width, height) {
         picture
     } else {
         imageops::resize(&picture, width, height, imageops::FilterType::Triangle)
     };
-    let channels = if preprocessing.channels == 1 {
+    Ok(if in_grey {
         vec![resized.pixels().map(|pixel| grey(pixel.0)).collect()]
     } else {
         (0..3).map(|at| resized.pixels().map(|pixel| pixel.0[at]).collect()).collect()
-    };
-    Ok(arrange(&channels, preprocessing))
+    })
+}
+
+/// Width and height of a JPEG or PNG, without decoding it.
+///
+/// # Errors
+/// [`PictureError::Decode`].
+pub fn dimensions(bytes: &[u8]) -> Result<(u32, u32), PictureError> {
+    reader(bytes)?.into_dimensions().map_err(|error| PictureError::Decode(error.to_string()))
+}
+
+/// A reader of either format.
+fn reader(bytes: &[u8]) -> Result<ImageReader<Cursor<&[u8]>>, PictureError> {
+    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format();
+    let reader = reader.map_err(|error| PictureError::Decode(error.to_string()))?;
+    match reader.format() {
+        Some(ImageFormat::Jpeg | ImageFormat::Png) => Ok(reader),
+        other => {
+            let found = other.map_or("another thing".to_owned(), |format| format!("{format:?}"));
+            Err(PictureError::Decode(format!("found {found} of {} bytes", bytes.len())))
+        }
+    }
 }
 
 /// The decoded picture in red, green and blue.
 fn decode(bytes: &[u8]) -> Result<RgbImage, PictureError> {
     let failed = |error: &dyn std::fmt::Display| PictureError::Decode(error.to_string());
-    let reader = || {
-        let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format();
-        let reader = reader.map_err(|error| failed(&error))?;
-        match reader.format() {
-            Some(ImageFormat::Jpeg | ImageFormat::Png) => Ok(reader),
-            other => {
-                let found =
-                    other.map_or("another thing".to_owned(), |format| format!("{format:?}"));
-                Err(PictureError::Decode(format!("found {found} of {} bytes", bytes.len())))
-            }
-        }
-    };
-    let (width, height) = reader()?.into_dimensions().map_err(|error| failed(&error))?;
+    let (width, height) = dimensions(bytes)?;
     let pixels = u64::from(width) * u64::from(height);
     if pixels > PIXELS_MAX {
         return Err(PictureError::TooLarge { pixels });
     }
     // Guarded, since the bytes are foreign and the decoders are not ours.
-    let reader = reader()?;
+    let reader = reader(bytes)?;
     let decoded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| reader.decode()));
     match decoded {
         Ok(Ok(picture)) => Ok(picture.into_rgb8()),

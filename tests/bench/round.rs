@@ -107,11 +107,8 @@ async fn moving_only(world: &World, size: usize) -> Duration {
 fn write_data(folder: &Path, side: u16) {
     std::fs::create_dir(folder).unwrap();
     let pixels = usize::from(side) * usize::from(side);
-    let examples = Examples {
-        shape: [1, side.into(), side.into()],
-        pixels: vec![0; 8 * pixels],
-        labels: (0..8).collect(),
-    };
+    let shape = [1, side.into(), side.into()];
+    let examples = Examples::pictures(shape, vec![0; 8 * pixels], (0..8).collect());
     let (images, labels) = idx::encode(&examples).unwrap();
     for split in ["train", "t10k"] {
         std::fs::write(folder.join(format!("{split}-images-idx3-ubyte")), &images).unwrap();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::PathBuf;
 
-use models::dataset::{self, Examples};
+use models::dataset::{self, Examples, Limits};
 use serde::Deserialize;
 
 /// One model with images and ONNX Runtime's answers.
@@ -59,8 +59,8 @@ const DIFFERENCE_MAX: f32 = 1e-3;
 /// The CIFAR-10 models, or nothing where the data is absent.
 pub(crate) fn cifar10() -> Option<Vec<Case>> {
     let expected: Expected = serde_json::from_slice(&read("expected_cifar10.json")?).unwrap();
-    let images = [("test_batch.bin.gz".to_owned(), read("cifar10/test_jpeg_2000.bin.gz")?)];
-    let examples = dataset::decode(&images).unwrap().test;
+    let images = vec![("test_batch.bin.gz".to_owned(), read("cifar10/test_jpeg_2000.bin.gz")?)];
+    let examples = dataset::decode(&images, Limits::default()).unwrap().test;
     let cases = expected.results.into_iter().map(|(key, answers)| {
         let (name, _) = key.split_once(" @ ").unwrap();
         let nhwc = answers.layout == "NHWC";
@@ -79,7 +79,7 @@ pub(crate) fn mnist() -> Option<Vec<Case>> {
         .iter()
         .map(|file| Some(((*file).to_owned(), read(&format!("mnist/{file}"))?)))
         .collect::<Option<_>>()?;
-    let examples = dataset::decode(&files).unwrap().test;
+    let examples = dataset::decode(&files, Limits::default()).unwrap().test;
     let cases = expected.results.into_iter().map(|(name, answers)| {
         let shape = answers.shape.as_ref().unwrap()[1..].to_vec();
         let divisor = answers.divide_by.unwrap();

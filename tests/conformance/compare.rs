@@ -85,7 +85,7 @@ fn input(case: &Case, indices: &[usize]) -> Tensor {
     let size = c * h * w;
     let mut values = Vec::with_capacity(indices.len() * size);
     for &index in indices {
-        let pixels = &case.examples.pixels[index * size..(index + 1) * size];
+        let pixels = case.examples.picture(index).unwrap();
         for at in 0..size {
             let (channel, at) =
                 if case.nhwc { (at % c, (at % c) * h * w + at / c) } else { (at / (h * w), at) };

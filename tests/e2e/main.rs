@@ -10,6 +10,7 @@ mod bad_files;
 mod bad_requests;
 mod commands;
 mod faults;
+mod formats;
 mod main_job;
 mod onnx_runtime;
 mod operators;

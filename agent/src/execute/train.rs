@@ -7,7 +7,7 @@ use jobs::id::{BlobRef, Digest, Millis};
 use jobs::report::{EvaluationReport, Failure, FailureCode, ReportBody, UpdateReport};
 use jobs::spec::{EvaluateTask, TaskId, TrainTask};
 use link::blobs::Existing;
-use models::dataset::{Dataset, Examples, Order};
+use models::dataset::{Batches, Dataset, Examples, Normalization, Order};
 use models::params::Parameters;
 use models::train::{Loss, Optimizer, Settings, Sgd, TrainError, Trainer};
 use tokio::sync::mpsc;
@@ -167,8 +167,10 @@ impl LocalRun {
         parameters: &[u8],
     ) -> Result<Trained, Failure> {
         let dataset = device.datasets.get(&self.task.dataset)?;
-        let mut saver = device.checkpoints.of(&self.id, self.key(&dataset));
-        let trained = self.train(graph, parameters, &dataset, &mut saver);
+        let normalization = settings::normalization(&self.task.local.normalization, &dataset)?;
+        let key = key(&self.id, &self.task, &dataset, &normalization);
+        let mut saver = device.checkpoints.of(&self.id, key);
+        let trained = self.train(graph, parameters, &dataset, &normalization, &mut saver);
         match trained {
             Ok((parameters, sums, steps)) => {
                 let examples = dataset.train.len() as u64;
@@ -190,6 +192,7 @@ impl LocalRun {
         graph: &[u8],
         parameters: &[u8],
         dataset: &Arc<Dataset>,
+        normalization: &Normalization,
         saver: &mut Saver,
     ) -> Result<(Vec<u8>, Sums, u64), Failure> {
         let local = &self.task.local;
@@ -202,12 +205,14 @@ impl LocalRun {
         let per_epoch = examples.len().div_ceil(batch_size) as u64;
         let all = per_epoch * u64::from(local.epochs);
         let all = local.steps_max.map_or(all, |max| all.min(u64::from(max)));
+        let augmentation = settings::augmentation(&local.augment, dataset)?;
+        let mut batches =
+            Batches::new(examples, normalization).augmented(augmentation, self.task.seed);
         let (optimizer, settings) = settings::of(&self.task, all);
         let mut trainer = prepare(graph, parameters, optimizer, settings, dataset)?;
         self.check_memory(&trainer, examples)?;
         let (step, mut sums) = resume(&mut trainer, saver);
         let mut meter = Meter::new(Steps { per_epoch, all }, step);
-        let (mut x, mut labels) = (Vec::new(), Vec::new());
         while !meter.is_done() {
             let (epoch, taken) = meter.place();
             if taken == 0 {
@@ -224,8 +229,8 @@ impl LocalRun {
                     }
                     return Err(failure);
                 }
-                examples.batch(indices, dataset.mean, dataset.std, &mut x, &mut labels);
-                let done = trainer.step(&x, &labels).map_err(|e| failures::of_training(&e))?;
+                let (x, labels) = batches.get(indices, epoch);
+                let done = trainer.step(x, labels).map_err(|e| failures::of_training(&e))?;
                 sums.add(done.loss, done.correct, done.examples);
                 if let Some(latest) = meter.count(done.loss, done.correct, done.examples) {
                     self.tell_progress(&latest);
@@ -247,6 +252,7 @@ impl LocalRun {
         }
     }
 
+    /// The data set is decoded by now, so it is no part of what is free.
     fn check_memory(&self, trainer: &Trainer, examples: &Examples) -> Result<(), Failure> {
         let batch = examples.len().min(self.task.local.batch_size as usize);
         let need = |batch| Need {
@@ -255,17 +261,18 @@ impl LocalRun {
         };
         memory::check(batch, need, Room::now(self.memory_max))
     }
+}
 
-    /// Stands for this work, whichever attempt it is: an update of the agent, another data set
-    /// under the same name, or other settings are other work.
-    fn key(&self, dataset: &Dataset) -> Digest {
-        let TaskId { job, round, .. } = &self.id;
-        let task = serde_json::to_string(&self.task).expect("a task is plain data");
-        let counts = dataset.train.class_counts(dataset.classes);
-        let version = env!("CARGO_PKG_VERSION");
-        let text = format!("{version} {job} {round} {task} {:?} {counts:?}", dataset.train.shape);
-        link::digest::of(text.as_bytes())
-    }
+/// Stands for this work, whichever attempt it is: an update of the agent, another data set under
+/// the same name, values that become other inputs, or other settings are other work.
+fn key(id: &TaskId, task: &TrainTask, dataset: &Dataset, normalization: &Normalization) -> Digest {
+    let TaskId { job, round, .. } = id;
+    let task = serde_json::to_string(task).expect("a task is plain data");
+    let shape = dataset.train.shape;
+    let counts = dataset.train.class_counts(dataset.classes);
+    let version = env!("CARGO_PKG_VERSION");
+    let text = format!("{version} {job} {round} {task} {shape:?} {counts:?} {normalization:?}");
+    link::digest::of(text.as_bytes())
 }
 
 /// Takes the trainer to where the work was saved, if it was: the steps taken and the sums of
@@ -300,12 +307,13 @@ fn evaluate(
         return Err(Failure::new(FailureCode::InvalidDataset, message));
     }
     let indices: Vec<usize> = (0..dataset.test.len()).collect();
-    let (mut x, mut labels) = (Vec::new(), Vec::new());
+    let normalization = settings::normalization(&task.normalization, dataset)?;
+    let mut batches = Batches::new(&dataset.test, &normalization);
     let mut sums = Sums::default();
     for indices in indices.chunks(task.batch_size as usize) {
         check_stop(stopped)?;
-        dataset.test.batch(indices, dataset.mean, dataset.std, &mut x, &mut labels);
-        let done = trainer.evaluate(&x, &labels).map_err(|e| failures::of_training(&e))?;
+        let (x, labels) = batches.get(indices, 0);
+        let done = trainer.evaluate(x, labels).map_err(|e| failures::of_training(&e))?;
         sums.add(done.loss, done.correct, done.examples);
     }
     Ok(sums)
@@ -331,13 +339,12 @@ fn prepare(
 
 /// The data set's examples and classes are those of the graph.
 fn check_fit(trainer: &Trainer, dataset: &Dataset, binary: bool) -> Result<(), Failure> {
-    let shape = [&dataset.train, &dataset.test]
-        .into_iter()
-        .find(|split: &&Examples| !split.is_empty())
-        .map_or([0; 3], |split| split.shape);
+    let shape = dataset.example_shape();
     let expected = trainer.example_shape();
-    let flat = expected.len() == 1 && expected[0] == shape.iter().product::<usize>();
-    if expected != shape && !flat {
+    // Either side may be a plain vector.
+    let values = |shape: &[usize]| shape.iter().product::<usize>();
+    let flat = expected.len() == 1 || shape.len() == 1;
+    if expected != shape && !(flat && values(expected) == values(&shape)) {
         let message =
             format!("the graph takes examples of shape {expected:?}, the data set has {shape:?}");
         return Err(Failure::new(FailureCode::ShapeMismatch, message));
@@ -359,5 +366,59 @@ fn check_stop(stopped: &Stopped) -> Result<(), Failure> {
     match &*stopped.borrow() {
         Some(stop) => Err(stop.0.clone()),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jobs::id::{BlobRef, Bytes as Size};
+    use jobs::spec::{Augment, LocalTraining, Normalization as Wanted};
+    use models::dataset::{Limits, decode};
+
+    use super::*;
+
+    /// The key of a training on this table.
+    fn key_of(local: LocalTraining, files: &[(&str, &str)], attempt: u32) -> Digest {
+        let bytes = |(name, text): &(&str, &str)| ((*name).to_owned(), text.as_bytes().to_vec());
+        let files: Vec<(String, Vec<u8>)> = files.iter().map(bytes).collect();
+        let dataset = decode(&files, Limits::default()).unwrap();
+        let blob = BlobRef::by_digest(link::digest::of(b""), Size(0));
+        let normalization = settings::normalization(&local.normalization, &dataset).unwrap();
+        let name = "table".parse().unwrap();
+        let (graph, parameters) = (blob.clone(), blob);
+        let task = TrainTask {
+            graph,
+            parameters,
+            dataset: name,
+            local,
+            seed: 1,
+            rounds_done: 0,
+            rounds: 0,
+        };
+        let id = format!("job1-1-train-{attempt}").parse().unwrap();
+        key(&id, &task, &dataset, &normalization)
+    }
+
+    #[test]
+    fn a_checkpoint_is_that_of_the_same_inputs() {
+        let table = ("a.csv", "1,10,0\n3,10,1\n");
+        let plain = LocalTraining::default();
+        let by_dataset = LocalTraining { normalization: Wanted::Dataset, ..plain.clone() };
+        let first = key_of(plain.clone(), &[table], 1);
+        assert_eq!(key_of(plain.clone(), &[table], 2), first, "another attempt is the same work");
+        let flipped = LocalTraining { augment: vec![Augment::Flip], ..plain.clone() };
+        let toml = ("dataset.toml", "mean = [1.0]\n");
+        let other = ("a.csv", "1,10,0\n5,10,1\n");
+        let keys = [
+            first,
+            key_of(flipped, &[table], 1),
+            key_of(LocalTraining { normalization: Wanted::None, ..plain.clone() }, &[table], 1),
+            key_of(by_dataset.clone(), &[table], 1),
+            key_of(by_dataset, &[other], 1),
+            // The same words for other values.
+            key_of(plain, &[table, toml], 1),
+        ];
+        let different: std::collections::BTreeSet<&str> = keys.iter().map(Digest::as_str).collect();
+        assert_eq!(different.len(), keys.len());
     }
 }

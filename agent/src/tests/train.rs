@@ -1,7 +1,7 @@
 use jobs::device::Heartbeat;
 use jobs::id::Digest;
 use jobs::report::{FailureCode, UpdateReport};
-use jobs::spec::{EvaluateTask, LocalTraining, Loss, TrainTask};
+use jobs::spec::{Augment, EvaluateTask, LocalTraining, Loss, Normalization, TrainTask};
 use models::params::Parameters;
 use models::train::{Sgd, Trainer};
 
@@ -69,6 +69,7 @@ async fn a_device_trains_evaluates_and_repeats_its_report() {
         parameters: update.parameters,
         dataset: "digits".parse().unwrap(),
         batch_size: 8,
+        normalization: Normalization::Format,
         loss: Loss::default(),
     });
     world.offer(&task("job1", Purpose::Evaluate, 1, work)).await;
@@ -243,6 +244,8 @@ async fn a_training_goes_on_after_the_agent_was_ended() {
         learning_rate: 1e-3,
         proximal: 0.01,
         warm_up: 500,
+        augment: vec![Augment::Flip, Augment::PadCrop, Augment::Cutout],
+        normalization: Normalization::Dataset,
         ..LocalTraining::default()
     };
     let agent = world.join(config()).await;
@@ -302,6 +305,7 @@ async fn the_loss_of_a_job_is_that_of_its_evaluation() {
             parameters: update.parameters.clone(),
             dataset: "digits".parse().unwrap(),
             batch_size: 8,
+            normalization: Normalization::Format,
             loss,
         });
         let mut reports = world.listen(&format!("report.{job}.pi")).await;

@@ -12,11 +12,10 @@ use super::output::Output;
 use super::table::Table;
 use shares::{Plan, Share};
 
+mod describe;
 mod digits;
+mod folder;
 mod shares;
-
-/// Bytes of a data set's files together, at most.
-const FILES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 
 /// `dunlin data`
 #[derive(Debug, Args)]
@@ -29,9 +28,17 @@ pub(super) struct DataArgs {
 enum Action {
     /// Write the 1,797 handwritten digits (8 x 8 pixels, UCI) as a share for each device.
     Digits(SplitArgs),
-    /// Split a data set (CIFAR-10 binary or IDX) into a share for each device.
+    /// Show what a data set holds, as a device would read it: format, shape, examples of each
+    /// class.
+    Describe {
+        /// The folder with the data set's files, or a table (.csv).
+        #[arg(value_name = "PATH")]
+        from: PathBuf,
+    },
+    /// Split a data set (CIFAR-10 or CIFAR-100 binary, IDX, CSV, or a folder of pictures for
+    /// each class) into a share for each device.
     Split {
-        /// The folder with the data set's files.
+        /// The folder with the data set's files, or a table (.csv).
         #[arg(long, value_name = "DIR")]
         from: PathBuf,
         #[command(flatten)]
@@ -53,7 +60,7 @@ struct SplitArgs {
     /// Share of each device's examples that it tests with, 0 to below 1.
     #[arg(long, default_value_t = 0.2, value_name = "SHARE")]
     test_fraction: f64,
-    /// Pictures that no device gets, to ask the model with.
+    /// Examples that no device gets, to ask the model with.
     #[arg(long, default_value_t = 20, value_name = "N")]
     held_out: usize,
     /// The same seed gives the same shares.
@@ -78,35 +85,13 @@ fn partition(text: &str) -> Result<Partition, String> {
 pub(super) fn run(args: &DataArgs, output: &mut Output) -> Result<(), CliError> {
     match &args.action {
         Action::Digits(split) => write(&digits::load(), "digits", split, output),
+        Action::Describe { from } => describe::run(&folder::read(from)?, output),
         Action::Split { from, split } => {
             let name =
-                from.file_name().map_or_else(|| "data".into(), |name| name.to_string_lossy());
-            write(&read(from)?, &name, split, output)
+                from.file_stem().map_or_else(|| "data".into(), |name| name.to_string_lossy());
+            write(&folder::read(from)?, &name, split, output)
         }
     }
-}
-
-fn read(from: &Path) -> Result<Dataset, CliError> {
-    let wrong = |error: std::io::Error| CliError::file(from, &error);
-    let mut files = Vec::new();
-    let mut left = FILES_MAX;
-    for entry in std::fs::read_dir(from).map_err(wrong)? {
-        let entry = entry.map_err(wrong)?;
-        let metadata = std::fs::metadata(entry.path()).map_err(wrong)?;
-        if !metadata.is_file() {
-            continue;
-        }
-        left = left.checked_sub(metadata.len()).ok_or_else(|| {
-            CliError::usage(
-                format!("{} holds more than {FILES_MAX} bytes", from.display()),
-                "give a folder with the data set's files only",
-            )
-        })?;
-        let bytes = std::fs::read(entry.path()).map_err(wrong)?;
-        files.push((entry.file_name().to_string_lossy().into_owned(), bytes));
-    }
-    dataset::decode(&files)
-        .map_err(|error| CliError::usage(format!("{}: {error}", from.display()), ""))
 }
 
 fn write(
@@ -127,7 +112,7 @@ fn write(
     for (index, share) in split.shares.iter().enumerate() {
         shares::write(&args.out.join(format!("device-{}", index + 1)), data, share)?;
     }
-    shares::write_pictures(&args.out.join("held-out"), &split.held_out)?;
+    shares::write_held_out(&args.out.join("held-out"), data, &split.held_out)?;
     if output.json {
         let devices: Vec<_> = split
             .shares
@@ -148,7 +133,7 @@ fn write(
     }
     output.line(table(data, &split.shares, &args.out))?;
     let out = args.out.display();
-    output.line(format_args!("\n{} held-out pictures in {out}/held-out", split.held_out.len()))?;
+    output.line(format_args!("\n{} held-out examples in {out}/held-out", split.held_out.len()))?;
     Ok(output.line(format_args!(
         "next: dunlin-agent --nats nats://HOST:4222 --name device-1 --data {name}={out}/device-1"
     ))?)

@@ -8,7 +8,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use jobs::id::{DatasetName, JobId, Millis, ModelName};
 use jobs::job::JobState;
 use jobs::report::Progress;
-use jobs::spec::{LocalTraining, Loss, ModelQuery, Optimizer, Participation, Schedule, TrainSpec};
+use jobs::spec::{
+    Augment, LocalTraining, Loss, ModelQuery, Normalization, Optimizer, Participation, Schedule,
+    TrainSpec,
+};
 use reqwest::Method;
 use serde_json::json;
 
@@ -82,6 +85,13 @@ pub(super) struct TrainArgs {
     /// Parameters that are not trained, by name; '*' stands for any characters. May be repeated.
     #[arg(long, value_name = "PATTERN")]
     freeze: Vec<String>,
+    /// Random changes of pictures that are trained on, one or more.
+    #[arg(long, value_delimiter = ',', value_name = "flip,pad_crop,cutout")]
+    augment: Vec<Augment>,
+    /// How values become inputs: format (as devices declare), none, dataset (mean and deviation
+    /// of each channel over all devices), or mean/std such as 0.49,0.48,0.45/0.25,0.24,0.26.
+    #[arg(long, default_value_t = Normalization::default(), value_name = "HOW")]
+    normalization: Normalization,
     /// Updates without which a round fails.
     #[arg(long, default_value_t = Participation::default().quorum, value_name = "N")]
     quorum: u32,
@@ -160,6 +170,8 @@ fn body(args: &TrainArgs) -> serde_json::Value {
             gradient_norm_max: args.gradient_norm_max,
             label_smoothing: args.label_smoothing,
             frozen: args.freeze.clone(),
+            augment: args.augment.clone(),
+            normalization: args.normalization.clone(),
         },
         participation: Participation {
             devices: args.devices,

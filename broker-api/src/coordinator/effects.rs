@@ -8,7 +8,9 @@ use jobs::id::{Attempt, BlobRef, DeviceId, RoundNumber};
 use jobs::job::JobState;
 use jobs::report::FailureCode;
 use jobs::round::{self, Outcome};
-use jobs::spec::{EvaluateTask, Offer, Purpose, Schedule, Task, TaskId, TaskWork, TrainTask};
+use jobs::spec::{
+    EvaluateTask, LocalTraining, Offer, Purpose, Schedule, Task, TaskId, TaskWork, TrainTask,
+};
 use jobs::training::{Effect, Ending, Event};
 use jobs::{subject, wire};
 
@@ -173,12 +175,20 @@ impl Owner {
         parameters: BlobRef,
     ) {
         let (graph, dataset) = (self.prepared.graph.clone(), self.spec.dataset.clone());
-        let local = self.spec.local.clone();
+        let normalization = self.prepared.normalization.clone();
+        let local = LocalTraining { normalization, ..self.spec.local.clone() };
         let size = parameters.size.0;
         let work = match purpose {
             Purpose::Evaluate => {
-                let (batch_size, loss) = (local.batch_size, local.loss);
-                TaskWork::Evaluate(EvaluateTask { graph, parameters, dataset, batch_size, loss })
+                let LocalTraining { batch_size, normalization, loss, .. } = local;
+                TaskWork::Evaluate(EvaluateTask {
+                    graph,
+                    parameters,
+                    dataset,
+                    batch_size,
+                    normalization,
+                    loss,
+                })
             }
             Purpose::Train | Purpose::Infer | Purpose::Telemetry => {
                 let seed = self.spec.seed ^ (u64::from(round.0) << 32);

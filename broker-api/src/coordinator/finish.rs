@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jobs::id::{BlobRef, JobId, ModelRef};
 use jobs::report::{Failure, FailureCode};
-use jobs::spec::TrainSpec;
+use jobs::spec::{Normalization, TrainSpec};
 use jobs::training::Training;
 use link::blobs::BlobError;
 use models::artifact::{Lineage, ModelConfig};
@@ -43,6 +43,7 @@ impl Core {
         let trainable = blobs.put(trainable).await.map_err(|error| unavailable(&error))?;
         let inference = export(&definition, &parameters, Form::Inference).await?;
         drop(parameters);
+        let inference = with_normalization(inference, prepared).await?;
         let config = ModelConfig {
             description: format!("{} trained on {} by job {job}", spec.model.name, spec.dataset),
             labels: prepared.labels.clone(),
@@ -89,6 +90,23 @@ async fn export(
             Form::Inference => definition.to_inference_onnx(&parameters),
         };
         onnx.map(Bytes::from).map_err(|error| unwritable(&error))
+    })
+    .await
+}
+
+/// The model with its normalisation inside, unless that is a part of how pictures are read: who
+/// asks gives the numbers of a table as they are.
+async fn with_normalization(onnx: Bytes, prepared: &Prepared) -> Result<Bytes, Failure> {
+    let (None, Normalization::Fixed { mean, std }) =
+        (&prepared.preprocessing, prepared.normalization.clone())
+    else {
+        return Ok(onnx);
+    };
+    blocking(move || {
+        let model = models::onnx::parse_shared(&onnx);
+        let mut model = model.map_err(|error| unwritable(&error))?;
+        model.normalize_input(&mean, &std).map_err(|error| unwritable(&error))?;
+        Ok(Bytes::from(model.to_bytes()))
     })
     .await
 }

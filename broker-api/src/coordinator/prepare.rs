@@ -1,20 +1,22 @@
 //! Before the first round: the graph is found, checked, and laid out for devices.
 
 use bytes::Bytes;
-use jobs::device::{DatasetFacts, Hello};
-use jobs::id::{BlobRef, DatasetName, JobId};
+use jobs::device::DatasetFacts;
+use jobs::id::{BlobRef, JobId};
 use jobs::report::{Failure, FailureCode};
 use jobs::selector::Selector;
 use jobs::spec::{Loss, TrainSpec};
 use models::params::Layout;
-use models::picture::{Layout as PictureLayout, Preprocessing};
 use models::train::{Definition, TrainError};
 
 use super::state::{Prepared, parameters_name};
 use crate::broker::Core;
 use crate::error::{ApiCode, ApiError};
-use crate::fleet::Fleet;
 use crate::store::StoreError;
+
+mod facts;
+
+pub(super) use facts::eligible;
 
 /// Why a training does not begin.
 #[derive(Debug)]
@@ -61,7 +63,9 @@ impl Core {
         term: u64,
     ) -> Result<(Prepared, BlobRef, Layout), Unprepared> {
         let devices = self.fleet.matching(selector, Some(&spec.dataset));
-        let facts = agreed_facts(&devices, &spec.dataset)?.ok_or(Unprepared::Nobody)?;
+        let facts = facts::agreed(&devices, &spec.dataset)?.ok_or(Unprepared::Nobody)?;
+        facts::check_augment(&spec.local.augment, &facts)?;
+        let normalization = facts::normalization(&spec.local.normalization, &devices, &facts)?;
         let onnx = self.graph(spec, &facts).await?;
         let (graph_bytes, facts_of, loss) = (onnx.clone(), facts.clone(), spec.local.loss);
         let checked = tokio::task::spawn_blocking(move || {
@@ -84,7 +88,8 @@ impl Core {
             shape: facts.shape.clone(),
             classes: facts.classes,
             labels: facts.labels.clone(),
-            preprocessing: preprocessing(&facts),
+            preprocessing: facts::preprocessing(&facts, &normalization),
+            normalization,
         };
         Ok((prepared, parameters, layout))
     }
@@ -108,13 +113,18 @@ impl Core {
             return Err(unknown());
         }
         let extents: Vec<usize> = facts.shape.iter().map(|extent| *extent as usize).collect();
-        let shape: [usize; 3] = extents.try_into().map_err(|_| {
-            let text = format!(
-                "data set {} has examples of shape {:?}, expected [c, h, w]",
-                facts.name, facts.shape
-            );
-            failed(FailureCode::ShapeMismatch, text)
-        })?;
+        let shape = match extents[..] {
+            // A row of a table, or a text's characters.
+            [values] => [1, 1, values],
+            [c, h, w] => [c, h, w],
+            _ => {
+                let text = format!(
+                    "data set {} has examples of shape {:?}, expected [c, h, w] or [d]",
+                    facts.name, facts.shape
+                );
+                return Err(failed(FailureCode::ShapeMismatch, text));
+            }
+        };
         let (family, classes, seed) =
             (spec.model.name.to_string(), facts.classes as usize, spec.seed);
         let built =
@@ -128,69 +138,6 @@ impl Core {
 
 fn is_family(spec: &TrainSpec) -> bool {
     spec.model.version.is_none() && models::zoo::FAMILIES.contains(&spec.model.name.as_str())
-}
-
-/// The data set as the devices declare it; `None` when there are no devices.
-fn agreed_facts(devices: &[Hello], name: &DatasetName) -> Result<Option<DatasetFacts>, Unprepared> {
-    let mut agreed: Option<(&Hello, &DatasetFacts)> = None;
-    for device in devices {
-        let Some(facts) = device.datasets.iter().find(|facts| facts.name == *name) else {
-            continue;
-        };
-        match agreed {
-            None => agreed = Some((device, facts)),
-            Some((first, other)) if !fits(facts, &other.shape, other.classes) => {
-                return Err(failed(
-                    FailureCode::InvalidDataset,
-                    format!(
-                        "devices disagree about data set {name}: {} has {:?} and {} classes, {} has {:?} and {}: \
-                         give different data different names, or exclude one by a selector",
-                        first.device,
-                        other.shape,
-                        other.classes,
-                        device.device,
-                        facts.shape,
-                        facts.classes,
-                    ),
-                ));
-            }
-            Some(_) => {}
-        }
-    }
-    Ok(agreed.map(|(_, facts)| facts.clone()))
-}
-
-/// Whether a device's data set is of this shape.
-pub(super) fn fits(facts: &DatasetFacts, shape: &[u32], classes: u32) -> bool {
-    facts.shape == shape && facts.classes == classes
-}
-
-/// Devices that may take part in a round of a prepared training.
-pub(super) fn eligible(
-    fleet: &Fleet,
-    selector: &Selector,
-    dataset: &DatasetName,
-    prepared: &Prepared,
-) -> Vec<Hello> {
-    let mut devices = fleet.matching(selector, Some(dataset));
-    devices.retain(|hello| {
-        let facts = hello.datasets.iter().find(|facts| facts.name == *dataset);
-        facts.is_some_and(|facts| fits(facts, &prepared.shape, prepared.classes))
-    });
-    devices
-}
-
-fn preprocessing(facts: &DatasetFacts) -> Option<Preprocessing> {
-    let [channels, height, width] = facts.shape[..] else { return None };
-    (channels == 1 || channels == 3).then(|| Preprocessing {
-        width,
-        height,
-        channels,
-        layout: PictureLayout::Nchw,
-        divisor: 255.0,
-        mean: facts.mean.clone(),
-        std: facts.std.clone(),
-    })
 }
 
 fn untrainable(error: &TrainError) -> Failure {
@@ -212,7 +159,9 @@ fn check_fits(definition: &Definition, facts: &DatasetFacts, loss: Loss) -> Resu
     let values = |shape: &[usize]| shape.iter().product::<usize>();
     let shape: Vec<usize> = facts.shape.iter().map(|extent| *extent as usize).collect();
     let expected = definition.example_shape();
-    if expected != shape && !(expected.len() == 1 && values(expected) == values(&shape)) {
+    // Either side may be a plain vector.
+    let flat = expected.len() == 1 || shape.len() == 1;
+    if expected != shape && !(flat && values(expected) == values(&shape)) {
         return Err(Failure::new(
             FailureCode::ShapeMismatch,
             format!(

@@ -1,6 +1,7 @@
 //! What is stored of a training, so that another broker can go on.
 
 use jobs::id::{BlobRef, JobId};
+use jobs::spec::Normalization;
 use jobs::training::Training;
 use models::picture::Preprocessing;
 use serde::{Deserialize, Serialize};
@@ -37,7 +38,7 @@ pub struct StoredTraining {
 pub struct Prepared {
     /// The ONNX graph in training form.
     pub graph: BlobRef,
-    /// Shape of one example, `[c, h, w]`.
+    /// Shape of one example, `[c, h, w]` or `[d]`.
     pub shape: Vec<u32>,
     /// Number of classes.
     pub classes: u32,
@@ -47,6 +48,9 @@ pub struct Prepared {
     /// How pictures become inputs.
     #[serde(default)]
     pub preprocessing: Option<Preprocessing>,
+    /// How values become inputs on every device; never `dataset`, but the values it stands for.
+    #[serde(default)]
+    pub normalization: Normalization,
 }
 
 /// The name of the global parameters after a round in the object store. It has the owner's term,

@@ -29,6 +29,8 @@ fn pi() -> Hello {
             labels: Vec::new(),
             mean: Vec::new(),
             std: Vec::new(),
+            channel_mean: vec![],
+            channel_std: vec![],
         }],
         engines: vec!["native".to_owned(), "tract".to_owned()],
         facts: Facts {

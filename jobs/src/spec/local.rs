@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::Schedule;
+use super::{Augment, Normalization, Schedule};
 
 /// Local training. What has its default is not written, so that agents which do not know it yet
 /// take part where it is not asked for.
@@ -52,6 +52,13 @@ pub struct LocalTraining {
     /// Names of parameters that are not trained; `*` stands for any characters.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub frozen: Vec<String>,
+    /// Random changes of pictures, each once; tables and texts cannot have any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub augment: Vec<Augment>,
+    /// How values become inputs, in evaluation too; a broker puts the values in place of
+    /// `dataset`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub normalization: Normalization,
 }
 
 impl Default for LocalTraining {
@@ -71,6 +78,8 @@ impl Default for LocalTraining {
             gradient_norm_max: None,
             label_smoothing: 0.0,
             frozen: Vec::new(),
+            augment: Vec::new(),
+            normalization: Normalization::Format,
         }
     }
 }

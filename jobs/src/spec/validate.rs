@@ -111,6 +111,13 @@ impl Problems {
             self.check(false, "work.local.label_smoothing", local.label_smoothing, expected);
         }
         self.whole("work.local.frozen.length", local.frozen.len() as u64, 0, 1000);
+        let words: Vec<&str> = local.augment.iter().map(|augment| augment.as_str()).collect();
+        let once = (1..words.len()).all(|at| !words[..at].contains(&words[at]));
+        self.check(once, "work.local.augment", words.join(", "), "each word once");
+        if let Some(expected) = local.normalization.problem() {
+            let found = &local.normalization;
+            self.check(false, "work.local.normalization", found, expected);
+        }
         self.schedule(local.schedule);
     }
 
@@ -193,7 +200,8 @@ mod tests {
             r#"{"deadline_ms":0,"work":{"kind":"train","model":"mlp","dataset":"digits",
             "rounds":0,"evaluate":false,"target_accuracy":0,
             "local":{"epochs":1001,"batch_size":0,"steps_max":0,"learning_rate":0,"momentum":1,
-                "weight_decay":-1,"proximal":-1,"gradient_norm_max":0,"label_smoothing":1},
+                "weight_decay":-1,"proximal":-1,"gradient_norm_max":0,"label_smoothing":1,
+                "augment":["flip","flip"],"normalization":{"fixed":{"mean":[0],"std":[0]}}},
             "participation":{"devices":2,"quorum":3,"over_selection":-0.5,"deadline_ms":0,
                 "failed_rounds_max":0}}}"#,
         );
@@ -204,8 +212,8 @@ mod tests {
             fields.join(" ").replace("work.", "").replace("participation.", "p."),
             "deadline_ms rounds local.epochs local.batch_size local.steps_max \
              local.learning_rate local.momentum local.weight_decay local.proximal \
-             local.gradient_norm_max local.label_smoothing p.quorum p.over_selection \
-             p.deadline_ms p.failed_rounds_max target_accuracy evaluate"
+             local.gradient_norm_max local.label_smoothing local.augment \
+             local.normalization p.quorum p.over_selection p.deadline_ms p.failed_rounds_max target_accuracy evaluate"
         );
         assert!(problems.iter().any(
             |problem| problem.to_string() == "work.participation.quorum is 3: expected 1 to 2"

@@ -1,7 +1,7 @@
 use super::*;
 use crate::id::{BlobRef, Bytes, DatasetName, Digest, JobId, RoundNumber};
 use crate::report::{EvaluationReport, Progress};
-use crate::spec::{EvaluateTask, Loss, TaskWork};
+use crate::spec::{EvaluateTask, Loss, Normalization, TaskWork};
 
 mod properties;
 
@@ -20,6 +20,7 @@ fn task(id: TaskId) -> Task {
             parameters: blob,
             dataset: DatasetName::parse("digits").unwrap(),
             batch_size: 1,
+            normalization: Normalization::Format,
             loss: Loss::default(),
         }),
     };

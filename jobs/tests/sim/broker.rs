@@ -7,7 +7,8 @@ use jobs::id::{DeviceId, Millis, ModelRef, RoundNumber};
 use jobs::report::{Failure, FailureCode, ReportBody, TaskReport, UpdateReport};
 use jobs::round;
 use jobs::spec::{
-    EvaluateTask, LocalTraining, Loss, Offer, Purpose, Task, TaskId, TaskWork, TrainTask,
+    EvaluateTask, LocalTraining, Loss, Normalization, Offer, Purpose, Task, TaskId, TaskWork,
+    TrainTask,
 };
 use jobs::training::{Effect, Event, Training};
 use rand::RngExt as _;
@@ -332,6 +333,7 @@ impl World {
                         parameters,
                         dataset,
                         batch_size: 1,
+                        normalization: Normalization::Format,
                         loss: Loss::default(),
                     })
                 };

@@ -5,17 +5,20 @@ use std::io::Read as _;
 
 use super::DatasetError;
 
-/// Bytes of an unpacked file, at most: the largest sets of both formats stay well below.
+/// Bytes of an unpacked file, at most: the largest sets of the binary formats stay well below.
 const UNPACKED_MAX: u64 = 1 << 30;
 
 /// The file's content, unpacked if it begins as gzip does.
-pub(super) fn content<'a>(file: &str, bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, DatasetError> {
+pub(super) fn unpacked<'a>(
+    file: &str,
+    bytes: Cow<'a, [u8]>,
+) -> Result<Cow<'a, [u8]>, DatasetError> {
     if !bytes.starts_with(b"\x1f\x8b") {
-        return Ok(Cow::Borrowed(bytes));
+        return Ok(bytes);
     }
-    let problem = |problem: String| DatasetError::File { file: file.to_owned(), problem };
+    let problem = |problem: String| DatasetError::file(file, problem);
     let mut unpacked = Vec::new();
-    flate2::read::MultiGzDecoder::new(bytes)
+    flate2::read::MultiGzDecoder::new(&*bytes)
         .take(UNPACKED_MAX + 1)
         .read_to_end(&mut unpacked)
         .map_err(|error| problem(format!("damaged or truncated gzip file: {error}")))?;

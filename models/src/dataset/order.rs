@@ -46,7 +46,7 @@ pub(super) fn shuffle<T>(items: &mut [T], generator: &mut ChaCha8Rng) {
 
 /// A number below `bound`, each equally likely.
 /// Source: Lemire 2019, "Fast random integer generation in an interval", without its fast path.
-fn below(generator: &mut ChaCha8Rng, bound: usize) -> usize {
+pub(super) fn below(generator: &mut ChaCha8Rng, bound: usize) -> usize {
     let bound = bound as u64;
     let rest = bound.wrapping_neg() % bound;
     loop {

@@ -2,12 +2,15 @@
 
 use std::io::Write as _;
 
+use proptest::prelude::*;
+
+use super::cifar::Cifar;
 use super::*;
 
 fn examples(shape: [usize; 3], labels: &[u32]) -> Examples {
     let size: usize = shape.iter().product();
     let pixels = (0..labels.len() * size).map(|at| u8::try_from(at * 7 % 256).unwrap()).collect();
-    Examples { shape, pixels, labels: labels.to_vec() }
+    Examples::pictures(shape, pixels, labels.to_vec())
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -20,10 +23,18 @@ fn named(files: &[(&str, &[u8])]) -> Vec<(String, Vec<u8>)> {
     files.iter().map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec())).collect()
 }
 
+fn decode(files: &[(String, Vec<u8>)]) -> Result<Dataset, DatasetError> {
+    super::decode(&files.to_vec(), Limits::default())
+}
+
+fn encode_ten(examples: &Examples) -> Vec<u8> {
+    cifar::encode(examples, Cifar::Ten).unwrap()
+}
+
 #[test]
 fn cifar10_is_read_as_written() {
     let (first, second) = (examples([3, 32, 32], &[3, 9]), examples([3, 32, 32], &[0]));
-    let (one, two) = (cifar10::encode(&first).unwrap(), gzip(&cifar10::encode(&second).unwrap()));
+    let (one, two) = (encode_ten(&first), gzip(&encode_ten(&second)));
     let meta = b"a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n\n";
     let files = named(&[
         ("data_batch_2.bin.gz", &two),
@@ -35,7 +46,7 @@ fn cifar10_is_read_as_written() {
     let set = decode(&files).unwrap();
     assert_eq!((set.format, set.classes, set.class_names.len()), ("cifar10", 10, 10));
     assert_eq!(set.train.labels, [3, 9, 0]);
-    assert_eq!(set.train.example(2), second.example(0));
+    assert_eq!(set.train.picture(2), second.picture(0));
     assert_eq!(set.test, first);
     let alone = decode(&named(&[("train_part_7.bin", &one)])).unwrap();
     assert_eq!((alone.train, alone.test.len()), (first, 0));
@@ -80,7 +91,7 @@ fn labels_txt_sets_the_classes() {
 
 #[test]
 fn damaged_files_are_named() {
-    let record = cifar10::encode(&examples([3, 32, 32], &[3])).unwrap();
+    let record = encode_ten(&examples([3, 32, 32], &[3]));
     let (images, labels) = idx::encode(&examples([1, 2, 2], &[0, 2])).unwrap();
     let (other, _) = idx::encode(&examples([1, 2, 2], &[0])).unwrap();
     let zipped = gzip(&record);
@@ -110,20 +121,22 @@ fn damaged_files_are_named() {
 
 #[test]
 fn what_a_format_cannot_hold_is_not_written() {
-    assert_eq!(cifar10::encode(&examples([1, 2, 2], &[0])), None);
+    assert_eq!(cifar::encode(&examples([1, 2, 2], &[0]), Cifar::Ten), None);
+    assert_eq!(cifar::encode(&examples([3, 32, 32], &[100]), Cifar::Hundred), None);
     assert_eq!(idx::encode(&examples([3, 2, 2], &[0])), None);
     assert_eq!(idx::encode(&examples([1, 2, 2], &[256])), None);
 }
 
 #[test]
 fn batches_are_normalised_and_reuse_memory() {
-    let set = Examples { shape: [1, 1, 2], pixels: vec![0, 255, 51, 102], labels: vec![7, 8] };
-    let (mut x, mut labels) = (vec![9.0; 10], vec![1]);
-    set.batch(&[1, 0, 1], 0.5, 0.25, &mut x, &mut labels);
+    let set = Examples::pictures([1, 1, 2], vec![0, 255, 51, 102], vec![7, 8]);
+    let mut batches = Batches::new(&set, &Normalization::uniform(0.5, 0.25));
+    batches.get(&[0, 1, 0, 1], 0);
+    let (x, labels) = batches.get(&[1, 0, 1], 0);
     assert_eq!(labels, [8, 7, 8]);
     let expected = [-1.2, -0.4, -2.0, 2.0, -1.2, -0.4];
     assert!(x.iter().zip(expected).all(|(a, b): (&f32, f32)| (a - b).abs() < 1e-6), "{x:?}");
-    assert_eq!(set.select(&[1]).pixels, [51, 102]);
+    assert_eq!(set.select(&[1]).picture(0), Some(&[51, 102][..]));
     assert_eq!(set.class_counts(9), [0, 0, 0, 0, 0, 0, 0, 1, 1]);
 }
 
@@ -140,3 +153,35 @@ fn orders_are_permutations_by_seed_and_epoch() {
     // Orders are part of what makes a training repeatable: they may not change by themselves.
     assert_eq!(Order::new(8, 1, 0).indices(), [5, 6, 2, 4, 1, 7, 0, 3]);
 }
+
+proptest! {
+    /// What is read from a disk may be anything.
+    #[test]
+    fn foreign_bytes_never_panic(
+        name in prop_oneof![
+            Just("train.csv"), Just("train.txt"), Just("a/1.png"), Just("train.bin"),
+            Just("train-images-idx3-ubyte"), Just("train.csv.gz"),
+        ],
+        bytes in prop::collection::vec(any::<u8>(), 0..200),
+        text in "[0-9a,.\"\n -]{0,80}",
+        options in "(size|label|classes|context|mean|std|alphabet) = [\\[\\]0-9,.\" -]{0,9}",
+    ) {
+        for content in [&bytes, text.as_bytes()] {
+            let mut files = named(&[(name, content)]);
+            if let Ok(set) = decode(&files) {
+                set.train.statistics();
+                let all: Vec<usize> = (0..set.train.len()).collect();
+                let mut batches = Batches::new(&set.train, &set.normalization);
+                prop_assert_eq!(batches.get(&all, 0).0.len(), all.len() * set.train.size());
+            }
+            files.push(("dataset.toml".to_owned(), options.as_bytes().to_vec()));
+            let _ = decode(&files);
+        }
+    }
+}
+
+mod cifar100;
+mod folders;
+mod normalizations;
+mod tables;
+mod texts;

@@ -1,7 +1,8 @@
 //! What a task says of local training, for the engine.
 
 use jobs::report::{Failure, FailureCode};
-use jobs::spec::{self, LocalTraining, TrainTask};
+use jobs::spec::{self, Augment, LocalTraining, TrainTask};
+use models::dataset::{Augmentation, Dataset, Normalization};
 use models::train::{Adam, Decay, Loss, Optimizer, Schedule, Settings, Sgd};
 
 /// The optimizer and everything beside it, for a task of so many steps.
@@ -25,6 +26,48 @@ pub(super) fn of(task: &TrainTask, steps: u64) -> (Optimizer, Settings) {
         frozen: local.frozen.clone(),
     };
     (optimizer, settings)
+}
+
+/// How the data set's values become inputs: as the task says, or else the data set.
+pub(super) fn normalization(
+    wanted: &spec::Normalization,
+    dataset: &Dataset,
+) -> Result<Normalization, Failure> {
+    let found = match wanted {
+        spec::Normalization::Format => dataset.normalization.clone(),
+        spec::Normalization::None => Normalization::none(),
+        // A broker puts the values of all devices in its place; these are the device's own.
+        spec::Normalization::Dataset => {
+            dataset.train.statistics().unwrap_or_else(Normalization::none)
+        }
+        spec::Normalization::Fixed { mean, std } => {
+            Normalization { mean: mean.clone(), std: std.clone() }
+        }
+    };
+    let wrong = |error: models::dataset::NormalizationError| {
+        Failure::new(FailureCode::InvalidSpec, format!("normalization: {error}"))
+    };
+    found.check(dataset.channels()).map_err(wrong)?;
+    Ok(found)
+}
+
+/// How pictures are changed at random.
+pub(super) fn augmentation(wanted: &[Augment], dataset: &Dataset) -> Result<Augmentation, Failure> {
+    if let Some(first) = wanted.first()
+        && !dataset.is_pictures()
+    {
+        let message = format!(
+            "augment is {first}: pictures can be changed so, the data set is {}",
+            dataset.format
+        );
+        return Err(Failure::new(FailureCode::InvalidSpec, message));
+    }
+    let has = |augment| wanted.contains(&augment);
+    Ok(Augmentation {
+        flip: has(Augment::Flip),
+        pad_crop: has(Augment::PadCrop),
+        cutout: has(Augment::Cutout),
+    })
 }
 
 pub(super) fn loss(loss: spec::Loss, label_smoothing: f32) -> Loss {
@@ -156,6 +199,36 @@ mod tests {
         let (plain, settings) = of(&task(LocalTraining::default(), 0, 0), 10);
         let sgd = Sgd { learning_rate: 0.05, momentum: 0.9, weight_decay: 0.0 };
         assert_eq!((plain, settings), (Optimizer::Sgd(sgd), Settings::default()));
+    }
+
+    fn dataset(file: &str, text: &[u8]) -> Dataset {
+        let files = vec![(file.to_owned(), text.to_vec())];
+        models::dataset::decode(&files, models::dataset::Limits::default()).unwrap()
+    }
+
+    #[test]
+    fn normalization_is_the_tasks_or_the_data_sets() {
+        let table = dataset("a.csv", &b"1,10,0\n3,10,1\n".repeat(10));
+        let of = |text: &str| normalization(&text.parse().unwrap(), &table);
+        assert_eq!(of("format").unwrap(), Normalization::none());
+        assert_eq!(of("none").unwrap(), Normalization::none());
+        let found = of("dataset").unwrap();
+        assert!((found.mean[1] - 10.0).abs() < 1e-6 && (found.std[1] - 1.0).abs() < 1e-6);
+        assert_eq!(of("1,2/3").unwrap(), Normalization { mean: vec![1.0, 2.0], std: vec![3.0] });
+        let refused = of("1,2,3/1").unwrap_err();
+        assert_eq!(refused.code, FailureCode::InvalidSpec);
+        assert!(refused.message.contains("mean has 3 values, expected 1 or 2"), "{refused:?}");
+    }
+
+    #[test]
+    fn only_pictures_are_augmented() {
+        let table = dataset("a.csv", b"1,2,0\n3,4,1\n");
+        assert_eq!(augmentation(&[], &table).unwrap(), Augmentation::default());
+        let refused = augmentation(&[Augment::Flip], &table).unwrap_err();
+        assert!(refused.message.contains("the data set is csv"), "{refused:?}");
+        let pictures = dataset("train.bin", &[1; 3073]);
+        let found = augmentation(&[Augment::Cutout, Augment::Flip], &pictures).unwrap();
+        assert_eq!(found, Augmentation { flip: true, pad_crop: false, cutout: true });
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine
 //! Learning Repository, 1998: the 1,797 examples of its test part.
 
-use models::dataset::{Dataset, Examples};
+use models::dataset::{Dataset, Examples, Normalization};
 
 /// Pixels across and down.
 const SIDE: usize = 8;
@@ -19,19 +19,17 @@ const PIXEL_MAX: f32 = 16.0;
 pub(super) fn load() -> Dataset {
     let source = smartcore::dataset::digits::load_dataset();
     let scale = |value: &f32| (value * 255.0 / PIXEL_MAX).round().clamp(0.0, 255.0) as u8;
-    let train = Examples {
-        shape: [1, SIDE, SIDE],
-        pixels: source.data.iter().map(scale).collect(),
-        labels: source.target.iter().map(|label| label.clamp(0.0, 9.0) as u32).collect(),
-    };
+    let labels = source.target.iter().map(|label| label.clamp(0.0, 9.0) as u32);
+    let pixels = source.data.iter().map(scale);
+    let train = Examples::pictures([1, SIDE, SIDE], pixels.collect(), labels.collect());
     let test = Examples { shape: train.shape, ..Examples::default() };
     Dataset {
         format: "idx",
         classes: 10,
         class_names: Vec::new(),
+        columns: Vec::new(),
         train,
         test,
-        mean: 0.5,
-        std: 0.5,
+        normalization: Normalization::uniform(0.5, 0.5),
     }
 }

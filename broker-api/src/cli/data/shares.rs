@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use models::dataset::cifar::{self, Cifar};
 use models::dataset::partition::Partition;
-use models::dataset::{Dataset, Examples, Order, cifar10, idx};
+use models::dataset::{Dataset, Examples, Normalization, Order, idx, table};
 
 use crate::cli::failure::CliError;
 
@@ -124,63 +125,145 @@ pub(super) fn prepare(out: &Path, force: bool) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Writes a share in the format of its data set.
+/// Writes a share in the format of its data set, so that a device reads what was split: pictures
+/// of folders at the size they were brought to.
 ///
 /// # Errors
 /// When a file cannot be written, or the format cannot hold the examples.
 pub(super) fn write(folder: &Path, data: &Dataset, share: &Share) -> Result<(), CliError> {
-    let unfit = || {
-        let found = data.train.shape;
-        CliError::usage(format!("examples of shape {found:?} do not fit {}", data.format), "")
-    };
-    let mut files: Vec<(&str, Vec<u8>)> = Vec::new();
-    if data.format == "cifar10" {
-        files.push(("data_batch_1.bin", cifar10::encode(&share.train).ok_or_else(unfit)?));
-        files.push(("test_batch.bin", cifar10::encode(&share.test).ok_or_else(unfit)?));
-    } else {
-        let (images, labels) = idx::encode(&share.train).ok_or_else(unfit)?;
-        files.push(("train-images-idx3-ubyte", images));
-        files.push(("train-labels-idx1-ubyte", labels));
-        let (images, labels) = idx::encode(&share.test).ok_or_else(unfit)?;
-        files.push(("t10k-images-idx3-ubyte", images));
-        files.push(("t10k-labels-idx1-ubyte", labels));
-    }
-    if !data.class_names.is_empty() {
-        files.push(("labels.txt", (data.class_names.join("\n") + "\n").into_bytes()));
-    }
     std::fs::create_dir_all(folder).map_err(|error| CliError::file(folder, &error))?;
-    for (name, bytes) in files {
+    for (name, bytes) in files(data, share)? {
         let path = folder.join(name);
         std::fs::write(&path, bytes).map_err(|error| CliError::file(&path, &error))?;
+    }
+    if data.format == "image_folder" {
+        for (part, examples) in [("train", &share.train), ("test", &share.test)] {
+            write_classes(&folder.join(part), data, examples)?;
+        }
     }
     Ok(())
 }
 
-/// Writes pictures as `0003-7.png`: a number, and the class.
+/// The files of a share, pictures of folders left out.
+fn files(data: &Dataset, share: &Share) -> Result<Vec<(&'static str, Vec<u8>)>, CliError> {
+    let unfit = || {
+        let found = data.train.shape;
+        CliError::usage(format!("examples of shape {found:?} do not fit {}", data.format), "")
+    };
+    let mut files: Vec<(&'static str, Vec<u8>)> = Vec::new();
+    let mut names = "labels.txt";
+    match data.format {
+        "cifar10" | "cifar100" => {
+            let hundred = data.format == "cifar100";
+            let (cifar, train, test) = if hundred {
+                (Cifar::Hundred, "train.bin", "test.bin")
+            } else {
+                (Cifar::Ten, "data_batch_1.bin", "test_batch.bin")
+            };
+            files.push((train, cifar::encode(&share.train, cifar).ok_or_else(unfit)?));
+            files.push((test, cifar::encode(&share.test, cifar).ok_or_else(unfit)?));
+            if hundred {
+                names = "fine_label_names.txt";
+            }
+        }
+        "csv" => {
+            for (name, examples) in [("train.csv", &share.train), ("test.csv", &share.test)] {
+                let text = table::encode(examples, &data.columns, &data.class_names);
+                files.push((name, text.ok_or_else(unfit)?));
+            }
+        }
+        "image_folder" => {}
+        "idx" => {
+            let (images, labels) = idx::encode(&share.train).ok_or_else(unfit)?;
+            files.push(("train-images-idx3-ubyte", images));
+            files.push(("train-labels-idx1-ubyte", labels));
+            let (images, labels) = idx::encode(&share.test).ok_or_else(unfit)?;
+            files.push(("t10k-images-idx3-ubyte", images));
+            files.push(("t10k-labels-idx1-ubyte", labels));
+        }
+        other => {
+            let hint = "give each device a text of its own (train.txt); all have the same classes";
+            return Err(CliError::usage(format!("data of format {other} is not split"), hint));
+        }
+    }
+    if !data.class_names.is_empty() {
+        files.push((names, (data.class_names.join("\n") + "\n").into_bytes()));
+    }
+    files.push(("dataset.toml", options(data).into_bytes()));
+    Ok(files)
+}
+
+/// What a share's files do not say themselves, as `dataset.toml`.
+fn options(data: &Dataset) -> String {
+    let list = |values: &[f32]| {
+        let texts: Vec<String> = values.iter().map(|value| format!("{value:?}")).collect();
+        texts.join(", ")
+    };
+    let Normalization { mean, std } = &data.normalization;
+    let mut lines = vec![
+        format!("mean = [{}]", list(mean)),
+        format!("std = [{}]", list(std)),
+        // What has no test part here is to have none.
+        "test_fraction = 0".to_owned(),
+    ];
+    if data.class_names.is_empty() {
+        lines.push(format!("classes = {}", data.classes));
+    }
+    if data.format == "image_folder" {
+        let [channels, h, w] = data.train.shape;
+        lines.push(format!("channels = {channels}\nsize = [{h}, {w}]"));
+    }
+    lines.join("\n") + "\n"
+}
+
+/// Writes pictures as `<class>/00003.png`.
+fn write_classes(folder: &Path, data: &Dataset, examples: &Examples) -> Result<(), CliError> {
+    for (index, label) in examples.labels.iter().enumerate() {
+        let class = data.class_names.get(*label as usize);
+        let folder = folder.join(class.map_or_else(|| label.to_string(), Clone::clone));
+        std::fs::create_dir_all(&folder).map_err(|error| CliError::file(&folder, &error))?;
+        write_picture(&folder.join(format!("{index:05}.png")), examples, index)?;
+    }
+    Ok(())
+}
+
+/// Writes what no device gets: pictures as `0003-7.png`, a number and the class, and a table as
+/// `held-out.csv`.
 ///
 /// # Errors
 /// When a file cannot be written.
-pub(super) fn write_pictures(folder: &Path, examples: &Examples) -> Result<(), CliError> {
+pub(super) fn write_held_out(
+    folder: &Path,
+    data: &Dataset,
+    examples: &Examples,
+) -> Result<(), CliError> {
     if examples.is_empty() {
         return Ok(());
     }
     std::fs::create_dir_all(folder).map_err(|error| CliError::file(folder, &error))?;
+    if let Some(text) = table::encode(examples, &data.columns, &data.class_names) {
+        let path = folder.join("held-out.csv");
+        return std::fs::write(&path, text).map_err(|error| CliError::file(&path, &error));
+    }
+    for (index, label) in examples.labels.iter().enumerate() {
+        write_picture(&folder.join(format!("{:04}-{label}.png", index + 1)), examples, index)?;
+    }
+    Ok(())
+}
+
+fn write_picture(path: &Path, examples: &Examples, index: usize) -> Result<(), CliError> {
     let [channels, height, width] = examples.shape;
     let plane = height * width;
     let side = |extent: usize| u32::try_from(extent).unwrap_or(u32::MAX);
-    for (index, label) in examples.labels.iter().enumerate() {
-        let pixels = examples.example(index);
-        let path = folder.join(format!("{:04}-{label}.png", index + 1));
-        // Pictures hold a pixel's channels together, data sets hold each channel as a plane.
-        let mixed: Vec<u8> = (0..plane)
-            .flat_map(|at| (0..channels).map(move |channel| pixels[channel * plane + at]))
-            .collect();
-        let color = match channels {
-            1 => image::ExtendedColorType::L8,
-            _ => image::ExtendedColorType::Rgb8,
-        };
-        image::save_buffer(&path, &mixed, side(width), side(height), color)
-            .map_err(|error| CliError::usage(format!("{}: {error}", path.display()), ""))?;
-    }
-    Ok(())
+    let Some(pixels) = examples.picture(index) else { return Ok(()) };
+    // Pictures hold a pixel's channels together, data sets hold each channel as a plane.
+    let mixed: Vec<u8> = (0..plane)
+        .flat_map(|at| (0..channels).map(move |channel| pixels[channel * plane + at]))
+        .collect();
+    let color = match channels {
+        1 => image::ExtendedColorType::L8,
+        _ => image::ExtendedColorType::Rgb8,
+    };
+    image::save_buffer(path, &mixed, side(width), side(height), color)
+        .map_err(|error| CliError::usage(format!("{}: {error}", path.display()), ""))
 }

@@ -21,13 +21,14 @@ fn all(split: &shares::Split) -> Vec<&Examples> {
 fn every_digit_goes_to_one_place() {
     let data = digits::load();
     assert_eq!(data.train.len(), 1797);
-    assert_eq!(
-        (data.train.pixels.iter().max(), data.train.pixels.iter().min()),
-        (Some(&255), Some(&0))
-    );
+    let pixels: Vec<u8> =
+        (0..1797).flat_map(|at| data.train.picture(at).unwrap().to_vec()).collect();
+    assert_eq!((pixels.iter().max(), pixels.iter().min()), (Some(&255), Some(&0)));
     let split = shares::split(&data, &plan()).unwrap();
     let key = |examples: &Examples| -> Vec<(Vec<u8>, u32)> {
-        (0..examples.len()).map(|i| (examples.example(i).to_vec(), examples.labels[i])).collect()
+        (0..examples.len())
+            .map(|i| (examples.picture(i).unwrap().to_vec(), examples.labels[i]))
+            .collect()
     };
     let mut given: Vec<_> = all(&split).into_iter().flat_map(key).collect();
     let mut source = key(&data.train);
@@ -75,8 +76,8 @@ fn files_are_read_back_and_kept_from_mixing() {
     };
     let mut output = Output::buffer(std::io::sink(), false);
     write(&digits::load(), "digits", &args(false), &mut output).unwrap();
-    let first = read(&out.join("device-1")).unwrap();
-    let second = read(&out.join("device-2")).unwrap();
+    let first = folder::read(&out.join("device-1")).unwrap();
+    let second = folder::read(&out.join("device-2")).unwrap();
     let count = |data: &Dataset| data.train.len() + data.test.len();
     assert_eq!(count(&first) + count(&second), 1792);
     let pictures: Vec<String> = std::fs::read_dir(out.join("held-out"))
@@ -93,7 +94,7 @@ fn files_are_read_back_and_kept_from_mixing() {
     write(&digits::load(), "digits", &args(true), &mut output).unwrap();
 
     // A share can be split again: its test part is then dealt out.
-    let again = read(&out.join("device-1")).unwrap();
+    let again = folder::read(&out.join("device-1")).unwrap();
     let split = shares::split(&again, &Plan { held_out: 4, partition: Partition::Iid, ..plan() });
     let tests: usize = split.unwrap().shares.iter().map(|share| share.test.len()).sum();
     assert_eq!(tests, again.test.len() - 4);
@@ -113,7 +114,9 @@ fn impossible_splits_say_why() {
         assert!(error.detail.contains(expected), "{error:?}");
     }
     let folder = tempfile::tempdir().unwrap();
-    let error = read(folder.path()).unwrap_err();
+    let error = folder::read(folder.path()).unwrap_err();
     assert!(error.detail.contains("no data set format"), "{error:?}");
     assert!(partition("dirichlet:-1").unwrap_err().contains("dirichlet"));
 }
+
+mod formats;

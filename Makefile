@@ -30,7 +30,7 @@ lint: ## Check formatting, lints and documentation.
 fmt: ## Format the code.
 	cargo fmt --all
 
-bench: ## Measure every promise of the README; WHAT="round answer" chooses.
+bench: ## Measure every promise of the README; WHAT="train round" chooses.
 	@scripts/setup.sh
 	@scripts/bench.sh $(WHAT)
 

@@ -1,13 +1,20 @@
 #!/usr/bin/env bash
 # Measures the promises of the README and prints them beside their bars.
 #
-#   scripts/bench.sh                     all but accuracy
+#   scripts/bench.sh                     all but the last two
 #   scripts/bench.sh start answer round  some
+#   scripts/bench.sh train               training steps beside PyTorch; ten minutes
+#   scripts/bench.sh train --networks cnn,resnet8 --threads 1 --steps 5
 #   scripts/bench.sh accuracy            CIFAR-10, federated against central; minutes to hours
+#   scripts/bench.sh reference           ResNet-50 on CIFAR-10 beside PyTorch; an hour or more
+#   scripts/bench.sh reference --examples 1000 --seeds 1
+#
+# PyTorch is that of python3, or of the Python that DUNLIN_PYTORCH names; without one ours is
+# printed alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# The agent's start and memory are those of the file that is copied to devices.
-case " ${*:-start} " in *" start "*) scripts/dist.sh ;; esac
+# What counts of the agent is the file that is copied to devices.
+case " ${*:-start} " in *" start "* | *" train "* | *" reference "*) scripts/dist.sh ;; esac
 cargo build --release -p agent -p broker-api -p tests --bins
 exec "${CARGO_TARGET_DIR:-target}/release/bench" "$@"

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use models::train::{OperatorTime, Sgd, SquareProduct, TrainError, Trainer};
 use models::zoo;
+use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 /// What is measured.
@@ -65,10 +66,17 @@ struct Measured {
     threads: usize,
     /// Median of the steps: forward, backward, optimizer.
     step_ms: f64,
+    /// The same in processor time, of all threads together.
+    processor_ms: f64,
     examples_per_second: f64,
-    /// Of convolutions and products; a backward pass counts as two forward passes.
+    /// Trained values.
+    parameters: u64,
+    /// Of convolutions and products, forward, per example.
+    multiply_adds: u64,
+    /// Of convolutions and products; a backward pass counts as two forward passes. Per second of
+    /// processor time where that is shorter, as it is in one thread that others keep waiting.
     gflops: f64,
-    /// Of the fastest of five products of large matrices on the same threads.
+    /// Of the fastest of five products of large matrices on the same threads, per second alike.
     gemm_gflops: f64,
     /// Of the trainer, in bytes, as it is known before the first step.
     estimated_memory: u64,
@@ -131,14 +139,14 @@ fn measure(args: &BenchArgs) -> Result<Measured, BenchError> {
         trainer.step(&examples, &labels)?;
     }
     trainer.profile(clock);
-    let mut steps = Vec::new();
+    let (mut steps, mut processor) = (Vec::new(), Vec::new());
     for _ in 0..args.steps {
-        let began = Instant::now();
+        let began = (Instant::now(), processor_time());
         trainer.step(&examples, &labels)?;
-        steps.push(began.elapsed());
+        steps.push(began.0.elapsed());
+        processor.push(processor_time().saturating_sub(began.1));
     }
-    steps.sort();
-    let step = steps[steps.len() / 2].as_secs_f64();
+    let (step, processor) = (median(steps).as_secs_f64(), median(processor).as_secs_f64());
     let peak_memory = peak_memory();
     #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
     let (operations, count) = (6.0 * cost.multiply_adds as f64 * batch as f64, batch as f64);
@@ -147,8 +155,11 @@ fn measure(args: &BenchArgs) -> Result<Measured, BenchError> {
         batch_size: batch,
         threads: rayon::current_num_threads(),
         step_ms: step * 1e3,
+        processor_ms: processor * 1e3,
         examples_per_second: count / step,
-        gflops: operations / step / 1e9,
+        parameters: cost.parameters,
+        multiply_adds: cost.multiply_adds,
+        gflops: operations / step.min(processor) / 1e9,
         gemm_gflops: gemm_rate() / 1e9,
         estimated_memory,
         peak_memory,
@@ -166,6 +177,16 @@ fn examples(count: usize) -> Vec<f32> {
     (0..count).map(|_| next()).collect()
 }
 
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+/// Of all threads of this process, in the program and in the system.
+fn processor_time() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
+}
+
 /// Since the first call.
 fn clock() -> Duration {
     static START: OnceLock<Instant> = OnceLock::new();
@@ -176,9 +197,10 @@ fn clock() -> Duration {
 fn gemm_rate() -> f64 {
     let mut product = SquareProduct::new(SQUARE);
     let rates = (0..5).map(|_| {
-        let began = Instant::now();
+        let began = (Instant::now(), processor_time());
         let operations = product.multiply();
-        operations / began.elapsed().as_secs_f64()
+        let processor = processor_time().saturating_sub(began.1);
+        operations / began.0.elapsed().min(processor).as_secs_f64()
     });
     rates.fold(0.0, f64::max)
 }
@@ -247,6 +269,8 @@ mod tests {
         let measured: serde_json::Value =
             serde_json::from_str(&run(&args("resnet8")).unwrap()).unwrap();
         assert!(measured["step_ms"].as_f64().unwrap() > 0.0);
+        assert!(measured["processor_ms"].as_f64().unwrap() > 0.0);
+        assert_eq!(measured["parameters"], 77_754);
         assert!(measured["gemm_gflops"].as_f64().unwrap() > 0.0);
         let memory = measured["estimated_memory"].as_u64().unwrap();
         let peak = measured["peak_memory"].as_u64().unwrap();

@@ -6,6 +6,7 @@
 
 mod builder;
 mod classic;
+mod initial;
 mod mobile;
 mod resnet;
 
@@ -40,8 +41,9 @@ pub struct Cost {
     pub bytes: u64,
 }
 
-/// Builds a family for examples of `shape [c, h, w]`, initial weights drawn from `seed`
-/// (He et al. 2015); `None` for an unknown family, and for extents or classes of 0.
+/// Builds a family for examples of `shape [c, h, w]`, initial weights drawn from `seed`:
+/// torchvision's distributions for networks with batch normalisation, else those of He et al.
+/// 2015. `None` for an unknown family, and for extents or classes of 0.
 pub fn build(family: &str, shape: [usize; 3], classes: usize, seed: u64) -> Option<Vec<u8>> {
     let graph = layers(family, shape, classes, Builder::new(shape, seed))?;
     Some(graph.finish(family, classes))

@@ -73,7 +73,7 @@ async fn train(from: &Path, devices: usize, batch_size: u32) -> f64 {
 }
 
 /// The accuracy of a round on all test pictures.
-fn judged(round: &Value) -> f64 {
+pub(crate) fn judged(round: &Value) -> f64 {
     let (mut right, mut all) = (0.0, 0.0);
     for entry in round["evaluations"].as_array().unwrap() {
         let examples = entry[1]["examples"].as_f64().unwrap();

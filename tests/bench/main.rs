@@ -1,7 +1,8 @@
 //! Measures the promises of the README with real processes and prints them beside their bars.
 //!
-//! `bench [start] [answer] [round] [accuracy]`; without a word all but `accuracy`. Each figure
-//! is taken together with its limit in one interleaved run, so that both meet the same noise.
+//! `bench [start] [answer] [round] [train] [accuracy] [reference]`; without a word all but the
+//! last two, which take hours. Each figure is taken together with its limit in one interleaved
+//! run, so that both meet the same noise.
 
 #![expect(
     clippy::unwrap_used,
@@ -9,26 +10,60 @@
     reason = "a measuring program: it says what it found and stops at the first surprise"
 )]
 
+use clap::{Parser, ValueEnum};
+
 mod accuracy;
 mod answer;
 mod figures;
+mod pytorch;
+mod reference;
 mod round;
 mod start;
+mod train;
+
+/// Measures the promises of the README.
+#[derive(Debug, Parser)]
+struct Args {
+    /// What to measure; all but accuracy and reference when absent
+    #[arg(value_enum)]
+    sections: Vec<Section>,
+    #[command(flatten)]
+    train: train::Options,
+    #[command(flatten)]
+    reference: reference::Options,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Section {
+    /// The agent's start and its memory when idle
+    Start,
+    /// An answer over NATS and HTTP
+    Answer,
+    /// A round without training
+    Round,
+    /// Training steps beside PyTorch
+    Train,
+    /// Federated against central training
+    Accuracy,
+    /// ResNet-50 on CIFAR-10 beside PyTorch
+    Reference,
+}
 
 #[tokio::main]
 async fn main() {
-    let mut wanted: Vec<String> = std::env::args().skip(1).collect();
-    if wanted.is_empty() {
-        wanted = ["start", "answer", "round"].map(str::to_owned).to_vec();
+    let mut args = Args::parse();
+    if args.sections.is_empty() {
+        args.sections = vec![Section::Start, Section::Answer, Section::Round, Section::Train];
     }
     println!("{}", figures::machine());
-    for what in wanted {
-        match what.as_str() {
-            "start" => start::measure().await,
-            "answer" => answer::measure().await,
-            "round" => round::measure().await,
-            "accuracy" => accuracy::measure().await,
-            other => panic!("{other} is not measured here: start, answer, round, accuracy"),
+    for section in &args.sections {
+        match section {
+            Section::Start => start::measure().await,
+            Section::Answer => answer::measure().await,
+            Section::Round => round::measure().await,
+            Section::Train => train::measure(&args.train),
+            Section::Accuracy => accuracy::measure().await,
+            Section::Reference => reference::measure(&args.reference).await,
         }
     }
 }

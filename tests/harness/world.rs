@@ -173,7 +173,12 @@ impl World {
 
     /// Waits until a job is over; two minutes at most.
     pub async fn ended(&self, id: &str) -> Value {
-        let until = Instant::now() + 4 * PATIENCE;
+        self.ended_within(id, 4 * PATIENCE).await
+    }
+
+    /// Waits until a job is over.
+    pub async fn ended_within(&self, id: &str, limit: Duration) -> Value {
+        let until = Instant::now() + limit;
         loop {
             let job = self.job(id).await;
             if !job["ended_at"].is_null() {

@@ -1,9 +1,10 @@
 //! Builds the ONNX graph of a family, layer after layer.
 
-use rand::{Rng, SeedableRng};
+use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::Cost;
+use super::initial::{Draw, Fan};
 use crate::onnx::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
     ValueInfoProto,
@@ -67,6 +68,8 @@ pub(super) struct Builder {
     /// Whether tensors are made, or only counted.
     values: bool,
     small: bool,
+    /// Of the weights of convolutions.
+    fan: Fan,
     cost: Cost,
 }
 
@@ -80,7 +83,8 @@ impl Builder {
         let place = Place { name: "input".to_owned(), dims: shape.to_vec() };
         let random = ChaCha8Rng::seed_from_u64(seed);
         let small = shape[1].min(shape[2]) < SIDE_MIN;
-        Self { graph, place, random, values: true, small, cost: Cost::default() }
+        let (values, fan, cost) = (true, Fan::In, Cost::default());
+        Self { graph, place, random, values, small, fan, cost }
     }
 
     /// A graph that only counts what it costs.
@@ -96,6 +100,11 @@ impl Builder {
     /// Whether the examples are too small for layers that halve a picture at once.
     pub(super) fn is_small(&self) -> bool {
         self.small
+    }
+
+    /// Convolutions that follow draw their weights so that this pass keeps its variance.
+    pub(super) fn keep_variance(&mut self, fan: Fan) {
+        self.fan = fan;
     }
 
     pub(super) fn channels(&self) -> usize {
@@ -120,10 +129,14 @@ impl Builder {
         let Conv { maps, kernel, stride, pad, group, bias } = conv;
         let inputs = kernel * kernel * (c / group);
         let shape = [maps, c / group, kernel, kernel];
-        let weight = self.he(&format!("{name}.weight"), &shape, inputs);
-        let mut tensors = vec![weight];
+        let fan = match self.fan {
+            Fan::In => inputs,
+            // Groups are not counted, as PyTorch has it.
+            Fan::Out => kernel * kernel * maps,
+        };
+        let mut tensors = vec![self.tensor(&format!("{name}.weight"), &shape, Draw::he(fan))];
         if bias {
-            tensors.push(self.filled(&format!("{name}.bias"), maps, 0.0));
+            tensors.push(self.tensor(&format!("{name}.bias"), &[maps], Draw::Constant(0.0)));
         }
         let attributes = vec![
             AttributeProto::int("group", int(group)),
@@ -140,7 +153,9 @@ impl Builder {
         let channels = self.place.dims[0];
         let tensors: Vec<String> =
             [("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)]
-                .map(|(part, value)| self.filled(&format!("{name}.{part}"), channels, value))
+                .map(|(part, value)| {
+                    self.tensor(&format!("{name}.{part}"), &[channels], Draw::Constant(value))
+                })
                 .to_vec();
         let attributes = vec![
             AttributeProto::float("epsilon", 1e-5),
@@ -254,10 +269,16 @@ impl Builder {
         self.node("Flatten", "", &[], vec![AttributeProto::int("axis", 1)], vec![features]);
     }
 
+    /// Weights from He's distribution, biases 0.
     pub(super) fn dense(&mut self, name: &str, features: usize) {
+        let weights = Draw::he(self.place.dims[0]);
+        self.dense_from(name, features, weights, Draw::Constant(0.0));
+    }
+
+    pub(super) fn dense_from(&mut self, name: &str, features: usize, weights: Draw, biases: Draw) {
         let inputs = self.place.dims[0];
-        let weight = self.he(&format!("{name}.weight"), &[features, inputs], inputs);
-        let bias = self.filled(&format!("{name}.bias"), features, 0.0);
+        let weight = self.tensor(&format!("{name}.weight"), &[features, inputs], weights);
+        let bias = self.tensor(&format!("{name}.bias"), &[features], biases);
         self.cost.multiply_adds += (features * inputs) as u64;
         let attributes = vec![AttributeProto::int("transB", 1)];
         self.node("Gemm", name, &[weight, bias], attributes, vec![features]);
@@ -316,43 +337,16 @@ impl Builder {
         });
     }
 
-    /// Weights from a normal distribution of variance `2 / inputs`.
-    fn he(&mut self, name: &str, shape: &[usize], inputs: usize) -> String {
-        #[expect(clippy::cast_precision_loss, reason = "layers have far less than 2^53 inputs")]
-        let deviation = (2.0 / inputs as f64).sqrt();
-        self.tensor(name, shape, |random| {
-            #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is meant")]
-            let value = (normal(random) * deviation) as f32;
-            value
-        })
-    }
-
-    fn filled(&mut self, name: &str, length: usize, value: f32) -> String {
-        self.tensor(name, &[length], |_| value)
-    }
-
-    fn tensor(
-        &mut self,
-        name: &str,
-        shape: &[usize],
-        mut value: impl FnMut(&mut ChaCha8Rng) -> f32,
-    ) -> String {
+    fn tensor(&mut self, name: &str, shape: &[usize], draw: Draw) -> String {
         let elements: usize = shape.iter().product();
         self.cost.parameters += elements as u64;
         self.cost.bytes += 4 * elements as u64;
         if self.values {
-            let values: Vec<f32> = (0..elements).map(|_| value(&mut self.random)).collect();
+            let values: Vec<f32> = (0..elements).map(|_| draw.value(&mut self.random)).collect();
             self.graph.initializer.push(TensorProto::from_f32(name, shape, &values));
         }
         name.to_owned()
     }
-}
-
-/// A standard normal number (Box & Muller 1958).
-fn normal(random: &mut ChaCha8Rng) -> f64 {
-    let mut uniform = || (f64::from(random.next_u32()) + 0.5) / 4_294_967_296.0;
-    let (radius, angle) = (uniform(), uniform());
-    (-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos()
 }
 
 fn int(value: usize) -> i64 {

@@ -1,6 +1,12 @@
-//! Networks of inverted residual blocks with depthwise convolutions.
+//! Networks of inverted residual blocks with depthwise convolutions, with torchvision's initial
+//! weights.
 
 use super::builder::{Builder, Conv, Place};
+use super::initial::{Draw, Fan};
+
+/// Of the dense layers of `MobileNet`.
+const NARROW: Draw = Draw::Normal { deviation: 0.01 };
+const ZERO: Draw = Draw::Constant(0.0);
 
 /// A function between layers.
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +70,7 @@ pub(super) fn mobilenet_v2(graph: &mut Builder, classes: usize) {
     graph.global_average_pool();
     graph.flatten();
     graph.dropout(0.2);
-    graph.dense("classes", classes);
+    graph.dense_from("classes", classes, NARROW, ZERO);
 }
 
 /// Howard et al. 2019, the small one.
@@ -93,10 +99,10 @@ pub(super) fn mobilenet_v3_small(graph: &mut Builder, classes: usize) {
     conv_norm(graph, "last", Conv::of(576, 1), Some(HardSwish));
     graph.global_average_pool();
     graph.flatten();
-    graph.dense("hidden", 1024);
+    graph.dense_from("hidden", 1024, NARROW, ZERO);
     apply(graph, HardSwish);
     graph.dropout(0.2);
-    graph.dense("classes", classes);
+    graph.dense_from("classes", classes, NARROW, ZERO);
 }
 
 /// Tan & Le 2019, the smallest one, without stochastic depth.
@@ -131,7 +137,7 @@ pub(super) fn efficientnet_b0(graph: &mut Builder, classes: usize) {
     graph.global_average_pool();
     graph.flatten();
     graph.dropout(0.2);
-    graph.dense("classes", classes);
+    graph.dense_from("classes", classes, Draw::uniform(classes), ZERO);
 }
 
 /// The nearest multiple of 8 that is at most a tenth smaller, as these papers count channels.
@@ -141,6 +147,7 @@ fn eights(channels: usize) -> usize {
 }
 
 fn stem(graph: &mut Builder, maps: usize, function: Function) {
+    graph.keep_variance(Fan::Out);
     let stride = if graph.is_small() { 1 } else { 2 };
     conv_norm(graph, "stem", Conv::of(maps, 3).stride(stride), Some(function));
 }

@@ -1,10 +1,12 @@
-//! Residual networks (He et al. 2016).
+//! Residual networks (He et al. 2016), with torchvision's initial weights.
 
 use super::builder::{Builder, Conv};
+use super::initial::{Draw, Fan};
 
 /// The networks for small pictures: three stages of 16, 32 and 64 channels with so many blocks
 /// each, projections where the shape changes.
 pub(super) fn small(graph: &mut Builder, classes: usize, blocks: usize) {
+    graph.keep_variance(Fan::Out);
     graph.conv("stem.conv", Conv::of(16, 3));
     graph.batch_norm("stem.norm");
     graph.relu();
@@ -35,6 +37,7 @@ fn stages(
     blocks: [usize; 4],
     block: fn(&mut Builder, &str, usize, usize),
 ) {
+    graph.keep_variance(Fan::Out);
     if graph.is_small() {
         graph.conv("stem.conv", Conv::of(64, 3));
         graph.batch_norm("stem.norm");
@@ -57,7 +60,8 @@ fn stages(
 fn head(graph: &mut Builder, classes: usize) {
     graph.global_average_pool();
     graph.flatten();
-    graph.dense("classes", classes);
+    let uniform = Draw::uniform(graph.channels());
+    graph.dense_from("classes", classes, uniform, uniform);
 }
 
 fn basic_block(graph: &mut Builder, name: &str, maps: usize, stride: usize) {

@@ -123,13 +123,81 @@ fn a_seed_gives_the_same_bytes_and_another_gives_others() {
     assert_ne!(one, build("cnn", [1, 8, 8], 10, 2));
 }
 
+/// Initial values by their name.
+fn initial(family: &str) -> impl Fn(&str) -> Vec<f32> {
+    let onnx = build(family, [3, 32, 32], 10, 3).unwrap();
+    let parameters = Trainer::new(&onnx, SGD).unwrap().parameters();
+    move |name| {
+        let item = parameters.find(name);
+        item.unwrap_or_else(|| panic!("no {name}")).values.clone()
+    }
+}
+
+/// Moments of a distribution, within the error of so many samples: mean 0, the variance, and the
+/// fourth moment in squares of the variance, 3 when normal and 1.8 when uniform.
+#[track_caller]
+fn assert_moments(values: &[f32], variance: f64, fourth: f64) {
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+    let count = values.len() as f64;
+    let moment = |power| values.iter().map(|v| f64::from(*v).powi(power)).sum::<f64>() / count;
+    let mean = moment(1) / variance.sqrt();
+    assert!(mean.abs() < 4.0 / count.sqrt(), "mean {mean} of {count}");
+    let ratio = moment(2) / variance;
+    assert!((ratio - 1.0).abs() < 4.0 * ((fourth - 1.0) / count).sqrt(), "variance {ratio}");
+    let found = moment(4) / variance.powi(2);
+    assert!((found - fourth).abs() < 40.0 / count.sqrt(), "fourth moment {found}");
+}
+
+const NORMAL: f64 = 3.0;
+const UNIFORM: f64 = 1.8;
+
 #[test]
 fn initial_weights_have_the_variance_of_he() {
-    let onnx = build("mlp", [3, 32, 32], 10, 3).unwrap();
-    let parameters = Trainer::new(&onnx, SGD).unwrap().parameters();
-    let weights = &parameters.find("hidden.weight").unwrap().values;
-    let squares: f64 = weights.iter().map(|w| f64::from(*w).powi(2)).sum();
-    let variance = squares / (64.0 * 3072.0);
-    assert!((variance * 3072.0 / 2.0 - 1.0).abs() < 0.02, "{variance}");
-    assert!(parameters.find("hidden.bias").unwrap().values.iter().all(|b| *b == 0.0));
+    let values = initial("mlp");
+    assert_moments(&values("hidden.weight"), 2.0 / 3072.0, NORMAL);
+    assert!(values("hidden.bias").iter().all(|b| *b == 0.0));
+}
+
+/// torchvision's `ResNet.__init__`: `kaiming_normal_(mode="fan_out")`, and `Linear`'s own.
+#[test]
+fn residual_networks_begin_as_those_of_torchvision() {
+    for (family, stem, wide, features) in [("resnet18", 64, 512, 512.0), ("resnet8", 16, 64, 64.0)]
+    {
+        let values = initial(family);
+        assert_moments(&values("stem.conv.weight"), 2.0 / (9.0 * f64::from(stem)), NORMAL);
+        let (first, shortcut) = match family {
+            "resnet18" => ("stage4.block1.conv1", "stage4.block1.shortcut"),
+            _ => ("stage3.conv1", "stage3.shortcut"),
+        };
+        // Twice as many maps out as in, so that the fan in would give another variance.
+        let conv = values(&format!("{first}.weight"));
+        assert_moments(&conv, 2.0 / (9.0 * f64::from(wide)), NORMAL);
+        let conv = values(&format!("{shortcut}.conv.weight"));
+        assert_moments(&conv, 2.0 / f64::from(wide), NORMAL);
+        assert!(values(&format!("{shortcut}.norm.weight")).iter().all(|w| *w == 1.0));
+        assert!(values(&format!("{shortcut}.norm.bias")).iter().all(|b| *b == 0.0));
+        let weights = values("classes.weight");
+        assert_moments(&weights, 1.0 / (3.0 * features), UNIFORM);
+        let bound = 1.0 / features.sqrt();
+        let largest = |values: &[f32]| values.iter().fold(0.0_f32, |max, v| max.max(v.abs()));
+        assert!(f64::from(largest(&weights)) <= bound);
+        let biases = values("classes.bias");
+        assert!(f64::from(largest(&biases)) <= bound && largest(&biases) > 0.0);
+    }
+}
+
+/// torchvision's `MobileNetV2.__init__` and `EfficientNet.__init__`.
+#[test]
+fn mobile_networks_begin_as_those_of_torchvision() {
+    let values = initial("mobilenet_v2");
+    // Each map has one input of its own: the fan out counts all of them.
+    assert_moments(&values("block17.depthwise.conv.weight"), 2.0 / (9.0 * 960.0), NORMAL);
+    assert_moments(&values("classes.weight"), 1e-4, NORMAL);
+    assert!(values("classes.bias").iter().all(|b| *b == 0.0));
+    let values = initial("efficientnet_b0");
+    assert_moments(&values("last.conv.weight"), 2.0 / 1280.0, NORMAL);
+    assert_moments(&values("block16.squeeze.weight"), 2.0 / 48.0, NORMAL);
+    assert!(values("block16.squeeze.bias").iter().all(|b| *b == 0.0));
+    assert_moments(&values("classes.weight"), 1.0 / 30.0, UNIFORM);
+    assert!(values("classes.bias").iter().all(|b| *b == 0.0));
 }

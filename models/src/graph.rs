@@ -10,11 +10,14 @@ mod context;
 mod export;
 mod op;
 mod operators;
+mod random;
 mod reader;
+mod simplify;
+mod tail;
 mod window;
 
 pub(crate) use export::{folded_model, inference_model, training_model, without_values};
-pub(crate) use op::{Activation, Arithmetic, Op};
+pub(crate) use op::{Activation, Arithmetic, Op, Share};
 pub(crate) use window::Window;
 
 /// Most elements that one value may have per example: 1 GiB of `f32`.
@@ -27,7 +30,7 @@ pub enum GraphError {
     #[error("not an ONNX model: {0}")]
     NotOnnx(String),
     /// An operator outside the set.
-    #[error("node {node:?}: operator {operator} is not supported for {purpose}")]
+    #[error("node {node:?}: operator {operator} is not supported for {purpose}: {advice}")]
     Operator {
         /// The node's name.
         node: String,
@@ -35,6 +38,8 @@ pub enum GraphError {
         operator: String,
         /// `training`, for instance.
         purpose: &'static str,
+        /// What to do.
+        advice: String,
     },
     /// Shapes that do not fit.
     #[error("node {node:?}: expected {expected}, found {found}")]
@@ -156,8 +161,10 @@ pub(crate) struct Graph {
     pub(crate) values: Vec<Value>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) input: ValueId,
-    /// The logits: before a final softmax, if there is one.
+    /// The logits: before a final softmax or sigmoid, if there is one.
     pub(crate) output: ValueId,
+    /// The final softmax or sigmoid, which is not among `nodes`: most losses take logits.
+    pub(crate) last: Option<Node>,
     /// The batch size that the model declares, if it is a number.
     pub(crate) fixed_batch: Option<usize>,
 }
@@ -169,7 +176,17 @@ impl Graph {
     /// # Errors
     /// [`GraphError`] names the node.
     pub(crate) fn read(model: &ModelProto) -> Result<Self, GraphError> {
-        reader::read(model)
+        let mut graph = reader::read(model)?;
+        simplify::simplify(&mut graph);
+        Ok(graph)
+    }
+
+    /// Computes the final softmax or sigmoid too.
+    pub(crate) fn with_last(&mut self) {
+        if let Some(last) = self.last.take() {
+            self.output = last.output;
+            self.nodes.push(last);
+        }
     }
 
     /// The same without initial values, but for constants.
@@ -182,8 +199,8 @@ impl Graph {
         };
         let values = self.values.iter().map(bare).collect();
         let nodes = self.nodes.clone();
-        let (input, output) = (self.input, self.output);
-        Self { values, nodes, input, output, fixed_batch: self.fixed_batch }
+        let (input, output, last) = (self.input, self.output, self.last.clone());
+        Self { values, nodes, input, output, last, fixed_batch: self.fixed_batch }
     }
 
     /// Freezes the weights and running statistics with such names.

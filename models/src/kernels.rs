@@ -16,11 +16,14 @@ mod dropout;
 mod linear;
 pub(crate) mod loss;
 mod norm;
+mod pad;
 mod pool;
 mod product;
+mod reduce;
 pub(crate) mod reshape;
-mod simd;
-mod sums;
+pub(crate) mod simd;
+mod softmax;
+pub(crate) mod sums;
 mod tile;
 mod transpose;
 
@@ -30,6 +33,8 @@ pub(crate) struct Forward<'a> {
     pub(crate) batch: usize,
     /// Whether this is a training step: batch statistics, dropout.
     pub(crate) training: bool,
+    /// Whether the last training step is computed once more: statistics stay as they are.
+    pub(crate) again: bool,
     /// Counted from 1; with the node it determines what is random.
     pub(crate) step: u64,
     pub(crate) inputs: &'a [&'a [f32]],
@@ -39,7 +44,23 @@ pub(crate) struct Forward<'a> {
     pub(crate) scratch: &'a mut [f32],
 }
 
-/// What a backward pass gives a kernel; inputs and output are those of the last forward pass.
+/// What a kernel's backward pass reads of the forward pass; the rest may be gone by then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reads {
+    /// Inputs that are activations; parameters are always there.
+    pub(crate) inputs: bool,
+    pub(crate) output: bool,
+}
+
+impl Reads {
+    pub(crate) const NOTHING: Self = Self { inputs: false, output: false };
+    pub(crate) const INPUTS: Self = Self { inputs: true, output: false };
+    pub(crate) const OUTPUT: Self = Self { inputs: false, output: true };
+    pub(crate) const ALL: Self = Self { inputs: true, output: true };
+}
+
+/// What a backward pass gives a kernel; inputs and output are those of the last forward pass,
+/// empty where [`Kernel::reads`] does not ask for them.
 pub(crate) struct Backward<'a> {
     pub(crate) batch: usize,
     pub(crate) inputs: &'a [&'a [f32]],
@@ -86,6 +107,11 @@ pub(crate) trait Kernel: std::fmt::Debug + Send {
     /// Bytes that the kernel keeps for the backward pass when its output has so many values.
     fn kept_bytes(&self, _output_len: usize) -> usize {
         0
+    }
+
+    /// What the backward pass reads.
+    fn reads(&self) -> Reads {
+        Reads::ALL
     }
 
     /// Computes the output.
@@ -147,7 +173,15 @@ pub(crate) fn build(graph: &Graph, node: &Node, seed: u64) -> Box<dyn Kernel> {
                 (0..node.inputs.len()).map(|index| shape(index).dims.as_slice()).collect();
             Box::new(concat::Concat::new(*axis, &inputs))
         }
-        Op::Dropout { ratio } => Box::new(dropout::Dropout::new(*ratio, seed)),
+        Op::Dropout { ratio, share } => {
+            Box::new(dropout::Dropout::new(*ratio, seed, *share, &output.dims))
+        }
+        Op::Reduce { axes, mean } => Box::new(reduce::Reduce::new(axes, *mean, &shape(0).dims)),
+        Op::Softmax { axis, log } => Box::new(softmax::Softmax::new(*axis, *log, &output.dims)),
+        Op::Pad { begin, value, .. } => {
+            Box::new(pad::Pad::new(begin, *value, &shape(0).dims, &output.dims))
+        }
+        Op::Crop { begin } => Box::new(pad::Crop::new(begin, &shape(0).dims, &output.dims)),
     }
 }
 

@@ -179,11 +179,15 @@ impl TensorProto {
         self.read(FLOAT, &self.float_data, f32::from_le_bytes)
     }
 
-    /// Shape and values of an `INT64` tensor.
+    /// Shape and values of an `INT64` or `INT32` tensor.
     ///
     /// # Errors
     /// What is wrong with the tensor, in words.
     pub fn to_i64(&self) -> Result<(Vec<usize>, Vec<i64>), String> {
+        if self.data_type == INT32 {
+            let (shape, values) = self.read(INT32, &self.int32_data, i32::from_le_bytes)?;
+            return Ok((shape, values.into_iter().map(i64::from).collect()));
+        }
         self.read(INT64, &self.int64_data, i64::from_le_bytes)
     }
 

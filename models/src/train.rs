@@ -3,9 +3,11 @@
 use crate::graph::{GraphError, Origin, ValueId};
 use crate::kernels::loss::{Judged, judge};
 use crate::kernels::reshape::from_examples;
+use crate::kernels::sums::sum_of_squares;
 use crate::onnx::TensorProto;
 use crate::params::{Layout, Parameter, Parameters, ParametersError};
 
+mod buffers;
 mod correction;
 mod definition;
 mod divergence;
@@ -21,7 +23,7 @@ use correction::{Corrections, clip_factor};
 pub use definition::Definition;
 pub use divergence::Divergence;
 pub use memory::Memory;
-use network::Network;
+use network::{Network, Pass};
 pub use optimizer::{Adam, Optimizer, Sgd};
 use profile::Profile;
 pub use profile::{OperatorTime, SquareProduct};
@@ -116,6 +118,9 @@ impl Trainer {
     ) -> Result<Self, TrainError> {
         let (definition, mut graph) = Definition::of(crate::onnx::parse(onnx)?)?;
         graph.freeze(|name| settings.freezes(name));
+        if !settings.loss.takes_logits() {
+            graph.with_last();
+        }
         let weights = definition.kept().iter().copied();
         let weights = weights.filter(|id| graph.value(*id).origin == Origin::Weight);
         let weights: Vec<_> = weights.map(|id| (id, Vec::new())).collect();
@@ -249,11 +254,13 @@ impl Trainer {
     ) -> Result<BatchResult, TrainError> {
         let batch = self.load(examples, Some(targets))?;
         self.steps += 1;
-        self.network.forward(batch, true, self.steps);
+        let pass = Pass::Training { step: self.steps };
+        self.network.forward(batch, pass);
         let (logits, gradient) = self.network.logits(batch);
         let judged = judge(self.settings.loss, logits, batch, targets, Some(gradient));
-        let result = self.result(judged, batch)?;
-        self.network.backward(batch);
+        let again = Pass::Again { step: self.steps };
+        let result = self.result(judged, batch, again)?;
+        self.network.backward(batch, self.steps);
         self.update()?;
         Ok(result)
     }
@@ -264,7 +271,7 @@ impl Trainer {
         for (index, (id, _)) in self.weights.iter().enumerate() {
             if let Some((weights, gradient)) = self.network.weight(*id) {
                 self.corrections.add(index, self.settings.proximal, weights, gradient);
-                squares += gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>();
+                squares += sum_of_squares(gradient);
             }
         }
         // The squares of finite values have a finite sum in this precision.
@@ -305,9 +312,14 @@ impl Trainer {
         TrainError::Diverged { step: self.steps, what }
     }
 
-    fn result(&self, judged: Judged, examples: usize) -> Result<BatchResult, TrainError> {
+    fn result(
+        &mut self,
+        judged: Judged,
+        examples: usize,
+        again: Pass,
+    ) -> Result<BatchResult, TrainError> {
         if !judged.loss.is_finite() {
-            let found = self.network.not_finite(examples);
+            let found = self.network.not_finite(examples, again);
             return Err(self.diverged(found.unwrap_or(Divergence::Loss { value: judged.loss })));
         }
         Ok(BatchResult { loss: judged.loss, correct: judged.correct, examples })
@@ -335,10 +347,10 @@ impl Trainer {
         targets: Targets<'_>,
     ) -> Result<BatchResult, TrainError> {
         let batch = self.load(examples, Some(targets))?;
-        self.network.forward(batch, false, 0);
+        self.network.forward(batch, Pass::Evaluation);
         let (logits, _) = self.network.logits(batch);
         let judged = judge(self.settings.loss, logits, batch, targets, None);
-        self.result(judged, batch)
+        self.result(judged, batch, Pass::Evaluation)
     }
 
     /// Logits `[n, classes]` of a batch as [`Trainer::evaluate`] computes them: before a final
@@ -348,7 +360,7 @@ impl Trainer {
     /// [`TrainError::Batch`].
     pub fn logits(&mut self, examples: &[f32]) -> Result<Vec<f32>, TrainError> {
         let batch = self.load(examples, None)?;
-        self.network.forward(batch, false, 0);
+        self.network.forward(batch, Pass::Evaluation);
         let classes = self.definition.classes();
         let (logits, _) = self.network.logits(batch);
         let row = |example| (0..classes).map(move |class| logits[class * batch + example]);

@@ -2,6 +2,7 @@
 //!
 //! Families with a paper have its layers as torchvision has them, and so its number of trained
 //! parameters. Pictures whose smaller side is below 64 keep their size in the first layer.
+//! `EfficientNet` is built without stochastic depth; exports that have it are trained with it.
 
 mod builder;
 mod classic;

@@ -1,9 +1,9 @@
 //! One node while it is read.
 
-use super::constants::{Extent, Numbers};
+use super::constants::{Extent, NUMBERS_MAX, Numbers};
 use super::reader::{Item, Reader, Tensor, describe};
-use super::{GraphError, Origin, Shape, ValueId};
-use crate::onnx::{AttributeProto, INT64, NodeProto};
+use super::{GraphError, Node, Op, Origin, Shape, ValueId};
+use crate::onnx::{AttributeProto, INT32, INT64, NodeProto};
 
 /// The node's inputs, attributes, and errors that name it.
 pub(super) struct Context<'r, 'm> {
@@ -64,13 +64,23 @@ impl<'m> Context<'_, 'm> {
                 let origin = if constant { Origin::Constant } else { Origin::Weight };
                 self.tensor_value(name, origin)
             }
-            Item::Probabilities(_) => Err(self.problem(format!(
-                "input {name:?} is a softmax's output, which only the model's output may be"
-            ))),
+            Item::Squashed(index) => self.reader.squash(index),
             Item::Numbers => {
                 Err(self.problem(format!("input {name:?}: expected floats, found integers")))
             }
+            Item::Mask(_) => Err(self.problem(format!(
+                "input {name:?}: numbers that are random or as many as examples can only be part \
+                 of a dropout"
+            ))),
+            Item::Tail(_) => {
+                Err(self.problem(format!("input {name:?} is made of the model's labels")))
+            }
         }
+    }
+
+    /// What input `index` names, if that is no tensor.
+    pub(super) fn named(&self, index: usize) -> Result<Item, GraphError> {
+        Ok(self.item(index)?.1)
     }
 
     /// Input `index` as a value with a batch axis; its extents without that axis.
@@ -116,7 +126,7 @@ impl<'m> Context<'_, 'm> {
         let id = match item {
             Item::Tensor => self.tensor_value(name, Origin::State)?,
             Item::Value(id) if self.reader.values[id.0].origin == Origin::State => id,
-            Item::Value(_) | Item::Probabilities(_) | Item::Numbers => {
+            Item::Value(_) | Item::Squashed(_) | Item::Numbers | Item::Mask(_) | Item::Tail(_) => {
                 return Err(self.problem(format!("input {name:?}: expected an initializer")));
             }
         };
@@ -133,28 +143,36 @@ impl<'m> Context<'_, 'm> {
         let (name, item) = self.item(index)?;
         match item {
             Item::Numbers => Ok(self.reader.numbers.get(name).cloned()),
-            Item::Tensor if self.reader.tensors[name].proto.data_type == INT64 => {
+            Item::Tensor if matches!(self.reader.tensors[name].proto.data_type, INT64 | INT32) => {
                 let (dims, values) = self.reader.tensors[name]
                     .proto
                     .to_i64()
                     .map_err(|text| self.problem(format!("input {name:?}: {text}")))?;
-                if dims.len() > 1 {
-                    let text = format!("input {name:?}: expected at most one axis, found {dims:?}");
+                if values.len() > NUMBERS_MAX {
+                    let text = format!("input {name:?} has more than {NUMBERS_MAX} integers");
                     return Err(self.problem(text));
                 }
                 let values = values.into_iter().map(Extent::Number).collect();
-                Ok(Some(Numbers { scalar: dims.is_empty(), values }))
+                Ok(Some(Numbers { dims, values }))
             }
-            Item::Tensor | Item::Value(_) | Item::Probabilities(_) => Ok(None),
+            Item::Tensor | Item::Value(_) | Item::Squashed(_) | Item::Mask(_) | Item::Tail(_) => {
+                Ok(None)
+            }
         }
     }
 
-    /// Input `index` as integers that are known beforehand, the batch size as a symbol.
+    /// Input `index` as integers of at most one axis that are known beforehand, the batch size as
+    /// a symbol.
     pub(super) fn extents(&self, index: usize) -> Result<Vec<Extent>, GraphError> {
-        self.numbers(index)?.map(|numbers| numbers.values).ok_or_else(|| {
-            let name = &self.node.input[index];
-            self.problem(format!("input {name:?}: expected constant integers"))
-        })
+        let problem =
+            |text: String| self.problem(format!("input {:?}: {text}", self.node.input[index]));
+        let numbers = self.numbers(index)?;
+        let numbers = numbers.ok_or_else(|| problem("expected constant integers".to_owned()))?;
+        if numbers.dims.len() > 1 {
+            let dims = numbers.dims;
+            return Err(problem(format!("expected at most one axis, found {dims:?}")));
+        }
+        Ok(numbers.values)
     }
 
     /// Input `index` as integers that are known beforehand.
@@ -179,7 +197,7 @@ impl<'m> Context<'_, 'm> {
                 tensor.to_f32().map_err(|text| problem(&text))?.1
             }
             Item::Value(id) => self.reader.values[id.0].initial.clone(),
-            Item::Probabilities(_) | Item::Numbers => Vec::new(),
+            Item::Squashed(_) | Item::Numbers | Item::Mask(_) | Item::Tail(_) => Vec::new(),
         };
         match values.as_slice() {
             [value] => Ok(*value),
@@ -200,6 +218,44 @@ impl<'m> Context<'_, 'm> {
 
     pub(super) fn shape(&self, id: ValueId) -> &Shape {
         &self.reader.values[id.0].shape
+    }
+
+    /// Axes counted from the front, of a value with `rank` of them.
+    pub(super) fn axes(&self, axes: &[i64], rank: usize) -> Result<Vec<usize>, GraphError> {
+        let all = i64::try_from(rank).unwrap_or(i64::MAX);
+        let count = |axis: &i64| {
+            let from_front = if *axis < 0 { axis.saturating_add(all) } else { *axis };
+            usize::try_from(from_front).ok().filter(|axis| *axis < rank)
+        };
+        let counted: Option<Vec<usize>> = axes.iter().map(count).collect();
+        counted.ok_or_else(|| self.problem(format!("axes {axes:?}: there are {rank}")))
+    }
+
+    /// Adds a node of which the file knows nothing, before this one.
+    pub(super) fn push(
+        &mut self,
+        op: Op,
+        inputs: Vec<ValueId>,
+        dims: &[usize],
+    ) -> Result<ValueId, GraphError> {
+        let name = self.label.clone();
+        let shape = Shape::batched(dims);
+        let output = self.reader.add_value(&name, "", shape, Origin::Node)?;
+        self.reader.nodes.push(Node { name, op, inputs, states: Vec::new(), output });
+        Ok(output)
+    }
+
+    /// Adds numbers of which the file knows nothing.
+    pub(super) fn push_constant(
+        &mut self,
+        dims: Vec<usize>,
+        values: Vec<f32>,
+    ) -> Result<ValueId, GraphError> {
+        let label = self.label.clone();
+        let shape = Shape { batched: false, dims };
+        let id = self.reader.add_value(&label, "", shape, Origin::Constant)?;
+        self.reader.values[id.0].initial = values;
+        Ok(id)
     }
 
     /// Number of inputs, those left out at the end not counted.

@@ -6,30 +6,45 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::{Graph, Op};
+use super::{Graph, Op, Origin};
 use crate::onnx::{
     Dimension, DimensionValue, GraphProto, ModelProto, TensorProto, TypeValue, ValueInfoProto,
 };
 
-/// The model with these parameters: tensors shared through `Identity` become tensors of their own.
+/// The model with these parameters. What was computed of tensors only and is trained in their
+/// place becomes a tensor of its own: copies by `Identity`, transposed weights.
 pub(crate) fn training_model(model: &ModelProto, parameters: Vec<TensorProto>) -> ModelProto {
     let mut model = model.clone();
-    let Some(graph) = &mut model.graph else { return model };
+    if let Some(graph) = &mut model.graph {
+        put_tensors(graph, parameters);
+    }
+    model
+}
+
+/// Puts tensors in the place of initializers and nodes with their names.
+fn put_tensors(graph: &mut GraphProto, tensors: Vec<TensorProto>) {
     let mut tensors: BTreeMap<String, TensorProto> =
-        parameters.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
-    let owned = |name: Option<&String>| name.is_some_and(|name| tensors.contains_key(name));
-    graph.node.retain(|node| node.op_type != "Identity" || !owned(node.output.first()));
+        tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
+    let mut freed = BTreeSet::new();
+    graph.node.retain(|node| {
+        let replaced = node.output.first().is_some_and(|name| tensors.contains_key(name));
+        if replaced {
+            freed.extend(node.input.iter().cloned());
+        }
+        !replaced
+    });
     for initializer in &mut graph.initializer {
         if let Some(tensor) = tensors.remove(&initializer.name) {
             *initializer = tensor;
         }
     }
     graph.initializer.extend(tensors.into_values());
-    model
+    let used = used(graph);
+    graph.initializer.retain(|tensor| used.contains(&tensor.name) || !freed.contains(&tensor.name));
 }
 
 /// The model for inference: batch normalisation uses its running statistics, dropout is gone,
-/// the batch axis is open, and tensors that nothing uses are gone.
+/// the batch axis is open, and what no output needs is gone.
 pub(crate) fn inference_model(
     model: &ModelProto,
     graph: &Graph,
@@ -43,13 +58,31 @@ pub(crate) fn inference_model(
             node.attribute.retain(|attribute| attribute.name != "training_mode");
         }
     }
-    remove_dropout(proto);
+    remove_dropout(proto, graph);
+    put_tensors(proto, computed_constants(proto, graph));
     if graph.fixed_batch.is_some() {
         open_reshapes(proto, graph);
     }
     open_batch(proto);
     remove_unused(proto);
     model
+}
+
+/// Constants that nodes of the file compute, such as a bias of zeros.
+fn computed_constants(proto: &GraphProto, graph: &Graph) -> Vec<TensorProto> {
+    let computed: BTreeSet<&str> = proto
+        .node
+        .iter()
+        .filter(|node| node.op_type != "Constant")
+        .filter_map(|node| node.output.first().map(String::as_str))
+        .collect();
+    let constants = graph
+        .values
+        .iter()
+        .filter(|value| value.origin == Origin::Constant && computed.contains(value.name.as_str()));
+    constants
+        .map(|value| TensorProto::from_f32(&value.name, &value.shape.dims, &value.initial))
+        .collect()
 }
 
 /// The same with batch normalisation taken into the convolutions before it, where that can be.
@@ -66,8 +99,16 @@ pub(crate) fn folded_model(
     model
 }
 
-fn remove_dropout(proto: &mut GraphProto) {
-    let results: BTreeSet<String> = proto.output.iter().map(|info| info.name.clone()).collect();
+/// Lets what dropouts give be what they take.
+fn remove_dropout(proto: &mut GraphProto, graph: &Graph) {
+    let results: BTreeSet<&str> = proto.output.iter().map(|info| info.name.as_str()).collect();
+    let dropouts: BTreeMap<&str, &str> = graph
+        .nodes
+        .iter()
+        .filter(|node| matches!(node.op, Op::Dropout { .. }))
+        .map(|node| (&graph.value(node.output).name, &graph.value(node.inputs[0]).name))
+        .map(|(output, input)| (output.as_str(), input.as_str()))
+        .collect();
     let mut names: BTreeMap<String, String> = BTreeMap::new();
     for node in &mut proto.node {
         for input in &mut node.input {
@@ -75,20 +116,19 @@ fn remove_dropout(proto: &mut GraphProto) {
                 input.clone_from(source);
             }
         }
-        if node.op_type != "Dropout" {
-            continue;
-        }
-        "Identity".clone_into(&mut node.op_type);
-        node.attribute.clear();
-        node.input.truncate(1);
-        node.output.truncate(1);
-        if let ([input], [output]) = (node.input.as_slice(), node.output.as_slice())
-            && !results.contains(output)
-        {
-            names.insert(output.clone(), input.clone());
+        let Some(output) = node.output.first().cloned() else { continue };
+        let Some(input) = dropouts.get(output.as_str()) else { continue };
+        let input = names.get(*input).cloned().unwrap_or_else(|| (*input).to_owned());
+        if results.contains(output.as_str()) {
+            "Identity".clone_into(&mut node.op_type);
+            node.attribute.clear();
+            node.input = vec![input];
+            node.output.truncate(1);
+        } else {
+            names.insert(output, input);
         }
     }
-    proto.node.retain(|node| !node.output.iter().any(|output| names.contains_key(output)));
+    proto.node.retain(|node| !node.output.first().is_some_and(|name| names.contains_key(name)));
 }
 
 /// Shapes that name the batch size of the export take the batch as it comes.
@@ -132,18 +172,28 @@ fn open_first_axis(info: &mut ValueInfoProto) {
         Dimension { value: Some(DimensionValue::Param("n".to_owned())), ..Dimension::default() };
 }
 
-/// Removes tensors and constants that no node takes.
+/// Names that nodes and the graph take.
+fn used(proto: &GraphProto) -> BTreeSet<String> {
+    let inputs = proto.node.iter().flat_map(|node| node.input.iter().cloned());
+    inputs.chain(proto.output.iter().map(|info| info.name.clone())).collect()
+}
+
+/// Removes nodes and tensors that no output needs.
 fn remove_unused(proto: &mut GraphProto) {
-    let used: BTreeSet<String> = proto
-        .node
-        .iter()
-        .flat_map(|node| node.input.iter().cloned())
-        .chain(proto.output.iter().map(|info| info.name.clone()))
-        .collect();
-    proto.initializer.retain(|tensor| used.contains(&tensor.name));
-    proto.node.retain(|node| {
-        node.op_type != "Constant" || node.output.iter().any(|output| used.contains(output))
+    let mut needed: BTreeSet<String> = proto.output.iter().map(|info| info.name.clone()).collect();
+    let mut nodes = std::mem::take(&mut proto.node);
+    // From the last on: a node comes before those that take what it gives.
+    nodes.reverse();
+    nodes.retain(|node| {
+        let kept = node.output.iter().any(|output| needed.contains(output));
+        if kept {
+            needed.extend(node.input.iter().cloned());
+        }
+        kept
     });
+    nodes.reverse();
+    proto.node = nodes;
+    proto.initializer.retain(|tensor| needed.contains(&tensor.name));
 }
 
 /// Drops the values of weights and states from a model whose parameters are kept elsewhere. What

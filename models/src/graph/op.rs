@@ -21,16 +21,34 @@ pub(crate) enum Op {
     AveragePool { window: Window, include_pad: bool },
     /// `[x]`: mean over all axes after the channels.
     GlobalAveragePool,
+    /// `[x]`: sum or mean over axes, in ascending order.
+    Reduce { axes: Vec<usize>, mean: bool },
+    /// `[x]`: along one axis, `log` of it if asked for.
+    Softmax { axis: usize, log: bool },
+    /// `[x]`: `value` before and behind each axis.
+    Pad { begin: Vec<usize>, end: Vec<usize>, value: f32 },
     /// `[x, scale, bias]`, states `[mean, variance]`; `momentum` as ONNX counts it.
     BatchNormalization { epsilon: f32, momentum: f32 },
     /// `[x]`: the same elements of each example in row-major order under another shape.
     Reshape,
     /// `[x]`: axis `i` of the output is axis `axes[i]` of the input.
     Transpose { axes: Vec<usize> },
+    /// `[x]`: as many elements along each axis as the output has, from `begin` on.
+    Crop { begin: Vec<usize> },
     /// `[x...]`: the inputs behind each other along an axis.
     Concat { axis: usize },
     /// `[x]`
-    Dropout { ratio: f32 },
+    Dropout { ratio: f32, share: Share },
+}
+
+/// What a dropout drops together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Share {
+    Element,
+    /// All elements of a channel of an example (Tompson et al. 2015).
+    Channel,
+    /// An example as a whole: stochastic depth (Huang et al. 2016).
+    Example,
 }
 
 impl Op {
@@ -57,6 +75,10 @@ impl Op {
             Self::Transpose { .. } => "Transpose".to_owned(),
             Self::Concat { .. } => "Concat".to_owned(),
             Self::Dropout { .. } => "Dropout".to_owned(),
+            Self::Reduce { mean, .. } => if *mean { "ReduceMean" } else { "ReduceSum" }.to_owned(),
+            Self::Softmax { log, .. } => if *log { "LogSoftmax" } else { "Softmax" }.to_owned(),
+            Self::Pad { .. } => "Pad".to_owned(),
+            Self::Crop { .. } => "Slice".to_owned(),
         }
     }
 }

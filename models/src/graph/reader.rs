@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 
 use super::constants::Numbers;
 use super::context::Context;
-use super::{ELEMENTS_MAX, Graph, GraphError, Node, Op, Origin, Shape, Value, ValueId, operators};
+use super::random::Mask;
+use super::{
+    ELEMENTS_MAX, Graph, GraphError, Node, Op, Origin, Shape, Value, ValueId, operators, tail,
+};
 use crate::onnx::{FLOAT, ModelProto, NodeProto, TensorProto, data_type_name};
 
 /// Operator sets whose meaning is known.
@@ -32,20 +35,45 @@ pub(super) enum Item {
     Tensor,
     /// A value of the graph.
     Value(ValueId),
-    /// The output of a softmax over these logits, which only the model's output may be.
-    Probabilities(ValueId),
+    /// A softmax or sigmoid, by its place in [`Reader::squashed`]: the last one of a model is not
+    /// computed in training.
+    Squashed(usize),
     /// Integers that are known beforehand.
     Numbers,
+    /// Random numbers on their way to a dropout, by their place in [`Reader::masks`].
+    Mask(usize),
+    /// What the model's last nodes make of the logits: labels, named probabilities.
+    Tail(Source),
+}
+
+/// What a tail is computed from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    Value(ValueId),
+    Squashed(usize),
+}
+
+/// A softmax or sigmoid that no node has taken so far.
+#[derive(Debug)]
+pub(super) struct Squashed {
+    pub(super) logits: ValueId,
+    op: Op,
+    label: String,
+    output: String,
+    /// The value, once there is one.
+    pub(super) made: Option<ValueId>,
 }
 
 /// What a node turns into.
 pub(super) enum Made {
     /// A node of the graph.
     Node { op: Op, inputs: Vec<ValueId>, states: Vec<ValueId>, dims: Vec<usize> },
-    /// Another name for a value.
-    Same(ValueId),
-    /// A softmax over these logits.
-    Probabilities(ValueId),
+    /// Another name for something.
+    Same(Item),
+    /// A softmax or sigmoid of these logits.
+    Squashed { logits: ValueId, op: Op },
+    /// Random numbers.
+    Mask(Mask),
     /// The names were taken care of.
     Nothing,
 }
@@ -56,8 +84,10 @@ pub(super) struct Reader<'m> {
     pub(super) names: BTreeMap<&'m str, Item>,
     pub(super) tensors: BTreeMap<&'m str, Tensor<'m>>,
     pub(super) numbers: BTreeMap<&'m str, Numbers>,
+    pub(super) squashed: Vec<Squashed>,
+    pub(super) masks: Vec<Mask>,
     pub(super) values: Vec<Value>,
-    nodes: Vec<Node>,
+    pub(super) nodes: Vec<Node>,
     /// The first axis that the model declares, if it is a number.
     pub(super) fixed_batch: Option<usize>,
 }
@@ -88,37 +118,26 @@ pub(super) fn read(model: &ModelProto) -> Result<Graph, GraphError> {
         let found: Vec<_> = inputs.iter().map(|info| info.name.as_str()).collect();
         return problem(format!("expected one input, found {found:?}"));
     };
-    let [output] = proto.output.as_slice() else {
-        let found: Vec<_> = proto.output.iter().map(|info| info.name.as_str()).collect();
-        return problem(format!("expected one output (the logits), found {found:?}"));
-    };
     let mut reader = Reader {
         opset,
         names,
         tensors,
         numbers: BTreeMap::new(),
+        squashed: Vec::new(),
+        masks: Vec::new(),
         values: Vec::new(),
         nodes: Vec::new(),
         fixed_batch: None,
     };
-    let input_id = reader.add_input(input)?;
+    let input = reader.add_input(input)?;
     for node in &proto.node {
         reader.add_node(node)?;
     }
-    let output_id = match reader.names.get(output.name.as_str()) {
-        Some(Item::Value(id) | Item::Probabilities(id)) => *id,
-        Some(Item::Tensor | Item::Numbers) | None => {
-            return problem(format!("output {:?} is not computed by any node", output.name));
-        }
-    };
-    let graph = Graph {
-        values: reader.values,
-        nodes: reader.nodes,
-        input: input_id,
-        output: output_id,
-        fixed_batch: reader.fixed_batch,
-    };
-    check_logits(&graph, &output.name)?;
+    let outputs: Vec<&str> = proto.output.iter().map(|info| info.name.as_str()).collect();
+    let (output, last) = reader.output(&outputs)?;
+    let Reader { values, nodes, fixed_batch, .. } = reader;
+    let graph = Graph { values, nodes, input, output, last, fixed_batch };
+    check_logits(&graph, outputs[0])?;
     Ok(graph)
 }
 
@@ -131,6 +150,9 @@ fn check_logits(graph: &Graph, name: &str) -> Result<(), GraphError> {
             "output {name:?}: expected logits of shape [n, classes], found {}",
             describe(&logits.shape)
         )));
+    }
+    if logits.origin != Origin::Node {
+        return Err(GraphError::Graph(format!("output {name:?} is not computed by any node")));
     }
     if graph.values.iter().all(|value| value.origin != Origin::Weight) {
         return Err(GraphError::Graph("it has no weights to train".to_owned()));
@@ -204,17 +226,6 @@ impl<'m> Reader<'m> {
         } else {
             node.name.clone()
         };
-        let foreign = !matches!(node.domain.as_str(), "" | "ai.onnx");
-        let unsupported = || GraphError::Operator {
-            node: label.clone(),
-            operator: if foreign {
-                format!("{}.{}", node.domain, node.op_type)
-            } else {
-                node.op_type.clone()
-            },
-            purpose: "training",
-        };
-        let read = operators::reader(&node.op_type).filter(|_| !foreign).ok_or_else(unsupported)?;
         let mut context = Context { reader: self, node, label: label.clone() };
         if output.is_empty() {
             return Err(context.problem("it has no output".to_owned()));
@@ -222,10 +233,27 @@ impl<'m> Reader<'m> {
         if context.reader.names.contains_key(output) {
             return Err(context.problem(format!("output {output:?} is already there")));
         }
+        if let Some(source) = tail::source(&context)? {
+            for name in &node.output {
+                self.names.insert(name, Item::Tail(source));
+            }
+            return Ok(());
+        }
+        let Some(read) = operators::reader(&node.domain, &node.op_type) else {
+            return Err(unsupported(node, label));
+        };
         let item = match read(&mut context)? {
             Made::Nothing => return Ok(()),
-            Made::Same(id) => Item::Value(id),
-            Made::Probabilities(id) => Item::Probabilities(id),
+            Made::Same(item) => item,
+            Made::Squashed { logits, op } => {
+                let (output, made) = (output.to_owned(), None);
+                self.squashed.push(Squashed { logits, op, label, output, made });
+                Item::Squashed(self.squashed.len() - 1)
+            }
+            Made::Mask(mask) => {
+                self.masks.push(mask);
+                Item::Mask(self.masks.len() - 1)
+            }
             Made::Node { op, inputs, states, dims } => {
                 let id = self.add_value(&label, output, Shape::batched(&dims), Origin::Node)?;
                 self.nodes.push(Node { name: label, op, inputs, states, output: id });
@@ -234,5 +262,82 @@ impl<'m> Reader<'m> {
         };
         self.names.insert(output, item);
         Ok(())
+    }
+
+    /// The value of a softmax or sigmoid that a node takes.
+    pub(super) fn squash(&mut self, index: usize) -> Result<ValueId, GraphError> {
+        if let Some(id) = self.squashed[index].made {
+            return Ok(id);
+        }
+        let node = self.squash_node(index)?;
+        let id = node.output;
+        self.nodes.push(node);
+        self.squashed[index].made = Some(id);
+        Ok(id)
+    }
+
+    fn squash_node(&mut self, index: usize) -> Result<Node, GraphError> {
+        let Squashed { logits, op, label, output, .. } = &self.squashed[index];
+        let (logits, op, name, output) = (*logits, op.clone(), label.clone(), output.clone());
+        let shape = self.values[logits.0].shape.clone();
+        let output = self.add_value(&name, &output, shape, Origin::Node)?;
+        Ok(Node { name, op, inputs: vec![logits], states: Vec::new(), output })
+    }
+
+    /// The logits behind the model's outputs, and what the model makes of them last.
+    fn output(&mut self, names: &[&str]) -> Result<(ValueId, Option<Node>), GraphError> {
+        let problem = |text: String| Err(GraphError::Graph(text));
+        let mut sources = Vec::new();
+        for name in names {
+            let source = match self.names.get(name) {
+                Some(Item::Value(id)) => Source::Value(*id),
+                Some(Item::Squashed(index)) => Source::Squashed(*index),
+                Some(Item::Tail(source)) => *source,
+                Some(Item::Tensor | Item::Numbers | Item::Mask(_)) | None => {
+                    return problem(format!("output {name:?} is not computed by any node"));
+                }
+            };
+            if !sources.contains(&source) {
+                sources.push(source);
+            }
+        }
+        // Labels are often taken from the logits, beside probabilities of the same.
+        if let [Source::Value(id), Source::Squashed(index)]
+        | [Source::Squashed(index), Source::Value(id)] = *sources
+            && self.squashed[index].logits == id
+        {
+            sources = vec![Source::Squashed(index)];
+        }
+        match sources.as_slice() {
+            [Source::Value(id)] => Ok((*id, None)),
+            [Source::Squashed(index)] => {
+                if matches!(self.squashed[*index].op, Op::Softmax { axis: 1.., .. }) {
+                    return Ok((self.squash(*index)?, None));
+                }
+                let node = self.squash_node(*index)?;
+                Ok((self.squashed[*index].logits, Some(node)))
+            }
+            _ => problem(format!(
+                "expected one output (the logits), or several made of the same logits, found \
+                 {names:?}: export the model with one output"
+            )),
+        }
+    }
+}
+
+fn unsupported(node: &NodeProto, label: String) -> GraphError {
+    let own = matches!(node.domain.as_str(), "" | "ai.onnx");
+    GraphError::Operator {
+        node: label,
+        operator: if own {
+            node.op_type.clone()
+        } else {
+            format!("{}.{}", node.domain, node.op_type)
+        },
+        purpose: "training",
+        advice: format!(
+            "export the model without it, or with operators that are: {}",
+            operators::names()
+        ),
     }
 }

@@ -3,10 +3,6 @@
 use super::GraphError;
 use super::context::Context;
 
-/// Largest extent of a kernel, stride, dilation or padding: far above what networks use, and
-/// small enough that no sum of them overflows.
-const EXTENT_MAX: i64 = 1 << 16;
-
 /// A window over the two spatial axes `[h, w]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Window {
@@ -22,6 +18,10 @@ pub(crate) struct Window {
 }
 
 impl Window {
+    /// Largest extent of a kernel, stride, dilation or padding: far above what networks use, and
+    /// small enough that no sum of them overflows.
+    pub(super) const EXTENT_MAX: usize = 1 << 16;
+
     /// Reads `strides`, `dilations`, `pads`, `auto_pad` and `ceil_mode` for an input of `[h, w]`.
     pub(super) fn read(
         context: &Context<'_, '_>,
@@ -116,7 +116,9 @@ fn extent(
     value: i64,
     least: i64,
 ) -> Result<usize, GraphError> {
-    usize::try_from(value).ok().filter(|_| (least..=EXTENT_MAX).contains(&value)).ok_or_else(|| {
-        context.problem(format!("{name}: expected {least} to {EXTENT_MAX}, found {value}"))
+    let most = Window::EXTENT_MAX;
+    let fits = usize::try_from(value).ok().filter(|extent| *extent <= most && value >= least);
+    fits.ok_or_else(|| {
+        context.problem(format!("{name}: expected {least} to {most}, found {value}"))
     })
 }

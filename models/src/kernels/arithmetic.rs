@@ -3,8 +3,9 @@
 use rayon::prelude::*;
 
 use super::broadcast::{Factor, Frame, Operand};
+use super::simd::vectorised;
 use super::sums::{narrow, sum};
-use super::{Backward, Forward, Gradient, Kernel};
+use super::{Backward, Forward, Gradient, Kernel, Reads};
 use crate::graph;
 use crate::graph::Shape;
 
@@ -19,15 +20,6 @@ pub(super) struct Arithmetic {
     operator: graph::Arithmetic,
     operands: [Operand; 2],
     frame: Frame,
-}
-
-/// A stretch of the output with what it is made of.
-#[derive(Clone, Copy)]
-struct Stretch<'a> {
-    a: Factor<'a>,
-    b: Factor<'a>,
-    y: &'a [f32],
-    dy: &'a [f32],
 }
 
 impl Arithmetic {
@@ -62,32 +54,31 @@ impl Arithmetic {
         }
     }
 
-    fn stretch<'a>(&self, call: &Backward<'a>, channel: usize, at: usize) -> Stretch<'a> {
+    /// The gradient by one operand in a stretch of the output, as if the operand were not
+    /// broadcast; in `terms` unless it is that of the output.
+    fn terms<'a>(
+        &self,
+        which: usize,
+        call: &'a Backward<'_>,
+        (channel, at): (usize, usize),
+        terms: &'a mut [f32],
+    ) -> &'a [f32] {
+        use graph::Arithmetic as A;
         let n = call.batch;
         let len = self.frame.rest / self.stretches() * n;
         let from = (channel * self.stretches() + at) * len;
-        Stretch {
-            a: self.factor(0, call.inputs[0], channel, at, n),
-            b: self.factor(1, call.inputs[1], channel, at, n),
-            y: &call.output[from..from + len],
-            dy: &call.output_gradient[from..from + len],
-        }
-    }
-
-    /// The gradient by one operand, as if it were not broadcast; in `terms` unless it is `dy`.
-    fn terms<'a>(&self, which: usize, stretch: Stretch<'a>, terms: &'a mut [f32]) -> &'a [f32] {
-        use graph::Arithmetic as A;
-        let Stretch { a, b, y, dy } = stretch;
-        let (dy_each, y_each) = (Factor::Each(dy), Factor::Each(y));
+        let dy = &call.output_gradient[from..from + len];
+        let dy_each = Factor::Each(dy);
+        let operand = |which: usize| self.factor(which, call.inputs[which], channel, at, n);
         match (self.operator, which) {
             (A::Add, _) | (A::Sub, 0) => return dy,
             (A::Sub, _) => combine(terms, dy_each, dy_each, |dy, _| -dy),
-            (A::Mul, 0) => combine(terms, dy_each, b, |dy, b| dy * b),
-            (A::Mul, _) => combine(terms, dy_each, a, |dy, a| dy * a),
-            (A::Div, 0) => combine(terms, dy_each, b, |dy, b| dy / b),
+            (A::Mul, _) => combine(terms, dy_each, operand(1 - which), |dy, other| dy * other),
+            (A::Div, 0) => combine(terms, dy_each, operand(1), |dy, b| dy / b),
             (A::Div, _) => {
-                combine(terms, dy_each, y_each, |dy, y| -dy * y);
-                match b {
+                let y = Factor::Each(&call.output[from..from + len]);
+                combine(terms, dy_each, y, |dy, y| -dy * y);
+                match operand(1) {
                     Factor::Each(b) => terms.iter_mut().zip(b).for_each(|(term, b)| *term /= b),
                     Factor::One(b) => terms.iter_mut().for_each(|term| *term /= b),
                 }
@@ -113,8 +104,7 @@ impl Arithmetic {
             let stretches = self.stretches();
             for (at, values) in gradient.values.chunks_exact_mut(len).enumerate() {
                 let channel = channels.start + at / stretches;
-                let terms =
-                    self.terms(which, self.stretch(call, channel, at % stretches), &mut room);
+                let terms = self.terms(which, call, (channel, at % stretches), &mut room);
                 Gradient { values, add: gradient.add }.put(terms.iter().copied());
             }
             return;
@@ -124,7 +114,7 @@ impl Arithmetic {
         let mut totals = vec![0.0_f64; if operand.batched { 0 } else { gradient.values.len() }];
         for channel in channels {
             for at in 0..self.stretches() {
-                let terms = self.terms(which, self.stretch(call, channel, at), &mut room);
+                let terms = self.terms(which, call, (channel, at), &mut room);
                 let element = operand.element(channel, at);
                 if operand.batched {
                     let into = &mut gradient.values[element * n - origin..][..n];
@@ -140,6 +130,14 @@ impl Arithmetic {
 }
 
 impl Kernel for Arithmetic {
+    fn reads(&self) -> Reads {
+        match self.operator {
+            graph::Arithmetic::Add | graph::Arithmetic::Sub => Reads::NOTHING,
+            graph::Arithmetic::Mul => Reads::INPUTS,
+            graph::Arithmetic::Div => Reads::ALL,
+        }
+    }
+
     fn forward(&mut self, call: Forward<'_>) {
         use graph::Arithmetic as A;
         let [a, b] = call.inputs else { return };
@@ -183,7 +181,7 @@ impl Kernel for Arithmetic {
 
 /// `out = function(a, b)` along a stretch.
 fn combine(out: &mut [f32], a: Factor<'_>, b: Factor<'_>, function: impl Fn(f32, f32) -> f32) {
-    match (a, b) {
+    vectorised(|| match (a, b) {
         (Factor::Each(a), Factor::Each(b)) => {
             let pairs = a.iter().zip(b);
             out.iter_mut().zip(pairs).for_each(|(out, (a, b))| *out = function(*a, *b));
@@ -195,5 +193,5 @@ fn combine(out: &mut [f32], a: Factor<'_>, b: Factor<'_>, function: impl Fn(f32,
             out.iter_mut().zip(b).for_each(|(out, b)| *out = function(a, *b));
         }
         (Factor::One(a), Factor::One(b)) => out.fill(function(a, b)),
-    }
+    });
 }

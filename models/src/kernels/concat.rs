@@ -1,6 +1,6 @@
 //! Values behind each other along an axis.
 
-use super::{Backward, Forward, Gradient, Kernel};
+use super::{Backward, Forward, Gradient, Kernel, Reads};
 
 /// Shapes: `[n, .., d1, ..]`, `[n, .., d2, ..]`, ... -> `[n, .., d1 + d2 + ..., ..]`.
 /// Source: ONNX operator `Concat`, opset 13.
@@ -26,6 +26,10 @@ impl Concat {
 }
 
 impl Kernel for Concat {
+    fn reads(&self) -> Reads {
+        Reads::NOTHING
+    }
+
     fn forward(&mut self, call: Forward<'_>) {
         let n = call.batch;
         for (x, (start, len)) in call.inputs.iter().zip(&self.blocks) {

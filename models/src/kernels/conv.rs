@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::simd::{Instructions, LANES_MAX, Simd, Work};
 use super::sums::sum;
 use super::tile::{self, Outputs};
-use super::{Backward, Forward, Kernel};
+use super::{Backward, Forward, Kernel, Reads};
 use crate::graph::Window;
 use plan::{Axis, Extents, Plan, Region};
 
@@ -138,6 +138,10 @@ impl Kernel for Conv {
             return passes;
         }
         passes.max(weights::scratch(geometry, self.instructions, threads))
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::INPUTS
     }
 
     fn forward(&mut self, call: Forward<'_>) {

@@ -2,7 +2,7 @@
 
 use super::product::{Left, Right, product, right_len};
 use super::sums::sum;
-use super::{Backward, Forward, Gradient, Kernel};
+use super::{Backward, Forward, Gradient, Kernel, Reads};
 
 /// `alpha x w + beta bias`.
 /// Shapes: `x [n, d]`, `w [d, m]` (`[m, d]` if `transposed`), `bias [m]` or one value -> `[n, m]`.
@@ -35,6 +35,10 @@ fn factors_len(d: usize, m: usize, n: usize) -> usize {
 impl Kernel for Linear {
     fn scratch(&self, batch: usize, _threads: usize) -> usize {
         factors_len(self.d, self.m, batch)
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::INPUTS
     }
 
     fn forward(&mut self, call: Forward<'_>) {
@@ -91,6 +95,10 @@ pub(super) struct Rows {
 impl Kernel for Rows {
     fn scratch(&self, batch: usize, _threads: usize) -> usize {
         factors_len(self.d, self.m, batch)
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::INPUTS
     }
 
     fn forward(&mut self, call: Forward<'_>) {

@@ -2,8 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::sums::{count, narrow, sum_of};
-use super::{Backward, Forward, Kernel};
+use super::simd::vectorised;
+use super::sums::{count, moments, narrow, sum_of};
+use super::{Backward, Forward, Kernel, Reads};
 
 /// `(x - mean) / sqrt(variance + epsilon) * scale + bias` per channel: with the batch's statistics
 /// in training, with running ones otherwise.
@@ -24,6 +25,8 @@ pub(super) struct BatchNormalization {
 #[derive(Debug, Clone, Copy, Default)]
 struct Channel {
     mean: f32,
+    /// What rounding took from the mean.
+    rest: f32,
     variance: f64,
     /// `1 / sqrt(variance + epsilon)`
     inverse: f32,
@@ -42,8 +45,10 @@ impl BatchNormalization {
         self.channels.par_iter_mut().zip(x.par_chunks_exact(row_len)).for_each(|(channel, x)| {
             channel.mean = narrow(sum_of(x, x, |x, _| x) / count(row_len));
             let mean = channel.mean;
-            let squares = sum_of(x, x, |x, _| (x - mean) * (x - mean));
-            channel.variance = squares / count(row_len);
+            let (rest, squares) = moments(x, mean);
+            let rest = rest / count(row_len);
+            channel.rest = narrow(rest);
+            channel.variance = (squares / count(row_len) - rest * rest).max(0.0);
             channel.inverse = narrow((channel.variance + epsilon).sqrt().recip());
         });
     }
@@ -57,23 +62,29 @@ impl BatchNormalization {
             *old = narrow(keep * f64::from(*old) + (1.0 - keep) * new);
         };
         for ((channel, mean), variance) in self.channels.iter().zip(mean).zip(variance) {
-            mix(mean, f64::from(channel.mean));
+            mix(mean, f64::from(channel.mean) + f64::from(channel.rest));
             mix(variance, channel.variance * unbiased);
         }
     }
 }
 
 impl Kernel for BatchNormalization {
+    fn reads(&self) -> Reads {
+        Reads::INPUTS
+    }
+
     fn forward(&mut self, call: Forward<'_>) {
         let [x, scale, bias] = call.inputs else { return };
         let row_len = x.len() / self.channels.len();
         self.training = call.training;
-        if call.training {
+        if call.training && call.again {
+            // The last batch's statistics are still there.
+        } else if call.training {
             self.measure(x, row_len);
             self.track(call.states, row_len);
         } else if let [mean, variance] = call.states {
             for ((channel, mean), variance) in self.channels.iter_mut().zip(mean).zip(variance) {
-                channel.mean = *mean;
+                (channel.mean, channel.rest) = (*mean, 0.0);
                 channel.inverse = (*variance + self.epsilon).sqrt().recip();
             }
         }
@@ -81,7 +92,10 @@ impl Kernel for BatchNormalization {
         let parameters = self.channels.par_iter().zip(scale.par_iter().zip(*bias));
         rows.zip(parameters).for_each(|((y, x), (channel, (scale, bias)))| {
             let (mean, factor) = (channel.mean, channel.inverse * scale);
-            y.iter_mut().zip(x).for_each(|(y, x)| *y = (x - mean) * factor + bias);
+            let bias = bias - channel.rest * factor;
+            vectorised(|| {
+                y.iter_mut().zip(x).for_each(|(y, x)| *y = (x - mean) * factor + bias);
+            });
         });
     }
 
@@ -94,6 +108,7 @@ impl Kernel for BatchNormalization {
             let mean = channel.mean;
             channel.gradient_sum = narrow(sum_of(dy, dy, |dy, _| dy));
             let dot = sum_of(x, dy, |x, dy| (x - mean) * dy);
+            let dot = dot - f64::from(channel.rest) * f64::from(channel.gradient_sum);
             channel.gradient_dot = narrow(dot * f64::from(channel.inverse));
         });
         if let Some(gradient) = scale_gradient {
@@ -111,10 +126,10 @@ impl Kernel for BatchNormalization {
             let share = if training { narrow(count(row_len).recip()) } else { 0.0 };
             let factor = scale * channel.inverse;
             let slope = channel.gradient_dot * share * channel.inverse;
-            let level = channel.gradient_sum * share;
+            let level = channel.gradient_sum * share - channel.rest * slope;
             let mean = channel.mean;
             let dx = |(x, dy): (&f32, &f32)| factor * (dy - level - (x - mean) * slope);
-            super::Gradient { values: into, add }.put(x.iter().zip(dy).map(dx));
+            vectorised(|| super::Gradient { values: into, add }.put(x.iter().zip(dy).map(dx)));
         });
     }
 }

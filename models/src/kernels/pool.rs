@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::sums::{count, narrow};
-use super::{Backward, Forward, Gradient, Kernel};
+use super::{Backward, Forward, Gradient, Kernel, Reads};
 use crate::graph::Window;
 
 /// Geometry of a window that slides over pictures.
@@ -81,7 +81,11 @@ fn number(pixel: usize) -> u32 {
 
 impl Kernel for MaxPool {
     fn kept_bytes(&self, output_len: usize) -> usize {
-        output_len * size_of::<usize>()
+        output_len * size_of::<u32>()
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::NOTHING
     }
 
     fn forward(&mut self, call: Forward<'_>) {
@@ -167,6 +171,10 @@ impl AveragePool {
 }
 
 impl Kernel for AveragePool {
+    fn reads(&self) -> Reads {
+        Reads::NOTHING
+    }
+
     fn forward(&mut self, call: Forward<'_>) {
         let Some(x) = call.inputs.first() else { return };
         let (sliding, shares, n) = (&self.sliding, &self.shares, call.batch);
@@ -209,6 +217,10 @@ pub(super) struct GlobalAveragePool;
 const PIXELS: usize = 64;
 
 impl Kernel for GlobalAveragePool {
+    fn reads(&self) -> Reads {
+        Reads::NOTHING
+    }
+
     fn forward(&mut self, call: Forward<'_>) {
         let Some(x) = call.inputs.first() else { return };
         let n = call.batch;

@@ -1,12 +1,16 @@
 //! The same elements of each example under another shape, which in memory is the same order.
 
-use super::{Backward, Forward, Kernel};
+use super::{Backward, Forward, Kernel, Reads};
 
 /// Source: ONNX operators `Reshape` and `Flatten`, opset 21.
 #[derive(Debug)]
 pub(super) struct Reshape;
 
 impl Kernel for Reshape {
+    fn reads(&self) -> Reads {
+        Reads::NOTHING
+    }
+
     fn forward(&mut self, call: Forward<'_>) {
         let Some(x) = call.inputs.first() else { return };
         call.output.copy_from_slice(x);

@@ -165,6 +165,18 @@ impl Instructions {
     }
 }
 
+/// Runs a loop over slices, which the compiler makes vectors of, with the best instructions.
+pub(crate) fn vectorised(work: impl FnOnce()) {
+    struct Loop<F>(F);
+    impl<F: FnOnce()> Work for Loop<F> {
+        #[inline(always)]
+        unsafe fn run<S: Simd>(self) {
+            self.0();
+        }
+    }
+    Instructions::best().run(Loop(work));
+}
+
 /// Something to do with any set of instructions.
 pub(super) trait Work {
     /// To be inlined always: only so it is compiled for the instructions.

@@ -1,5 +1,5 @@
 //! Every kernel beside a naive reference in `f64`, and its gradients beside finite differences of
-//! that reference, on small random shapes.
+//! that reference, as properties of random shapes; `PROPTEST_CASES` sets how many.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -14,11 +14,12 @@ mod reference;
 mod shapes;
 mod windows;
 
+use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
-use crate::graph::{Activation, Arithmetic, Origin, Shape, Value, ValueId, Window};
+use crate::graph::{Activation, Arithmetic, Origin, Shape, Share, Value, ValueId, Window};
 use reference::Reference;
 use simd::{CHOSEN, Instructions};
 
@@ -38,14 +39,6 @@ impl Draw {
         Self(ChaCha8Rng::seed_from_u64(seed))
     }
 
-    fn below(&mut self, bound: usize) -> usize {
-        self.0.next_u64() as usize % bound
-    }
-
-    fn from(&mut self, least: usize, most: usize) -> usize {
-        least + self.below(most - least + 1)
-    }
-
     /// A number of -2 to 2 that `f32` holds exactly.
     fn number(&mut self) -> f64 {
         f64::from((self.0.next_u32() >> 12) as f32 / 262_144.0 - 2.0)
@@ -55,15 +48,20 @@ impl Draw {
         (0..len).map(|_| self.number()).collect()
     }
 
-    fn window(&mut self, most_pad: usize) -> Window {
-        let mut pair = |least: usize, most: usize| [self.from(least, most), self.from(least, most)];
-        let kernel = pair(1, 3);
-        let (stride, dilation) = (pair(1, 3), pair(1, 2));
-        let [begin, end] = [pair(0, most_pad), pair(0, most_pad)].map(|pads| {
-            [0, 1].map(|axis| pads[axis].min(if most_pad > 2 { 3 } else { kernel[axis] - 1 }))
-        });
-        Window { kernel, stride, dilation, begin, end, ceil: false }
+    /// Numbers of -2 to 2 in random order, no two of them close.
+    fn apart(&mut self, len: usize) -> Vec<f64> {
+        let mut order: Vec<usize> = (0..len).collect();
+        order.sort_by_cached_key(|_| self.0.next_u64());
+        order.into_iter().map(|at| (at as f64 + 0.5) / len as f64 * 4.0 - 2.0).collect()
     }
+}
+
+/// Extents of a value without the batch axis.
+fn extents(
+    ranks: std::ops::RangeInclusive<usize>,
+    most: usize,
+) -> impl Strategy<Value = Vec<usize>> {
+    proptest::collection::vec(1..=most, ranks)
 }
 
 fn plain(dims: &[usize]) -> Shape {
@@ -71,6 +69,12 @@ fn plain(dims: &[usize]) -> Shape {
 }
 
 impl Case {
+    /// An operator on one value that keeps its shape, or gives it another.
+    fn of(op: Op, n: usize, input: &[usize], output: &[usize]) -> Self {
+        let inputs = vec![Shape::batched(input)];
+        Self { op, n, inputs, states: Vec::new(), output: output.to_vec() }
+    }
+
     fn graph(&self) -> (Graph, Node) {
         let value = |shape: &Shape| Value {
             name: String::new(),
@@ -88,8 +92,14 @@ impl Case {
             states: Vec::new(),
             output,
         };
-        let graph =
-            Graph { values, nodes: Vec::new(), input: ValueId(0), output, fixed_batch: None };
+        let graph = Graph {
+            values,
+            nodes: Vec::new(),
+            input: ValueId(0),
+            output,
+            last: None,
+            fixed_batch: None,
+        };
         (graph, node)
     }
 
@@ -102,10 +112,13 @@ impl Case {
                     *x += 2.5_f64.copysign(*x);
                 }
             } else if matches!(self.op, Op::Activation(_)) {
-                // Beyond the corners of every function, and beside those that are round numbers.
+                // Beyond the corners of every function, and on none of them.
                 for x in &mut numbers {
                     *x = *x * 2.0 + 1.0 / 262_144.0;
                 }
+            } else if matches!(self.op, Op::MaxPool(_)) {
+                // The largest has to stay the largest when it is moved a little.
+                return draw.apart(shape.len(self.n));
             }
             numbers
         };
@@ -121,6 +134,11 @@ impl Case {
             states: &self.states,
             training,
         }
+    }
+
+    /// The same with numbers of a seed.
+    fn check_seed(&self, seed: u64) {
+        self.check(&mut Draw::new(seed));
     }
 
     /// Holds output and gradients against the reference. Gradients are checked element by element
@@ -224,6 +242,7 @@ impl Case {
         kernel.forward(Forward {
             batch: n,
             training,
+            again: false,
             step: 1,
             inputs: &slices,
             states: &mut self.states.clone(),
@@ -236,10 +255,18 @@ impl Case {
         let mut targets: Vec<_> =
             gradients.iter_mut().map(|values| Some(Gradient { values, add })).collect();
         scratch.fill(f32::NAN);
+        // Only what the kernel asks for is there.
+        let reads = kernel.reads();
+        let gone = |shape: &Shape| shape.batched && !reads.inputs;
+        let kept: Vec<&[f32]> = slices
+            .iter()
+            .zip(&self.inputs)
+            .map(|(x, shape)| if gone(shape) { &[][..] } else { *x })
+            .collect();
         kernel.backward(Backward {
             batch: n,
-            inputs: &slices,
-            output: &output,
+            inputs: &kept,
+            output: if reads.output { &output } else { &[] },
             output_gradient: &dy,
             input_gradients: &mut targets,
             scratch: &mut scratch,

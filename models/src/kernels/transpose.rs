@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Backward, Forward, Gradient, Kernel};
+use super::{Backward, Forward, Gradient, Kernel, Reads};
 
 /// Axis `i` of the output is axis `axes[i]` of the input, the batch axis staying the first.
 /// Source: ONNX operator `Transpose`, opset 21.
@@ -41,6 +41,10 @@ fn reorder(from: &[usize], n: usize, values: &[f32], into: &mut [f32], add: bool
 }
 
 impl Kernel for Transpose {
+    fn reads(&self) -> Reads {
+        Reads::NOTHING
+    }
+
     fn forward(&mut self, call: Forward<'_>) {
         let Some(x) = call.inputs.first() else { return };
         reorder(&self.sources, call.batch, x, call.output, false);

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::network::Network;
+use super::network::{Network, Pass};
 use crate::graph::{Graph, Origin, ValueId};
 
 /// What stopped being finite first.
@@ -74,21 +74,24 @@ impl Divergence {
 
 impl Network {
     /// What of the last forward pass of `batch` examples is not finite, in the order of
-    /// computation.
-    pub(super) fn not_finite(&self, batch: usize) -> Option<Divergence> {
-        let values = |id: ValueId| &self.values(id)[..self.graph.value(id).shape.len(batch)];
-        if let Some(value) = not_finite(values(self.graph.input)) {
+    /// computation; computes it once more, as what was used up is no longer there.
+    pub(super) fn not_finite(&mut self, batch: usize, pass: Pass) -> Option<Divergence> {
+        if let Some(value) = not_finite(self.activation(self.graph.input, batch)) {
             return Some(Divergence::Examples { value });
         }
-        self.graph.nodes.iter().find_map(|node| {
+        (0..self.graph.nodes.len()).find_map(|index| {
+            let node = &self.graph.nodes[index];
             let taken = node.inputs.iter().chain(&node.states);
             // What other nodes gave was looked at before.
             let mut parameters = taken.filter(|id| self.graph.value(**id).origin != Origin::Node);
-            parameters.find_map(|id| self.parameter_not_finite(*id)).or_else(|| {
-                let value = not_finite(values(node.output))?;
-                let operator = node.op.label();
-                Some(Divergence::Output { node: node.name.clone(), operator, value })
-            })
+            if let Some(found) = parameters.find_map(|id| self.parameter_not_finite(*id)) {
+                return Some(found);
+            }
+            self.node_forward(index, batch, pass, false);
+            let node = &self.graph.nodes[index];
+            let value = not_finite(self.activation(node.output, batch))?;
+            let operator = node.op.label();
+            Some(Divergence::Output { node: node.name.clone(), operator, value })
         })
     }
 

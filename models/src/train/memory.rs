@@ -69,21 +69,17 @@ impl Network {
         for value in &graph.values {
             let examples = if value.shape.batched { batch as u64 } else { 1 };
             let bytes = F32 * value.shape.elements() as u64 * examples;
-            if matches!(value.origin, Origin::Input | Origin::Node) {
-                memory.activations += bytes;
-            } else {
+            if !matches!(value.origin, Origin::Input | Origin::Node) {
                 memory.parameters += bytes;
             }
             if value.origin == Origin::Weight {
+                memory.gradients += bytes;
                 let len = value.shape.elements();
                 let anchor = if settings.proximal > 0.0 { len } else { 0 };
                 memory.optimizer_state += F32 * (optimizer.state_len(len) + anchor) as u64;
             }
         }
-        for (per_example, fixed) in &self.slot_len {
-            memory.activations += F32 * *per_example as u64 * batch as u64;
-            memory.gradients += F32 * *fixed as u64;
-        }
+        memory.activations = F32 * (self.buffers.len as u64).saturating_mul(batch as u64);
         // What no machine of this word size can hold needs no further look.
         if usize::try_from(memory.activations).is_err() {
             return memory;
@@ -118,21 +114,9 @@ mod tests {
         let mut memory = Memory::default();
         let bytes = |buffer: &Vec<f32>| F32 * buffer.capacity() as u64;
         let network = &trainer.network;
-        for (value, buffer) in network.graph.values.iter().zip(&network.values) {
-            match value.origin {
-                Origin::Input | Origin::Node => memory.activations += bytes(buffer),
-                Origin::Weight | Origin::State | Origin::Frozen | Origin::Constant => {
-                    memory.parameters += bytes(buffer);
-                }
-            }
-        }
-        for (slot, (_, fixed)) in network.slots.iter().zip(&network.slot_len) {
-            if *fixed > 0 {
-                memory.gradients += bytes(slot);
-            } else {
-                memory.activations += bytes(slot);
-            }
-        }
+        memory.parameters = network.parameters.iter().map(bytes).sum();
+        memory.gradients = network.gradients.iter().map(bytes).sum();
+        memory.activations = bytes(&network.memory);
         memory.activations += network.spares.iter().map(bytes).sum::<u64>();
         memory.scratch = bytes(&network.scratch);
         memory.optimizer_state = trainer.weights.iter().map(|(_, state)| bytes(state)).sum();

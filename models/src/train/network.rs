@@ -1,22 +1,23 @@
 //! A graph with its kernels and buffers: forward and backward passes over a batch.
 
+use std::ops::Range;
+
+use super::buffers::{Buffers, split};
 use super::profile::Profile;
-use crate::graph::{Graph, Node, Origin, ValueId};
-use crate::kernels::{self, Backward, Forward, Gradient, Kernel};
+use crate::graph::{Graph, Origin, ValueId};
+use crate::kernels::{self, Backward, Forward, Gradient, Kernel, Reads};
 
 /// A graph at work. Buffers grow to the largest batch seen and are used again after that.
 #[derive(Debug)]
 pub(super) struct Network {
     pub(super) graph: Graph,
     pub(super) kernels: Vec<Box<dyn Kernel>>,
-    /// By value: the batch's activations, or a parameter's values.
-    pub(super) values: Vec<Vec<f32>>,
-    /// By value: the gradient's place in `slots`; `None` where no gradient is needed.
-    slot_of: Vec<Option<usize>>,
-    /// Gradients. Those of activations share slots once they are used up.
-    pub(super) slots: Vec<Vec<f32>>,
-    /// By slot: elements per example, and elements whatever the batch.
-    pub(super) slot_len: Vec<(usize, usize)>,
+    /// By value: a parameter's values, and the gradient by a weight.
+    pub(super) parameters: Vec<Vec<f32>>,
+    pub(super) gradients: Vec<Vec<f32>>,
+    pub(super) buffers: Buffers,
+    /// Activations and their gradients, as the buffers' plan says.
+    pub(super) memory: Vec<f32>,
     pub(super) scratch: Vec<f32>,
     /// For gradients of inputs that a node takes more than once.
     pub(super) spares: Vec<Vec<f32>>,
@@ -24,176 +25,268 @@ pub(super) struct Network {
     pub(super) profile: Option<Profile>,
 }
 
+/// What a forward pass is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pass {
+    /// The step is counted from 1.
+    Training {
+        step: u64,
+    },
+    /// The last training step once more, moving no statistics.
+    Again {
+        step: u64,
+    },
+    Evaluation,
+}
+
 impl Network {
     pub(super) fn new(mut graph: Graph) -> Self {
-        let values = graph.values.iter_mut().map(|value| std::mem::take(&mut value.initial));
-        let values = values.collect();
+        let parameters = graph.values.iter_mut().map(|value| std::mem::take(&mut value.initial));
+        let parameters = parameters.collect();
         let build = |(index, node)| kernels::build(&graph, node, index as u64);
-        let kernels = graph.nodes.iter().enumerate().map(build).collect();
-        let (slot_of, slot_len) = assign_slots(&graph);
-        let slots = vec![Vec::new(); slot_len.len()];
-        let (scratch, spares) = (Vec::new(), Vec::new());
-        Self { graph, kernels, values, slot_of, slots, slot_len, scratch, spares, profile: None }
+        let kernels: Vec<_> = graph.nodes.iter().enumerate().map(build).collect();
+        let reads: Vec<Reads> = kernels.iter().map(|kernel| kernel.reads()).collect();
+        let buffers = Buffers::new(&graph, &reads);
+        Self {
+            kernels,
+            parameters,
+            gradients: vec![Vec::new(); graph.values.len()],
+            memory: Vec::new(),
+            buffers,
+            graph,
+            scratch: Vec::new(),
+            spares: Vec::new(),
+            profile: None,
+        }
     }
 
-    /// A parameter's or state's values, or the activations of the last forward pass.
+    /// A parameter's or state's values.
     pub(super) fn values(&self, id: ValueId) -> &[f32] {
-        &self.values[id.0]
+        &self.parameters[id.0]
     }
 
     pub(super) fn values_mut(&mut self, id: ValueId) -> &mut [f32] {
-        &mut self.values[id.0]
+        &mut self.parameters[id.0]
     }
 
     /// A weight with its gradient.
     pub(super) fn weight(&mut self, id: ValueId) -> Option<(&mut [f32], &mut [f32])> {
-        let slot = self.slot_of[id.0]?;
-        Some((&mut self.values[id.0], &mut self.slots[slot]))
+        let gradient = &mut self.gradients[id.0];
+        let trained = self.graph.value(id).origin == Origin::Weight;
+        trained.then_some((&mut self.parameters[id.0], gradient))
     }
 
     /// Where the examples go: `[elements][n]`.
     pub(super) fn input(&mut self, batch: usize) -> &mut [f32] {
-        let id = self.graph.input;
+        grow(&mut self.memory, self.buffers.len * batch);
+        let place = self.place(self.graph.input, false, batch);
+        &mut self.memory[place]
+    }
+
+    /// Where an activation lies, in the backward pass if so; nothing for parameters.
+    fn place(&self, id: ValueId, backward: bool, batch: usize) -> Range<usize> {
+        self.part(self.buffers.activation(id, backward), id, batch)
+    }
+
+    fn gradient_place(&self, id: ValueId, batch: usize) -> Range<usize> {
+        self.part(self.buffers.gradient[id.0], id, batch)
+    }
+
+    fn part(&self, start: Option<usize>, id: ValueId, batch: usize) -> Range<usize> {
         let len = self.graph.value(id).shape.len(batch);
-        grow(&mut self.values[id.0], len);
-        &mut self.values[id.0][..len]
+        start.map_or(0..0, |start| start * batch..start * batch + len)
     }
 
     /// The logits `[classes][n]`, and where their gradient goes.
     pub(super) fn logits(&mut self, batch: usize) -> (&[f32], &mut [f32]) {
         let id = self.graph.output;
-        let len = self.graph.value(id).shape.len(batch);
-        let gradient = match self.slot_of[id.0] {
-            Some(slot) => {
-                grow(&mut self.slots[slot], len);
-                &mut self.slots[slot][..len]
-            }
-            None => &mut [],
-        };
-        (&self.values[id.0][..len], gradient)
+        let parts = [self.place(id, false, batch), self.gradient_place(id, batch)];
+        let mut parts = split(&mut self.memory, &parts).into_iter();
+        (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
     }
 
-    /// Computes everything from the input; `step` matters in training only.
-    pub(super) fn forward(&mut self, batch: usize, training: bool, step: u64) {
+    /// Computes everything from the input.
+    pub(super) fn forward(&mut self, batch: usize, pass: Pass) {
+        for index in 0..self.graph.nodes.len() {
+            self.node_forward(index, batch, pass, false);
+        }
+    }
+
+    /// Computes one node, and `again` for the backward pass.
+    pub(super) fn node_forward(&mut self, index: usize, batch: usize, pass: Pass, again: bool) {
+        let began = self.profile.as_ref().map(Profile::now);
         let threads = rayon::current_num_threads();
-        for (index, (node, kernel)) in self.graph.nodes.iter().zip(&mut self.kernels).enumerate() {
-            let began = self.profile.as_ref().map(Profile::now);
-            let len = self.graph.value(node.output).shape.len(batch);
-            let mut output = std::mem::take(&mut self.values[node.output.0]);
-            grow(&mut output, len);
-            let mut states: Vec<_> =
-                node.states.iter().map(|id| std::mem::take(&mut self.values[id.0])).collect();
-            let inputs = inputs(&self.graph, node, &self.values, batch);
-            let scratch = kernel.scratch(batch, threads);
-            grow(&mut self.scratch, scratch);
-            // Statistics that are frozen are used as they are.
-            let moving = |id: &ValueId| self.graph.value(*id).origin == Origin::State;
-            let training = training && node.states.iter().all(moving);
-            kernel.forward(Forward {
-                batch,
-                training,
-                step,
-                inputs: &inputs,
-                states: &mut states,
-                output: &mut output[..len],
-                scratch: &mut self.scratch[..scratch],
-            });
-            self.values[node.output.0] = output;
-            for (id, state) in node.states.iter().zip(states) {
-                self.values[id.0] = state;
+        let node = &self.graph.nodes[index];
+        let mut ids: Vec<ValueId> = node.inputs.clone();
+        ids.sort_unstable();
+        ids.dedup();
+        let mut parts = vec![self.place(node.output, again, batch)];
+        parts.extend(ids.iter().map(|id| self.place(*id, again, batch)));
+        let mut parts = split(&mut self.memory, &parts).into_iter();
+        let output = parts.next().unwrap_or_default();
+        let activations: Vec<&[f32]> = parts.map(|part| &*part).collect();
+        let mut states: Vec<_> =
+            node.states.iter().map(|id| std::mem::take(&mut self.parameters[id.0])).collect();
+        let kernel = &mut self.kernels[index];
+        let scratch = kernel.scratch(batch, threads);
+        grow(&mut self.scratch, scratch);
+        // Statistics that are frozen are used as they are.
+        let moving = |id: &ValueId| self.graph.value(*id).origin == Origin::State;
+        let (training, step) = match pass {
+            Pass::Training { step } | Pass::Again { step } => {
+                (node.states.iter().all(moving), step)
             }
-            if let (Some(profile), Some(began)) = (&mut self.profile, began) {
-                profile.forward(index, began);
-            }
+            Pass::Evaluation => (false, 0),
+        };
+        let input = |id: &ValueId| match ids.binary_search(id) {
+            Ok(at) if !activations[at].is_empty() => activations[at],
+            _ => &self.parameters[id.0],
+        };
+        let inputs: Vec<&[f32]> = node.inputs.iter().map(input).collect();
+        kernel.forward(Forward {
+            batch,
+            training,
+            again: matches!(pass, Pass::Again { .. }),
+            step,
+            inputs: &inputs,
+            states: &mut states,
+            output,
+            scratch: &mut self.scratch[..scratch],
+        });
+        for (id, state) in node.states.iter().zip(states) {
+            self.parameters[id.0] = state;
+        }
+        if let (Some(profile), Some(began)) = (&mut self.profile, began) {
+            profile.forward(index, began);
         }
     }
 
     /// Computes the weights' gradients from that of the logits, after a forward pass in training.
-    pub(super) fn backward(&mut self, batch: usize) {
-        for (slot, (per_example, fixed)) in self.slots.iter_mut().zip(&self.slot_len) {
-            grow(slot, (per_example * batch).max(*fixed));
+    pub(super) fn backward(&mut self, batch: usize, step: u64) {
+        for (value, gradient) in self.graph.values.iter().zip(&mut self.gradients) {
+            if value.origin == Origin::Weight {
+                grow(gradient, value.shape.elements());
+            }
         }
-        let mut written = vec![false; self.values.len()];
+        let mut written = vec![false; self.graph.values.len()];
         written[self.graph.output.0] = true;
         for index in (0..self.graph.nodes.len()).rev() {
-            let node = &self.graph.nodes[index];
-            let Some(slot) = self.slot_of[node.output.0].filter(|_| written[node.output.0]) else {
+            for repeated in self.buffers.repeated[index].clone() {
+                self.node_forward(repeated, batch, Pass::Again { step }, true);
+            }
+            let output = self.graph.nodes[index].output;
+            if self.buffers.gradient[output.0].is_none() || !written[output.0] {
                 continue;
-            };
-            let output_gradient = std::mem::take(&mut self.slots[slot]);
+            }
             let began = self.profile.as_ref().map(Profile::now);
-            self.node_backward(index, batch, &output_gradient, &mut written);
+            self.node_backward(index, batch, &mut written);
             if let (Some(profile), Some(began)) = (&mut self.profile, began) {
                 profile.backward(index, began);
             }
-            self.slots[slot] = output_gradient;
         }
         // A weight that no path leads to from the logits has no part in the loss.
-        for (value, written) in self.graph.values.iter().zip(&written).enumerate().filter_map(
-            |(id, (value, written))| (value.origin == Origin::Weight).then_some((id, written)),
-        ) {
-            if let Some(slot) = self.slot_of[value].filter(|_| !written) {
-                self.slots[slot].fill(0.0);
+        for (index, gradient) in self.gradients.iter_mut().enumerate() {
+            if !written[index] {
+                gradient.fill(0.0);
             }
         }
     }
 
-    fn node_backward(
-        &mut self,
-        index: usize,
-        batch: usize,
-        output_gradient: &[f32],
-        written: &mut [bool],
-    ) {
+    fn node_backward(&mut self, index: usize, batch: usize, written: &mut [bool]) {
+        let scratch = self.kernels[index].scratch(batch, rayon::current_num_threads());
+        grow(&mut self.scratch, scratch);
         let graph = &self.graph;
-        let node = &graph.nodes[index];
-        let mut taken: Vec<(ValueId, Option<Vec<f32>>)> = Vec::with_capacity(node.inputs.len());
-        for (at, id) in node.inputs.iter().enumerate() {
-            let buffer = self.slot_of[id.0].map(|slot| {
-                if node.inputs[..at].contains(id) {
+        let (inputs, output) = (&graph.nodes[index].inputs, graph.nodes[index].output);
+        let step = 2 * graph.nodes.len() - index;
+        let mut ids = inputs.clone();
+        ids.push(output);
+        ids.sort_unstable();
+        ids.dedup();
+        // First what is read, then the gradients, of a value that is taken twice once.
+        let live = |id: &ValueId| match self.buffers.is_live(*id, step) {
+            true => self.place(*id, true, batch),
+            false => 0..0,
+        };
+        let mut parts: Vec<Range<usize>> = ids.iter().map(live).collect();
+        parts.push(self.gradient_place(output, batch));
+        let first = |at: usize| !inputs[..at].contains(&inputs[at]);
+        parts.extend(inputs.iter().enumerate().map(|(at, id)| match first(at) {
+            true => self.gradient_place(*id, batch),
+            false => 0..0,
+        }));
+        let mut parts = split(&mut self.memory, &parts).into_iter();
+        let activations: Vec<&[f32]> = parts.by_ref().take(ids.len()).map(|part| &*part).collect();
+        let output_gradient: &[f32] = parts.next().unwrap_or_default();
+        let value = |id: &ValueId| {
+            let at = ids.binary_search(id).unwrap_or_default();
+            if self.parameters[id.0].is_empty() { activations[at] } else { &self.parameters[id.0] }
+        };
+        let mut weights: Vec<Vec<f32>> = Vec::with_capacity(inputs.len());
+        for (at, id) in inputs.iter().enumerate() {
+            weights.push(match (first(at), graph.value(*id).origin) {
+                (true, Origin::Weight) => std::mem::take(&mut self.gradients[id.0]),
+                (false, _) if needs_gradient(graph, &self.buffers, *id) => {
                     let mut spare = self.spares.pop().unwrap_or_default();
                     grow(&mut spare, graph.value(*id).shape.len(batch));
                     spare
-                } else {
-                    std::mem::take(&mut self.slots[slot])
                 }
+                _ => Vec::new(),
             });
-            taken.push((*id, buffer));
         }
-        let mut gradients: Vec<_> = taken
-            .iter_mut()
-            .enumerate()
-            .map(|(at, (id, buffer))| {
-                let first = !node.inputs[..at].contains(id);
+        let targets = inputs.iter().enumerate().zip(parts.zip(&mut weights));
+        let mut gradients: Vec<_> = targets
+            .map(|((at, id), (part, weight))| {
                 let len = graph.value(*id).shape.len(batch);
-                let add = first && written[id.0];
-                buffer.as_mut().map(|buffer| Gradient { values: &mut buffer[..len], add })
+                let values = if part.is_empty() { weight.get_mut(..len)? } else { part };
+                needs_gradient(graph, &self.buffers, *id)
+                    .then_some(Gradient { values, add: first(at) && written[id.0] })
             })
             .collect();
-        let scratch = self.kernels[index].scratch(batch, rayon::current_num_threads());
-        grow(&mut self.scratch, scratch);
-        let output_len = graph.value(node.output).shape.len(batch);
         self.kernels[index].backward(Backward {
             batch,
-            inputs: &inputs(graph, node, &self.values, batch),
-            output: &self.values[node.output.0][..output_len],
-            output_gradient: &output_gradient[..output_len],
+            inputs: &inputs.iter().map(value).collect::<Vec<_>>(),
+            output: value(&output),
+            output_gradient,
             input_gradients: &mut gradients,
             scratch: &mut self.scratch[..scratch],
         });
-        for (at, (id, buffer)) in taken.into_iter().enumerate() {
-            let (Some(slot), Some(buffer)) = (self.slot_of[id.0], buffer) else { continue };
-            if node.inputs[..at].contains(&id) {
-                let pairs = self.slots[slot].iter_mut().zip(&buffer);
-                let len = graph.value(id).shape.len(batch);
-                pairs.take(len).for_each(|(into, value)| *into += value);
-                self.spares.push(buffer);
-            } else {
-                self.slots[slot] = buffer;
+        self.collect(index, batch, weights, written);
+    }
+
+    /// Takes back the gradients of weights, and adds those of values that a node took once more.
+    fn collect(
+        &mut self,
+        index: usize,
+        batch: usize,
+        weights: Vec<Vec<f32>>,
+        written: &mut [bool],
+    ) {
+        let inputs = self.graph.nodes[index].inputs.clone();
+        for (at, (id, gradient)) in inputs.iter().zip(weights).enumerate() {
+            if inputs[..at].contains(id) && !gradient.is_empty() {
+                let place = self.gradient_place(*id, batch);
+                let into = match self.graph.value(*id).origin {
+                    Origin::Weight => &mut self.gradients[id.0],
+                    _ => &mut self.memory[place],
+                };
+                into.iter_mut().zip(&gradient).for_each(|(into, value)| *into += value);
+                self.spares.push(gradient);
+            } else if self.graph.value(*id).origin == Origin::Weight {
+                self.gradients[id.0] = gradient;
             }
             written[id.0] = true;
         }
     }
+
+    /// An activation of the forward pass, as long as it is there.
+    pub(super) fn activation(&self, id: ValueId, batch: usize) -> &[f32] {
+        &self.memory[self.place(id, false, batch)]
+    }
+}
+
+/// Whether a value's gradient is wanted.
+fn needs_gradient(graph: &Graph, buffers: &Buffers, id: ValueId) -> bool {
+    graph.value(id).origin == Origin::Weight || buffers.gradient[id.0].is_some()
 }
 
 fn grow(buffer: &mut Vec<f32>, len: usize) {
@@ -202,56 +295,4 @@ fn grow(buffer: &mut Vec<f32>, len: usize) {
         buffer.reserve_exact(len - buffer.len());
         buffer.resize(len, 0.0);
     }
-}
-
-fn inputs<'a>(graph: &Graph, node: &Node, values: &'a [Vec<f32>], batch: usize) -> Vec<&'a [f32]> {
-    let input = |id: &ValueId| &values[id.0][..graph.value(*id).shape.len(batch)];
-    node.inputs.iter().map(input).collect()
-}
-
-/// Gives each gradient a slot: a weight's its own; an activation's is free again once the node
-/// that computed the activation has gone backward.
-fn assign_slots(graph: &Graph) -> (Vec<Option<usize>>, Vec<(usize, usize)>) {
-    let mut slot_of = vec![None; graph.values.len()];
-    let mut slot_len: Vec<(usize, usize)> = Vec::new();
-    let mut free: Vec<usize> = Vec::new();
-    let needed = needs_gradient(graph);
-    let mut assign = |id: ValueId, free: &mut Vec<usize>| {
-        if slot_of[id.0].is_none() && needed[id.0] {
-            let value = graph.value(id);
-            let elements = value.shape.elements();
-            let slot = if value.origin == Origin::Weight {
-                slot_len.push((0, elements));
-                slot_len.len() - 1
-            } else {
-                let slot = free.pop().unwrap_or_else(|| {
-                    slot_len.push((0, 0));
-                    slot_len.len() - 1
-                });
-                slot_len[slot].0 = slot_len[slot].0.max(elements);
-                slot
-            };
-            slot_of[id.0] = Some(slot);
-        }
-        slot_of[id.0]
-    };
-    assign(graph.output, &mut free);
-    for node in graph.nodes.iter().rev() {
-        let output = assign(node.output, &mut Vec::new());
-        for id in &node.inputs {
-            assign(*id, &mut free);
-        }
-        free.extend(output);
-    }
-    (slot_of, slot_len)
-}
-
-/// By value: whether its gradient leads to a weight's.
-fn needs_gradient(graph: &Graph) -> Vec<bool> {
-    let mut needed: Vec<bool> =
-        graph.values.iter().map(|value| value.origin == Origin::Weight).collect();
-    for node in &graph.nodes {
-        needed[node.output.0] |= node.inputs.iter().any(|id| needed[id.0]);
-    }
-    needed
 }

@@ -2,6 +2,10 @@
 //!
 //! The update rules, their order of operations and their defaults are PyTorch's.
 
+use rayon::prelude::*;
+
+use crate::kernels::simd::vectorised;
+
 /// An optimizer with its settings.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Optimizer {
@@ -58,6 +62,9 @@ impl From<Sgd> for Optimizer {
         Self::Sgd(sgd)
     }
 }
+
+/// Weights that a thread takes at a time.
+const CHUNK: usize = 1 << 14;
 
 impl Optimizer {
     /// The step size, before any schedule.
@@ -116,19 +123,29 @@ impl Sgd {
         let (momentum, decay) = (self.momentum, self.weight_decay);
         // Without momentum there is no velocity to keep.
         if momentum <= 0.0 {
-            let step = |(weight, gradient): (&mut f32, &f32)| {
-                *weight -= rate * (gradient + decay * *weight);
-            };
-            weights.iter_mut().zip(gradient).for_each(step);
+            let chunks = weights.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK));
+            chunks.for_each(|(weights, gradient)| {
+                vectorised(|| {
+                    for (weight, gradient) in weights.iter_mut().zip(gradient) {
+                        *weight -= rate * (gradient + decay * *weight);
+                    }
+                });
+            });
             return;
         }
         velocity.resize(weights.len(), 0.0);
-        for ((weight, gradient), velocity) in weights.iter_mut().zip(gradient).zip(velocity) {
-            let gradient = gradient + decay * *weight;
-            *velocity = momentum * *velocity + gradient;
-            let ahead = if nesterov { gradient + momentum * *velocity } else { *velocity };
-            *weight -= rate * ahead;
-        }
+        let chunks = weights.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK));
+        chunks.zip(velocity.par_chunks_mut(CHUNK)).for_each(|((weights, gradient), velocity)| {
+            vectorised(|| {
+                let pairs = weights.iter_mut().zip(gradient);
+                for ((weight, gradient), velocity) in pairs.zip(velocity.iter_mut()) {
+                    let gradient = gradient + decay * *weight;
+                    *velocity = momentum * *velocity + gradient;
+                    let ahead = if nesterov { gradient + momentum * *velocity } else { *velocity };
+                    *weight -= rate * ahead;
+                }
+            });
+        });
     }
 }
 
@@ -151,13 +168,20 @@ impl Adam {
         let keep = narrow(self.beta2);
         state.resize(2 * weights.len(), 0.0);
         let (means, squares) = state.split_at_mut(weights.len());
-        let moments = means.iter_mut().zip(squares);
-        for ((weight, gradient), (mean, square)) in weights.iter_mut().zip(gradient).zip(moments) {
-            let gradient = gradient + decay * *weight;
-            *mean += first * (gradient - *mean);
-            *square = keep * *square + second * gradient * gradient;
-            *weight -= rate * *mean / (square.sqrt() / root + self.epsilon);
-        }
+        let moments = means.par_chunks_mut(CHUNK).zip(squares.par_chunks_mut(CHUNK));
+        let chunks = weights.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK));
+        chunks.zip(moments).for_each(|((weights, gradient), (means, squares))| {
+            vectorised(|| {
+                let moments = means.iter_mut().zip(squares.iter_mut());
+                let pairs = weights.iter_mut().zip(gradient);
+                for ((weight, gradient), (mean, square)) in pairs.zip(moments) {
+                    let gradient = gradient + decay * *weight;
+                    *mean += first * (gradient - *mean);
+                    *square = keep * *square + second * gradient * gradient;
+                    *weight -= rate * *mean / (square.sqrt() / root + self.epsilon);
+                }
+            });
+        });
     }
 }
 

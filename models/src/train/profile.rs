@@ -46,6 +46,7 @@ impl SquareProduct {
         self.kernel.forward(Forward {
             batch: self.size,
             training: false,
+            again: false,
             step: 0,
             inputs: &[&self.b, &self.a],
             states: &mut [],

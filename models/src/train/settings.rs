@@ -31,7 +31,8 @@ pub enum Loss {
         /// (Szegedy et al. 2016).
         label_smoothing: f32,
     },
-    /// Mean over batch and outputs of `(z - t)^2`.
+    /// Mean over batch and outputs of `(z - t)^2`; `z` is the model's output, after its softmax
+    /// or sigmoid if it ends with one.
     MeanSquaredError,
     /// Mean over batch and outputs of `-t log(s) - (1 - t) log(1 - s)`, `s` the sigmoid of `z`.
     BinaryCrossEntropy,
@@ -51,6 +52,16 @@ pub enum Targets<'a> {
     Labels(&'a [u32]),
     /// Values `[n, outputs]`, row-major.
     Values(&'a [f32]),
+}
+
+impl Loss {
+    /// Whether a final softmax or sigmoid of the model is part of the loss.
+    pub(super) fn takes_logits(self) -> bool {
+        match self {
+            Self::SoftmaxCrossEntropy { .. } | Self::BinaryCrossEntropy => true,
+            Self::MeanSquaredError => false,
+        }
+    }
 }
 
 impl Settings {

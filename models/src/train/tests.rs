@@ -1,3 +1,4 @@
+mod exports;
 mod folding;
 mod pytorch;
 mod settings;

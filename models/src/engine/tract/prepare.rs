@@ -37,7 +37,9 @@ fn check_nodes(graph: &GraphProto, known: &dyn Fn(&str) -> bool) -> Result<(), G
                 "" | "ai.onnx" => node.op_type.clone(),
                 domain => format!("{domain}.{}", node.op_type),
             };
-            return Err(GraphError::Operator { node: name(node), operator, purpose: PURPOSE });
+            let advice = "export the model without it".to_owned();
+            let node = name(node);
+            return Err(GraphError::Operator { node, operator, purpose: PURPOSE, advice });
         }
         let training =
             node.attribute.iter().any(|each| each.name == "training_mode" && each.i != 0);

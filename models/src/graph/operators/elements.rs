@@ -1,9 +1,9 @@
 //! Operators on one element at a time, normalisation and dropout.
 
-use super::{folding, node};
+use super::{node, numbers};
 use crate::graph::context::Context;
 use crate::graph::reader::{Made, describe};
-use crate::graph::{Activation, Arithmetic, GraphError, Op, Shape, ValueId};
+use crate::graph::{Activation, Arithmetic, GraphError, Op, Shape, Share, ValueId, random};
 
 /// An operator on two operands, which are broadcast as in numpy.
 pub(super) fn arithmetic(
@@ -11,7 +11,10 @@ pub(super) fn arithmetic(
     operator: Arithmetic,
 ) -> Result<Made, GraphError> {
     if let (Some(a), Some(b)) = (context.numbers(0)?, context.numbers(1)?) {
-        return folding::arithmetic(context, operator, &a, &b);
+        return numbers::arithmetic(context, operator, &a, &b);
+    }
+    if let Some(made) = random::arithmetic(context, operator)? {
+        return Ok(made);
     }
     let (inputs, dims) = broadcast(context)?;
     Ok(node(Op::Arithmetic(operator), inputs, dims))
@@ -98,16 +101,48 @@ pub(super) fn dropout(context: &mut Context<'_, '_>) -> Result<Made, GraphError>
     if !(0.0..1.0).contains(&ratio) {
         return Err(context.problem(format!("ratio {ratio}: expected 0 to below 1")));
     }
-    Ok(node(Op::Dropout { ratio }, vec![x], dims))
+    Ok(node(Op::Dropout { ratio, share: Share::Element }, vec![x], dims))
 }
 
-/// A softmax before the loss is dropped: the loss takes logits.
-pub(super) fn softmax(context: &mut Context<'_, '_>) -> Result<Made, GraphError> {
-    let (x, dims) = context.activation(0)?;
-    let axis = context.int("axis", if context.opset() < 13 { 1 } else { -1 });
-    let last = i64::try_from(dims.len()).unwrap_or(i64::MAX);
-    if axis != 1 && !(last == 1 && axis == -1) {
-        return Err(context.problem(format!("axis {axis}: expected the classes' axis 1")));
+/// The last one of a model is left to the loss, which takes logits.
+pub(super) fn sigmoid(context: &mut Context<'_, '_>) -> Result<Made, GraphError> {
+    let (logits, _) = context.activation(0)?;
+    Ok(Made::Squashed { logits, op: Op::Activation(Activation::Sigmoid) })
+}
+
+/// The last one of a model is left to the loss, which takes logits. Before operator set 13 it went
+/// over all axes from the given one on.
+pub(super) fn softmax(context: &mut Context<'_, '_>, log: bool) -> Result<Made, GraphError> {
+    let (logits, dims) = context.activation(0)?;
+    let old = context.opset() < 13;
+    let given = context.int("axis", if old { 1 } else { -1 });
+    let axis = context.axes(&[given], dims.len() + 1)?[0];
+    let Some(axis) = axis.checked_sub(1) else {
+        return Err(context.problem("axis 0: examples are kept apart".to_owned()));
+    };
+    if old && dims[axis + 1..].iter().any(|extent| *extent != 1) {
+        let text = format!("axis {given} and all behind it: export with operator set 13 or newer");
+        return Err(context.problem(text));
     }
-    Ok(Made::Probabilities(x))
+    Ok(Made::Squashed { logits, op: Op::Softmax { axis, log } })
+}
+
+/// `(x - offset) scale` of each feature, with constants, as scikit-learn's scalers are written.
+pub(super) fn scaler(context: &mut Context<'_, '_>) -> Result<Made, GraphError> {
+    let (x, dims) = context.activation(0)?;
+    let [features] = dims.as_slice() else {
+        return Err(context.misfit("[n, features]", context.shape(x)));
+    };
+    let mut constant = |name: &str, without: f32| {
+        let given = context.attribute(name).map(|attribute| attribute.floats.clone());
+        let values = given.unwrap_or_else(|| vec![without]);
+        if values.len() != 1 && values.len() != *features {
+            let text = format!("{name}: expected {features} numbers, found {}", values.len());
+            return Err(context.problem(text));
+        }
+        context.push_constant(vec![values.len()], values)
+    };
+    let (offset, scale) = (constant("offset", 0.0)?, constant("scale", 1.0)?);
+    let moved = context.push(Op::Arithmetic(Arithmetic::Sub), vec![x, offset], &dims)?;
+    Ok(node(Op::Arithmetic(Arithmetic::Mul), vec![moved, scale], dims))
 }

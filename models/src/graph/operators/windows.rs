@@ -81,19 +81,16 @@ pub(super) fn global_average_pool(context: &mut Context<'_, '_>) -> Result<Made,
     Ok(node(Op::GlobalAveragePool, vec![x], dims))
 }
 
-/// A mean over all spatial axes, which is global average pooling.
-pub(super) fn reduce_mean(context: &mut Context<'_, '_>) -> Result<Made, GraphError> {
-    let (x, dims) = context.activation(0)?;
-    let axes = context.ints_or_input("axes", 1)?.unwrap_or_default();
-    let rank = i64::try_from(dims.len()).unwrap_or(i64::MAX) + 1;
-    let mut axes: Vec<i64> =
-        axes.iter().map(|axis| if *axis < 0 { *axis + rank } else { *axis }).collect();
-    axes.sort_unstable();
-    if rank < 3 || !axes.iter().copied().eq(2..rank) {
-        let text = format!("axes {axes:?}: only a mean over all axes from 2 on can be trained");
-        return Err(context.problem(text));
-    }
-    let kept = if context.int("keepdims", 1) == 0 { 0 } else { dims.len() - 1 };
-    let dims = dims.iter().take(1).copied().chain(std::iter::repeat_n(1, kept)).collect();
-    Ok(node(Op::GlobalAveragePool, vec![x], dims))
+/// The largest of each channel: a window as large as the picture.
+pub(super) fn global_max_pool(context: &mut Context<'_, '_>) -> Result<Made, GraphError> {
+    let (x, [c, h, w]) = picture(context)?;
+    let window = Window {
+        kernel: [h, w],
+        stride: [1; 2],
+        dilation: [1; 2],
+        begin: [0; 2],
+        end: [0; 2],
+        ceil: false,
+    };
+    Ok(node(Op::MaxPool(window), vec![x], vec![c, 1, 1]))
 }

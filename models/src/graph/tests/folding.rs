@@ -80,7 +80,7 @@ fn what_depends_on_the_batch_is_refused() {
     let (mut nodes, mut tensors) = flattened_by_shape();
     nodes[4] = node("Mul", &["target", "rest"], "cast", Vec::new());
     let found = problem(&model(&[2, 3, 4], nodes, tensors.clone()));
-    assert_eq!(found, "node \"the Mul\": n and -1: the result is not known beforehand");
+    assert_eq!(found, "node \"the Mul\": [n, -1] and [-1]: the result is not known beforehand");
     let gather = node("Gather", &["input", "zero"], "out", Vec::new());
     let found = problem(&model(&[2, 3, 4], vec![gather], tensors.clone()));
     assert!(found.contains("only constants and shapes can be taken apart"), "{found}");

@@ -4,7 +4,7 @@ use crate::train::{Loss, Targets};
 #[test]
 fn dropout_drops_in_training_only_and_the_same_both_ways() {
     let case = Case {
-        op: Op::Dropout { ratio: 0.25 },
+        op: Op::Dropout { ratio: 0.25, share: Share::Element },
         n: 4,
         inputs: vec![Shape::batched(&[1000])],
         states: Vec::new(),
@@ -24,6 +24,7 @@ fn dropout_drops_in_training_only_and_the_same_both_ways() {
         kernel.forward(Forward {
             batch: 4,
             training,
+            again: false,
             step,
             inputs: &[&input],
             states: &mut [],
@@ -35,6 +36,31 @@ fn dropout_drops_in_training_only_and_the_same_both_ways() {
     assert_eq!(forward(false, 1), input);
     assert_ne!(forward(true, 1), forward(true, 2));
     assert_eq!(forward(true, 2), forward(true, 2));
+}
+
+/// What is dropped together has one factor: examples for stochastic depth, channels.
+#[test]
+fn channels_and_examples_are_dropped_as_a_whole() {
+    let (n, c, pixels) = (200, 6, 5);
+    for share in [Share::Channel, Share::Example] {
+        let op = Op::Dropout { ratio: 0.4, share };
+        let case = Case::of(op, n, &[c, pixels], &[c, pixels]);
+        let ones = vec![vec![1.0; n * c * pixels]];
+        let (output, gradients) = case.run(&ones, &ones[0], true, 1);
+        for (output, gradient) in output.iter().zip(&gradients[0]) {
+            assert!((output - gradient).abs() < 1e-6);
+        }
+        let together = if share == Share::Channel { pixels } else { c * pixels };
+        let mut dropped = 0;
+        for part in output.chunks(together) {
+            let keep = 1.0 / 0.6;
+            let zero = part.iter().all(|value| *value == 0.0);
+            assert!(zero || part.iter().all(|value| (value - keep).abs() < 1e-6), "{part:?}");
+            dropped += usize::from(zero);
+        }
+        let share_of = dropped as f64 / (output.len() / together) as f64;
+        assert!((share_of - 0.4).abs() < 0.1, "{share:?}: {share_of}");
+    }
 }
 
 /// Each loss of an example as its definition reads.
@@ -74,7 +100,7 @@ fn losses_and_their_gradients() {
     let shape = Shape::batched(&[classes]);
     for loss in LOSSES {
         let outputs = draw.numbers(n * classes);
-        let labels: Vec<u32> = (0..n).map(|_| draw.below(classes) as u32).collect();
+        let labels: Vec<u32> = (0..n).map(|_| draw.0.next_u32() % classes as u32).collect();
         let onehot: Vec<f32> = labels
             .iter()
             .flat_map(|label| {

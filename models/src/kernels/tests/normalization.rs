@@ -2,11 +2,13 @@
 
 use super::*;
 
-#[test]
-fn batch_normalization() {
-    let mut draw = Draw::new(8);
-    for dims in [vec![3, 2, 3], vec![2], vec![1, 1, 2]] {
-        let (n, c) = (4, dims[0]);
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn batch_normalization(dims in extents(1..=3, 5), n in 2..6_usize, seed: u64) {
+        let mut draw = Draw::new(seed);
+        let c = dims[0];
         let inputs = vec![Shape::batched(&dims), plain(&[c]), plain(&[c])];
         let op = Op::BatchNormalization { epsilon: 1e-3, momentum: 0.9 };
         let states = vec![vec![0.5; c], vec![2.0; c]];
@@ -15,6 +17,34 @@ fn batch_normalization() {
         case.check_in(false, &mut draw);
         let inputs = case.draw_inputs(&mut draw);
         check_running_statistics(&case, &inputs);
+    }
+}
+
+/// A mean that is large beside the variance: with one pass, or a mean that is off by its rounding,
+/// nothing would be left of the variance.
+#[test]
+fn large_means_leave_the_variance_right() {
+    let (n, pixels) = (64, 400);
+    for (mean, deviation) in [(1e4, 1.0), (-3e3, 0.05), (1e6, 16.0), (0.0, 1e-3)] {
+        let case = Case {
+            op: Op::BatchNormalization { epsilon: 1e-12, momentum: 0.0 },
+            n,
+            inputs: vec![Shape::batched(&[1, pixels]), plain(&[1]), plain(&[1])],
+            states: vec![vec![0.0], vec![1.0]],
+            output: vec![1, pixels],
+        };
+        let mut draw = Draw::new(17);
+        // What f32 holds of it counts.
+        let x = draw.numbers(n * pixels).into_iter().map(|x| x * deviation + mean);
+        let x: Vec<f64> = x.map(|x| f64::from(x as f32)).collect();
+        let inputs = vec![x, vec![1.0], vec![0.0]];
+        let expected = case.reference(true).compute(&inputs);
+        let zeros = vec![0.0; n * pixels];
+        let (found, _) = case.run(&inputs, &zeros, false, 1);
+        for (found, expected) in found.iter().zip(&expected) {
+            let differs = (found - expected).abs();
+            assert!(differs < 1e-3, "{mean} {deviation}: {found}, expected {expected}");
+        }
     }
 }
 
@@ -32,6 +62,7 @@ fn check_running_statistics(case: &Case, inputs: &[Vec<f64>]) {
         kernel.forward(Forward {
             batch: n,
             training,
+            again: false,
             step: 1,
             inputs: &slices,
             states: &mut states,

@@ -36,6 +36,10 @@ impl Reference<'_> {
             Op::Reshape => x.clone(),
             Op::Transpose { axes } => self.transpose(x, axes),
             Op::Concat { axis } => self.concat(inputs, *axis),
+            Op::Reduce { axes, mean } => self.reduce(x, axes, *mean),
+            Op::Softmax { axis, log } => self.softmax(x, *axis, *log),
+            Op::Pad { begin, value, .. } => self.pad(x, begin, f64::from(*value)),
+            Op::Crop { begin } => self.crop(x, begin),
             Op::Dropout { .. } => unreachable!("random"),
         }
     }
@@ -185,6 +189,75 @@ impl Reference<'_> {
             }
         }
         out
+    }
+
+    /// Coordinates of an element of an example.
+    fn coordinates(dims: &[usize], at: usize) -> Vec<usize> {
+        let steps = (0..dims.len()).map(|axis| dims[axis + 1..].iter().product::<usize>());
+        steps.zip(dims).map(|(step, extent)| at / step % extent).collect()
+    }
+
+    fn reduce(&self, x: &[f64], axes: &[usize], mean: bool) -> Vec<f64> {
+        let dims = &self.inputs[0].dims;
+        let kept: Vec<usize> = (0..dims.len()).filter(|axis| !axes.contains(axis)).collect();
+        let added: usize = axes.iter().map(|axis| dims[*axis]).product();
+        let mut out = Vec::new();
+        for example in x.chunks(self.inputs[0].elements()) {
+            let mut sums = std::collections::BTreeMap::<Vec<usize>, f64>::new();
+            for (at, x) in example.iter().enumerate() {
+                let all = Self::coordinates(dims, at);
+                let place = kept.iter().map(|axis| all[*axis]).collect();
+                *sums.entry(place).or_default() += x;
+            }
+            let share = if mean { added as f64 } else { 1.0 };
+            out.extend(sums.values().map(|sum| sum / share));
+        }
+        out
+    }
+
+    fn softmax(&self, x: &[f64], axis: usize, log: bool) -> Vec<f64> {
+        let dims = &self.inputs[0].dims;
+        let len = self.inputs[0].elements();
+        let value = |(at, x_at): (usize, &f64)| {
+            let own = Self::coordinates(dims, at % len);
+            let mut sum = 0.0;
+            for (other, x) in x[at / len * len..][..len].iter().enumerate() {
+                let mut place = Self::coordinates(dims, other);
+                place[axis] = own[axis];
+                if place == own {
+                    sum += x.exp();
+                }
+            }
+            if log { x_at - sum.ln() } else { x_at.exp() / sum }
+        };
+        x.iter().enumerate().map(value).collect()
+    }
+
+    fn crop(&self, x: &[f64], begin: &[usize]) -> Vec<f64> {
+        let dims = &self.inputs[0].dims;
+        let len: usize = self.output.iter().product();
+        let element = |at: usize| {
+            let place = Self::coordinates(self.output, at % len);
+            let outer = place.iter().zip(begin).map(|(place, begin)| place + begin);
+            let from = outer.zip(dims).fold(0, |from, (at, extent)| from * extent + at);
+            x[at / len * self.inputs[0].elements() + from]
+        };
+        (0..self.n * len).map(element).collect()
+    }
+
+    fn pad(&self, x: &[f64], begin: &[usize], value: f64) -> Vec<f64> {
+        let dims = &self.inputs[0].dims;
+        let len: usize = self.output.iter().product();
+        let element = |at: usize| {
+            let place = Self::coordinates(self.output, at % len);
+            let inner = place.iter().zip(begin).zip(dims).map(|((place, begin), extent)| {
+                place.checked_sub(*begin).filter(|place| place < extent)
+            });
+            let Some(inner) = inner.collect::<Option<Vec<usize>>>() else { return value };
+            let from = inner.iter().zip(dims).fold(0, |from, (at, extent)| from * extent + at);
+            x[at / len * self.inputs[0].elements() + from]
+        };
+        (0..self.n * len).map(element).collect()
     }
 
     fn concat(&self, inputs: &[Vec<f64>], axis: usize) -> Vec<f64> {

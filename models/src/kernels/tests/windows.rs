@@ -2,55 +2,121 @@
 
 use super::*;
 
-fn conv_case(
-    draw: &mut Draw,
-    group: usize,
-    channels: usize,
-    maps: usize,
-    window: Window,
-) -> Option<Case> {
-    let (n, input) = (draw.from(1, 3), [draw.from(1, 7), draw.from(1, 7)]);
-    let output = window.output(input)?;
-    let m = maps * group;
-    let [kh, kw] = window.kernel;
-    let mut inputs = vec![
-        Shape::batched(&[channels * group, input[0], input[1]]),
-        plain(&[m, channels, kh, kw]),
-    ];
-    if draw.below(2) == 0 {
-        inputs.push(plain(&[m]));
-    }
-    let op = Op::Conv { window, group };
-    Some(Case { op, n, inputs, states: Vec::new(), output: vec![m, output[0], output[1]] })
-}
-
-#[test]
-fn conv() {
-    let mut draw = Draw::new(1);
-    let mut done = 0;
-    while done < 60 {
-        let (group, channels, maps) = (draw.from(1, 3), draw.from(1, 3), draw.from(1, 3));
-        let window = draw.window(3);
-        if let Some(case) = conv_case(&mut draw, group, channels, maps, window) {
-            case.check(&mut draw);
-            done += 1;
-        }
-    }
-}
-
-#[test]
-fn plain_conv_of_one_pixel() {
-    let mut draw = Draw::new(2);
-    let window = Window {
-        kernel: [1; 2],
-        stride: [1; 2],
-        dilation: [1; 2],
-        begin: [0; 2],
-        end: [0; 2],
-        ceil: false,
+/// A window, and the extents of a picture that it fits in.
+fn window(
+    kernel: usize,
+    dilation: usize,
+    pad: usize,
+) -> impl Strategy<Value = (Window, [usize; 2])> {
+    let axis = move || {
+        (1..=kernel, 1..=3_usize, 1..=dilation, 0..=pad, 0..=pad).prop_flat_map(
+            |(kernel, stride, dilation, begin, end)| {
+                let span = (kernel - 1) * dilation + 1;
+                let least = span.saturating_sub(begin + end).max(1);
+                (Just((kernel, stride, dilation, begin, end)), least..least + 6)
+            },
+        )
     };
-    for group in [1, 2, 3] {
-        conv_case(&mut draw, group, 2, 3, window).unwrap().check(&mut draw);
+    (axis(), axis()).prop_map(|((y, h), (x, w))| {
+        let window = Window {
+            kernel: [y.0, x.0],
+            stride: [y.1, x.1],
+            dilation: [y.2, x.2],
+            begin: [y.3, x.3],
+            end: [y.4, x.4],
+            ceil: false,
+        };
+        (window, [h, w])
+    })
+}
+
+/// A convolution of `group` times so many channels and maps.
+fn conv_case(
+    (group, channels, maps): (usize, usize, usize),
+    (window, [h, w]): (Window, [usize; 2]),
+    n: usize,
+    bias: bool,
+) -> Case {
+    let [oh, ow] = window.output([h, w]).unwrap();
+    let [kh, kw] = window.kernel;
+    let m = maps * group;
+    let mut inputs = vec![Shape::batched(&[channels * group, h, w]), plain(&[m, channels, kh, kw])];
+    inputs.extend(bias.then(|| plain(&[m])));
+    let op = Op::Conv { window, group };
+    Case { op, n, inputs, states: Vec::new(), output: vec![m, oh, ow] }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn conv(
+        sizes in (1..4_usize, 1..4_usize, 1..4_usize),
+        window in window(3, 2, 3),
+        n in 1..4_usize,
+        bias: bool,
+        seed: u64,
+    ) {
+        conv_case(sizes, window, n, bias).check_seed(seed);
+    }
+
+    /// Kernels of one pixel, and of 3 x 3 without stride, have ways of their own.
+    #[test]
+    fn plain_conv(
+        sizes in (1..3_usize, 1..10_usize, 1..10_usize),
+        side in prop_oneof![Just(1_usize), Just(3)],
+        stride in prop_oneof![4 => Just(1_usize), 1 => Just(2)],
+        picture in (1..13_usize, 1..13_usize),
+        n in 1..6_usize,
+        bias: bool,
+        seed: u64,
+    ) {
+        let pad = [side / 2; 2];
+        let window = Window {
+            kernel: [side; 2],
+            stride: [stride; 2],
+            dilation: [1; 2],
+            begin: pad,
+            end: pad,
+            ceil: false,
+        };
+        conv_case(sizes, (window, [picture.0, picture.1]), n, bias).check_seed(seed);
+    }
+
+    #[test]
+    fn depthwise_conv(
+        sizes in (1..6_usize, Just(1_usize), 1..4_usize),
+        window in window(5, 2, 3),
+        n in 1..4_usize,
+        bias: bool,
+        seed: u64,
+    ) {
+        conv_case(sizes, window, n, bias).check_seed(seed);
+    }
+
+    #[test]
+    fn pools(
+        kind in 0..3_u8,
+        (window, [h, w]) in window(4, 2, 2),
+        ceil: bool,
+        n in 1..4_usize,
+        c in 1..4_usize,
+        seed: u64,
+    ) {
+        // ONNX wants paddings smaller than the kernel.
+        prop_assume!((0..2).all(|axis| {
+            window.begin[axis].max(window.end[axis]) < window.kernel[axis]
+        }));
+        let window = Window { ceil, ..window };
+        let Some([oh, ow]) = window.output([h, w]) else { return Ok(()) };
+        let op = match kind {
+            0 => Op::MaxPool(window),
+            1 => Op::AveragePool { window, include_pad: true },
+            _ => Op::AveragePool { window, include_pad: false },
+        };
+        let case = Case::of(op, n, &[c, h, w], &[c, oh, ow]);
+        prop_assume!(case.reference(true).sees_everywhere());
+        case.check_seed(seed);
     }
 }
 
@@ -74,20 +140,6 @@ fn conv_over_several_blocks() {
         ];
         let op = Op::Conv { window, group: 1 };
         Case { op, n: 5, inputs, states: Vec::new(), output: vec![2, 9, 8] }.check(&mut draw);
-    }
-}
-
-#[test]
-fn depthwise_conv() {
-    let mut draw = Draw::new(10);
-    let mut done = 0;
-    while done < 80 {
-        let (group, maps) = (draw.from(1, 5), draw.from(1, 3));
-        let window = draw.window(3);
-        if let Some(case) = conv_case(&mut draw, group, 1, maps, window) {
-            case.check(&mut draw);
-            done += 1;
-        }
     }
 }
 
@@ -128,27 +180,5 @@ fn depthwise_conv_with_far_steps_takes_little_memory() {
         let (graph, node) = case.graph();
         assert!(build(&graph, &node, 1).scratch(2, 1) < 1 << 20);
         case.check(&mut Draw::new(16));
-    }
-}
-
-#[test]
-fn pools() {
-    let mut draw = Draw::new(4);
-    let mut done = 0;
-    while done < 120 {
-        let window = Window { ceil: draw.below(2) == 0, ..draw.window(2) };
-        let (n, c, h, w) = (draw.from(1, 3), draw.from(1, 3), draw.from(1, 7), draw.from(1, 7));
-        let Some([oh, ow]) = window.output([h, w]) else { continue };
-        let op = match done % 3 {
-            0 => Op::MaxPool(window),
-            1 => Op::AveragePool { window, include_pad: true },
-            _ => Op::AveragePool { window, include_pad: false },
-        };
-        let inputs = vec![Shape::batched(&[c, h, w])];
-        let case = Case { op, n, inputs, states: Vec::new(), output: vec![c, oh, ow] };
-        if case.reference(true).sees_everywhere() {
-            case.check(&mut draw);
-            done += 1;
-        }
     }
 }

@@ -1,7 +1,7 @@
 # Folder of the programs that the demo and the benchmarks run.
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help setup build dist demo test lint fmt bench clean
+.PHONY: help setup build dist demo test parity lint fmt bench clean
 
 help: ## Show this.
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -23,6 +23,9 @@ test: ## Run every test.
 	cargo build --workspace --bins --quiet
 	cargo nextest run --workspace
 	cargo test --workspace --doc --quiet
+
+parity: ## Train beside PyTorch's figures on 64-bit and 32-bit ARM, emulated.
+	@scripts/parity.sh
 
 lint: ## Check formatting, lints and documentation.
 	@scripts/lint.sh

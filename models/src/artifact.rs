@@ -7,8 +7,6 @@
 use serde::{Deserialize, Serialize};
 
 use crate::digest;
-use crate::engine::describe;
-use crate::graph::GraphError;
 use crate::picture::{PictureError, Preprocessing};
 
 /// Media type of the manifest.
@@ -212,9 +210,10 @@ impl ModelConfig {
     /// Fills in what the ONNX file itself says: inputs, outputs and the number of parameters.
     ///
     /// # Errors
-    /// [`GraphError`] when the bytes are no model.
-    pub fn describe(&mut self, onnx: &[u8]) -> Result<(), GraphError> {
-        let description = describe(onnx)?;
+    /// [`GraphError`](crate::graph::GraphError) when the bytes are no model.
+    #[cfg(feature = "tract")]
+    pub fn describe(&mut self, onnx: &[u8]) -> Result<(), crate::graph::GraphError> {
+        let description = crate::engine::describe(onnx)?;
         self.inputs = description.inputs;
         self.outputs = description.outputs;
         self.parameters = description.parameters;

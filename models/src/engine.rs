@@ -4,10 +4,14 @@ use crate::graph::GraphError;
 use crate::tensor::Tensor;
 
 pub mod classify;
+#[cfg(feature = "tract")]
 mod describe;
+#[cfg(feature = "tract")]
 mod pieces;
+#[cfg(feature = "tract")]
 pub mod tract;
 
+#[cfg(feature = "tract")]
 pub use describe::{Description, describe};
 
 /// Prepares models for running.

@@ -2,8 +2,10 @@
 
 use super::*;
 
+#[cfg(feature = "tract")]
 const TINY: &[u8] = include_bytes!("../../../tests/conformance/tiny_cnn.onnx");
 
+#[cfg(feature = "tract")]
 #[test]
 fn a_model_version_is_read_as_stored() {
     let mut config = ModelConfig { labels: vec!["a".into(), "b".into()], ..Default::default() };

@@ -5,8 +5,12 @@
 
 use std::sync::OnceLock;
 
+use super::tile::{Outputs, Products, Spot};
+
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(all(target_arch = "arm", target_os = "linux"))]
+mod neon32;
 mod plain;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -38,6 +42,19 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn add(a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `a * b + c`
     unsafe fn multiply_add(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+
+    /// A tile of outputs in code that the compiler did not make; `false`, with nothing done, where
+    /// there is none.
+    #[inline(always)]
+    unsafe fn outputs<const R: usize, const N: usize>(_: &Outputs<'_>, _: &[Spot]) -> bool {
+        false
+    }
+
+    /// The same for a tile of products.
+    #[inline(always)]
+    unsafe fn products<const R: usize, const N: usize>(_: &Products<'_>) -> bool {
+        false
+    }
 }
 
 /// Largest [`Simd::LANES`] of all.
@@ -59,6 +76,8 @@ pub(super) enum Instructions {
     Avx2,
     #[cfg(target_arch = "aarch64")]
     Neon,
+    #[cfg(all(target_arch = "arm", target_os = "linux"))]
+    Neon32,
     Plain,
 }
 
@@ -87,6 +106,10 @@ impl Instructions {
         }
         #[cfg(target_arch = "aarch64")]
         available.push(Self::Neon);
+        #[cfg(all(target_arch = "arm", target_os = "linux"))]
+        if neon32::is_here() {
+            available.push(Self::Neon32);
+        }
         available.push(Self::Plain);
         available
     }
@@ -117,6 +140,8 @@ impl Instructions {
             Self::Avx2 => of::<x86::Avx2>(),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => of::<neon::Neon>(),
+            #[cfg(all(target_arch = "arm", target_os = "linux"))]
+            Self::Neon32 => of::<neon32::Neon32>(),
             Self::Plain => of::<plain::Plain>(),
         }
     }
@@ -132,6 +157,8 @@ impl Instructions {
                 Self::Avx2 => x86::avx2(work),
                 #[cfg(target_arch = "aarch64")]
                 Self::Neon => work.run::<neon::Neon>(),
+                #[cfg(all(target_arch = "arm", target_os = "linux"))]
+                Self::Neon32 => work.run::<neon32::Neon32>(),
                 Self::Plain => work.run::<plain::Plain>(),
             }
         }

@@ -20,6 +20,7 @@ pub(super) struct Spot {
 
 /// One element of a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
 pub(super) struct Tap {
     /// Its number in the window.
     pub(super) element: usize,
@@ -96,7 +97,9 @@ struct OutputsTile<'a, const R: usize, const N: usize> {
 impl<const R: usize, const N: usize> Work for OutputsTile<'_, R, N> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        outputs_tile::<S, R, N>(self.job, self.spots);
+        if !S::outputs::<R, N>(self.job, self.spots) {
+            outputs_tile::<S, R, N>(self.job, self.spots);
+        }
     }
 }
 
@@ -135,7 +138,7 @@ unsafe fn outputs_tile<S: Simd, const R: usize, const N: usize>(job: &Outputs<'_
 
 /// Writes or adds the first `lanes` of a vector.
 #[inline(always)]
-unsafe fn put<S: Simd>(target: *mut f32, lanes: usize, value: S::Vector, add: bool) {
+pub(super) unsafe fn put<S: Simd>(target: *mut f32, lanes: usize, value: S::Vector, add: bool) {
     if lanes == S::LANES {
         let value = if add { S::add(S::load(target), value) } else { value };
         S::store(target, value);
@@ -147,6 +150,7 @@ unsafe fn put<S: Simd>(target: *mut f32, lanes: usize, value: S::Vector, add: bo
 
 /// A stretch of places that an element of the window sees without a gap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
 pub(super) struct Run {
     /// Offset of the input within its plane.
     pub(super) from: usize,
@@ -192,7 +196,9 @@ struct ProductsTile<'a, const R: usize, const N: usize> {
 impl<const R: usize, const N: usize> Work for ProductsTile<'_, R, N> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        products_tile::<S, R, N>(self.job);
+        if !S::products::<R, N>(self.job) {
+            products_tile::<S, R, N>(self.job);
+        }
     }
 }
 
@@ -265,3 +271,6 @@ pub(super) unsafe fn dots<S: Simd>(
         lanes.iter().sum()
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -70,6 +70,7 @@ fn training_goes_on_from_the_written_file() {
     assert_eq!(first.parameters(), second.parameters());
 }
 
+#[cfg(feature = "tract")]
 #[test]
 fn the_inference_file_computes_what_evaluation_does() {
     use tract_onnx::prelude::*;

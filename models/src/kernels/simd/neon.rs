@@ -1,8 +1,12 @@
 //! NEON of 64-bit ARM, which every such processor has.
 
-use std::arch::aarch64::{float32x4_t, vaddq_f32, vdupq_n_f32, vfmaq_f32, vld1q_f32, vst1q_f32};
+use std::arch::aarch64::{
+    float32x4_t, vaddq_f32, vcombine_f32, vdup_n_f32, vdupq_n_f32, vfmaq_f32, vfmaq_laneq_f32,
+    vld1_dup_f32, vld1_f32, vld1q_dup_f32, vld1q_f32, vst1q_f32,
+};
 
 use super::{Simd, Work};
+use crate::kernels::tile::{Outputs, Spot, put};
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Neon;
@@ -59,5 +63,91 @@ impl Simd for Neon {
     #[inline(always)]
     unsafe fn multiply_add(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
         unsafe { vfmaq_f32(c, a, b) }
+    }
+
+    /// Weights of rows lie together: two vectors hold them, and a multiplication takes one lane.
+    #[inline(always)]
+    unsafe fn outputs<const R: usize, const N: usize>(job: &Outputs<'_>, spots: &[Spot]) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let sums = outputs_sums::<R, N>(job, spots);
+            for (v, spot) in spots.iter().enumerate().take(N) {
+                for (r, sums) in sums.iter().enumerate() {
+                    let target = job.target.add(r * job.target_plane + spot.to);
+                    put::<Self>(target, spot.lanes, sums[v], job.add);
+                }
+            }
+        }
+        true
+    }
+}
+
+/// Up to 4 weights, nothing behind them being read; what other lanes hold is not said.
+#[inline(always)]
+unsafe fn weights(from: *const f32, len: usize) -> float32x4_t {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match len {
+            0 | 1 => vld1q_dup_f32(from),
+            2 => vcombine_f32(vld1_f32(from), vdup_n_f32(0.0)),
+            3 => vcombine_f32(vld1_f32(from), vld1_dup_f32(from.add(2))),
+            _ => vld1q_f32(from),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn outputs_sums<const R: usize, const N: usize>(
+    job: &Outputs<'_>,
+    spots: &[Spot],
+) -> [[float32x4_t; N]; R] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sums = [[vdupq_n_f32(0.0); N]; R];
+        let mut sources = [job.source; N];
+        for (source, spot) in sources.iter_mut().zip(spots) {
+            *source = source.add(spot.from);
+        }
+        for tap in job.taps {
+            let mut from = job.weights.add(tap.element * job.weights_step);
+            let mut at = tap.offset;
+            for _ in 0..job.channels {
+                let mut inputs = [vdupq_n_f32(0.0); N];
+                for v in 0..N {
+                    inputs[v] = vld1q_f32(sources[v].add(at));
+                }
+                let low = weights(from, R);
+                let high = if R > 4 { weights(from.add(4), R - 4) } else { low };
+                // Rows and lanes are literals, so that sums stay in registers.
+                macro_rules! row {
+                    ($row:literal, $weights:ident, $lane:literal) => {
+                        if R > $row {
+                            for v in 0..N {
+                                let sum = &mut sums[$row][v];
+                                *sum = vfmaq_laneq_f32::<$lane>(*sum, inputs[v], $weights);
+                            }
+                        }
+                    };
+                }
+                row!(0, low, 0);
+                row!(1, low, 1);
+                row!(2, low, 2);
+                row!(3, low, 3);
+                row!(4, high, 0);
+                row!(5, high, 1);
+                row!(6, high, 2);
+                row!(7, high, 3);
+                from = from.add(job.channel_step);
+                at += job.source_plane;
+            }
+        }
+        // A copy: what is read with an index that is not known lies in memory.
+        let mut done = [[vdupq_n_f32(0.0); N]; R];
+        for r in 0..R {
+            for v in 0..N {
+                done[r][v] = sums[r][v];
+            }
+        }
+        done
     }
 }

@@ -11,7 +11,8 @@ impl Simd for Plain {
     type Vector = [f32; LANES];
     const LANES: usize = LANES;
     const ROWS: usize = 4;
-    const VECTORS: usize = 2;
+    // 32-bit ARM without NEON has 32 registers of one number each, at most.
+    const VECTORS: usize = if cfg!(target_arch = "arm") { 1 } else { 2 };
 
     #[inline(never)]
     unsafe fn apart<W: Work>(work: W) {

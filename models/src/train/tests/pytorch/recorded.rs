@@ -9,9 +9,11 @@ use serde_json::Value;
 
 use crate::params::Parameters;
 
+/// A file of `DUNLIN_SHARED`, or of `shared` beside this checkout, if it is there.
 fn shared(path: &str) -> Option<Vec<u8>> {
-    let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared"));
-    std::fs::read(root.join(path)).ok()
+    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared");
+    let root = std::env::var_os("DUNLIN_SHARED").unwrap_or_else(|| beside.into());
+    std::fs::read(PathBuf::from(root).join(path)).ok()
 }
 
 pub(super) struct Recorded {

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
-use models::dataset::{self, Dataset, Examples, cifar10};
+use models::dataset::{self, Dataset, Examples, Limits, cifar};
 use models::onnx::{self, ValueInfoProto};
 use models::train::{Sgd, Trainer};
 use models::zoo;
@@ -102,12 +102,12 @@ pub(crate) async fn measure(options: &Options) {
 /// Writes the pictures for both: `train.bin` and `test.bin`.
 fn write_data(source: &Path, folder: &Path, examples: usize) -> Dataset {
     let read = |name: &str| (name.to_owned(), std::fs::read(source.join(name)).unwrap());
-    let mut dataset = dataset::decode(&FILES.map(read)).unwrap();
+    let mut dataset = dataset::decode(&FILES.map(read).to_vec(), Limits::default()).unwrap();
     let first: Vec<usize> = (0..examples.min(dataset.train.len())).collect();
     dataset.train = dataset.train.select(&first);
     std::fs::create_dir(folder).unwrap();
     let write = |name: &str, examples: &Examples| {
-        std::fs::write(folder.join(name), cifar10::encode(examples).unwrap()).unwrap();
+        std::fs::write(folder.join(name), cifar::encode(examples, cifar::Cifar::Ten).unwrap()).unwrap();
     };
     write("train.bin", &dataset.train);
     write("test.bin", &dataset.test);

@@ -5,6 +5,11 @@
 //! padding read whole vectors, another shape of an example is the same memory, a channel is one
 //! stretch for batch normalisation, and a bias belongs to a row.
 
+#![expect(
+    clippy::inline_always,
+    reason = "only what is inlined is compiled for the instructions of its caller"
+)]
+
 use crate::graph::{Graph, Node, Op, Window};
 
 mod activation;

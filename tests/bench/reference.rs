@@ -107,7 +107,8 @@ fn write_data(source: &Path, folder: &Path, examples: usize) -> Dataset {
     dataset.train = dataset.train.select(&first);
     std::fs::create_dir(folder).unwrap();
     let write = |name: &str, examples: &Examples| {
-        std::fs::write(folder.join(name), cifar::encode(examples, cifar::Cifar::Ten).unwrap()).unwrap();
+        std::fs::write(folder.join(name), cifar::encode(examples, cifar::Cifar::Ten).unwrap())
+            .unwrap();
     };
     write("train.bin", &dataset.train);
     write("test.bin", &dataset.test);

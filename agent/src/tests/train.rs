@@ -231,7 +231,7 @@ async fn trained(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_training_goes_on_after_the_agent_was_ended() {
-    const STEPS: u32 = 1499;
+    const STEPS: u32 = 9_999;
     let world = World::new().await;
     let model = world.model("lenet", [1, 4, 4], 10).await;
     let config = || Config { checkpoint: Duration::from_millis(1), ..world.config_with_data() };

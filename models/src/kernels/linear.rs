@@ -22,7 +22,9 @@ impl Linear {
     /// The right factor times `alpha`.
     fn scale(&self, room: &mut [f32]) {
         if (self.alpha - 1.0).abs() > 0.0 {
-            room.iter_mut().for_each(|value| *value *= self.alpha);
+            for value in room.iter_mut() {
+                *value *= self.alpha;
+            }
         }
     }
 }

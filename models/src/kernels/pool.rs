@@ -185,7 +185,9 @@ impl Kernel for AveragePool {
                 for pixel in sliding.pixels(place) {
                     y.iter_mut().zip(&x[of(pixel, n)]).for_each(|(y, x)| *y += x);
                 }
-                y.iter_mut().for_each(|y| *y *= share);
+                for y in y.iter_mut() {
+                    *y *= share;
+                }
             }
         });
     }
@@ -238,7 +240,9 @@ impl Kernel for GlobalAveragePool {
                     }
                     y.iter_mut().zip(&*partial).for_each(|(y, sum)| *y += sum);
                 }
-                y.iter_mut().for_each(|y| *y *= share);
+                for y in y.iter_mut() {
+                    *y *= share;
+                }
             },
         );
     }

@@ -2,6 +2,7 @@
 //! run time.
 
 #![expect(unsafe_code, reason = "vector instructions and unchecked addresses")]
+#![expect(clippy::undocumented_unsafe_blocks, reason = "each passes on its caller's promise")]
 
 use std::sync::OnceLock;
 

@@ -6,6 +6,7 @@
 
 #![expect(unsafe_code, reason = "unchecked addresses in the innermost loops")]
 #![expect(unsafe_op_in_unsafe_fn, reason = "all that a tile does rests on its caller's promise")]
+#![expect(clippy::needless_range_loop, reason = "constant ranges are unrolled into registers")]
 
 use super::simd::{LANES_MAX, Simd, Work};
 

@@ -59,7 +59,9 @@ impl Buffers {
                 tenants.push(Tenant { value: id, what: What::Gradient, live });
             }
         }
-        repeated.iter_mut().for_each(|nodes| nodes.sort_unstable());
+        for nodes in &mut repeated {
+            nodes.sort_unstable();
+        }
         let mut buffers = Self {
             activation: vec![None; graph.values.len()],
             again: vec![None; graph.values.len()],

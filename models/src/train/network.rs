@@ -203,17 +203,18 @@ impl Network {
         ids.sort_unstable();
         ids.dedup();
         // First what is read, then the gradients, of a value that is taken twice once.
-        let live = |id: &ValueId| match self.buffers.is_live(*id, step) {
-            true => self.place(*id, true, batch),
-            false => 0..0,
+        let live = |id: &ValueId| {
+            if self.buffers.is_live(*id, step) { self.place(*id, true, batch) } else { 0..0 }
         };
         let mut parts: Vec<Range<usize>> = ids.iter().map(live).collect();
         parts.push(self.gradient_place(output, batch));
         let first = |at: usize| !inputs[..at].contains(&inputs[at]);
-        parts.extend(inputs.iter().enumerate().map(|(at, id)| match first(at) {
-            true => self.gradient_place(*id, batch),
-            false => 0..0,
-        }));
+        parts.extend(
+            inputs
+                .iter()
+                .enumerate()
+                .map(|(at, id)| if first(at) { self.gradient_place(*id, batch) } else { 0..0 }),
+        );
         let mut parts = split(&mut self.memory, &parts).into_iter();
         let activations: Vec<&[f32]> = parts.by_ref().take(ids.len()).map(|part| &*part).collect();
         let output_gradient: &[f32] = parts.next().unwrap_or_default();
@@ -265,9 +266,10 @@ impl Network {
         for (at, (id, gradient)) in inputs.iter().zip(weights).enumerate() {
             if inputs[..at].contains(id) && !gradient.is_empty() {
                 let place = self.gradient_place(*id, batch);
-                let into = match self.graph.value(*id).origin {
-                    Origin::Weight => &mut self.gradients[id.0],
-                    _ => &mut self.memory[place],
+                let into = if self.graph.value(*id).origin == Origin::Weight {
+                    &mut self.gradients[id.0]
+                } else {
+                    &mut self.memory[place]
                 };
                 into.iter_mut().zip(&gradient).for_each(|(into, value)| *into += value);
                 self.spares.push(gradient);

@@ -174,7 +174,11 @@ fn residual_networks_begin_as_those_of_torchvision() {
         assert_moments(&conv, 2.0 / (9.0 * f64::from(wide)), NORMAL);
         let conv = values(&format!("{shortcut}.conv.weight"));
         assert_moments(&conv, 2.0 / f64::from(wide), NORMAL);
-        assert!(values(&format!("{shortcut}.norm.weight")).iter().all(|w| *w == 1.0));
+        assert!(
+            values(&format!("{shortcut}.norm.weight"))
+                .iter()
+                .all(|w| (*w - 1.0).abs() < f32::EPSILON)
+        );
         assert!(values(&format!("{shortcut}.norm.bias")).iter().all(|b| *b == 0.0));
         let weights = values("classes.weight");
         assert_moments(&weights, 1.0 / (3.0 * features), UNIFORM);

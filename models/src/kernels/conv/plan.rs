@@ -84,6 +84,9 @@ pub(super) struct Plan {
     pub(super) regions: Vec<Region>,
 }
 
+/// `(from, to, len)` in `f32`s.
+type Stretch = (usize, usize, usize);
+
 /// Columns next to each other that are made in the same way.
 struct Span {
     from: usize,
@@ -161,8 +164,7 @@ fn region(
     extents: Extents,
 ) -> Region {
     let (n, row_len) = (extents.examples, extents.width * extents.examples);
-    // Stretches `(from, to, len)` of each way of being made.
-    let mut ways: Vec<(Vec<Tap>, Vec<(usize, usize, usize)>)> = Vec::new();
+    let mut ways: Vec<(Vec<Tap>, Vec<Stretch>)> = Vec::new();
     for row in range.clone() {
         let seen = &rows.seen[row];
         let base = seen.first().map_or(0, |seen| seen.index);
@@ -201,7 +203,7 @@ fn region(
     Region { source: source.start * row_len..source.end * row_len, groups: groups.collect() }
 }
 
-fn spots((from, to, len): (usize, usize, usize), lanes: usize) -> impl Iterator<Item = Spot> {
+fn spots((from, to, len): Stretch, lanes: usize) -> impl Iterator<Item = Spot> {
     (0..len).step_by(lanes).map(move |at| Spot {
         from: from + at,
         to: to + at,

@@ -216,13 +216,22 @@ impl Comparison {
     }
 
     fn ours(&self, optimizer: Optimizer, seed: u64) -> Figures {
-        let figures = Figures::of_trainer(&self.recorded, optimizer, seed);
-        for (name, gradient) in figures.gradients.iter().filter(|_| seed == 0) {
+        self.of_trainer(optimizer, seed).without(self.left_out(optimizer))
+    }
+
+    fn of_trainer(&self, optimizer: Optimizer, seed: u64) -> Figures {
+        Figures::of_trainer(&self.recorded, optimizer, seed)
+    }
+
+    /// The largest distance of first gradients from those in f64, in shares of what is allowed.
+    fn distance_from_exact(&self, optimizer: Optimizer, seed: u64) -> (f64, String) {
+        let figures = self.of_trainer(optimizer, seed);
+        let share = |(name, gradient): (&String, &f64)| {
             let exact = self.gradients[name];
-            let near = (gradient - exact).abs() < 2e-4 * exact + 1e-6;
-            assert!(near, "gradient of {name}: {gradient}, in f64 {exact}");
-        }
-        figures.without(self.left_out(optimizer))
+            ((gradient - exact).abs() / (2e-4 * exact + 1e-6), name.clone())
+        };
+        let shares = figures.gradients.iter().map(share);
+        shares.max_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or_default()
     }
 }
 
@@ -234,11 +243,17 @@ fn agrees(name: &str) {
         let differences = comparison.ours(optimizer, 0).differences(&pytorch);
         let fit = differences.iter().zip(BARS).all(|((difference, _), bar)| *difference < bar);
         assert!(fit, "{name} {label}: {differences:?}");
+        let (share, worst) = comparison.distance_from_exact(optimizer, 0);
+        assert!(share < 1.0, "{name} {label}: gradient of {worst}, {share} of what is allowed");
     }
 }
 
+/// Runs from other last bits.
+const SEEDS: std::ops::RangeInclusive<u64> = 1..=8;
+
 /// Holds the first step to the bars, its gradients from any of some last bits, and what follows to
-/// the spread of runs from other last bits.
+/// the spread of runs from other last bits. A last bit decides on which side of a corner an input
+/// of `Relu` or `Clip` lies that is 0 but for rounding: gradients jump by 1e-3 then.
 fn agrees_within_its_spread(name: &str) {
     let Some(comparison) = Comparison::new(name) else { return };
     for (label, optimizer) in optimizers() {
@@ -251,7 +266,7 @@ fn agrees_within_its_spread(name: &str) {
         assert!(evaluation.0 < BARS[4], "{name} {label}: {evaluation:?}");
         let mut spread = [0.0_f64; 5];
         let mut gradients = differences[1].clone();
-        for seed in 1..=4 {
+        for seed in SEEDS {
             let other = comparison.ours(optimizer, seed);
             let [_, nearest, ..] = other.differences(&pytorch);
             if nearest.0 < gradients.0 {
@@ -261,6 +276,12 @@ fn agrees_within_its_spread(name: &str) {
             spread.iter_mut().zip(moved).for_each(|(most, (moved, _))| *most = most.max(moved));
         }
         assert!(gradients.0 < BARS[1], "{name} {label}: first gradients, {gradients:?}");
+        let exact = SEEDS.map(|seed| comparison.distance_from_exact(optimizer, seed));
+        let nearest = exact.min_by(|a, b| a.0.total_cmp(&b.0));
+        assert!(
+            nearest.as_ref().is_some_and(|(share, _)| *share < 1.0),
+            "{name} {label}: {nearest:?}"
+        );
         for kind in [0, 2, 3] {
             let bar = BARS[kind].max(2.0 * spread[kind]);
             assert!(

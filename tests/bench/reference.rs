@@ -37,7 +37,7 @@ pub(crate) struct Options {
 /// The accuracy is taken after so many epochs.
 const EPOCHS: [u32; 2] = [1, 3];
 const FILES: [&str; 3] = ["train_jpeg_10000.bin.gz", "test_jpeg_2000.bin.gz", "batches.meta.txt"];
-const LIMIT: Duration = Duration::from_secs(12 * 3600);
+const LIMIT: Duration = Duration::from_hours(12);
 
 /// Accuracies of the seeds, by [`EPOCHS`].
 type Accuracies = [Vec<f64>; 2];

@@ -51,7 +51,7 @@ const SHAPE: [usize; 3] = [3, 32, 32];
 const CLASSES: usize = 10;
 /// Multiplications with an addition, forward, that a run has without `--steps`.
 const WORK: u64 = 150_000_000_000;
-/// Wall time this much longer than processor time shows that others had the processor.
+/// Wall time that is so many times processor time shows that others had the processor.
 const KEPT_WAITING: f64 = 1.1;
 
 /// One run of a program, or the median of several.
@@ -71,6 +71,13 @@ struct Run {
     /// Before there was a network, by PyTorch only.
     #[serde(default)]
     memory_before: f64,
+}
+
+impl Run {
+    /// Whether others had the processor: even one thread alone would have taken less.
+    fn waited(&self) -> bool {
+        self.step_ms > KEPT_WAITING * self.processor_ms
+    }
 }
 
 /// Runs of the same work by everyone.
@@ -102,7 +109,11 @@ pub(crate) fn measure(options: &Options) {
     let mut before = 0.0_f64;
     for &threads in &options.threads {
         let s = if threads == 1 { "" } else { "s" };
-        println!("\n  {threads} thread{s}; CPU: processor time, used where a thread had to wait");
+        let note = match threads {
+            1 => "CPU: processor time counts, for others had the processor",
+            _ => "busy: others had the processor, try again",
+        };
+        println!("\n  {threads} thread{s}; {note}");
         println!(
             "  {:<16}{:<7}{:>9}{:>9}{:>9}{:>9}{:>7}  {:<15}{:>8}{:>9}{:>7}  {:<11}{:>8}",
             "NETWORK",
@@ -192,21 +203,21 @@ fn median(runs: &[Run]) -> Run {
 
 fn show(bars: &Bars, threads: usize, measured: &Measured) {
     for (build, run) in &measured.ours {
-        // With more threads than one, what they do at the same time is the point.
-        let waited = threads == 1
-            && measured
-                .pytorch
-                .iter()
-                .chain([run])
-                .any(|run| run.step_ms > KEPT_WAITING * run.processor_ms);
-        let time = |run: &Run| if waited { run.processor_ms } else { run.step_ms };
+        let waited = measured.pytorch.iter().chain([run]).any(Run::waited);
+        let one = threads == 1;
+        let time = |run: &Run| if waited && one { run.processor_ms } else { run.step_ms };
         let share = 100.0 * run.gflops / run.gemm_gflops;
         print!("  {:<16}{build:<7}{:>9.1}{:>9.1}", bars.family, run.step_ms, run.processor_ms);
         match &measured.pytorch {
             Some(peer) => {
                 let ratio = time(run) / time(peer);
-                let of = if waited { "CPU" } else { "" };
-                let time_bar = format!("{:.1} {} {of}", bars.time, verdict(ratio <= bars.time));
+                let said = match (waited, one) {
+                    (false, _) => verdict(ratio <= bars.time).to_owned(),
+                    (true, true) => format!("{} CPU", verdict(ratio <= bars.time)),
+                    // What threads do at the same time cannot be told from processor time.
+                    (true, false) => "busy".to_owned(),
+                };
+                let time_bar = format!("{:.1} {said}", bars.time);
                 let memory = run.peak_memory / peer.peak_memory;
                 let memory_bar = format!("{:.1} {}", bars.memory, verdict(memory <= bars.memory));
                 print!(

@@ -8,8 +8,12 @@ with the number of trained values.
 """
 
 import json
+import os
 import pathlib
 import sys
+
+# Threads that wait leave the processor to others: this is not about time. Read when torch begins.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy
 import torch

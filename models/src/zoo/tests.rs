@@ -161,25 +161,22 @@ fn initial_weights_have_the_variance_of_he() {
 /// torchvision's `ResNet.__init__`: `kaiming_normal_(mode="fan_out")`, and `Linear`'s own.
 #[test]
 fn residual_networks_begin_as_those_of_torchvision() {
-    for (family, stem, wide, features) in [("resnet18", 64, 512, 512.0), ("resnet8", 16, 64, 64.0)]
+    for (family, stem, wide, features) in
+        [("resnet18", 64.0, 512, 512.0), ("resnet8", 16.0, 64, 64.0)]
     {
         let values = initial(family);
-        assert_moments(&values("stem.conv.weight"), 2.0 / (9.0 * f64::from(stem)), NORMAL);
+        assert_moments(&values("stem.conv.weight"), 2.0 / (9.0 * stem), NORMAL);
         let (first, shortcut) = match family {
             "resnet18" => ("stage4.block1.conv1", "stage4.block1.shortcut"),
             _ => ("stage3.conv1", "stage3.shortcut"),
         };
         // Twice as many maps out as in, so that the fan in would give another variance.
         let conv = values(&format!("{first}.weight"));
-        assert_moments(&conv, 2.0 / (9.0 * f64::from(wide)), NORMAL);
+        assert_moments(&conv, 2.0 / (9.0 * features), NORMAL);
         let conv = values(&format!("{shortcut}.conv.weight"));
-        assert_moments(&conv, 2.0 / f64::from(wide), NORMAL);
-        assert!(
-            values(&format!("{shortcut}.norm.weight"))
-                .iter()
-                .all(|w| (*w - 1.0).abs() < f32::EPSILON)
-        );
-        assert!(values(&format!("{shortcut}.norm.bias")).iter().all(|b| *b == 0.0));
+        assert_moments(&conv, 2.0 / features, NORMAL);
+        let norm = ["weight", "bias"].map(|part| values(&format!("{shortcut}.norm.{part}")));
+        assert_eq!(norm, [vec![1.0; wide], vec![0.0; wide]]);
         let weights = values("classes.weight");
         assert_moments(&weights, 1.0 / (3.0 * features), UNIFORM);
         let bound = 1.0 / features.sqrt();

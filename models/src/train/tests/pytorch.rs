@@ -256,6 +256,11 @@ const SEEDS: std::ops::RangeInclusive<u64> = 1..=8;
 /// of `Relu` or `Clip` lies that is 0 but for rounding: gradients jump by 1e-3 then.
 fn agrees_within_its_spread(name: &str) {
     let Some(comparison) = Comparison::new(name) else { return };
+    // First gradients are the same for all optimizers.
+    let (_, optimizer) = optimizers()[0];
+    let exact = SEEDS.map(|seed| comparison.distance_from_exact(optimizer, seed));
+    let nearest = exact.min_by(|a, b| a.0.total_cmp(&b.0));
+    assert!(nearest.as_ref().is_some_and(|(share, _)| *share < 1.0), "{name}: {nearest:?}");
     for (label, optimizer) in optimizers() {
         let pytorch = comparison.pytorch(label, optimizer);
         let ours = comparison.ours(optimizer, 0);
@@ -276,14 +281,9 @@ fn agrees_within_its_spread(name: &str) {
             spread.iter_mut().zip(moved).for_each(|(most, (moved, _))| *most = most.max(moved));
         }
         assert!(gradients.0 < BARS[1], "{name} {label}: first gradients, {gradients:?}");
-        let exact = SEEDS.map(|seed| comparison.distance_from_exact(optimizer, seed));
-        let nearest = exact.min_by(|a, b| a.0.total_cmp(&b.0));
-        assert!(
-            nearest.as_ref().is_some_and(|(share, _)| *share < 1.0),
-            "{name} {label}: {nearest:?}"
-        );
         for kind in [0, 2, 3] {
-            let bar = BARS[kind].max(2.0 * spread[kind]);
+            // Rounding in every operation moves more than last bits of the first weights.
+            let bar = BARS[kind].max(3.0 * spread[kind]);
             assert!(
                 differences[kind].0 < bar,
                 "{name} {label}: {differences:?}, spread {spread:?}"

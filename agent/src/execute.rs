@@ -15,6 +15,7 @@ use crate::work::Told;
 
 use self::compute::Compute;
 use self::sessions::Sessions;
+use self::train::Promises;
 
 mod answer;
 mod compute;
@@ -57,6 +58,7 @@ pub(crate) struct Executor {
     tell: mpsc::Sender<Told>,
     compute: Arc<Compute>,
     sessions: Arc<Sessions>,
+    promises: Arc<Promises>,
 }
 
 /// One task at work.
@@ -72,7 +74,7 @@ impl Executor {
     pub(crate) fn new(device: Arc<Device>, tell: mpsc::Sender<Told>) -> Self {
         let compute = Arc::new(Compute::new(device.config.threads, device.config.nice));
         let sessions = Arc::new(Sessions::new(device.config.model_bytes));
-        Self { device, tell, compute, sessions }
+        Self { device, tell, compute, sessions, promises: Arc::default() }
     }
 
     /// Starts a task; its end is told whatever happens.

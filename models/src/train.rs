@@ -117,6 +117,26 @@ impl Trainer {
         optimizer: impl Into<Optimizer>,
         settings: Settings,
     ) -> Result<Self, TrainError> {
+        let mut trainer = Self::of(onnx, optimizer.into(), settings)?;
+        if trainer.weights.is_empty() {
+            return Err(all_frozen());
+        }
+        trainer.anchor();
+        Ok(trainer)
+    }
+
+    /// A trainer that evaluates only, in the memory that the widest place of the graph takes;
+    /// steps are refused.
+    ///
+    /// # Errors
+    /// As [`Trainer::new`].
+    pub fn for_evaluation(onnx: &[u8], loss: Loss) -> Result<Self, TrainError> {
+        let settings = Settings { loss, frozen: vec!["*".to_owned()], ..Settings::default() };
+        let none = Sgd { learning_rate: 0.0, momentum: 0.0, weight_decay: 0.0 };
+        Self::of(onnx, none.into(), settings)
+    }
+
+    fn of(onnx: &[u8], optimizer: Optimizer, settings: Settings) -> Result<Self, TrainError> {
         let (definition, mut graph) = Definition::of(crate::onnx::parse(onnx)?)?;
         graph.freeze(|name| settings.freezes(name));
         if !settings.loss.takes_logits() {
@@ -125,21 +145,16 @@ impl Trainer {
         let weights = definition.kept().iter().copied();
         let weights = weights.filter(|id| graph.value(*id).origin == Origin::Weight);
         let weights: Vec<_> = weights.map(|id| (id, Vec::new())).collect();
-        if weights.is_empty() {
-            return Err(GraphError::Graph("every weight is frozen".to_owned()).into());
-        }
-        let mut trainer = Self {
+        Ok(Self {
             definition,
             network: Network::new(graph),
-            optimizer: optimizer.into(),
+            optimizer,
             settings,
             corrections: Corrections::default(),
             weights,
             steps: 0,
             optimizer_steps: 0,
-        };
-        trainer.anchor();
-        Ok(trainer)
+        })
     }
 
     /// Shape of one example, `[c, h, w]` or `[d]`.
@@ -253,6 +268,9 @@ impl Trainer {
         examples: &[f32],
         targets: Targets<'_>,
     ) -> Result<BatchResult, TrainError> {
+        if self.weights.is_empty() {
+            return Err(all_frozen());
+        }
         let batch = self.load(examples, Some(targets))?;
         self.steps += 1;
         let pass = Pass::Training { step: self.steps };
@@ -437,6 +455,10 @@ impl Trainer {
         from_examples(examples, batch, self.network.input(batch));
         Ok(batch)
     }
+}
+
+fn all_frozen() -> TrainError {
+    GraphError::Graph("every weight is frozen".to_owned()).into()
 }
 
 #[cfg(test)]

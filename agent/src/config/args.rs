@@ -54,7 +54,7 @@ pub struct Args {
     #[arg(long, env = "DUNLIN_NICE", value_name = "N")]
     pub nice: Option<u8>,
 
-    /// Bytes of memory that a training may take, at most [default: what is free]
+    /// Bytes of memory that a training or an evaluation may take, at most [default: what is free]
     #[arg(long, env = "DUNLIN_TRAINING_BYTES", value_name = "BYTES")]
     pub training_bytes: Option<u64>,
 

@@ -9,10 +9,11 @@ use jobs::spec::{EvaluateTask, TaskId, TrainTask};
 use link::blobs::Existing;
 use models::dataset::{Batches, Dataset, Examples, Normalization, Order};
 use models::params::Parameters;
-use models::train::{Loss, Optimizer, Settings, Sgd, TrainError, Trainer};
+use models::train::{Loss, TrainError, Trainer};
 use tokio::sync::mpsc;
 
-use self::memory::{Need, Room};
+pub(super) use self::memory::Promises;
+use self::memory::{Need, Promise};
 pub(crate) use self::meter::Latest;
 use self::meter::{Meter, Steps, Sums};
 use super::{Run, Stopped, failures};
@@ -34,7 +35,33 @@ struct LocalRun {
     task: TrainTask,
     stopped: Stopped,
     tell: mpsc::Sender<Told>,
-    memory_max: Option<u64>,
+    room: Room,
+}
+
+/// Memory that work may be promised.
+#[derive(Clone)]
+struct Room {
+    promises: Arc<Promises>,
+    /// See [`crate::config::Config::training_bytes`].
+    max: Option<u64>,
+}
+
+impl Room {
+    /// Promises what a trainer takes for batches of some of these examples. The data set is
+    /// decoded by now, so it is no part of what is free.
+    fn promise(
+        &self,
+        trainer: &Trainer,
+        examples: &Examples,
+        batch_size: u32,
+    ) -> Result<Promise, Failure> {
+        let batch = examples.len().min(batch_size as usize);
+        let need = |batch| Need {
+            trainer: trainer.memory(batch, rayon::current_num_threads()),
+            batch: 4 * batch as u64 * examples.size() as u64,
+        };
+        self.promises.promise(batch, need, self.max)
+    }
 }
 
 /// What local training gave.
@@ -64,7 +91,7 @@ impl Run {
             task,
             stopped: self.stopped.clone(),
             tell: self.executor.tell.clone(),
-            memory_max: device.config.training_bytes,
+            room: self.room(),
         };
         let shared = device.clone();
         let work = move || local.train_or_stop(&shared, &graph, &parameters);
@@ -94,10 +121,10 @@ impl Run {
             device.cache.get(&task.graph, Keep::Disk),
             device.cache.get(&task.parameters, Keep::Memory),
         )?;
-        let (shared, stopped) = (device.clone(), self.stopped.clone());
+        let (shared, stopped, room) = (device.clone(), self.stopped.clone(), self.room());
         let work = move || {
             let dataset = shared.datasets.get(&task.dataset)?;
-            evaluate(&graph, &parameters, &dataset, &task, &stopped)
+            evaluate(&graph, &parameters, &dataset, &task, &room, &stopped)
         };
         let sums = self.executor.compute.train(self.thread_name("evaluate"), work).await?;
         Ok(ReportBody::Evaluated(EvaluationReport {
@@ -140,6 +167,11 @@ impl Run {
             duration_ms: self.duration(),
             engine: ENGINE.to_owned(),
         }))
+    }
+
+    fn room(&self) -> Room {
+        let max = self.executor.device.config.training_bytes;
+        Room { promises: self.executor.promises.clone(), max }
     }
 
     fn duration(&self) -> Millis {
@@ -209,8 +241,12 @@ impl LocalRun {
         let mut batches =
             Batches::new(examples, normalization).augmented(augmentation, self.task.seed);
         let (optimizer, settings) = settings::of(&self.task, all);
-        let mut trainer = prepare(graph, parameters, optimizer, settings, dataset)?;
-        self.check_memory(&trainer, examples)?;
+        let loss = settings.loss;
+        let trainer = Trainer::with_settings(graph, optimizer, settings);
+        let trainer = trainer.map_err(|error| failures::of_training(&error))?;
+        let mut trainer = prepare(trainer, parameters, loss, dataset)?;
+        // Held until the first step has taken it.
+        let mut promise = Some(self.room.promise(&trainer, examples, local.batch_size)?);
         let (step, mut sums) = resume(&mut trainer, saver);
         let mut meter = Meter::new(Steps { per_epoch, all }, step);
         while !meter.is_done() {
@@ -231,6 +267,7 @@ impl LocalRun {
                 }
                 let (x, labels) = batches.get(indices, epoch);
                 let done = trainer.step(x, labels).map_err(|e| failures::of_training(&e))?;
+                drop(promise.take());
                 sums.add(done.loss, done.correct, done.examples);
                 if let Some(latest) = meter.count(done.loss, done.correct, done.examples) {
                     self.tell_progress(&latest);
@@ -250,16 +287,6 @@ impl LocalRun {
         if self.tell.try_send(Told::Progress(self.id.clone(), latest.clone())).is_err() {
             latest.take();
         }
-    }
-
-    /// The data set is decoded by now, so it is no part of what is free.
-    fn check_memory(&self, trainer: &Trainer, examples: &Examples) -> Result<(), Failure> {
-        let batch = examples.len().min(self.task.local.batch_size as usize);
-        let need = |batch| Need {
-            trainer: trainer.memory(batch, rayon::current_num_threads()),
-            batch: 4 * batch as u64 * examples.size() as u64,
-        };
-        memory::check(batch, need, Room::now(self.memory_max))
     }
 }
 
@@ -297,15 +324,18 @@ fn evaluate(
     parameters: &[u8],
     dataset: &Dataset,
     task: &EvaluateTask,
+    room: &Room,
     stopped: &Stopped,
 ) -> Result<Sums, Failure> {
-    let none = Sgd { learning_rate: 0.0, momentum: 0.0, weight_decay: 0.0 };
-    let settings = Settings { loss: settings::loss(task.loss, 0.0), ..Settings::default() };
-    let mut trainer = prepare(graph, parameters, none.into(), settings, dataset)?;
+    let loss = settings::loss(task.loss, 0.0);
+    let trainer = Trainer::for_evaluation(graph, loss);
+    let trainer = trainer.map_err(|error| failures::of_training(&error))?;
+    let mut trainer = prepare(trainer, parameters, loss, dataset)?;
     if dataset.test.is_empty() {
         let message = "the data set has no test examples: evaluate elsewhere";
         return Err(Failure::new(FailureCode::InvalidDataset, message));
     }
+    let mut promise = Some(room.promise(&trainer, &dataset.test, task.batch_size)?);
     let indices: Vec<usize> = (0..dataset.test.len()).collect();
     let normalization = settings::normalization(&task.normalization, dataset)?;
     let mut batches = Batches::new(&dataset.test, &normalization);
@@ -314,23 +344,20 @@ fn evaluate(
         check_stop(stopped)?;
         let (x, labels) = batches.get(indices, 0);
         let done = trainer.evaluate(x, labels).map_err(|e| failures::of_training(&e))?;
+        drop(promise.take());
         sums.add(done.loss, done.correct, done.examples);
     }
     Ok(sums)
 }
 
-/// A trainer that fits the data set.
+/// Gives a trainer that fits the data set its parameters.
 fn prepare(
-    graph: &[u8],
+    mut trainer: Trainer,
     parameters: &[u8],
-    optimizer: Optimizer,
-    settings: Settings,
+    loss: Loss,
     dataset: &Dataset,
 ) -> Result<Trainer, Failure> {
-    let binary = settings.loss == Loss::BinaryCrossEntropy;
-    let trainer = Trainer::with_settings(graph, optimizer, settings);
-    let mut trainer = trainer.map_err(|error| failures::of_training(&error))?;
-    check_fit(&trainer, dataset, binary)?;
+    check_fit(&trainer, dataset, loss == Loss::BinaryCrossEntropy)?;
     let parameters = Parameters::from_safetensors(parameters)
         .map_err(|error| failures::of_training(&TrainError::Parameters(error)))?;
     trainer.set_parameters(&parameters).map_err(|error| failures::of_training(&error))?;

@@ -106,7 +106,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::train::{Adam, Sgd};
+    use crate::train::{Adam, Loss, Sgd};
     use crate::zoo;
 
     /// Bytes that the buffers of a trainer really have; those within kernels are not seen.
@@ -174,6 +174,28 @@ mod tests {
                 let seen = estimate.activations - kept as u64;
                 assert!(is_near(seen, held.activations), "{family} {estimate:?} {held:?}");
             }
+        }
+    }
+
+    #[test]
+    fn evaluation_takes_a_part_of_the_memory_and_gives_the_same_bits() {
+        for family in ["resnet8", "mobilenet_v2", "efficientnet_b0"] {
+            let onnx = Bytes::from(zoo::build(family, [3, 32, 32], 10, 1).unwrap());
+            let sgd = Sgd { learning_rate: 0.1, momentum: 0.9, weight_decay: 0.0 };
+            let mut trainer = Trainer::new(&onnx, sgd).unwrap();
+            let mut evaluator = Trainer::for_evaluation(&onnx, Loss::default()).unwrap();
+            let pixels = (0..=250).cycle().take(8 * 3 * 32 * 32);
+            let examples: Vec<f32> = pixels.map(|pixel: u8| f32::from(pixel) / 255.0).collect();
+            let labels = [0, 1, 2, 3, 4, 5, 6, 7];
+            trainer.step(&examples, &labels).unwrap();
+            assert!(evaluator.step(&examples, &labels).is_err());
+            evaluator.set_parameters(&trainer.parameters()).unwrap();
+            let expected = trainer.evaluate(&examples, &labels).unwrap();
+            assert_eq!(evaluator.evaluate(&examples, &labels), Ok(expected), "{family}");
+            let (all, part) = (trainer.memory(8, 1), evaluator.memory(8, 1));
+            assert_eq!((part.gradients, part.optimizer_state), (0, 0), "{family}");
+            assert!(part.activations * 2 < all.activations, "{family}: {part:?} {all:?}");
+            assert!(is_near(part.activations, held(&evaluator).activations), "{family}");
         }
     }
 

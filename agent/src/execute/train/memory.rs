@@ -1,4 +1,6 @@
-//! Whether a training fits into memory, before it begins.
+//! Whether a training or an evaluation fits into memory, before it begins.
+
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jobs::report::{Failure, FailureCode};
 use models::train::Memory;
@@ -19,10 +21,11 @@ pub(super) enum Room {
 }
 
 impl Room {
-    /// What the system and the control group of this process have left, or `max` if that is
-    /// less; `None` when nobody knows.
-    pub(super) fn now(max: Option<u64>) -> Option<Self> {
-        let (max, free) = (max.map(Self::Allowed), free().map(Self::Free));
+    /// What the system and the control group of this process have left beside `promised` bytes,
+    /// or `max` if that is less; `None` when nobody knows.
+    fn now(max: Option<u64>, promised: u64) -> Option<Self> {
+        let free = free().map(|bytes| Self::Free(bytes.saturating_sub(promised)));
+        let max = max.map(Self::Allowed);
         max.into_iter().chain(free).min_by_key(|room| room.bytes())
     }
 
@@ -48,6 +51,41 @@ fn group(system: &mut System, pid: Pid) -> Option<sysinfo::CGroupLimits> {
     let wanted = ProcessRefreshKind::nothing().without_tasks();
     system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, wanted);
     system.process(pid)?.cgroup_limits()
+}
+
+/// What was promised to trainings that have not taken it yet, so that two that begin at the same
+/// time do not both count on the same memory.
+#[derive(Debug, Default)]
+pub(in crate::execute) struct Promises(Mutex<u64>);
+
+/// Memory that counts as taken until this is dropped.
+#[derive(Debug)]
+pub(super) struct Promise {
+    promises: Arc<Promises>,
+    bytes: u64,
+}
+
+impl Promises {
+    /// Promises what work with batches of `batch_size` examples takes, at most `max` bytes.
+    pub(super) fn promise(
+        self: &Arc<Self>,
+        batch_size: usize,
+        need: impl Fn(usize) -> Need,
+        max: Option<u64>,
+    ) -> Result<Promise, Failure> {
+        let mut promised = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        check(batch_size, &need, Room::now(max, *promised))?;
+        let bytes = need(batch_size).more();
+        *promised = promised.saturating_add(bytes);
+        Ok(Promise { promises: self.clone(), bytes })
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        let mut promised = self.promises.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *promised = promised.saturating_sub(self.bytes);
+    }
 }
 
 /// What a training takes with batches of a size.
@@ -76,8 +114,8 @@ impl Need {
     }
 }
 
-/// Refuses a training that does not fit, and says which batch size would.
-pub(super) fn check(
+/// Refuses work that does not fit, and says which batch size would.
+fn check(
     batch_size: usize,
     need: impl Fn(usize) -> Need,
     room: Option<Room>,
@@ -103,7 +141,7 @@ pub(super) fn check(
     };
     let need = need(batch_size);
     let message = format!(
-        "training needs {} more memory, {}; batches of {batch_size} examples take {} of it: \
+        "this needs {} more memory, {}; batches of {batch_size} examples take {} of it: \
          {advice}",
         megabytes(need.more()),
         match room {
@@ -126,10 +164,25 @@ mod tests {
 
     #[test]
     fn this_machine_has_room_and_a_limit_makes_it_smaller() {
-        let room = Room::now(None).unwrap();
+        let room = Room::now(None, 0).unwrap();
         assert!(room.bytes() > 10_000_000, "{room:?}");
-        assert_eq!(Room::now(Some(5)), Some(Room::Allowed(5)));
-        assert!(matches!(Room::now(Some(u64::MAX)), Some(Room::Free(_))));
+        assert_eq!(Room::now(Some(5), 0), Some(Room::Allowed(5)));
+        assert!(matches!(Room::now(Some(u64::MAX), 0), Some(Room::Free(_))));
+        assert_eq!(Room::now(None, u64::MAX), Some(Room::Free(0)));
+    }
+
+    #[test]
+    fn memory_is_promised_once() {
+        let promises = Arc::new(Promises::default());
+        let free = Room::now(None, 0).unwrap().bytes();
+        // Two thirds of what is free.
+        let large = |_| Need { trainer: Memory::default(), batch: free / 3 * 2 / 11 * 10 };
+        let first = promises.promise(1, large, None).unwrap();
+        let failure = promises.promise(1, large, None).unwrap_err();
+        assert_eq!(failure.code, FailureCode::OutOfMemory);
+        drop(first);
+        assert_eq!(*promises.0.lock().unwrap(), 0);
+        promises.promise(1, large, None).unwrap();
     }
 
     /// 6 MB whatever the batch, 0.5 MB for each example.
@@ -152,7 +205,7 @@ mod tests {
         assert_eq!(failure.code, FailureCode::OutOfMemory);
         assert_eq!(
             failure.message,
-            "training needs 41.8 MB more memory, the device has 41.8 MB free; batches of 64 \
+            "this needs 41.8 MB more memory, the device has 41.8 MB free; batches of 64 \
              examples take 32.0 MB of it: a batch size of 63 fits"
         );
         for (room, words) in [

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::simd::vectorised;
 use super::sums::{count, narrow};
 use super::{Backward, Forward, Gradient, Kernel, Reads};
 use crate::graph::Window;
@@ -95,43 +96,110 @@ impl Kernel for MaxPool {
         let chosen = self.chosen[..call.output.len()].par_chunks_exact_mut(sliding.places() * n);
         let channels = call.output.par_chunks_exact_mut(sliding.places() * n).zip(chosen);
         channels.zip(x.par_chunks_exact(sliding.len() * n)).for_each(|((y, chosen), x)| {
-            let places = y.chunks_exact_mut(n).zip(chosen.chunks_exact_mut(n));
-            for (place, (y, chosen)) in places.enumerate() {
-                y.fill(f32::NEG_INFINITY);
-                chosen.fill(sliding.pixels(place).next().map_or(0, number));
-                for pixel in sliding.pixels(place) {
-                    let number = number(pixel);
-                    let x = &x[of(pixel, n)];
-                    for ((y, chosen), x) in y.iter_mut().zip(chosen.iter_mut()).zip(x) {
-                        let larger = *x > *y || x.is_nan();
-                        *y = if larger { *x } else { *y };
-                        *chosen = if larger { number } else { *chosen };
+            vectorised(
+                #[inline(always)]
+                || {
+                    for place in 0..sliding.places() {
+                        let (y, chosen) = (&mut y[of(place, n)], &mut chosen[of(place, n)]);
+                        let (y, y_rest) = y.as_chunks_mut::<TOGETHER>();
+                        let (chosen, chosen_rest) = chosen.as_chunks_mut::<TOGETHER>();
+                        let mut at = 0;
+                        for (y, chosen) in y.iter_mut().zip(chosen) {
+                            (*y, *chosen) = largest(sliding, place, x, n, at);
+                            at += TOGETHER;
+                        }
+                        for (y, chosen) in y_rest.iter_mut().zip(chosen_rest) {
+                            ([*y], [*chosen]) = largest(sliding, place, x, n, at);
+                            at += 1;
+                        }
                     }
-                }
-            }
+                },
+            );
         });
     }
 
     fn backward(&mut self, call: Backward<'_>) {
         let Some(Some(gradient)) = call.input_gradients.first_mut() else { return };
-        gradient.clear_unless_adding();
-        let (sliding, n) = (&self.sliding, call.batch);
+        let (sliding, n, add) = (&self.sliding, call.batch, gradient.add);
         let dy = call.output_gradient.par_chunks_exact(sliding.places() * n);
         let chosen = self.chosen.par_chunks_exact(sliding.places() * n);
         let channels = gradient.values.par_chunks_exact_mut(sliding.len() * n).zip(dy.zip(chosen));
         channels.for_each(|(dx, (dy, chosen))| {
-            let places = dy.chunks_exact(n).zip(chosen.chunks_exact(n));
-            for (place, (dy, chosen)) in places.enumerate() {
-                for pixel in sliding.pixels(place) {
-                    let number = number(pixel);
-                    let dx = &mut dx[of(pixel, n)];
-                    for (dx, (dy, chosen)) in dx.iter_mut().zip(dy.iter().zip(chosen)) {
-                        *dx += if *chosen == number { *dy } else { 0.0 };
+            vectorised(
+                #[inline(always)]
+                || {
+                    if !add {
+                        dx.fill(0.0);
                     }
-                }
-            }
+                    for place in 0..sliding.places() {
+                        let (dy, dy_rest) = dy[of(place, n)].as_chunks::<TOGETHER>();
+                        let (chosen, chosen_rest) = chosen[of(place, n)].as_chunks::<TOGETHER>();
+                        let mut at = 0;
+                        for (dy, chosen) in dy.iter().zip(chosen) {
+                            add_to_chosen(sliding, place, dx, n, at, dy, chosen);
+                            at += TOGETHER;
+                        }
+                        for (dy, chosen) in dy_rest.iter().zip(chosen_rest) {
+                            add_to_chosen(sliding, place, dx, n, at, &[*dy], &[*chosen]);
+                            at += 1;
+                        }
+                    }
+                },
+            );
         });
     }
+}
+
+/// Examples that are pooled together, in registers.
+const TOGETHER: usize = 16;
+
+/// The largest pixels that the window sees, and where they lie, of the examples from `at` on.
+#[inline(always)]
+fn largest<const L: usize>(
+    sliding: &Sliding,
+    place: usize,
+    x: &[f32],
+    n: usize,
+    at: usize,
+) -> ([f32; L], [u32; L]) {
+    let mut largest = [f32::NEG_INFINITY; L];
+    let mut chosen = [sliding.pixels(place).next().map_or(0, number); L];
+    sliding.pixels(place).for_each(
+        #[inline(always)]
+        |pixel| {
+            let number = number(pixel);
+            let Some((x, _)) = x[pixel * n + at..].split_first_chunk::<L>() else { return };
+            for lane in 0..L {
+                let larger = x[lane] > largest[lane] || x[lane].is_nan();
+                largest[lane] = if larger { x[lane] } else { largest[lane] };
+                chosen[lane] = if larger { number } else { chosen[lane] };
+            }
+        },
+    );
+    (largest, chosen)
+}
+
+/// Adds gradients to those of the pixels that were chosen, of the examples from `at` on.
+#[inline(always)]
+fn add_to_chosen<const L: usize>(
+    sliding: &Sliding,
+    place: usize,
+    dx: &mut [f32],
+    n: usize,
+    at: usize,
+    dy: &[f32; L],
+    chosen: &[u32; L],
+) {
+    sliding.pixels(place).for_each(
+        #[inline(always)]
+        |pixel| {
+            let number = number(pixel);
+            let Some((dx, _)) = dx[pixel * n + at..].split_first_chunk_mut::<L>() else { return };
+            for lane in 0..L {
+                dx[lane] += if chosen[lane] == number { dy[lane] } else { 0.0 };
+            }
+        },
+    );
 }
 
 /// The mean of the pixels under the window.

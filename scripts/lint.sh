@@ -5,6 +5,8 @@ cd "$(dirname "$0")/.."
 
 cargo fmt --all --check
 cargo clippy --workspace --all-targets --quiet -- -D warnings
+# As scripts/parity.sh builds it.
+cargo clippy -p models --no-default-features --all-targets --quiet -- -D warnings
 RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items --quiet
 bash -n scripts/*.sh .ci/run
 if command -v shellcheck >/dev/null; then shellcheck scripts/*.sh .ci/run; fi

@@ -84,6 +84,7 @@ fn free(graph: &GraphProto, word: &str) -> String {
     name
 }
 
+#[cfg(feature = "tract")]
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,14 +8,15 @@
 //! Files appear by renaming, so that one that has its name is whole; it is checked all the same
 //! when it is read. A key that is another's, or a damaged file, means to begin anew.
 
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use jobs::id::Digest;
 use jobs::spec::TaskId;
 use serde::{Deserialize, Serialize};
+
+use crate::files;
 
 /// Files that are kept, at most.
 const FILES_MAX: usize = 16;
@@ -120,7 +121,6 @@ impl Saver {
         match self.write(&position, state) {
             Ok(()) => self.failed = false,
             Err(error) => {
-                let _ = fs::remove_file(part(&self.path));
                 if !std::mem::replace(&mut self.failed, true) {
                     tracing::warn!(file = %self.path.display(), "no checkpoint: {error}");
                 }
@@ -144,52 +144,14 @@ impl Saver {
             let problem = format!("{size} bytes, {} are allowed: --cache-bytes", self.bytes_max);
             return Err(std::io::Error::other(problem));
         }
-        self.make_room(self.bytes_max - size);
-        let part = part(&self.path);
-        let mut file = File::create(&part)?;
+        files::make_room(&self.path, FILES_MAX, self.bytes_max - size);
         // A state may be large: it is not copied.
         let mut digest = link::digest::Hasher::new();
         digest.update(&header);
         digest.update(state);
-        writeln!(file, "{}", digest.finish())?;
-        file.write_all(&header)?;
-        file.write_all(state)?;
-        file.sync_all()?;
-        fs::rename(&part, &self.path)?;
-        // The name is to outlive a loss of power too.
-        File::open(self.path.parent().unwrap_or(Path::new(".")))?.sync_all()
+        let first = format!("{}\n", digest.finish());
+        files::replace(&self.path, &[first.as_bytes(), &header, state])
     }
-
-    /// Removes the oldest files of other trainings until few enough remain.
-    fn make_room(&self, bytes: u64) {
-        let dir = self.path.parent().map(fs::read_dir);
-        let mut files: Vec<(SystemTime, u64, PathBuf)> = dir
-            .into_iter()
-            .flatten()
-            .flatten()
-            .flatten()
-            .filter(|file| file.path() != self.path)
-            .filter_map(|file| {
-                let metadata = file.metadata().ok()?;
-                Some((metadata.modified().ok()?, metadata.len(), file.path()))
-            })
-            .collect();
-        files.sort();
-        let mut total: u64 = files.iter().map(|(_, size, _)| size).sum();
-        let mut count = files.len();
-        for (_, size, path) in files {
-            if total <= bytes && count < FILES_MAX {
-                break;
-            }
-            let _ = fs::remove_file(path);
-            total -= size;
-            count -= 1;
-        }
-    }
-}
-
-fn part(path: &Path) -> PathBuf {
-    path.with_extension("part")
 }
 
 fn parse(mut bytes: Vec<u8>) -> Option<(Position, Vec<u8>)> {
@@ -207,6 +169,9 @@ fn parse(mut bytes: Vec<u8>) -> Option<(Position, Vec<u8>)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::time::SystemTime;
+
     use super::*;
 
     fn task(job: &str, round: u32, attempt: u32) -> TaskId {

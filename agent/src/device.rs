@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::datasets::Datasets;
 use crate::facts;
+use crate::kept_local::KeptLocal;
 use crate::state::State;
 use crate::telemetry::Probe;
 use crate::telemetry::buffer::Buffer;
@@ -33,6 +34,7 @@ pub(crate) struct Device {
     pub(crate) blobs: Blobs,
     pub(crate) cache: Cache,
     pub(crate) checkpoints: Checkpoints,
+    pub(crate) kept_local: KeptLocal,
     pub(crate) datasets: Datasets,
     pub(crate) buffer: Buffer,
     /// For heartbeats: what is at work, and what can answer at once.
@@ -62,6 +64,7 @@ impl Device {
                 config.checkpoint,
                 config.cache_bytes,
             ),
+            kept_local: KeptLocal::new(state.kept_local(), config.cache_bytes),
             blobs,
             datasets: Datasets::new(config.data.clone(), facts.memory.0),
             buffer: Buffer::new(state.telemetry()),

@@ -26,6 +26,8 @@ mod datasets;
 mod device;
 mod execute;
 mod facts;
+mod files;
+mod kept_local;
 pub mod logging;
 mod presence;
 mod state;

@@ -38,7 +38,7 @@ impl State {
     /// Makes and locks the directory.
     pub(crate) fn open(dir: &Path) -> Result<Self, StateError> {
         let unusable = |source| StateError::Unusable { dir: dir.to_owned(), source };
-        for part in ["blobs", "checkpoints"] {
+        for part in ["blobs", "checkpoints", "kept_local"] {
             std::fs::create_dir_all(dir.join(part)).map_err(unusable)?;
         }
         let lock = File::create(dir.join("lock")).map_err(unusable)?;
@@ -57,6 +57,11 @@ impl State {
     /// Trainings that can go on.
     pub(crate) fn checkpoints(&self) -> PathBuf {
         self.dir.join("checkpoints")
+    }
+
+    /// Parameters that stay on the device.
+    pub(crate) fn kept_local(&self) -> PathBuf {
+        self.dir.join("kept_local")
     }
 
     /// Telemetry that waits for a connection.

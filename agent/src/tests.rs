@@ -24,6 +24,7 @@ use crate::{AgentError, run};
 
 mod infer;
 mod joining;
+mod kept_local;
 mod train;
 
 /// How long anything may take before a test gives up.

@@ -397,6 +397,9 @@ pub struct EvaluateTask {
     /// What is reported as the loss.
     #[serde(default, skip_serializing_if = "is_default")]
     pub loss: Loss,
+    /// Names of parameters of which the device takes its own, as in the training.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept_local: Vec<String>,
 }
 
 /// One request to a model, placed on a device.

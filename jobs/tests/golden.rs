@@ -188,6 +188,7 @@ fn offers(golden: &mut Golden) {
         batch_size: 32,
         normalization: Normalization::Format,
         loss: Loss::CrossEntropy,
+        kept_local: Vec::new(),
     };
     golden.same("offer-evaluate", &offer(Purpose::Evaluate, TaskWork::Evaluate(evaluate.clone())));
     let fixed = EvaluateTask {
@@ -195,8 +196,10 @@ fn offers(golden: &mut Golden) {
         ..evaluate.clone()
     };
     golden.same("offer-evaluate-fixed", &offer(Purpose::Evaluate, TaskWork::Evaluate(fixed)));
-    let evaluate = EvaluateTask { loss: Loss::Mse, ..evaluate };
-    golden.same("offer-evaluate-mse", &offer(Purpose::Evaluate, TaskWork::Evaluate(evaluate)));
+    let mse = EvaluateTask { loss: Loss::Mse, ..evaluate.clone() };
+    golden.same("offer-evaluate-mse", &offer(Purpose::Evaluate, TaskWork::Evaluate(mse)));
+    let own = EvaluateTask { kept_local: vec!["*norm*".to_owned()], ..evaluate };
+    golden.same("offer-evaluate-kept-local", &offer(Purpose::Evaluate, TaskWork::Evaluate(own)));
     let infer = |input, answer_to| InferTask { model: model(), input, top: 3, answer_to };
     let tensors = InferInput::Tensors { tensors: vec![tensor("x")] };
     let task = infer(tensors, Some("_INBOX.abc".to_owned()));
@@ -302,6 +305,7 @@ fn jobs(golden: &mut Golden) {
             gradient_norm_max: Some(2.0),
             label_smoothing: 0.125,
             frozen: vec!["stem.*".to_owned()],
+            kept_local: vec!["*norm*".to_owned()],
             augment: vec![Augment::Flip, Augment::PadCrop, Augment::Cutout],
             normalization: Normalization::Dataset,
             ..LocalTraining::default()

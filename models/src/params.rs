@@ -5,8 +5,10 @@
 //! lies, so that a blob can be checked and averaged in pieces while it arrives.
 
 pub mod layout;
+mod pattern;
 
 pub use layout::{Layout, Span, append_le_bytes, from_le_bytes};
+pub use pattern::is_named;
 
 /// One named tensor of `f32`.
 #[derive(Debug, Clone, PartialEq)]
@@ -92,6 +94,33 @@ impl Parameters {
     pub fn find(&self, name: &str) -> Option<&Parameter> {
         let index = self.items.binary_search_by(|item| item.name.as_str().cmp(name)).ok()?;
         self.items.get(index)
+    }
+
+    /// A copy of those that one of these patterns names.
+    #[must_use]
+    pub fn named(&self, patterns: &[String]) -> Self {
+        let items = self.items.iter().filter(|item| is_named(patterns, &item.name));
+        Self { items: items.cloned().collect() }
+    }
+
+    /// Puts `others` in the place of those with the same names.
+    ///
+    /// # Errors
+    /// [`ParametersError`] naming the first that is not here, or has another shape.
+    pub fn replace(&mut self, others: Self) -> Result<(), ParametersError> {
+        for other in others.items {
+            let at = self.items.binary_search_by(|item| item.name.cmp(&other.name));
+            let Ok(at) = at else { return Err(ParametersError::Unexpected(other.name)) };
+            if self.items[at].shape != other.shape {
+                return Err(ParametersError::Shape {
+                    name: other.name,
+                    expected: self.items[at].shape.clone(),
+                    found: other.shape,
+                });
+            }
+            self.items[at] = other;
+        }
+        Ok(())
     }
 
     /// Number of values of all parameters together.

@@ -58,6 +58,18 @@ async fn what_cannot_be_trained_is_said_before_training() {
         assert!(words.iter().all(|word| text.contains(word)), "{text}");
         assert_eq!((&job["rounds"], &job["devices"]), (&json!([]), &json!([])), "none was asked");
     }
+    for (what, patterns, words) in [
+        ("frozen", json!(["classes.*", "stem*"]), "\"stem*\"; the model's are classes.bias"),
+        ("kept_local", json!(["*norm*"]), "\"*norm*\"; the model's are classes.bias"),
+        ("kept_local", json!(["*"]), "none would be learnt together"),
+    ] {
+        let mut job = training("mlp", 2);
+        job["spec"]["local"][what] = patterns;
+        let job = world.ended(&world.submit(&job).await).await;
+        assert_eq!(job["failure"]["code"], "invalid_spec", "{job:#}");
+        let text = job["failure"]["message"].as_str().unwrap();
+        assert!(text.contains(what) && text.contains(words), "{text}");
+    }
 }
 
 /// A step size that no training survives: the devices say so, the job fails, all live on.

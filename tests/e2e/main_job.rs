@@ -2,6 +2,8 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use models::params::Parameters;
+use models::train::Definition;
 use serde_json::{Value, json};
 
 use crate::story::{ask_picture, best, fleet, train};
@@ -94,6 +96,36 @@ async fn a_training_is_followed_round_by_round() {
     let rest = rest.text().await.unwrap();
     assert_eq!(rest.matches("event: ").count(), 1, "{rest}");
     assert!(rest.contains("event: ended"), "{rest}");
+}
+
+/// Devices keep a layer to themselves: the model comes back with it as it began, and a device
+/// judges the model with its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn devices_keep_a_layer_to_themselves() {
+    let fleet = fleet(2).await;
+    let world = &fleet.world;
+    let onnx = world.folder().join("mlp.onnx");
+    let pull = ["models", "pull", "mlp", "--output", onnx.to_str().unwrap()];
+    let (mut last, mut id) = (Vec::new(), String::new());
+    for rounds in ["1", "4"] {
+        let train = ["train", "--dataset", "digits", "--model", "mlp", "--rounds", rounds];
+        let how = ["--register-as", "mlp", "--keep-local", "hidden.*"];
+        let output = world.dunlin(&[&train[..], &how[..]].concat());
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        id = text.split_whitespace().nth(1).unwrap().trim_end_matches(':').to_owned();
+        let output = world.dunlin(&pull);
+        assert!(output.status.success(), "{output:?}");
+        let model = std::fs::read(&onnx).unwrap().into();
+        let (_, parameters) = Definition::read_with_parameters(&model).unwrap();
+        last.push(Parameters::from_safetensors(&parameters).unwrap());
+    }
+    for (one, other) in last[0].items().iter().zip(last[1].items()) {
+        assert_eq!(one == other, one.name.starts_with("hidden."), "{}", one.name);
+    }
+    let job = world.get(&format!("/v1/jobs/{id}")).await.body;
+    let accuracy = &job["rounds"][3]["evaluations"][0][1]["accuracy"];
+    assert!(accuracy.as_f64() > Some(0.8), "{job:#}");
 }
 
 /// A model trained here goes on being trained, under another name.

@@ -8,14 +8,14 @@ use jobs::report::{EvaluationReport, Failure, FailureCode, ReportBody, UpdateRep
 use jobs::spec::{EvaluateTask, TaskId, TrainTask};
 use link::blobs::Existing;
 use models::dataset::{Batches, Dataset, Examples, Normalization, Order};
-use models::params::Parameters;
-use models::train::{Loss, TrainError, Trainer};
+use models::train::Trainer;
 use tokio::sync::mpsc;
 
 pub(super) use self::memory::Promises;
 use self::memory::{Need, Promise};
 pub(crate) use self::meter::Latest;
 use self::meter::{Meter, Steps, Sums};
+use self::prepare::{begin, check_fit};
 use super::{Run, Stopped, failures};
 use crate::cache::{self, Keep};
 use crate::checkpoints::Saver;
@@ -24,6 +24,7 @@ use crate::work::Told;
 
 mod memory;
 mod meter;
+mod prepare;
 mod settings;
 
 /// The engine's name in reports.
@@ -122,9 +123,16 @@ impl Run {
             device.cache.get(&task.parameters, Keep::Memory),
         )?;
         let (shared, stopped, room) = (device.clone(), self.stopped.clone(), self.room());
+        let id = self.id.clone();
         let work = move || {
             let dataset = shared.datasets.get(&task.dataset)?;
-            evaluate(&graph, &parameters, &dataset, &task, &room, &stopped)
+            let trainer = Trainer::for_evaluation(&graph, settings::loss(task.loss, 0.0));
+            let mut trainer = trainer.map_err(|error| failures::of_training(&error))?;
+            check_fit(&trainer, &dataset, settings::loss(task.loss, 0.0))?;
+            // What the device keeps is what this round's training left.
+            let after = (&id, id.round.0.saturating_add(1));
+            begin(&mut trainer, &parameters, &shared.kept_local, after, &task.kept_local)?;
+            evaluate(trainer, &dataset, &task, &room, &stopped)
         };
         let sums = self.executor.compute.train(self.thread_name("evaluate"), work).await?;
         Ok(ReportBody::Evaluated(EvaluationReport {
@@ -202,7 +210,7 @@ impl LocalRun {
         let normalization = settings::normalization(&self.task.local.normalization, &dataset)?;
         let key = key(&self.id, &self.task, &dataset, &normalization);
         let mut saver = device.checkpoints.of(&self.id, key);
-        let trained = self.train(graph, parameters, &dataset, &normalization, &mut saver);
+        let trained = self.train(device, graph, parameters, &dataset, &normalization, &mut saver);
         match trained {
             Ok((parameters, sums, steps)) => {
                 let examples = dataset.train.len() as u64;
@@ -221,6 +229,7 @@ impl LocalRun {
     /// the last epoch, and the number of steps.
     fn train(
         &self,
+        device: &Device,
         graph: &[u8],
         parameters: &[u8],
         dataset: &Arc<Dataset>,
@@ -243,8 +252,10 @@ impl LocalRun {
         let (optimizer, settings) = settings::of(&self.task, all);
         let loss = settings.loss;
         let trainer = Trainer::with_settings(graph, optimizer, settings);
-        let trainer = trainer.map_err(|error| failures::of_training(&error))?;
-        let mut trainer = prepare(trainer, parameters, loss, dataset)?;
+        let mut trainer = trainer.map_err(|error| failures::of_training(&error))?;
+        check_fit(&trainer, dataset, loss)?;
+        let now = (&self.id, self.id.round.0);
+        let kept = begin(&mut trainer, parameters, &device.kept_local, now, &local.kept_local)?;
         // Held until the first step has taken it.
         let mut promise = Some(self.room.promise(&trainer, examples, local.batch_size)?);
         let (step, mut sums) = resume(&mut trainer, saver);
@@ -279,7 +290,9 @@ impl LocalRun {
             }
         }
         trainer.check_finite().map_err(|error| failures::of_training(&error))?;
-        Ok((trainer.parameters().to_safetensors(), sums, meter.step))
+        let mut parameters = trainer.parameters();
+        kept.keep(&mut parameters)?;
+        Ok((parameters.to_safetensors(), sums, meter.step))
     }
 
     /// Progress may be lost: whoever trains does not wait.
@@ -320,17 +333,12 @@ fn resume(trainer: &mut Trainer, saver: &Saver) -> (u64, Sums) {
 }
 
 fn evaluate(
-    graph: &[u8],
-    parameters: &[u8],
+    mut trainer: Trainer,
     dataset: &Dataset,
     task: &EvaluateTask,
     room: &Room,
     stopped: &Stopped,
 ) -> Result<Sums, Failure> {
-    let loss = settings::loss(task.loss, 0.0);
-    let trainer = Trainer::for_evaluation(graph, loss);
-    let trainer = trainer.map_err(|error| failures::of_training(&error))?;
-    let mut trainer = prepare(trainer, parameters, loss, dataset)?;
     if dataset.test.is_empty() {
         let message = "the data set has no test examples: evaluate elsewhere";
         return Err(Failure::new(FailureCode::InvalidDataset, message));
@@ -348,45 +356,6 @@ fn evaluate(
         sums.add(done.loss, done.correct, done.examples);
     }
     Ok(sums)
-}
-
-/// Gives a trainer that fits the data set its parameters.
-fn prepare(
-    mut trainer: Trainer,
-    parameters: &[u8],
-    loss: Loss,
-    dataset: &Dataset,
-) -> Result<Trainer, Failure> {
-    check_fit(&trainer, dataset, loss == Loss::BinaryCrossEntropy)?;
-    let parameters = Parameters::from_safetensors(parameters)
-        .map_err(|error| failures::of_training(&TrainError::Parameters(error)))?;
-    trainer.set_parameters(&parameters).map_err(|error| failures::of_training(&error))?;
-    Ok(trainer)
-}
-
-/// The data set's examples and classes are those of the graph.
-fn check_fit(trainer: &Trainer, dataset: &Dataset, binary: bool) -> Result<(), Failure> {
-    let shape = dataset.example_shape();
-    let expected = trainer.example_shape();
-    // Either side may be a plain vector.
-    let values = |shape: &[usize]| shape.iter().product::<usize>();
-    let flat = expected.len() == 1 || shape.len() == 1;
-    if expected != shape && !(flat && values(expected) == values(&shape)) {
-        let message =
-            format!("the graph takes examples of shape {expected:?}, the data set has {shape:?}");
-        return Err(Failure::new(FailureCode::ShapeMismatch, message));
-    }
-    // One output tells two classes apart when the loss is binary.
-    let told_apart = if binary && trainer.classes() == 1 { 2 } else { trainer.classes() };
-    if told_apart < dataset.classes {
-        let message = format!(
-            "the graph has {} classes, the data set has {}",
-            trainer.classes(),
-            dataset.classes
-        );
-        return Err(Failure::new(FailureCode::ShapeMismatch, message));
-    }
-    Ok(())
 }
 
 fn check_stop(stopped: &Stopped) -> Result<(), Failure> {

@@ -8,14 +8,14 @@ use models::train::{Sgd, Trainer};
 use super::*;
 
 /// A graph and its parameters in the object store.
-struct Model {
-    graph: BlobRef,
-    parameters: BlobRef,
-    values: Vec<u8>,
+pub(super) struct Model {
+    pub(super) graph: BlobRef,
+    pub(super) parameters: BlobRef,
+    pub(super) values: Vec<u8>,
 }
 
 impl World {
-    async fn model(&self, family: &str, shape: [usize; 3], classes: usize) -> Model {
+    pub(super) async fn model(&self, family: &str, shape: [usize; 3], classes: usize) -> Model {
         let graph = models::zoo::build(family, shape, classes, 1).unwrap();
         let sgd = Sgd { learning_rate: 0.0, momentum: 0.0, weight_decay: 0.0 };
         let values = Trainer::new(&graph, sgd).unwrap().parameters().to_safetensors();
@@ -24,7 +24,7 @@ impl World {
     }
 }
 
-fn training(model: &Model, job: &str, attempt: u32, local: LocalTraining) -> Task {
+pub(super) fn training(model: &Model, job: &str, attempt: u32, local: LocalTraining) -> Task {
     let work = TaskWork::Train(TrainTask {
         graph: model.graph.clone(),
         parameters: model.parameters.clone(),
@@ -37,7 +37,7 @@ fn training(model: &Model, job: &str, attempt: u32, local: LocalTraining) -> Tas
     task(job, Purpose::Train, attempt, work)
 }
 
-fn update_of(report: TaskReport) -> UpdateReport {
+pub(super) fn update_of(report: TaskReport) -> UpdateReport {
     let ReportBody::Trained(update) = report.body else { panic!("no update: {report:?}") };
     update
 }
@@ -71,6 +71,7 @@ async fn a_device_trains_evaluates_and_repeats_its_report() {
         batch_size: 8,
         normalization: Normalization::Format,
         loss: Loss::default(),
+        kept_local: Vec::new(),
     });
     world.offer(&task("job1", Purpose::Evaluate, 1, work)).await;
     let report = final_report(&mut reports).await.0;
@@ -307,6 +308,7 @@ async fn the_loss_of_a_job_is_that_of_its_evaluation() {
             batch_size: 8,
             normalization: Normalization::Format,
             loss,
+            kept_local: Vec::new(),
         });
         let mut reports = world.listen(&format!("report.{job}.pi")).await;
         world.offer(&task(&job, Purpose::Evaluate, 1, work)).await;

@@ -85,6 +85,10 @@ pub(super) struct TrainArgs {
     /// Parameters that are not trained, by name; '*' stands for any characters. May be repeated.
     #[arg(long, value_name = "PATTERN")]
     freeze: Vec<String>,
+    /// Parameters that each device keeps to itself, by name; '*' stands for any characters, '*norm*'
+    /// are those of normalisations (Li et al. 2021). May be repeated.
+    #[arg(long, value_name = "PATTERN")]
+    keep_local: Vec<String>,
     /// Random changes of pictures that are trained on, one or more.
     #[arg(long, value_delimiter = ',', value_name = "flip,pad_crop,cutout")]
     augment: Vec<Augment>,
@@ -170,6 +174,7 @@ fn body(args: &TrainArgs) -> serde_json::Value {
             gradient_norm_max: args.gradient_norm_max,
             label_smoothing: args.label_smoothing,
             frozen: args.freeze.clone(),
+            kept_local: args.keep_local.clone(),
             augment: args.augment.clone(),
             normalization: args.normalization.clone(),
         },

@@ -180,7 +180,7 @@ impl Owner {
         let size = parameters.size.0;
         let work = match purpose {
             Purpose::Evaluate => {
-                let LocalTraining { batch_size, normalization, loss, .. } = local;
+                let LocalTraining { batch_size, normalization, loss, kept_local, .. } = local;
                 TaskWork::Evaluate(EvaluateTask {
                     graph,
                     parameters,
@@ -188,6 +188,7 @@ impl Owner {
                     batch_size,
                     normalization,
                     loss,
+                    kept_local,
                 })
             }
             Purpose::Train | Purpose::Infer | Purpose::Telemetry => {

@@ -5,8 +5,8 @@ use jobs::device::DatasetFacts;
 use jobs::id::{BlobRef, JobId};
 use jobs::report::{Failure, FailureCode};
 use jobs::selector::Selector;
-use jobs::spec::{Loss, TrainSpec};
-use models::params::Layout;
+use jobs::spec::{LocalTraining, Loss, TrainSpec};
+use models::params::{Layout, is_named};
 use models::train::{Definition, TrainError};
 
 use super::state::{Prepared, parameters_name};
@@ -67,11 +67,12 @@ impl Core {
         facts::check_augment(&spec.local.augment, &facts)?;
         let normalization = facts::normalization(&spec.local.normalization, &devices, &facts)?;
         let onnx = self.graph(spec, &facts).await?;
-        let (graph_bytes, facts_of, loss) = (onnx.clone(), facts.clone(), spec.local.loss);
+        let (graph_bytes, facts_of, local) = (onnx.clone(), facts.clone(), spec.local.clone());
         let checked = tokio::task::spawn_blocking(move || {
             let read = Definition::read_with_parameters(&graph_bytes);
             let (definition, parameters) = read.map_err(|error| untrainable(&error))?;
-            check_fits(&definition, &facts_of, loss)?;
+            check_fits(&definition, &facts_of, local.loss)?;
+            check_patterns(&local, definition.layout())?;
             Ok((parameters, definition.layout().clone()))
         });
         let checked = checked.await.map_err(|_| {
@@ -182,6 +183,30 @@ fn check_fits(definition: &Definition, facts: &DatasetFacts, loss: Loss) -> Resu
                 facts.classes
             ),
         ));
+    }
+    Ok(())
+}
+
+/// Patterns name parameters, and some parameter is shared.
+fn check_patterns(local: &LocalTraining, layout: &Layout) -> Result<(), Failure> {
+    let names = || layout.spans().iter().map(|span| span.name.as_str());
+    let of_none = |pattern: &&String| {
+        let pattern = std::slice::from_ref(*pattern);
+        !names().any(|name| is_named(pattern, name))
+    };
+    for (what, patterns) in [("frozen", &local.frozen), ("kept_local", &local.kept_local)] {
+        if let Some(pattern) = patterns.iter().find(of_none) {
+            let some: Vec<&str> = names().take(3).collect();
+            let message = format!(
+                "local.{what}: no parameter has a name like {pattern:?}; the model's are {}, ...",
+                some.join(", ")
+            );
+            return Err(Failure::new(FailureCode::InvalidSpec, message));
+        }
+    }
+    if !local.kept_local.is_empty() && names().all(|name| is_named(&local.kept_local, name)) {
+        let message = "local.kept_local names every parameter: none would be learnt together";
+        return Err(Failure::new(FailureCode::InvalidSpec, message));
     }
     Ok(())
 }

@@ -52,6 +52,12 @@ pub struct LocalTraining {
     /// Names of parameters that are not trained; `*` stands for any characters.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub frozen: Vec<String>,
+    /// Names of parameters that each device trains and keeps to itself from round to round; `*`
+    /// stands for any characters. Those of normalisations make `FedBN` (Li et al. 2021), those of
+    /// the last layers `FedPer` (Arivazhagan et al. 2019). The trained model has them as the job
+    /// began.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kept_local: Vec<String>,
     /// Random changes of pictures, each once; tables and texts cannot have any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub augment: Vec<Augment>,
@@ -78,6 +84,7 @@ impl Default for LocalTraining {
             gradient_norm_max: None,
             label_smoothing: 0.0,
             frozen: Vec::new(),
+            kept_local: Vec::new(),
             augment: Vec::new(),
             normalization: Normalization::Format,
         }

@@ -111,6 +111,7 @@ impl Problems {
             self.check(false, "work.local.label_smoothing", local.label_smoothing, expected);
         }
         self.whole("work.local.frozen.length", local.frozen.len() as u64, 0, 1000);
+        self.whole("work.local.kept_local.length", local.kept_local.len() as u64, 0, 1000);
         let words: Vec<&str> = local.augment.iter().map(|augment| augment.as_str()).collect();
         let once = (1..words.len()).all(|at| !words[..at].contains(&words[at]));
         self.check(once, "work.local.augment", words.join(", "), "each word once");

@@ -22,6 +22,7 @@ fn task(id: TaskId) -> Task {
             batch_size: 1,
             normalization: Normalization::Format,
             loss: Loss::default(),
+            kept_local: Vec::new(),
         }),
     };
     Task { id, timeout_ms: Millis(100), work }

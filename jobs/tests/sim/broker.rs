@@ -335,6 +335,7 @@ impl World {
                         batch_size: 1,
                         normalization: Normalization::Format,
                         loss: Loss::default(),
+                        kept_local: Vec::new(),
                     })
                 };
                 let task = Task { id: id(purpose, attempt), timeout_ms: Millis(8000), work };

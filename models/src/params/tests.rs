@@ -149,3 +149,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn some_take_the_place_of_others() {
+    let mut parameters = sample();
+    let own = Parameters::new(vec![parameter("w", &[2, 3], 9.0)]).unwrap();
+    parameters.replace(own.clone()).unwrap();
+    assert_eq!(parameters.named(&["w".to_owned(), "x*".to_owned()]), own);
+    assert_eq!(parameters.find("b"), sample().find("b"));
+    let wide = Parameters::new(vec![parameter("b", &[4], 0.0)]).unwrap();
+    assert!(matches!(parameters.replace(wide), Err(ParametersError::Shape { .. })));
+    let other = Parameters::new(vec![parameter("x", &[1], 0.0)]).unwrap();
+    assert_eq!(parameters.replace(other), Err(ParametersError::Unexpected("x".to_owned())));
+}

@@ -1,6 +1,7 @@
 //! What training does beside the optimizer.
 
 use super::Schedule;
+use crate::params::is_named;
 
 /// Everything that a trainer may be told; the default is plain training of a classifier.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -67,43 +68,6 @@ impl Loss {
 impl Settings {
     /// Whether a parameter is not trained.
     pub(super) fn freezes(&self, name: &str) -> bool {
-        self.frozen.iter().any(|pattern| matches(pattern, name))
-    }
-}
-
-/// Whether a name is of a pattern in which `*` stands for any characters.
-fn matches(pattern: &str, name: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = name.strip_prefix(first) else { return false };
-    let Some(last) = parts.next_back() else { return rest.is_empty() };
-    for part in parts {
-        let Some(at) = rest.find(part) else { return false };
-        rest = &rest[at + part.len()..];
-    }
-    rest.ends_with(last)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn stars_stand_for_anything() {
-        for (pattern, name, expected) in [
-            ("a.b", "a.b", true),
-            ("a.b", "a.bc", false),
-            ("a.*", "a.b.c", true),
-            ("*.bias", "a.bias", true),
-            ("*.bias", "bias", false),
-            ("a*b*c", "a1b2b3c", true),
-            ("a*b*c", "acb", false),
-            ("ab*b", "ab", false),
-            ("*", "", true),
-            ("", "", true),
-            ("", "a", false),
-        ] {
-            assert_eq!(matches(pattern, name), expected, "{pattern} {name}");
-        }
+        is_named(&self.frozen, name)
     }
 }

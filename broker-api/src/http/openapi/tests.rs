@@ -201,6 +201,7 @@ fn types_are_what_the_schemas_say() {
             "momentum": 0.5, "weight_decay": 0.5, "optimizer": "adamw", "loss": "bce",
             "schedule": {"kind": "cosine", "floor": 0.1, "steps": 9}, "warm_up": 3, "proximal": 0.5,
             "gradient_norm_max": 1.0, "label_smoothing": 0.5, "frozen": ["stem.*"],
+            "kept_local": ["*norm*"],
             "augment": ["flip", "pad_crop", "cutout"],
             "normalization": {"fixed": {"mean": [0.5], "std": [0.25]}}},
         "participation": {"devices": 2, "over_selection": 0.5, "quorum": 1,

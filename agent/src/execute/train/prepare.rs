@@ -1,0 +1,83 @@
+//! A trainer that fits the data set, with the parameters it begins with.
+
+use jobs::report::{Failure, FailureCode};
+use jobs::spec::TaskId;
+use models::dataset::Dataset;
+use models::params::{Parameters, ParametersError};
+use models::train::{Loss, TrainError, Trainer};
+
+use crate::execute::failures;
+use crate::kept_local::KeptLocal;
+
+/// Parameters of a round that stay on the device.
+pub(super) struct Kept<'a> {
+    store: &'a KeptLocal,
+    id: &'a TaskId,
+    /// Names, `*` stands for any characters.
+    patterns: &'a [String],
+    /// What the broker has in their place.
+    received: Parameters,
+}
+
+/// Gives a trainer its parameters: those that were received, but the device's own where it
+/// keeps them, as the last round before `round` left them.
+pub(super) fn begin<'a>(
+    trainer: &mut Trainer,
+    received: &[u8],
+    store: &'a KeptLocal,
+    (id, round): (&'a TaskId, u32),
+    patterns: &'a [String],
+) -> Result<Kept<'a>, Failure> {
+    let mut parameters = Parameters::from_safetensors(received).map_err(wrong)?;
+    let received = parameters.named(patterns);
+    if !patterns.is_empty()
+        && let Some(own) = store.before(&id.job, round)
+    {
+        parameters.replace(own).map_err(wrong)?;
+    }
+    let set = trainer.set_parameters(&parameters);
+    set.map_err(|error| failures::of_training(&error))?;
+    Ok(Kept { store, id, patterns, received })
+}
+
+impl Kept<'_> {
+    /// Keeps what stays here, and leaves in its place what was received.
+    pub(super) fn keep(self, parameters: &mut Parameters) -> Result<(), Failure> {
+        if self.patterns.is_empty() {
+            return Ok(());
+        }
+        let own = parameters.named(self.patterns);
+        self.store.keep(&self.id.job, self.id.round.0, &own)?;
+        parameters.replace(self.received).map_err(wrong)
+    }
+}
+
+fn wrong(error: ParametersError) -> Failure {
+    failures::of_training(&TrainError::Parameters(error))
+}
+
+/// The data set's examples and classes are those of the graph.
+pub(super) fn check_fit(trainer: &Trainer, dataset: &Dataset, loss: Loss) -> Result<(), Failure> {
+    let shape = dataset.example_shape();
+    let expected = trainer.example_shape();
+    // Either side may be a plain vector.
+    let values = |shape: &[usize]| shape.iter().product::<usize>();
+    let flat = expected.len() == 1 || shape.len() == 1;
+    if expected != shape && !(flat && values(expected) == values(&shape)) {
+        let message =
+            format!("the graph takes examples of shape {expected:?}, the data set has {shape:?}");
+        return Err(Failure::new(FailureCode::ShapeMismatch, message));
+    }
+    // One output tells two classes apart when the loss is binary.
+    let binary = loss == Loss::BinaryCrossEntropy;
+    let told_apart = if binary && trainer.classes() == 1 { 2 } else { trainer.classes() };
+    if told_apart < dataset.classes {
+        let message = format!(
+            "the graph has {} classes, the data set has {}",
+            trainer.classes(),
+            dataset.classes
+        );
+        return Err(Failure::new(FailureCode::ShapeMismatch, message));
+    }
+    Ok(())
+}

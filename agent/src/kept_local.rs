@@ -1,0 +1,143 @@
+//! Parameters that stay on the device from round to round of a job: one file per job and round.
+//!
+//! A round begins with those of the last round before it, so that another attempt at the same
+//! round begins as the first one did.
+
+use std::fs;
+use std::path::PathBuf;
+
+use jobs::id::JobId;
+use jobs::report::{Failure, FailureCode};
+use models::params::Parameters;
+
+use crate::files;
+
+/// Files that are kept, at most.
+const FILES_MAX: usize = 128;
+/// Of a job: the newest round's, and those that it began with.
+const ROUNDS: usize = 2;
+const SUFFIX: &str = "safetensors";
+
+/// The directory of these files.
+#[derive(Debug)]
+pub(crate) struct KeptLocal {
+    dir: PathBuf,
+    bytes_max: u64,
+}
+
+impl KeptLocal {
+    /// Uses what is there.
+    pub(crate) fn new(dir: PathBuf, bytes_max: u64) -> Self {
+        Self { dir, bytes_max }
+    }
+
+    /// What the device kept of the last round of a job before this one.
+    pub(crate) fn before(&self, job: &JobId, round: u32) -> Option<Parameters> {
+        let last = self.rounds(job).into_iter().filter(|kept| *kept < round).max()?;
+        let path = self.path(job, last);
+        let read = fs::read(&path).map_err(|error| error.to_string());
+        let parameters = read.and_then(|bytes| {
+            Parameters::from_safetensors(&bytes).map_err(|error| error.to_string())
+        });
+        let damaged = |error: &String| {
+            let file = path.display();
+            tracing::warn!(%file, "parameters kept of round {last} cannot be used: {error}");
+        };
+        parameters.inspect_err(damaged).ok()
+    }
+
+    /// Keeps parameters of a round; those of the oldest jobs go when there are too many.
+    pub(crate) fn keep(
+        &self,
+        job: &JobId,
+        round: u32,
+        parameters: &Parameters,
+    ) -> Result<(), Failure> {
+        let bytes = parameters.to_safetensors();
+        let size = bytes.len() as u64;
+        let path = self.path(job, round);
+        let failed = |problem: String| {
+            let message = format!("{}: parameters cannot be kept: {problem}", path.display());
+            Failure::new(FailureCode::DiskFull, message)
+        };
+        if size > self.bytes_max {
+            let max = self.bytes_max;
+            return Err(failed(format!("{size} bytes, {max} are allowed: --cache-bytes")));
+        }
+        let mut rounds = self.rounds(job);
+        rounds.retain(|kept| *kept != round);
+        rounds.sort_unstable();
+        for old in rounds.iter().rev().skip(ROUNDS - 1) {
+            let _ = fs::remove_file(self.path(job, *old));
+        }
+        files::make_room(&path, FILES_MAX, self.bytes_max - size);
+        files::replace(&path, &[&bytes]).map_err(|error| failed(error.to_string()))
+    }
+
+    fn rounds(&self, job: &JobId) -> Vec<u32> {
+        let files = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let round = |file: fs::DirEntry| {
+            let name = file.file_name().into_string().ok()?;
+            name.strip_suffix(SUFFIX)?.strip_prefix(job.as_str())?.trim_matches('.').parse().ok()
+        };
+        files.filter_map(round).collect()
+    }
+
+    fn path(&self, job: &JobId, round: u32) -> PathBuf {
+        self.dir.join(format!("{job}.{round}.{SUFFIX}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use models::params::Parameter;
+
+    use super::*;
+
+    fn of(value: f32) -> Parameters {
+        let item = Parameter { name: "scale".to_owned(), shape: vec![1], values: vec![value] };
+        Parameters::new(vec![item]).unwrap()
+    }
+
+    fn job(name: &str) -> JobId {
+        name.parse().unwrap()
+    }
+
+    #[test]
+    fn a_round_begins_with_what_the_last_one_left_whichever_attempt_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = KeptLocal::new(dir.path().into(), 10_000);
+        assert_eq!(kept.before(&job("a"), 1), None);
+        for round in [1, 2, 4] {
+            kept.keep(&job("a"), round, &of(round as f32)).unwrap();
+            kept.keep(&job("a1"), round, &of(-1.0)).unwrap();
+        }
+        // Another attempt at the last one.
+        for _ in 0..3 {
+            assert_eq!(kept.before(&job("a"), 4), Some(of(2.0)));
+            kept.keep(&job("a"), 4, &of(4.5)).unwrap();
+        }
+        assert_eq!(kept.before(&job("a"), 5), Some(of(4.5)));
+        assert_eq!(kept.before(&job("a"), 2), None);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2 * ROUNDS);
+        fs::write(kept.path(&job("a"), 4), b"half").unwrap();
+        assert_eq!(kept.before(&job("a"), 5), None);
+    }
+
+    #[test]
+    fn files_are_few_and_small_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let size = of(1.0).to_safetensors().len() as u64;
+        let kept = KeptLocal::new(dir.path().into(), 3 * size);
+        for number in 0..9 {
+            kept.keep(&job(&format!("j{number}")), 1, &of(1.0)).unwrap();
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
+        let none = KeptLocal::new(dir.path().join("none"), 3 * size);
+        let failure = none.keep(&job("a"), 1, &of(1.0)).unwrap_err();
+        assert_eq!(failure.code, FailureCode::DiskFull);
+        let small = KeptLocal::new(dir.path().into(), size - 1);
+        let failure = small.keep(&job("a"), 1, &of(1.0)).unwrap_err();
+        assert!(failure.message.contains("--cache-bytes"), "{failure:?}");
+    }
+}

@@ -108,9 +108,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let kept = KeptLocal::new(dir.path().into(), 10_000);
         assert_eq!(kept.before(&job("a"), 1), None);
-        for round in [1, 2, 4] {
-            kept.keep(&job("a"), round, &of(round as f32)).unwrap();
-            kept.keep(&job("a1"), round, &of(-1.0)).unwrap();
+        for round in [1_u8, 2, 4] {
+            kept.keep(&job("a"), round.into(), &of(round.into())).unwrap();
+            kept.keep(&job("a1"), round.into(), &of(-1.0)).unwrap();
         }
         // Another attempt at the last one.
         for _ in 0..3 {

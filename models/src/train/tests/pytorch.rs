@@ -85,12 +85,12 @@ impl Figures {
         }
     }
 
-    /// Ours, from initial weights moved by the last bits of a seed.
-    fn of_trainer(recorded: &Recorded, optimizer: Optimizer, seed: u64) -> Self {
+    /// Ours after so many of the ten steps, from initial weights moved by the last bits of a seed.
+    fn of_trainer(recorded: &Recorded, optimizer: Optimizer, seed: u64, steps: usize) -> Self {
         let mut trainer = Trainer::new(&recorded.onnx, optimizer).unwrap();
         trainer.set_parameters(&perturbed(&unmoved(&trainer.parameters()), seed)).unwrap();
         let mut figures = Self::default();
-        for step in 0..10 {
+        for step in 0..steps {
             let (examples, labels) = recorded.batch(step);
             figures.losses.push(trainer.step(examples, labels).unwrap().loss);
             if step == 0 {
@@ -216,16 +216,13 @@ impl Comparison {
     }
 
     fn ours(&self, optimizer: Optimizer, seed: u64) -> Figures {
-        self.of_trainer(optimizer, seed).without(self.left_out(optimizer))
-    }
-
-    fn of_trainer(&self, optimizer: Optimizer, seed: u64) -> Figures {
-        Figures::of_trainer(&self.recorded, optimizer, seed)
+        Figures::of_trainer(&self.recorded, optimizer, seed, STEPS)
+            .without(self.left_out(optimizer))
     }
 
     /// The largest distance of first gradients from those in f64, in shares of what is allowed.
     fn distance_from_exact(&self, optimizer: Optimizer, seed: u64) -> (f64, String) {
-        let figures = self.of_trainer(optimizer, seed);
+        let figures = Figures::of_trainer(&self.recorded, optimizer, seed, 1);
         let share = |(name, gradient): (&String, &f64)| {
             let exact = self.gradients[name];
             ((gradient - exact).abs() / (2e-4 * exact + 1e-6), name.clone())
@@ -248,6 +245,8 @@ fn agrees(name: &str) {
     }
 }
 
+/// Steps that PyTorch's figures were recorded for.
+const STEPS: usize = 10;
 /// Runs from other last bits.
 const SEEDS: std::ops::RangeInclusive<u64> = 1..=8;
 
@@ -258,9 +257,12 @@ fn agrees_within_its_spread(name: &str) {
     let Some(comparison) = Comparison::new(name) else { return };
     // First gradients are the same for all optimizers.
     let (_, optimizer) = optimizers()[0];
-    let exact = SEEDS.map(|seed| comparison.distance_from_exact(optimizer, seed));
-    let nearest = exact.min_by(|a, b| a.0.total_cmp(&b.0));
-    assert!(nearest.as_ref().is_some_and(|(share, _)| *share < 1.0), "{name}: {nearest:?}");
+    let mut tried = Vec::new();
+    let exact = SEEDS.into_iter().any(|seed| {
+        tried.push(comparison.distance_from_exact(optimizer, seed));
+        tried.last().is_some_and(|(share, _)| *share < 1.0)
+    });
+    assert!(exact, "{name}: first gradients, shares of what is allowed: {tried:?}");
     for (label, optimizer) in optimizers() {
         let pytorch = comparison.pytorch(label, optimizer);
         let ours = comparison.ours(optimizer, 0);
@@ -270,25 +272,26 @@ fn agrees_within_its_spread(name: &str) {
         let evaluation = &differences[4];
         assert!(evaluation.0 < BARS[4], "{name} {label}: {evaluation:?}");
         let mut spread = [0.0_f64; 5];
-        let mut gradients = differences[1].clone();
+        let mut gradients = differences[1].0;
+        // Rounding in every operation moves more than last bits of the first weights.
+        let fits = |gradients: f64, spread: [f64; 5]| {
+            let bar = |kind: usize| BARS[kind].max(3.0 * spread[kind]);
+            gradients < BARS[1] && [0, 2, 3].iter().all(|kind| differences[*kind].0 < bar(*kind))
+        };
+        // More runs can only widen the spread.
         for seed in SEEDS {
-            let other = comparison.ours(optimizer, seed);
-            let [_, nearest, ..] = other.differences(&pytorch);
-            if nearest.0 < gradients.0 {
-                gradients = nearest;
+            if fits(gradients, spread) {
+                break;
             }
+            let other = comparison.ours(optimizer, seed);
+            gradients = gradients.min(other.differences(&pytorch)[1].0);
             let moved = other.differences(&ours);
             spread.iter_mut().zip(moved).for_each(|(most, (moved, _))| *most = most.max(moved));
         }
-        assert!(gradients.0 < BARS[1], "{name} {label}: first gradients, {gradients:?}");
-        for kind in [0, 2, 3] {
-            // Rounding in every operation moves more than last bits of the first weights.
-            let bar = BARS[kind].max(3.0 * spread[kind]);
-            assert!(
-                differences[kind].0 < bar,
-                "{name} {label}: {differences:?}, spread {spread:?}"
-            );
-        }
+        assert!(
+            fits(gradients, spread),
+            "{name} {label}: first gradients {gradients}, {differences:?}, spread {spread:?}"
+        );
     }
 }
 
@@ -329,7 +332,8 @@ fn resnet8_reaches_all_figures_from_some_last_bits() {
     let pytorch = Figures::of_pytorch(&recorded.figures, label);
     let mut found = Vec::new();
     for seed in 0..60 {
-        let differences = Figures::of_trainer(&recorded, optimizer, seed).differences(&pytorch);
+        let ours = Figures::of_trainer(&recorded, optimizer, seed, STEPS);
+        let differences = ours.differences(&pytorch);
         if differences.iter().all(|(difference, _)| *difference < 1e-3) {
             return;
         }

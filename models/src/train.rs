@@ -111,15 +111,15 @@ impl Trainer {
     /// The same with settings of its own.
     ///
     /// # Errors
-    /// As [`Trainer::new`], also when every weight is frozen.
+    /// As [`Trainer::new`], also when every weight that the outputs depend on is frozen.
     pub fn with_settings(
         onnx: &[u8],
         optimizer: impl Into<Optimizer>,
         settings: Settings,
     ) -> Result<Self, TrainError> {
         let mut trainer = Self::of(onnx, optimizer.into(), settings)?;
-        if trainer.weights.is_empty() {
-            return Err(all_frozen());
+        if !trainer.trains() {
+            return Err(nothing_to_train());
         }
         trainer.anchor();
         Ok(trainer)
@@ -155,6 +155,12 @@ impl Trainer {
             steps: 0,
             optimizer_steps: 0,
         })
+    }
+
+    /// Whether a weight that is trained has a part in the outputs.
+    fn trains(&self) -> bool {
+        let Network { graph, buffers, .. } = &self.network;
+        buffers.gradient[graph.output.0].is_some()
     }
 
     /// Shape of one example, `[c, h, w]` or `[d]`.
@@ -268,8 +274,8 @@ impl Trainer {
         examples: &[f32],
         targets: Targets<'_>,
     ) -> Result<BatchResult, TrainError> {
-        if self.weights.is_empty() {
-            return Err(all_frozen());
+        if !self.trains() {
+            return Err(nothing_to_train());
         }
         let batch = self.load(examples, Some(targets))?;
         self.steps += 1;
@@ -373,7 +379,7 @@ impl Trainer {
     }
 
     /// Logits `[n, classes]` of a batch as [`Trainer::evaluate`] computes them: before a final
-    /// softmax, if the graph has one.
+    /// softmax, if the graph has one that is part of the loss.
     ///
     /// # Errors
     /// [`TrainError::Batch`].
@@ -457,8 +463,9 @@ impl Trainer {
     }
 }
 
-fn all_frozen() -> TrainError {
-    GraphError::Graph("every weight is frozen".to_owned()).into()
+fn nothing_to_train() -> TrainError {
+    let problem = "the outputs depend on no weight that is trained: all of these are frozen";
+    GraphError::Graph(problem.to_owned()).into()
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ const CHUNK: usize = 1 << 14;
 
 /// A function of each element.
 /// Where a function has a corner its gradient there is PyTorch's: 0 at the bounds of `Clip` (as
-/// of `ReLU6`) and `HardSigmoid`, and at 0 for `Relu`.
+/// of `ReLU6`; `torch.clamp` has 1 there) and `HardSigmoid`, and at 0 for `Relu`.
 /// Source: ONNX operators `Relu`, `LeakyRelu`, `Clip`, `Sigmoid`, `Tanh`, `HardSigmoid`,
 /// `HardSwish` and `Neg`, opset 22.
 #[derive(Debug)]

@@ -3,9 +3,10 @@
 //! Time is counted in steps: of `N` nodes, node `i` goes forward at step `i`, the loss is taken at
 //! step `N`, and node `i` goes backward at step `2 N - i`. What is needed at different times
 //! shares memory, laid out as in Pisarchyk & Lee 2020, "Efficient memory management for deep
-//! neural net inference": the largest first, each at the lowest place that is free all its time. What costs little, batch normalisation and a function of its outputs, is not
-//! kept for the backward pass but computed again (Chen et al. 2016, "Training deep nets with
-//! sublinear memory cost").
+//! neural net inference": the largest first, each at the lowest place that is free all its time.
+//! What costs little, batch normalisation and a function of its outputs, is not kept for the
+//! backward pass but computed again (Chen et al. 2016, "Training deep nets with sublinear memory
+//! cost").
 
 use std::ops::{Range, RangeInclusive};
 
@@ -50,11 +51,8 @@ impl Buffers {
         let uses = Uses::new(graph, reads);
         let mut repeated = vec![Vec::new(); graph.nodes.len()];
         let mut tenants = Vec::new();
-        for id in (0..graph.values.len()).map(ValueId) {
-            if !matches!(graph.value(id).origin, Origin::Input | Origin::Node) {
-                continue;
-            }
-            uses.activation(graph, id, &mut tenants, &mut repeated);
+        uses.activations(graph, &mut tenants, &mut repeated);
+        for id in uses.values(graph) {
             if let Some(live) = uses.gradient(graph, id) {
                 tenants.push(Tenant { value: id, what: What::Gradient, live });
             }
@@ -204,37 +202,43 @@ impl<'a> Uses<'a> {
             && (is_norm(producer) || (matches!(producer.op, Op::Activation(_)) && of_norm()))
     }
 
-    /// The times of a value, once or twice.
-    fn activation(
-        &self,
-        graph: &Graph,
-        id: ValueId,
-        tenants: &mut Vec<Tenant>,
-        repeated: &mut [Vec<usize>],
-    ) {
-        let first = self.producer[id.0].unwrap_or(0);
-        let last_taken = self.consumers[id.0].iter().copied().max().unwrap_or(first);
-        let is_end = id == graph.output || id == graph.input;
-        let forward_end = if is_end { self.nodes } else { last_taken };
-        let mut push = |what, live| tenants.push(Tenant { value: id, what, live });
-        let back = self.read_back(graph, id);
-        if !self.is_cheap(graph, id) {
-            let end = back.map_or(forward_end, |back| *back.end());
-            push(What::Activation, first..=end);
-            return;
-        }
-        push(What::Activation, first..=forward_end);
-        // What is computed again from this value needs it once more at that time.
-        let for_others = self.consumers[id.0].iter().filter_map(|node| {
-            let output = graph.nodes[*node].output;
-            let back = self.read_back(graph, output).filter(|_| self.is_cheap(graph, output))?;
-            Some(*back.start())
-        });
-        let start = for_others.chain(back.clone().map(|back| *back.start())).min();
-        let end = back.map(|back| *back.end());
-        if let (Some(start), Some(producer)) = (start, self.producer[id.0]) {
-            push(What::Again, start..=end.unwrap_or(start));
-            repeated[2 * self.nodes - start].push(producer);
+    /// The input and what nodes compute, the last first.
+    fn values(&self, graph: &Graph) -> Vec<ValueId> {
+        let ids = (0..graph.values.len()).map(ValueId);
+        let mut ids: Vec<ValueId> = ids
+            .filter(|id| matches!(graph.value(*id).origin, Origin::Input | Origin::Node))
+            .collect();
+        ids.sort_by_key(|id| std::cmp::Reverse(self.producer[id.0]));
+        ids
+    }
+
+    /// The times of all values, each once or twice, and which nodes are computed again when.
+    fn activations(&self, graph: &Graph, tenants: &mut Vec<Tenant>, repeated: &mut [Vec<usize>]) {
+        // By value: the step at which it is computed again. Those that are made of a value come
+        // before it, and need it then.
+        let mut again: Vec<Option<usize>> = vec![None; graph.values.len()];
+        for id in self.values(graph) {
+            let first = self.producer[id.0].unwrap_or(0);
+            let last_taken = self.consumers[id.0].iter().copied().max().unwrap_or(first);
+            let is_end = id == graph.output || id == graph.input;
+            let forward_end = if is_end { self.nodes } else { last_taken };
+            let outputs = self.consumers[id.0].iter().map(|node| graph.nodes[*node].output);
+            let for_others: Vec<usize> = outputs.filter_map(|output| again[output.0]).collect();
+            let back = self.read_back(graph, id);
+            let starts = for_others.iter().copied().chain(back.iter().map(|back| *back.start()));
+            let ends = for_others.iter().copied().chain(back.iter().map(|back| *back.end()));
+            let back = starts.min().zip(ends.max());
+            let mut push = |what, live| tenants.push(Tenant { value: id, what, live });
+            if !self.is_cheap(graph, id) {
+                push(What::Activation, first..=back.map_or(forward_end, |(_, end)| end));
+                continue;
+            }
+            push(What::Activation, first..=forward_end);
+            if let (Some((start, end)), Some(producer)) = (back, self.producer[id.0]) {
+                push(What::Again, start..=end);
+                repeated[2 * self.nodes - start].push(producer);
+                again[id.0] = Some(start);
+            }
         }
     }
 }
@@ -252,16 +256,10 @@ mod tests {
         let uses = Uses::new(graph, &reads);
         let mut tenants = Vec::new();
         let mut repeated = vec![Vec::new(); graph.nodes.len()];
-        for id in (0..graph.values.len()).map(ValueId) {
-            if matches!(graph.value(id).origin, Origin::Input | Origin::Node) {
-                uses.activation(graph, id, &mut tenants, &mut repeated);
-                let gradient = uses.gradient(graph, id);
-                tenants.extend(gradient.map(|live| Tenant {
-                    value: id,
-                    what: What::Gradient,
-                    live,
-                }));
-            }
+        uses.activations(graph, &mut tenants, &mut repeated);
+        for id in uses.values(graph) {
+            let gradient = uses.gradient(graph, id);
+            tenants.extend(gradient.map(|live| Tenant { value: id, what: What::Gradient, live }));
         }
         (Buffers::new(graph, &reads), tenants)
     }
@@ -294,6 +292,26 @@ mod tests {
             };
             let least = (0..=2 * graph.nodes.len()).map(at).max().unwrap();
             assert!(buffers.len <= least * 9 / 8, "{family}: {}, at least {least}", buffers.len);
+        }
+    }
+
+    #[test]
+    fn what_is_computed_again_is_made_of_what_is_there() {
+        let of_zoo = zoo::FAMILIES.map(|family| zoo::build(family, [3, 32, 32], 10, 1).unwrap());
+        for onnx in of_zoo.into_iter().chain(crate::train::tests::computed_again()) {
+            let definition = Definition::read(&bytes::Bytes::from(onnx)).unwrap();
+            let graph = definition.graph();
+            let (buffers, _) = plan(graph);
+            for (index, nodes) in buffers.repeated.iter().enumerate() {
+                let step = 2 * graph.nodes.len() - index;
+                for node in nodes {
+                    let node = &graph.nodes[*node];
+                    let inputs = node.inputs.iter().chain([&node.output]);
+                    for id in inputs.filter(|id| buffers.activation[id.0].is_some()) {
+                        assert!(buffers.is_live(*id, step), "{} at {step}", graph.value(*id).name);
+                    }
+                }
+            }
         }
     }
 

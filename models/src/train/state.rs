@@ -37,7 +37,7 @@ impl Trainer {
     }
 
     /// Goes on from a state of a trainer of the same graph, optimizer and settings: with the same
-    /// batches and threads the same bits as if it had gone on itself. What the proximal term pulls
+    /// batches the same bits as if it had gone on itself. What the proximal term pulls
     /// to and control variates are not part of it: set them before.
     ///
     /// # Errors

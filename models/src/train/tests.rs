@@ -3,7 +3,12 @@ mod folding;
 mod pytorch;
 mod settings;
 
+use pytorch::Exact;
+
 use super::*;
+use crate::onnx::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueInfoProto,
+};
 use crate::zoo;
 
 const SGD: Sgd = Sgd { learning_rate: 0.05, momentum: 0.9, weight_decay: 5e-4 };
@@ -111,41 +116,147 @@ fn the_inference_file_computes_what_evaluation_does() {
     }
 }
 
-/// `x * x` joined with two more of `x`, and one dense layer.
-fn several_times() -> Vec<u8> {
-    use crate::onnx::{
-        AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
-        ValueInfoProto,
-    };
-    let node = |operator: &str, inputs: &[&str], output: &str| NodeProto {
+fn node(operator: &str, inputs: &[&str], output: &str) -> NodeProto {
+    NodeProto {
         op_type: operator.to_owned(),
         input: inputs.iter().map(|name| (*name).to_owned()).collect(),
         output: vec![output.to_owned()],
-        attribute: if operator == "Concat" {
-            vec![AttributeProto::int("axis", 1)]
-        } else {
-            Vec::new()
-        },
         ..NodeProto::default()
-    };
-    let ramp = |len: u8| -> Vec<f32> { (0..len).map(|i| f32::from(i) / 10.0 - 0.3).collect() };
+    }
+}
+
+/// Values of a tensor, around 0.1.
+fn ramp(name: &str, shape: &[usize]) -> TensorProto {
+    let count = u16::try_from(shape.iter().product::<usize>()).unwrap();
+    let value = |i: u16| f32::from(i * 37 % 61) / 61.0 - 0.4;
+    TensorProto::from_f32(name, shape, &(0..count).map(value).collect::<Vec<f32>>())
+}
+
+fn model(
+    node: Vec<NodeProto>,
+    initializer: Vec<TensorProto>,
+    input: &[usize],
+    classes: usize,
+) -> Vec<u8> {
     let graph = GraphProto {
-        node: vec![
-            node("MatMul", &["input", "first"], "x"),
-            node("Mul", &["x", "x"], "square"),
-            node("Concat", &["x", "square", "x", "square", "x"], "all"),
-            node("MatMul", &["all", "second"], "logits"),
-        ],
-        initializer: vec![
-            TensorProto::from_f32("first", &[3, 2], &ramp(6)),
-            TensorProto::from_f32("second", &[10, 2], &ramp(20)),
-        ],
-        input: vec![ValueInfoProto::batched("input", "n", &[3])],
-        output: vec![ValueInfoProto::batched("logits", "n", &[2])],
+        node,
+        initializer,
+        input: vec![ValueInfoProto::batched("input", "n", input)],
+        output: vec![ValueInfoProto::batched("logits", "n", &[classes])],
         ..GraphProto::default()
     };
     let opset = OperatorSetIdProto { domain: String::new(), version: Some(17) };
     ModelProto { graph: Some(graph), opset_import: vec![opset], ..ModelProto::default() }.to_bytes()
+}
+
+/// `x * x` joined with two more of `x`, and one dense layer.
+fn several_times() -> Vec<u8> {
+    let axis = vec![AttributeProto::int("axis", 1)];
+    let all = node("Concat", &["x", "square", "x", "square", "x"], "all");
+    let nodes = vec![
+        node("MatMul", &["input", "first"], "x"),
+        node("Mul", &["x", "x"], "square"),
+        NodeProto { attribute: axis, ..all },
+        node("MatMul", &["all", "second"], "logits"),
+    ];
+    model(nodes, vec![ramp("first", &[3, 2]), ramp("second", &[10, 2])], &[3], 2)
+}
+
+/// Networks in which what is computed again for the backward pass is made of what is computed
+/// again itself: normalisations and functions of them in a row, and one that feeds two functions.
+pub(in crate::train) fn computed_again() -> Vec<Vec<u8>> {
+    let normal = |input: &str, output: &str| {
+        let of = |what: &str| format!("{output}.{what}");
+        let names = [of("scale"), of("bias"), of("mean"), of("var")];
+        let inputs: Vec<&str> =
+            [input].into_iter().chain(names.iter().map(String::as_str)).collect();
+        let mut tensors = vec![ramp(&names[1], &[3]), ramp(&names[2], &[3])];
+        for name in [&names[0], &names[3]] {
+            tensors.push(TensorProto::from_f32(name, &[3], &[0.9, 1.1, 1.3]));
+        }
+        (node("BatchNormalization", &inputs, output), tensors)
+    };
+    let conv = |input: &str, output: &str| {
+        let weight = format!("{output}.weight");
+        (node("Conv", &[input, &weight], output), vec![ramp(&weight, &[3, 3, 1, 1])])
+    };
+    let plain = |operator: &str, inputs: &[&str], output: &str| {
+        (node(operator, inputs, output), Vec::new())
+    };
+    let whole = |layers: Vec<(NodeProto, Vec<TensorProto>)>, last: &str| {
+        let transposed = vec![AttributeProto::int("transB", 1)];
+        let dense = node("Gemm", &["flat", "classes", "level"], "logits");
+        let dense = NodeProto { attribute: transposed, ..dense };
+        let end = [
+            plain("GlobalAveragePool", &[last], "pooled"),
+            plain("Flatten", &["pooled"], "flat"),
+            (dense, vec![ramp("classes", &[3, 3]), ramp("level", &[3])]),
+        ];
+        let (nodes, tensors): (Vec<_>, Vec<_>) = layers.into_iter().chain(end).unzip();
+        model(nodes, tensors.concat(), &[3, 4, 4], 3)
+    };
+    let mut networks = Vec::new();
+    for function in ["Relu", "LeakyRelu", "Sigmoid"] {
+        let begin =
+            || vec![conv("input", "c0"), normal("c0", "n1"), plain(function, &["n1"], "a1")];
+        let row = [normal("a1", "n2"), conv("n2", "c1")];
+        networks.push(whole(begin().into_iter().chain(row).collect(), "c1"));
+        let longer = [
+            normal("a1", "n2"),
+            plain(function, &["n2"], "a2"),
+            normal("a2", "n3"),
+            plain(function, &["n3"], "a3"),
+            conv("a3", "c1"),
+        ];
+        networks.push(whole(begin().into_iter().chain(longer).collect(), "c1"));
+        let two = [
+            conv("a1", "c1"),
+            plain(function, &["n1"], "b1"),
+            conv("b1", "c2"),
+            plain("Add", &["c1", "c2"], "sum"),
+        ];
+        networks.push(whole(begin().into_iter().chain(two).collect(), "sum"));
+    }
+    networks
+}
+
+#[test]
+fn gradients_of_what_is_computed_again_are_right() {
+    for (index, onnx) in computed_again().iter().enumerate() {
+        let mut trainer = Trainer::new(onnx, SGD).unwrap();
+        let (examples, labels) = batch(&trainer, 6);
+        trainer.step(&examples, &labels).unwrap();
+        let mut exact = Exact::new(onnx);
+        exact.run(&examples, &labels);
+        let mut seen = 0;
+        for (value, exact) in exact.graph.values.iter().zip(&exact.gradients) {
+            let Some(gradient) = trainer.gradient(&value.name) else { continue };
+            let largest = exact.iter().fold(0.0_f64, |most, value| most.max(value.abs()));
+            for (found, exact) in gradient.iter().zip(exact) {
+                let differs = (f64::from(*found) - exact).abs();
+                assert!(
+                    differs < 1e-4 * largest + 1e-6,
+                    "network {index}, {}: {found}, expected {exact}",
+                    value.name
+                );
+            }
+            seen += 1;
+        }
+        assert!(seen >= 5);
+    }
+}
+
+/// A weight that no path leads to from the logits is none to train.
+#[test]
+fn what_has_no_weight_on_its_way_is_refused() {
+    let nodes = vec![
+        node("MatMul", &["input", "weight"], "logits"),
+        node("MatMul", &["input", "unused"], "nowhere"),
+    ];
+    let onnx = model(nodes, vec![ramp("weight", &[3, 2]), ramp("unused", &[3, 2])], &[3], 2);
+    let settings = Settings { frozen: vec!["weight".to_owned()], ..Settings::default() };
+    let error = Trainer::with_settings(&onnx, SGD, settings).unwrap_err();
+    assert!(error.to_string().contains("no weight that is trained"), "{error}");
 }
 
 #[test]

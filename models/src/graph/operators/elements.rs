@@ -80,6 +80,9 @@ pub(super) fn batch_normalization(context: &mut Context<'_, '_>) -> Result<Made,
     let channels = dims[0];
     let inputs = vec![x, context.vector(1, channels)?, context.vector(2, channels)?];
     let states = vec![context.state(3, channels)?, context.state(4, channels)?];
+    if states[0] == states[1] {
+        return Err(context.problem("mean and variance are one initializer".to_owned()));
+    }
     let epsilon = context.float("epsilon", 1e-5);
     let momentum = context.float("momentum", 0.9);
     if !(epsilon >= 0.0 && (0.0..=1.0).contains(&momentum)) {

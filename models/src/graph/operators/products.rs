@@ -15,9 +15,8 @@ pub(super) fn gemm(context: &mut Context<'_, '_>) -> Result<Made, GraphError> {
     if context.has(2) {
         let bias = context.operand(2)?;
         let shape = context.shape(bias);
-        let fits = !shape.batched && matches!(shape.dims.as_slice(), [] | [1] | [1, 1])
-            || shape.dims == [m]
-            || shape.dims == [1, m];
+        let one = matches!(shape.dims.as_slice(), [] | [1] | [1, 1]);
+        let fits = !shape.batched && (one || shape.dims == [m] || shape.dims == [1, m]);
         if !fits {
             return Err(context.misfit(format!("a bias of shape [{m}]"), shape));
         }

@@ -28,6 +28,8 @@ fn tensors() -> Vec<TensorProto> {
         floats("vector", &[4]),
         floats("scalar", &[]),
         floats("square", &[4, 4]),
+        floats("p", &[2]),
+        floats("q", &[2]),
         TensorProto::from_i64("one", &[1]),
         TensorProto::from_i64("zero", &[0]),
         TensorProto::from_i64("pads", &[0, 0, -1, 0, 0, 0, 0, 0]),
@@ -64,6 +66,7 @@ fn refused() -> Vec<Refused> {
         ("MatMul", &["input", "input"], none(), 17, "to be a weight of 2 axes"),
         ("Add", &["input", "kernel"], none(), 17, "a shape that fits [n, 2, 4, 4]"),
         ("BatchNormalization", &["input", "w", "w", "w", "w"], none(), 17, "a weight of 1 axes"),
+        ("BatchNormalization", &["input", "p", "p", "q", "q"], none(), 17, "are one initializer"),
         ("Dropout", &["input", "vector"], none(), 17, "expected one constant float"),
         ("ReduceMean", &["input", "vector"], none(), 18, "expected constant integers"),
         ("ReduceMean", &["input"], vec![ints("axes", &[0, 2])], 13, "examples are kept apart"),
@@ -130,6 +133,17 @@ fn attributes_and_inputs_are_refused_by_name() {
         let named = found.starts_with(&format!("node \"the {operator}\""));
         assert!(named && found.contains(expected), "{operator}: {found}");
     }
+}
+
+/// As `torch.addmm` exports it.
+#[test]
+fn what_differs_by_example_is_no_bias() {
+    let nodes = vec![
+        node("MatMul", &["input", "w"], "hidden", Vec::new()),
+        node("Gemm", &["input", "w", "hidden"], "out", Vec::new()),
+    ];
+    let found = problem(&model(&[4], nodes, vec![floats("w", &[4, 2])]));
+    assert!(found.contains("the Gemm") && found.contains("a bias of shape [2]"), "{found}");
 }
 
 #[test]

@@ -25,7 +25,7 @@ use serde_json::Value;
 
 use crate::graph::{Graph, Op, Origin, ValueId};
 use crate::train::{Adam, Optimizer, Sgd, Trainer};
-use exact::Exact;
+pub(super) use exact::Exact;
 use recorded::{Recorded, perturbed, unmoved};
 
 /// What a run of ten steps left behind.

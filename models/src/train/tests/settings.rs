@@ -155,5 +155,5 @@ fn what_is_frozen_stays() {
     let everything = Settings { frozen: vec!["*".to_owned()], ..Settings::default() };
     let onnx = zoo::build("mlp", [1, 2, 2], 3, 7).unwrap();
     let error = Trainer::with_settings(&onnx, PLAIN, everything).unwrap_err();
-    assert_eq!(error.to_string(), "graph: every weight is frozen");
+    assert!(error.to_string().contains("no weight that is trained"), "{error}");
 }

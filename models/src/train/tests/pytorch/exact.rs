@@ -5,16 +5,16 @@
 use crate::graph::{Activation, Arithmetic, Graph, Node, Op, Shape, ValueId, Window};
 
 /// A graph in training; values are row-major with the batch first.
-pub(super) struct Exact {
-    pub(super) graph: Graph,
+pub(in crate::train::tests) struct Exact {
+    pub(in crate::train::tests) graph: Graph,
     values: Vec<Vec<f64>>,
-    pub(super) gradients: Vec<Vec<f64>>,
+    pub(in crate::train::tests) gradients: Vec<Vec<f64>>,
     /// By node: for each channel the mean and `1 / sqrt(variance + epsilon)`.
     statistics: Vec<Vec<(f64, f64)>>,
 }
 
 impl Exact {
-    pub(super) fn new(onnx: &[u8]) -> Self {
+    pub(in crate::train::tests) fn new(onnx: &[u8]) -> Self {
         let graph = Graph::read(&crate::onnx::parse(onnx).unwrap()).unwrap();
         let wide = |values: &Vec<f32>| values.iter().copied().map(f64::from).collect();
         let values: Vec<Vec<f64>> = graph.values.iter().map(|v| wide(&v.initial)).collect();
@@ -24,7 +24,7 @@ impl Exact {
     }
 
     /// Computes the gradients of the mean loss of a batch in training.
-    pub(super) fn run(&mut self, x: &[f32], labels: &[u32]) {
+    pub(in crate::train::tests) fn run(&mut self, x: &[f32], labels: &[u32]) {
         let n = labels.len();
         self.values[self.graph.input.0] = x.iter().copied().map(f64::from).collect();
         for index in 0..self.graph.nodes.len() {
@@ -246,6 +246,10 @@ fn activation(function: Activation, x: f64) -> (f64, f64) {
         Activation::Sigmoid => {
             let y = 1.0 / (1.0 + (-x).exp());
             (y, y * (1.0 - y))
+        }
+        Activation::LeakyRelu { slope } => {
+            let slope = if x > 0.0 { 1.0 } else { f64::from(slope) };
+            (slope * x, slope)
         }
         other => unreachable!("not in these networks: {other:?}"),
     }

@@ -1,7 +1,7 @@
-//! Threads that compute: a pool for training that steps back, and places for inference.
+//! Threads that compute: pools for training that step back, and places for inference.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jobs::report::{Failure, FailureCode};
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -15,7 +15,9 @@ pub(super) struct Compute {
     threads: usize,
     /// Priority of the threads that train.
     priority: i32,
-    pool: OnceLock<Result<ThreadPool, String>>,
+    /// Pools that no training uses now. Each training has one for itself: a thread that waits
+    /// for its part of one would begin with the whole of another.
+    idle: Mutex<Vec<ThreadPool>>,
     places: Arc<Semaphore>,
 }
 
@@ -27,10 +29,10 @@ impl Compute {
         let places = Arc::new(Semaphore::new(threads));
         let own = rustix::process::getpriority_process(None).unwrap_or(0);
         let priority = own + i32::from(nice);
-        Self { threads, priority, pool: OnceLock::new(), places }
+        Self { threads, priority, idle: Mutex::default(), places }
     }
 
-    /// Computes on the training pool, behind all other work; a panic is a failure.
+    /// Computes on a pool, behind all other work; a panic is a failure.
     pub(super) async fn train<T: Send + 'static>(
         self: &Arc<Self>,
         name: String,
@@ -41,8 +43,9 @@ impl Compute {
         let run = move || {
             step_back(compute.priority);
             let done = compute.pool().and_then(|pool| {
-                catch_unwind(AssertUnwindSafe(|| pool.install(work)))
-                    .unwrap_or_else(|_| Err(panic_failure("training")))
+                let done = catch_unwind(AssertUnwindSafe(|| pool.install(work)));
+                compute.idle().push(pool);
+                done.unwrap_or_else(|_| Err(panic_failure("training")))
             });
             // Whoever asked may have gone.
             let _ = send.send(done);
@@ -70,17 +73,21 @@ impl Compute {
         done.unwrap_or_else(|_| Err(panic_failure("the engine")))
     }
 
-    fn pool(&self) -> Result<&ThreadPool, Failure> {
+    fn idle(&self) -> MutexGuard<'_, Vec<ThreadPool>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pool(&self) -> Result<ThreadPool, Failure> {
+        if let Some(pool) = self.idle().pop() {
+            return Ok(pool);
+        }
         let priority = self.priority;
-        let build = || {
-            ThreadPoolBuilder::new()
-                .num_threads(self.threads)
-                .thread_name(|index| format!("compute-{index}"))
-                .start_handler(move |_| step_back(priority))
-                .build()
-                .map_err(|error| error.to_string())
-        };
-        self.pool.get_or_init(build).as_ref().map_err(|error| {
+        let pool = ThreadPoolBuilder::new()
+            .num_threads(self.threads)
+            .thread_name(|index| format!("compute-{index}"))
+            .start_handler(move |_| step_back(priority))
+            .build();
+        pool.map_err(|error| {
             Failure::new(FailureCode::OutOfMemory, format!("no threads for the training: {error}"))
         })
     }
@@ -113,6 +120,24 @@ mod tests {
         assert_eq!(compute.train("train".into(), all).await, Ok((back, vec![back, back])));
         assert_eq!(compute.infer(|| Ok(nice())).await, Ok(own));
         assert_eq!(nice(), own);
+    }
+
+    /// A training that ends only when another one, which began later, has ended.
+    #[tokio::test]
+    async fn trainings_do_not_wait_for_each_other() {
+        let compute = Arc::new(Compute::new(1, 1));
+        let (tell, told) = std::sync::mpsc::channel();
+        let (begin, has_begun) = oneshot::channel();
+        let first = compute.train("first".into(), move || {
+            begin.send(()).unwrap();
+            Ok(told.recv_timeout(std::time::Duration::from_secs(20)).is_ok())
+        });
+        let second = async {
+            has_begun.await.unwrap();
+            compute.train("second".into(), move || Ok(tell.send(()).is_ok())).await
+        };
+        assert_eq!(tokio::join!(first, second), (Ok(true), Ok(true)));
+        assert_eq!(compute.idle().len(), 2);
     }
 
     #[tokio::test]

@@ -116,7 +116,6 @@ async fn a_killed_agent_goes_on_within_its_round() {
     for member in ["steps", "loss", "accuracy", "examples"] {
         assert_eq!(update(&job)[member], update(&whole)[member], "{member}");
     }
-    assert!(!saved.exists());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

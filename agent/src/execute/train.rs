@@ -71,7 +71,6 @@ struct Trained {
     examples: u64,
     sums: Sums,
     steps: u64,
-    saver: Saver,
 }
 
 impl Run {
@@ -97,10 +96,11 @@ impl Run {
         let shared = device.clone();
         let work = move || local.train_or_stop(&shared, &graph, &parameters);
         let trained = self.executor.compute.train(self.thread_name("train"), work).await?;
-        let Trained { parameters, examples, sums, steps, saver } = trained;
+        let Trained { parameters, examples, sums, steps } = trained;
         let stored = device.blobs.put_named(self.update_name(), parameters.into()).await;
         let stored = stored.map_err(|error| cache::explain(&error))?;
-        saver.remove();
+        // The checkpoint stays until the next round: should the agent end before its report is
+        // stored, the last steps are all that is done again.
         Ok(ReportBody::Trained(UpdateReport {
             parameters: stored,
             examples,
@@ -214,7 +214,7 @@ impl LocalRun {
         match trained {
             Ok((parameters, sums, steps)) => {
                 let examples = dataset.train.len() as u64;
-                Ok(Trained { parameters, examples, sums, steps, saver })
+                Ok(Trained { parameters, examples, sums, steps })
             }
             Err(failure) => {
                 if failure.code != FailureCode::ShuttingDown {

@@ -58,6 +58,21 @@ pub enum PictureError {
         /// Width times height.
         pixels: u64,
     },
+    /// So wide that bringing it to its height takes too much memory.
+    #[error(
+        "picture of {width} x {height} pixels cannot be brought to {to_width} x {to_height}: \
+         cut it or make it narrower"
+    )]
+    TooWide {
+        /// Of the picture.
+        width: u32,
+        /// Of the picture.
+        height: u32,
+        /// That is wanted.
+        to_width: u32,
+        /// That is wanted.
+        to_height: u32,
+    },
     /// The model's own description is wrong.
     #[error("preprocessing: {0}")]
     Preprocessing(String),
@@ -65,6 +80,8 @@ pub enum PictureError {
 
 /// Pixels of a picture, at most: what a small device can hold decoded.
 pub const PIXELS_MAX: u64 = 64 * 1024 * 1024;
+/// Pixels between the two passes of resizing, which take 16 bytes each, at most.
+const BETWEEN_MAX: u64 = PIXELS_MAX / 4;
 
 impl Preprocessing {
     /// Whether the values can be used: extents above 0 and at most [`PIXELS_MAX`] pixels, 1 or 3
@@ -127,6 +144,17 @@ pub fn to_planes(
     height: u32,
     in_grey: bool,
 ) -> Result<Vec<Vec<u8>>, PictureError> {
+    let (found_width, found_height) = dimensions(bytes)?;
+    // First the height is changed, then the width.
+    let between = u64::from(found_width) * u64::from(height);
+    if (found_width, found_height) != (width, height) && between > BETWEEN_MAX {
+        return Err(PictureError::TooWide {
+            width: found_width,
+            height: found_height,
+            to_width: width,
+            to_height: height,
+        });
+    }
     let picture = decode(bytes)?;
     let resized = if picture.dimensions() == (width, height) {
         picture

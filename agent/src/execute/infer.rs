@@ -91,7 +91,9 @@ fn picture_input(loaded: &Loaded, input: &[u8]) -> Result<Tensor, Failure> {
         return Err(invalid(message));
     };
     picture::to_tensor(input, preprocessing).map_err(|error| match error {
-        PictureError::Decode(_) | PictureError::TooLarge { .. } => invalid(error.to_string()),
+        PictureError::Decode(_) | PictureError::TooLarge { .. } | PictureError::TooWide { .. } => {
+            invalid(error.to_string())
+        }
         PictureError::Preprocessing(_) => {
             Failure::new(FailureCode::InvalidModel, error.to_string())
         }

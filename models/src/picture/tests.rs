@@ -110,6 +110,18 @@ fn pictures_that_are_too_large_are_refused_before_decoding() {
     assert!(matches!(refused, PictureError::TooLarge { pixels: 3_600_000_000 }), "{refused}");
 }
 
+/// Resizing would take a row of floats of this width for each row that is wanted.
+#[test]
+fn pictures_that_are_too_wide_are_refused_before_decoding() {
+    let wide = png(70_000, 1, &vec![0; 3 * 70_000]);
+    let refused = to_tensor(&wide, &preprocessing(2, 300, 3)).unwrap_err();
+    assert!(
+        refused.to_string().contains("70000 x 1 pixels cannot be brought to 2 x 300"),
+        "{refused}"
+    );
+    to_tensor(&wide, &preprocessing(2, 2, 3)).unwrap();
+}
+
 /// The checksum of PNG's chunks, bit by bit. Source: PNG specification, annex D.
 fn crc32(bytes: &[u8]) -> u32 {
     let step = |crc: u32, _| if crc & 1 == 1 { 0xedb8_8320 ^ (crc >> 1) } else { crc >> 1 };

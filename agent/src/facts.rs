@@ -4,14 +4,18 @@ use std::path::Path;
 
 use jobs::device::Facts;
 use jobs::id::Bytes;
-use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
+use sysinfo::{
+    CGroupLimits, CpuRefreshKind, MemoryRefreshKind, ProcessRefreshKind, ProcessesToUpdate,
+    RefreshKind, System,
+};
 
 /// Reads all facts; what cannot be known stays empty.
 pub(crate) fn read(state_dir: &Path) -> Facts {
     let wanted = RefreshKind::nothing()
         .with_cpu(CpuRefreshKind::nothing())
         .with_memory(MemoryRefreshKind::nothing().with_ram());
-    let system = System::new_with_specifics(wanted).ok();
+    let mut system = System::new_with_specifics(wanted).ok();
+    let memory = system.as_mut().map_or(0, memory);
     let cpu = system.as_ref().and_then(|system| system.cpus().first()).map(sysinfo::Cpu::brand);
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     Facts {
@@ -23,9 +27,26 @@ pub(crate) fn read(state_dir: &Path) -> Facts {
         model: model(Path::new("/")),
         cpu: cpu.unwrap_or_default().trim().to_owned(),
         cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
-        memory: Bytes(system.as_ref().map_or(0, System::total_memory)),
+        memory: Bytes(memory),
         disk: Bytes(file_system_size(state_dir)),
     }
+}
+
+/// What processes of this device, or of this container, may take.
+fn memory(system: &mut System) -> u64 {
+    let groups = control_groups(system);
+    let allowed = groups.iter().map(|limits| limits.total_memory).filter(|bytes| *bytes > 0);
+    allowed.chain([system.total_memory()]).min().unwrap_or(0)
+}
+
+/// Limits of the control groups that this process is in: its own, and that of a container.
+pub(crate) fn control_groups(system: &mut System) -> Vec<CGroupLimits> {
+    let own = sysinfo::get_current_pid().ok().and_then(|pid| {
+        let wanted = ProcessRefreshKind::nothing().without_tasks();
+        system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, wanted);
+        system.process(pid)?.cgroup_limits()
+    });
+    own.into_iter().chain(system.cgroup_limits()).collect()
 }
 
 /// The board or product, below a root directory: `/proc/device-tree/model` on boards, the DMI

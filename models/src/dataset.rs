@@ -189,7 +189,7 @@ impl Format {
 pub fn decode(files: &dyn Files, limits: Limits) -> Result<Dataset, DatasetError> {
     let mut names = files.names();
     names.sort_unstable();
-    let source = Source::new(files, &names);
+    let source = Source::new(files, &names, limits);
     let format = format_of(&names)?;
     let options = options::read(source)?;
     let given = class_names(source)?;
@@ -364,11 +364,7 @@ impl Dataset {
         if !is_test.contains(&true) {
             return;
         }
-        let select = |wanted| {
-            let indices = (0..is_test.len()).filter(|index| is_test[*index] == wanted);
-            self.train.select(&indices.collect::<Vec<_>>())
-        };
-        (self.test, self.train) = (select(true), select(false));
+        self.test = self.train.split_off(&is_test);
     }
 }
 

@@ -70,7 +70,8 @@ pub struct Args {
     #[arg(long, env = "DUNLIN_TELEMETRY_MS", value_name = "MS")]
     pub telemetry_ms: Option<u64>,
 
-    /// Bytes of downloaded models, and of checkpoints, kept on disk, at most [default: 2000000000]
+    /// Bytes kept on disk, at most, of each of: downloaded models, checkpoints, parameters that stay
+    /// here [default: 2000000000]
     #[arg(long, env = "DUNLIN_CACHE_BYTES", value_name = "BYTES")]
     pub cache_bytes: Option<u64>,
 

@@ -29,13 +29,16 @@ impl Folder {
             let root = path.parent().map_or_else(PathBuf::new, Path::to_owned);
             return Ok(Self { root, names: vec![name] });
         }
-        let hidden =
-            |entry: &DirEntry| entry.depth() > 0 && entry.file_name().as_encoded_bytes()[0] == b'.';
+        let hidden = |entry: &DirEntry| entry.depth() > 0 && is_hidden(entry.path());
         // Links are followed, as users lay out data with them.
         let walk = WalkDir::new(path).follow_links(true).max_depth(DEPTH_MAX);
         let mut names = Vec::new();
         for entry in walk.into_iter().filter_entry(|entry| !hidden(entry)) {
-            let entry = entry?;
+            let entry = match entry {
+                // Such as an editor's lock, a link that leads nowhere.
+                Err(error) if error.path().is_some_and(is_hidden) => continue,
+                entry => entry?,
+            };
             if !entry.file_type().is_file() {
                 continue;
             }
@@ -43,10 +46,18 @@ impl Folder {
                 return Err(std::io::Error::other(format!("more than {FILES_MAX} files")));
             }
             let below = entry.path().strip_prefix(path).unwrap_or(entry.path());
-            names.push(below.to_string_lossy().into_owned());
+            let Some(name) = below.to_str() else {
+                let problem = format!("the name of {} is not UTF-8", below.display());
+                return Err(std::io::Error::other(problem));
+            };
+            names.push(name.to_owned());
         }
         Ok(Self { root: path.to_owned(), names })
     }
+}
+
+fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }
 
 impl Files for Folder {

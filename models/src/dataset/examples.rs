@@ -51,6 +51,14 @@ impl Values {
         }
     }
 
+    /// Keeps the pieces of a size that `keep` says, in their place.
+    fn retain(&mut self, size: usize, keep: &[bool]) {
+        match self {
+            Self::Pixels(values) | Self::Symbols(values) => retain(values, size, keep),
+            Self::Numbers(values) => retain(values, size, keep),
+        }
+    }
+
     /// Bytes in memory.
     fn bytes(&self) -> usize {
         match self {
@@ -58,6 +66,16 @@ impl Values {
             Self::Numbers(numbers) => numbers.len() * size_of::<f32>(),
         }
     }
+}
+
+fn retain<T: Copy>(values: &mut Vec<T>, size: usize, keep: &[bool]) {
+    let mut kept = 0;
+    for (index, _) in keep.iter().enumerate().filter(|(_, keep)| **keep) {
+        values.copy_within(index * size..(index + 1) * size, kept);
+        kept += size;
+    }
+    values.truncate(kept);
+    values.shrink_to_fit();
 }
 
 impl Examples {
@@ -117,6 +135,21 @@ impl Examples {
         }
         let labels = indices.iter().map(|index| self.labels[*index]).collect();
         Examples { shape: self.shape, values, labels }
+    }
+
+    /// Moves those that are `wanted` out; needs no more memory than what is moved.
+    ///
+    /// # Panics
+    /// When `wanted` does not have [`Examples::len`] entries.
+    #[must_use]
+    pub fn split_off(&mut self, wanted: &[bool]) -> Examples {
+        assert_eq!(wanted.len(), self.len(), "each example stays or goes");
+        let indices: Vec<usize> = (0..wanted.len()).filter(|index| wanted[*index]).collect();
+        let moved = self.select(&indices);
+        let keep: Vec<bool> = wanted.iter().map(|wanted| !wanted).collect();
+        self.values.retain(self.kept_size(), &keep);
+        retain(&mut self.labels, 1, &keep);
+        moved
     }
 
     /// Examples of each of `classes` classes; labels outside of them are not counted.

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{DatasetError, gunzip};
+use super::{DatasetError, Limits, gunzip};
 
 /// The files of a data set.
 pub trait Files {
@@ -41,12 +41,13 @@ impl Files for Vec<(String, Vec<u8>)> {
 pub(super) struct Source<'a> {
     files: &'a dyn Files,
     names: &'a [&'a str],
+    limits: Limits,
 }
 
 impl<'a> Source<'a> {
     /// `names` in order.
-    pub(super) fn new(files: &'a dyn Files, names: &'a [&'a str]) -> Self {
-        Self { files, names }
+    pub(super) fn new(files: &'a dyn Files, names: &'a [&'a str], limits: Limits) -> Self {
+        Self { files, names, limits }
     }
 
     /// Every name, in order.
@@ -64,15 +65,20 @@ impl<'a> Source<'a> {
         self.files.size(name)
     }
 
-    /// A file as it is.
+    /// A file as it is. What examples may take is what one file may take while it is read.
     pub(super) fn read(&self, name: &str) -> Result<Cow<'a, [u8]>, DatasetError> {
+        let (size, max) = (self.size(name), self.limits.bytes);
+        if size > max as u64 {
+            let problem = format!("{size} bytes, at most {max} are read into memory: split it");
+            return Err(DatasetError::file(name, problem));
+        }
         let read = self.files.read(name);
         read.map_err(|error| DatasetError::file(name, format!("cannot be read: {error}")))
     }
 
     /// A file, unpacked if it is gzipped.
     pub(super) fn content(&self, name: &str) -> Result<Cow<'a, [u8]>, DatasetError> {
-        gunzip::unpacked(name, self.read(name)?)
+        gunzip::unpacked(name, self.read(name)?, self.limits.bytes as u64)
     }
 
     /// A file of text, if it is there.
@@ -80,7 +86,10 @@ impl<'a> Source<'a> {
         if !self.has(name) {
             return Ok(None);
         }
-        let text = String::from_utf8(self.read(name)?.into_owned());
+        let bytes = self.read(name)?;
+        // Some editors begin a file with a mark.
+        let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
+        let text = String::from_utf8(text.to_vec());
         text.map(Some).map_err(|_| DatasetError::file(name, "expected UTF-8 text"))
     }
 }

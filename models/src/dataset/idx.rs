@@ -90,7 +90,7 @@ fn parse(
     file: &str,
     magic: [u8; 4],
 ) -> Result<(Vec<usize>, Vec<u8>), DatasetError> {
-    let bytes = source.content(file)?;
+    let mut bytes = source.content(file)?.into_owned();
     let dimensions = usize::from(magic[3]);
     let header = 4 + 4 * dimensions;
     let found = &bytes[..4.min(bytes.len())];
@@ -118,7 +118,8 @@ fn parse(
         );
         return Err(DatasetError::file(file, problem));
     }
-    Ok((extents, rest.to_vec()))
+    bytes.drain(..header);
+    Ok((extents, bytes))
 }
 
 /// Writes examples as an IDX file of images and one of labels; `None` when they have more than

@@ -108,7 +108,8 @@ impl Partition {
             train: BTreeMap<usize, Vec<usize>>,
         }
         let json = |error: &dyn fmt::Display| PartitionError::Json(error.to_string());
-        let bytes = gunzip::unpacked("partition", bytes.into()).map_err(|error| json(&error))?;
+        let bytes =
+            gunzip::unpacked("partition", bytes.into(), u64::MAX).map_err(|error| json(&error))?;
         let lists: Lists = serde_json::from_slice(&bytes).map_err(|error| json(&error))?;
         Ok(Self::Indices(lists.train.into_values().collect()))
     }

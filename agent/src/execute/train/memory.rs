@@ -4,7 +4,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use jobs::report::{Failure, FailureCode};
 use models::train::Memory;
-use sysinfo::{MemoryRefreshKind, Pid, ProcessRefreshKind, ProcessesToUpdate, System};
+use sysinfo::{CGroupLimits, MemoryRefreshKind, System};
+
+use crate::facts;
 
 /// One of so many parts is added for packed matrices and the allocator: the peak of ResNet-18,
 /// VGG-11, `MobileNetV2` and `SqueezeNet` lay 30 to 60 MB above an estimate of 110 to 440 MB, 15 MB
@@ -40,17 +42,9 @@ fn free() -> Option<u64> {
     let mut system = System::new().ok()?;
     system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
     let available = Some(system.available_memory()).filter(|bytes| *bytes > 0);
-    let own = sysinfo::get_current_pid().ok().and_then(|pid| group(&mut system, pid));
-    // A container has a limit of its own.
-    let outer = system.cgroup_limits();
-    let left = |limits: sysinfo::CGroupLimits| limits.total_memory.saturating_sub(limits.rss);
-    available.into_iter().chain(own.map(left)).chain(outer.map(left)).min()
-}
-
-fn group(system: &mut System, pid: Pid) -> Option<sysinfo::CGroupLimits> {
-    let wanted = ProcessRefreshKind::nothing().without_tasks();
-    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, wanted);
-    system.process(pid)?.cgroup_limits()
+    let left = |limits: CGroupLimits| limits.total_memory.saturating_sub(limits.rss);
+    let groups = facts::control_groups(&mut system);
+    available.into_iter().chain(groups.into_iter().map(left)).min()
 }
 
 /// What was promised to trainings that have not taken it yet, so that two that begin at the same

@@ -106,9 +106,10 @@ fn broken_pictures_and_odd_places_are_named() {
         let error = decode(&files).unwrap_err().to_string();
         assert!(error.contains(expected), "{error} does not say {expected:?}");
     }
-    let files = named(&[("a/1.png", &good), ("b/2.png", &good)]);
-    let error = super::super::decode(&files, Limits { bytes: 23 }).unwrap_err();
-    assert_eq!(error, DatasetError::TooLarge { bytes: 24, max: 23 });
+    let toml: &[u8] = b"size = [40, 40]";
+    let files = named(&[("a/1.png", &good), ("b/2.png", &good), ("dataset.toml", toml)]);
+    let error = super::super::decode(&files, Limits { bytes: 9599 }).unwrap_err();
+    assert_eq!(error, DatasetError::TooLarge { bytes: 9600, max: 9599 });
     // Pictures beside data files are no data.
     let record = encode_ten(&examples([3, 32, 32], &[3]));
     let set = decode(&named(&[("train.bin", &record), ("held-out/1.png", &good)])).unwrap();

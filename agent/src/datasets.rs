@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use jobs::device::DatasetFacts;
 use jobs::id::DatasetName;
 use jobs::report::{Failure, FailureCode};
+use jobs::wire;
 use models::dataset::{self, Dataset, DatasetError, Limits};
 
 use folder::Folder;
@@ -26,6 +27,25 @@ pub enum DataError {
         path: PathBuf,
         /// What happened.
         source: std::io::Error,
+    },
+    /// It has so many names that a message cannot hold them.
+    #[error(
+        "data set {name} in {path}: its {classes} classes and {columns} columns cannot be declared, \
+         {bytes} bytes where {DECLARED_MAX} are allowed: name the column of classes in \
+         dataset.toml (label = \"...\"), or shorten names",
+        path = path.display()
+    )]
+    Undeclarable {
+        /// Which data set.
+        name: DatasetName,
+        /// Where it is.
+        path: PathBuf,
+        /// How many classes.
+        classes: u32,
+        /// How many columns with names.
+        columns: usize,
+        /// What declaring them takes.
+        bytes: usize,
     },
     /// The files are something else.
     #[error("data set {name} in {path}: {source}", path = path.display())]
@@ -47,6 +67,8 @@ pub(crate) struct Datasets {
 
 /// Channels whose mean and deviation are declared, at most: a message has a megabyte.
 const CHANNELS_MAX: usize = 4096;
+/// Bytes that one data set's description may take: all of a device travel in one message.
+const DECLARED_MAX: usize = 256 * 1024;
 /// A device's memory over this is what the examples of one data set may take.
 const MEMORY_SHARE: u64 = 2;
 
@@ -89,10 +111,11 @@ impl Datasets {
         let entries: Vec<Arc<Entry>> = self.sets.values().cloned().collect();
         async move {
             let any = !entries.is_empty();
+            let mut kept = 0_usize;
             for entry in entries {
-                let read = tokio::task::spawn_blocking(move || entry.get().map(drop)).await;
+                let read = tokio::task::spawn_blocking(move || entry.read(kept)).await;
                 // A panic of the decoder shows again when a task needs the data set.
-                read.unwrap_or(Ok(()))?;
+                kept = kept.saturating_add(read.unwrap_or(Ok(0))?);
             }
             Ok(any)
         }
@@ -136,6 +159,18 @@ impl Datasets {
 }
 
 impl Entry {
+    /// Learns what is to be declared; bytes that stay in memory. What does not fit beside `kept`
+    /// bytes of others is read again when it is used.
+    fn read(&self, kept: usize) -> Result<usize, DataError> {
+        let dataset = self.get()?;
+        let bytes = dataset.train.bytes() + dataset.test.bytes();
+        if kept.saturating_add(bytes) <= self.limits.bytes {
+            return Ok(bytes);
+        }
+        *lock(&self.decoded) = None;
+        Ok(0)
+    }
+
     fn get(&self) -> Result<Arc<Dataset>, DataError> {
         let mut decoded = lock(&self.decoded);
         if let Some(decoded) = decoded.as_mut() {
@@ -145,7 +180,18 @@ impl Entry {
         let begun = Instant::now();
         let dataset = Arc::new(self.decode()?);
         let took = begun.elapsed();
-        *lock(&self.facts) = Some(describe(&self.name, &dataset));
+        let facts = describe(&self.name, &dataset);
+        let bytes = wire::encode(&facts).len();
+        if bytes > DECLARED_MAX {
+            return Err(DataError::Undeclarable {
+                name: self.name.clone(),
+                path: self.path.clone(),
+                classes: facts.classes,
+                columns: facts.columns.len(),
+                bytes,
+            });
+        }
+        *lock(&self.facts) = Some(facts);
         *decoded = Some(Decoded { dataset: dataset.clone(), used: Instant::now(), took });
         Ok(dataset)
     }
@@ -182,10 +228,8 @@ pub(crate) fn check(path: &Path) -> std::io::Result<()> {
 fn describe(name: &DatasetName, dataset: &Dataset) -> DatasetFacts {
     let shape = dataset.example_shape();
     let counts = dataset.train.class_counts(dataset.classes);
-    let statistics = dataset.train.statistics();
-    let statistics = statistics.filter(|found| found.mean.len() <= CHANNELS_MAX);
-    let (channel_mean, channel_std) =
-        statistics.map(|found| (found.mean, found.std)).unwrap_or_default();
+    let moments = dataset.train.moments().filter(|(mean, _)| mean.len() <= CHANNELS_MAX);
+    let (channel_mean, channel_std) = moments.unwrap_or_default();
     DatasetFacts {
         name: name.clone(),
         format: dataset.format.to_owned(),
@@ -195,6 +239,7 @@ fn describe(name: &DatasetName, dataset: &Dataset) -> DatasetFacts {
         test_examples: dataset.test.labels.len() as u64,
         train_class_counts: counts.into_iter().map(|count| count as u64).collect(),
         labels: dataset.class_names.clone(),
+        columns: dataset.columns.clone(),
         mean: dataset.normalization.mean.clone(),
         std: dataset.normalization.std.clone(),
         channel_mean,

@@ -370,6 +370,7 @@ pub(crate) fn hello(name: &str) -> Hello {
             train_examples: 10,
             test_examples: 10,
             train_class_counts: Vec::new(),
+            columns: Vec::new(),
             labels: ["a", "b", "c"].map(str::to_owned).to_vec(),
             mean: vec![0.5],
             std: vec![0.5],

@@ -90,6 +90,9 @@ pub struct DatasetFacts {
     /// Class names by index; empty when they are not known.
     #[serde(default)]
     pub labels: Vec<String>,
+    /// Names of a table's columns but the label, in order; empty when they have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<String>,
     /// How pixels become model inputs, `(pixel / 255 - mean) / std` per channel; one value serves
     /// all channels.
     #[serde(default)]

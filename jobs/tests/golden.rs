@@ -88,6 +88,7 @@ fn digits() -> DatasetFacts {
         train_examples: 479,
         test_examples: 21,
         train_class_counts: vec![400, 79],
+        columns: Vec::new(),
         labels: vec!["0".to_owned(), "1".to_owned()],
         mean: vec![0.25],
         std: vec![0.5],

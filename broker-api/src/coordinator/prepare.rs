@@ -89,6 +89,7 @@ impl Core {
             shape: facts.shape.clone(),
             classes: facts.classes,
             labels: facts.labels.clone(),
+            columns: facts.columns.clone(),
             preprocessing: facts::preprocessing(&facts, &normalization),
             normalization,
         };

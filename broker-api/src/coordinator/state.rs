@@ -45,6 +45,9 @@ pub struct Prepared {
     /// Class names, as the devices declare them.
     #[serde(default)]
     pub labels: Vec<String>,
+    /// Names of a table's columns, as the devices declare them.
+    #[serde(default)]
+    pub columns: Vec<String>,
     /// How pictures become inputs.
     #[serde(default)]
     pub preprocessing: Option<Preprocessing>,

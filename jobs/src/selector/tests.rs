@@ -19,6 +19,7 @@ fn pi() -> Hello {
             ("empty".to_owned(), String::new()),
         ]),
         datasets: vec![DatasetFacts {
+            columns: Vec::new(),
             name: DatasetName::parse("digits").unwrap(),
             format: "idx".to_owned(),
             shape: vec![1, 28, 28],

@@ -94,9 +94,19 @@ impl Examples {
         }
     }
 
-    /// Mean and standard deviation of each channel over all examples; a deviation of 0 becomes 1,
-    /// so that it can divide. `None` without examples or channels.
+    /// Mean and standard deviation of each channel over all examples, to normalise by: a deviation
+    /// of 0 becomes 1, so that it can divide. `None` without examples or channels.
     pub fn statistics(&self) -> Option<Normalization> {
+        let (mean, mut std) = self.moments()?;
+        for std in std.iter_mut().filter(|std| **std <= 0.0) {
+            *std = 1.0;
+        }
+        Some(Normalization { mean, std })
+    }
+
+    /// Mean and standard deviation of each channel over all examples. `None` without examples or
+    /// channels.
+    pub fn moments(&self) -> Option<(Vec<f32>, Vec<f32>)> {
         if self.is_empty() || self.channels() == 0 {
             return None;
         }
@@ -105,8 +115,7 @@ impl Examples {
             Values::Numbers(numbers) => of_columns(numbers, self.size()),
             Values::Symbols(_) => return None,
         };
-        let (mean, std) = channels.into_iter().unzip();
-        Some(Normalization { mean, std })
+        Some(channels.into_iter().unzip())
     }
 }
 
@@ -157,5 +166,5 @@ fn moments(count: f64, sum: f64, squares: f64, origin: f64) -> (f32, f32) {
     let std = (squares / count - mean * mean).max(0.0).sqrt();
     // What rounding leaves of a constant channel is none.
     let constant = std <= 1e-7 * mean.abs();
-    ((origin + mean) as f32, if constant { 1.0 } else { std as f32 })
+    ((origin + mean) as f32, if constant { 0.0 } else { std as f32 })
 }

@@ -49,12 +49,12 @@ pub(super) fn decode(
     }
     let mut reader = Reader { options, limits, header: None, width: None, words: Words::default() };
     let mut tables = Tables::default();
-    let mut bytes = 0;
-    for (names, part) in [(train, &mut tables.train), (test, &mut tables.test)] {
-        for name in names {
-            part.append(reader.read(source, name, bytes)?);
-            bytes += part.bytes();
-        }
+    for name in train {
+        tables.train.append(reader.read(source, name, tables.train.bytes())?);
+    }
+    for name in test {
+        let bytes = tables.train.bytes() + tables.test.bytes();
+        tables.test.append(reader.read(source, name, bytes)?);
     }
     let Reader { header, width, words, .. } = reader;
     let shape = [1, 1, width.unwrap_or(0)];
@@ -252,6 +252,13 @@ impl Words {
         Ok(index)
     }
 
+    /// The one label that is no number, among others that are.
+    fn only_word(&self) -> Option<(&str, u32)> {
+        let mut words = self.index.iter().filter(|(word, _)| number(word).is_none());
+        let (word, index) = words.next()?;
+        (words.next().is_none() && self.index.len() > 1).then_some((word.as_str(), *index))
+    }
+
     /// The class of each index, the classes' names, and their number. Names are those given, or
     /// all that were seen in alphabetical order; labels that are whole numbers, and no names that
     /// were given, are classes themselves.
@@ -266,6 +273,19 @@ impl Words {
             (false, true) => self.index.keys().cloned().collect(),
             _ => given.to_vec(),
         };
+        if given.is_empty()
+            && let Some((word, index)) = self.only_word()
+        {
+            let (file, line) = &self.seen[index as usize];
+            if *line == 1 {
+                let problem = format!(
+                    "line 1 looks like a header with numbers for names: give label = {} in \
+                     dataset.toml",
+                    quoted(word)
+                );
+                return Err(DatasetError::file(file, problem));
+            }
+        }
         let known = if names.is_empty() { count } else { Some(names.len()) };
         let mut classes = vec![0; self.index.len()];
         for (word, index) in &self.index {
@@ -328,7 +348,17 @@ fn damaged(file: &str, error: &csv::Error) -> DatasetError {
     DatasetError::file(file, problem)
 }
 
-/// Writes examples of a table; the label is the last column. `None` when they are no table.
+/// A name for the label's column that no feature has.
+pub fn label_name(columns: &[String]) -> String {
+    let mut name = "label".to_owned();
+    while columns.contains(&name) {
+        name.push_str("_class");
+    }
+    name
+}
+
+/// Writes examples of a table; the label is the last column, with [`label_name`]. `None` when they
+/// are no table.
 pub fn encode(examples: &Examples, columns: &[String], class_names: &[String]) -> Option<Vec<u8>> {
     let Values::Numbers(numbers) = &examples.values else { return None };
     let mut writer = csv::Writer::from_writer(Vec::new());
@@ -337,7 +367,9 @@ pub fn encode(examples: &Examples, columns: &[String], class_names: &[String]) -
     } else {
         columns.to_vec()
     };
-    writer.write_record(header.iter().map(String::as_str).chain(["label"])).ok()?;
+    writer
+        .write_record(header.iter().map(String::as_str).chain([label_name(columns).as_str()]))
+        .ok()?;
     for (row, label) in numbers.chunks_exact(examples.size().max(1)).zip(&examples.labels) {
         let name = class_names.get(*label as usize).cloned();
         let label = name.unwrap_or_else(|| label.to_string());

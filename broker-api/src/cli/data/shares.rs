@@ -209,6 +209,10 @@ fn options(data: &Dataset) -> String {
     if data.class_names.is_empty() {
         lines.push(format!("classes = {}", data.classes));
     }
+    let label = table::label_name(&data.columns);
+    if data.format == "csv" && label != "label" {
+        lines.push(format!("label = {label:?}"));
+    }
     if data.format == "image_folder" {
         let [channels, h, w] = data.train.shape;
         lines.push(format!("channels = {channels}\nsize = [{h}, {w}]"));

@@ -11,30 +11,31 @@ use super::{Unprepared, failed};
 use crate::coordinator::state::Prepared;
 use crate::fleet::Fleet;
 
-/// The data set as the devices declare it; `None` when there are no devices.
+/// The data set as the devices declare it, with the names that some of them know; `None` when
+/// there are no devices.
 pub(super) fn agreed(
     devices: &[Hello],
     name: &DatasetName,
 ) -> Result<Option<DatasetFacts>, Unprepared> {
-    let mut agreed: Option<(&Hello, &DatasetFacts)> = None;
-    for device in devices {
-        let Some(facts) = of(device, name) else { continue };
-        let Some((first, other)) = agreed else {
-            agreed = Some((device, facts));
-            continue;
-        };
-        if let Some((found, known)) = difference(facts, other) {
+    let declared = || devices.iter().filter_map(|hello| Some((hello, of(hello, name)?)));
+    let Some(first) = declared().next() else { return Ok(None) };
+    let with_labels = declared().find(|(_, facts)| !facts.labels.is_empty()).unwrap_or(first);
+    let with_columns = declared().find(|(_, facts)| !facts.columns.is_empty()).unwrap_or(first);
+    for (device, facts) in declared() {
+        for (other, known) in [first, with_labels, with_columns] {
+            let Some((found, known)) = difference(facts, known) else { continue };
             return Err(failed(
                 FailureCode::InvalidDataset,
                 format!(
                     "devices disagree about data set {name}: {} has {known}, {} has {found}: \
                      give different data different names, or exclude one by a selector",
-                    first.device, device.device,
+                    other.device, device.device,
                 ),
             ));
         }
     }
-    Ok(agreed.map(|(_, facts)| facts.clone()))
+    let (labels, columns) = (with_labels.1.labels.clone(), with_columns.1.columns.clone());
+    Ok(Some(DatasetFacts { labels, columns, ..first.1.clone() }))
 }
 
 fn of<'a>(device: &'a Hello, name: &DatasetName) -> Option<&'a DatasetFacts> {
@@ -44,10 +45,12 @@ fn of<'a>(device: &'a Hello, name: &DatasetName) -> Option<&'a DatasetFacts> {
 /// How a data set differs from another one, in the words of both.
 fn difference(facts: &DatasetFacts, other: &DatasetFacts) -> Option<(String, String)> {
     let tell = |tell: fn(&DatasetFacts) -> String| Some((tell(facts), tell(other)));
-    if !fits(facts, &other.shape, other.classes, &[]) {
+    if (&facts.shape, facts.classes) != (&other.shape, other.classes) {
         tell(|facts| format!("{:?} and {} classes", facts.shape, facts.classes))
-    } else if !fits(facts, &other.shape, other.classes, &other.labels) {
+    } else if !agree(&facts.labels, &other.labels) {
         tell(|facts| format!("classes {}", shortened(&facts.labels)))
+    } else if !agree(&facts.columns, &other.columns) {
+        tell(|facts| format!("columns {}", shortened(&facts.columns)))
     } else if (&facts.mean, &facts.std) != (&other.mean, &other.std) {
         tell(|facts| format!("mean {:?} and std {:?}", facts.mean, facts.std))
     } else {
@@ -62,10 +65,17 @@ fn shortened(labels: &[String]) -> String {
     format!("{}{more}", first.join(", "))
 }
 
-/// Whether a device's data set is of this shape and has these classes, as far as both are named.
-fn fits(facts: &DatasetFacts, shape: &[u32], classes: u32, labels: &[String]) -> bool {
-    let named = facts.labels.is_empty() || labels.is_empty() || facts.labels == labels;
-    facts.shape == shape && facts.classes == classes && named
+/// Whether names are the same, as far as both are known.
+fn agree(names: &[String], others: &[String]) -> bool {
+    names.is_empty() || others.is_empty() || names == others
+}
+
+/// Whether a device's data set is the one of a prepared training.
+fn fits(facts: &DatasetFacts, prepared: &Prepared) -> bool {
+    let Prepared { shape, classes, labels, columns, .. } = prepared;
+    (&facts.shape, facts.classes) == (shape, *classes)
+        && agree(&facts.labels, labels)
+        && agree(&facts.columns, columns)
 }
 
 /// Devices that may take part in a round of a prepared training.
@@ -76,8 +86,7 @@ pub(in crate::coordinator) fn eligible(
     prepared: &Prepared,
 ) -> Vec<Hello> {
     let mut devices = fleet.matching(selector, Some(dataset));
-    let Prepared { shape, classes, labels, .. } = prepared;
-    devices.retain(|hello| of(hello, dataset).is_some_and(|f| fits(f, shape, *classes, labels)));
+    devices.retain(|hello| of(hello, dataset).is_some_and(|facts| fits(facts, prepared)));
     devices
 }
 
@@ -103,12 +112,8 @@ pub(super) fn normalization(
 ) -> Result<Normalization, Unprepared> {
     let channels = facts.shape.first().map_or(0, |channels| *channels as usize);
     match wanted {
-        // What is no picture is normalised by the model itself when it is asked.
-        Normalization::Format
-            if facts.shape.len() == 1
-                && !facts.mean.is_empty()
-                && (&facts.mean[..], &facts.std[..]) != (&[0.0], &[1.0]) =>
-        {
+        // A device that joins later may declare other values.
+        Normalization::Format if facts.format != "text" && !facts.mean.is_empty() => {
             let (mean, std) = (facts.mean.clone(), facts.std.clone());
             Ok(Normalization::Fixed { mean, std })
         }
@@ -279,6 +284,20 @@ mod tests {
             agreed(&[device("a", 1, 0.0, 1.0), other], &name())
         };
         assert!(other(|facts| facts.labels.clear()).is_ok());
+        // The first names nothing, the others do.
+        let third = |names: fn(&mut DatasetFacts) -> &mut Vec<String>| {
+            let named = |name: &str, words: &[&str]| {
+                let mut device = device(name, 1, 0.0, 1.0);
+                device.datasets[0].labels.clear();
+                let words = words.iter().map(|word| (*word).to_owned()).collect();
+                *names(&mut device.datasets[0]) = words;
+                device
+            };
+            let known = [named("a", &[]), named("b", &["x", "y"])];
+            let facts = agreed(&known, &name()).unwrap().unwrap();
+            assert_eq!(*names(&mut facts.clone()), ["x", "y"]);
+            agreed(&[&known[..], &[named("c", &["y", "x"])]].concat(), &name())
+        };
         for (refused, words) in [
             (other(|facts| facts.classes = 4), ["[1, 2, 2] and 3 classes", "and 4 classes"]),
             (
@@ -286,6 +305,8 @@ mod tests {
                 ["a has classes a, b, c", "b has classes b, a"],
             ),
             (other(|facts| facts.std = vec![0.25]), ["std [0.5]", "std [0.25]"]),
+            (third(|facts| &mut facts.labels), ["b has classes x, y", "c has classes y, x"]),
+            (third(|facts| &mut facts.columns), ["b has columns x, y", "c has columns y, x"]),
         ] {
             let text = message(refused);
             assert!(words.iter().all(|word| text.contains(word)), "{text}");

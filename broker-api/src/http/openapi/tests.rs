@@ -188,7 +188,7 @@ fn types_are_what_the_schemas_say() {
                 "agent_version": "0", "groups": ["g"], "labels": {"a": "b"},
                 "datasets": [{"name": "d", "format": "idx", "shape": [1, 8, 8], "classes": 10,
                     "train_examples": 1, "test_examples": 1, "train_class_counts": [1],
-                    "labels": ["a"], "mean": [0.5], "std": [0.5],
+                    "labels": ["a"], "columns": ["x"], "mean": [0.5], "std": [0.5],
                     "channel_mean": [0.5], "channel_std": [0.5]}],
                 "engines": ["tract"], "slots": 1,
                 "facts": {"arch": "arm", "os": "linux", "os_version": "", "kernel": "",

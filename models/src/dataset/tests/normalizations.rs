@@ -12,6 +12,8 @@ fn statistics_are_those_of_each_channel() {
     assert!(near(&found.mean, [0.5, 0.2, 0.25]), "{found:?}");
     // A constant channel is divided by 1; blue has the deviation of 1/4 and 3/4.
     assert!(near(&found.std, [0.5, 1.0, 0.75_f32.sqrt() / 2.0]), "{found:?}");
+    let (_, deviations) = set.moments().unwrap();
+    assert!(near(&deviations, [0.5, 0.0, found.std[2]]), "{deviations:?}");
     found.check(3).unwrap();
     let mut batches = Batches::new(&set, &found);
     let (x, _) = batches.get(&[0], 0);

@@ -78,6 +78,7 @@ fn errors_name_line_and_column() {
         ("1,2,x\n1,2\n", "line 2: 2 columns, expected 3"),
         ("1,2,x\n1,2,\n", "line 2, column 3: found nothing, expected the label"),
         ("just text\n", "line 1: 1 columns, expected 2"),
+        ("0,1,target\n5,6,0\n7,8,1\n", "line 1 looks like a header"),
     ];
     for (text, expected) in cases {
         let error = table(text).unwrap_err().to_string();
@@ -87,10 +88,18 @@ fn errors_name_line_and_column() {
     assert_eq!(table("a,b,label\n"), Err(DatasetError::Empty));
     let error = decode(&named(&[("a.csv", b"1,2"), ("b.csv", b"1,2")])).unwrap_err();
     assert!(error.to_string().contains("train.csv and test.csv"), "{error}");
-    let rows = "1,2,3\n".repeat(1000);
+    let rows = "1,2,3\n".repeat(600);
     let files = named(&[("a.csv", rows.as_bytes())]);
     let error = super::super::decode(&files, Limits { bytes: 4000 }).unwrap_err();
     assert!(matches!(error, DatasetError::TooLarge { bytes: 4008, max: 4000 }), "{error}");
+    // Several files count once each, and none is read that is larger than all may be.
+    let parts: Vec<String> = (0..10).map(|part| format!("train{part}.csv")).collect();
+    let row: &[u8] = b"1,2,3\n";
+    let files: Vec<(&str, &[u8])> = parts.iter().map(|name| (name.as_str(), row)).collect();
+    let bytes = super::super::decode(&named(&files), Limits { bytes: 120 }).unwrap().train.bytes();
+    assert!(bytes <= 120, "{bytes}");
+    let error = super::super::decode(&named(&files), Limits { bytes: 5 }).unwrap_err().to_string();
+    assert!(error.starts_with("train0.csv: 6 bytes, at most 5"), "{error}");
 }
 
 #[test]
@@ -99,6 +108,16 @@ fn tables_are_written_and_read_again() {
     let text = table::encode(&set.train, &set.columns, &set.class_names).unwrap();
     let again = whole(std::str::from_utf8(&text).unwrap());
     assert_eq!((&again.train, &again.columns), (&set.train, &set.columns));
+    let odd = "label,x,label_class,species\n1,2,3,0\n4,5,6,1\n";
+    let odd_files =
+        [("a.csv", odd.as_bytes()), ("dataset.toml", b"label = \"species\"".as_slice())];
+    let odd = decode(&named(&odd_files)).unwrap();
+    let text = table::encode(&odd.train, &odd.columns, &[]).unwrap();
+    let label = table::label_name(&odd.columns);
+    let toml = format!("label = {label:?}");
+    let written = [("a.csv", &text[..]), ("dataset.toml", toml.as_bytes())];
+    let again = decode(&named(&written)).unwrap();
+    assert_eq!((&again.columns, again.classes), (&odd.columns, 2), "{label}");
     let plain = whole("1,2,0\n3,4,1\n");
     let text = table::encode(&plain.train, &[], &[]).unwrap();
     assert_eq!(String::from_utf8(text).unwrap(), "x1,x2,label\n1,2,0\n3,4,1\n");

@@ -45,8 +45,8 @@ pub enum BenchError {
         families: String,
     },
     /// Not a shape.
-    #[error("a shape of {0} extents: expected channels, height and width, such as 3,32,32")]
-    Shape(usize),
+    #[error("shape {0:?}: expected channels, height and width, such as 3,32,32")]
+    Shape(Vec<u16>),
     /// More than this command may take.
     #[error("{0} values in a batch: expected at most {VALUES_MAX}")]
     TooLarge(u64),
@@ -117,7 +117,10 @@ pub fn run(args: &BenchArgs) -> Result<String, BenchError> {
 }
 
 fn measure(args: &BenchArgs) -> Result<Measured, BenchError> {
-    let [c, h, w] = args.shape[..] else { return Err(BenchError::Shape(args.shape.len())) };
+    let [c, h, w] = args.shape[..] else { return Err(BenchError::Shape(args.shape.clone())) };
+    if [c, h, w].contains(&0) {
+        return Err(BenchError::Shape(args.shape.clone()));
+    }
     let values = [c, h, w].into_iter().map(u64::from).product::<u64>();
     let values = values.saturating_mul(args.batch_size.into());
     if values > VALUES_MAX {
@@ -287,7 +290,10 @@ mod tests {
     fn what_cannot_be_measured_is_named() {
         let error = run(&args("resnet9")).unwrap_err().to_string();
         assert!(error.contains("resnet9") && error.contains("resnet8"), "{error}");
-        let error = run(&BenchArgs { shape: vec![3, 32], ..args("mlp") }).unwrap_err().to_string();
-        assert!(error.contains("2 extents"), "{error}");
+        for shape in [vec![3, 32], vec![0, 32, 32]] {
+            let error = run(&BenchArgs { shape: shape.clone(), ..args("mlp") }).unwrap_err();
+            let error = error.to_string();
+            assert!(error.contains(&format!("shape {shape:?}: expected channels")), "{error}");
+        }
     }
 }

@@ -95,7 +95,7 @@ fn schedule(local: &LocalTraining, job_steps: u64) -> Schedule {
 /// Refuses what no training can be done with, whoever sent it.
 pub(super) fn check(local: &LocalTraining) -> Result<(), Failure> {
     let within = |value: f32, max: f32| (0.0..=max).contains(&value);
-    let below_one = |value: f32| within(value, 0.999_999);
+    let below_one = |value: f32| (0.0..1.0).contains(&value);
     let wrong = if local.batch_size == 0 {
         "batch_size is 0: at least 1".to_owned()
     } else if !within(local.learning_rate, f32::MAX) {

@@ -34,7 +34,9 @@ build_for() {
     rustup component add rust-src || fail "rustup gave neither $1 nor rust-src"
     local variable
     variable="CARGO_TARGET_$(printf %s "$1" | tr 'a-z-' 'A-Z_')_RUSTFLAGS"
-    # -Zbuild-std makes no start files of its own; those of Zig serve.
-    build=(env RUSTC_BOOTSTRAP=1 "$variable=-Clink-self-contained=no" "${build[@]}"
+    # -Zbuild-std makes no start files of its own; those of Zig serve. A folder of its own, for
+    # RUSTC_BOOTSTRAP would have everything else built again.
+    build=(env RUSTC_BOOTSTRAP=1 "$variable=-Clink-self-contained=no"
+        CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/build-std" "${build[@]}"
         -Zbuild-std=std,panic_abort)
 }

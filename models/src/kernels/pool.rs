@@ -43,14 +43,28 @@ impl Sliding {
         (from, behind.min(self.input[axis]), dilation[axis])
     }
 
-    /// The pixels that the window sees at a place, row by row.
-    fn pixels(&self, place: usize) -> impl Iterator<Item = usize> {
+    /// Visits the pixels that the window sees at a place, row by row. Plain loops, so that they
+    /// become part of a function that is compiled for vector instructions.
+    #[inline(always)]
+    fn visit(&self, place: usize, mut see: impl FnMut(usize)) {
         let (from_y, behind_y, step_y) = self.seen(0, place / self.output[1]);
         let (from_x, behind_x, step_x) = self.seen(1, place % self.output[1]);
-        let width = self.input[1];
-        (from_y..behind_y)
-            .step_by(step_y)
-            .flat_map(move |y| (from_x..behind_x).step_by(step_x).map(move |x| y * width + x))
+        let mut y = from_y;
+        while y < behind_y {
+            let mut x = from_x;
+            while x < behind_x {
+                see(y * self.input[1] + x);
+                x += step_x;
+            }
+            y += step_y;
+        }
+    }
+
+    /// The first pixel that the window sees at a place, or 0.
+    fn first(&self, place: usize) -> usize {
+        let [(y, behind_y, _), (x, behind_x, _)] =
+            [self.seen(0, place / self.output[1]), self.seen(1, place % self.output[1])];
+        if y < behind_y && x < behind_x { y * self.input[1] + x } else { 0 }
     }
 }
 
@@ -163,8 +177,9 @@ fn largest<const L: usize>(
     at: usize,
 ) -> ([f32; L], [u32; L]) {
     let mut largest = [f32::NEG_INFINITY; L];
-    let mut chosen = [sliding.pixels(place).next().map_or(0, number); L];
-    sliding.pixels(place).for_each(
+    let mut chosen = [number(sliding.first(place)); L];
+    sliding.visit(
+        place,
         #[inline(always)]
         |pixel| {
             let number = number(pixel);
@@ -190,7 +205,8 @@ fn add_to_chosen<const L: usize>(
     dy: &[f32; L],
     chosen: &[u32; L],
 ) {
-    sliding.pixels(place).for_each(
+    sliding.visit(
+        place,
         #[inline(always)]
         |pixel| {
             let number = number(pixel);
@@ -230,7 +246,9 @@ impl AveragePool {
             let pixels = if include_pad {
                 reach(0, place / sliding.output[1]) * reach(1, place % sliding.output[1])
             } else {
-                sliding.pixels(place).count()
+                let mut seen = 0;
+                sliding.visit(place, |_| seen += 1);
+                seen
             };
             narrow(count(pixels.max(1)).recip())
         };
@@ -250,9 +268,9 @@ impl Kernel for AveragePool {
         channels.zip(x.par_chunks_exact(sliding.len() * n)).for_each(|(y, x)| {
             for (place, (y, share)) in y.chunks_exact_mut(n).zip(shares).enumerate() {
                 y.fill(0.0);
-                for pixel in sliding.pixels(place) {
+                sliding.visit(place, |pixel| {
                     y.iter_mut().zip(&x[of(pixel, n)]).for_each(|(y, x)| *y += x);
-                }
+                });
                 for y in y.iter_mut() {
                     *y *= share;
                 }
@@ -268,10 +286,10 @@ impl Kernel for AveragePool {
         let channels = gradient.values.par_chunks_exact_mut(sliding.len() * n).zip(dy);
         channels.for_each(|(dx, dy)| {
             for (place, (dy, share)) in dy.chunks_exact(n).zip(shares).enumerate() {
-                for pixel in sliding.pixels(place) {
+                sliding.visit(place, |pixel| {
                     let dx = &mut dx[of(pixel, n)];
                     dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx += share * dy);
-                }
+                });
             }
         });
     }

@@ -28,7 +28,8 @@ emulate() {
 # released, without debug assertions; prints its path.
 program() {
     "${build[@]}" -p models --tests --no-default-features \
-        --config profile.dev.package.models.debug-assertions=false --message-format=json-render-diagnostics |
+        --config profile.dev.package.models.debug-assertions=false \
+        --message-format=json-render-diagnostics |
         sed -n '/"name":"models"/s/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
 }
 

@@ -9,7 +9,7 @@
 //! when it is read. A key that is another's, or a damaged file, means to begin anew.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use jobs::id::Digest;
@@ -144,7 +144,8 @@ impl Saver {
             let problem = format!("{size} bytes, {} are allowed: --cache-bytes", self.bytes_max);
             return Err(std::io::Error::other(problem));
         }
-        files::make_room(&self.path, FILES_MAX, self.bytes_max - size);
+        let dir = self.path.parent().unwrap_or(Path::new("."));
+        files::make_room(dir, Some(&self.path), FILES_MAX - 1, self.bytes_max - size);
         // A state may be large: it is not copied.
         let mut digest = link::digest::Hasher::new();
         digest.update(&header);

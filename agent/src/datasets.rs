@@ -250,3 +250,62 @@ fn describe(name: &DatasetName, dataset: &Dataset) -> DatasetFacts {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+
+    use super::*;
+
+    fn table(dir: &tempfile::TempDir, name: &str, text: &str) -> PathBuf {
+        let folder = dir.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("train.csv"), text).unwrap();
+        folder
+    }
+
+    fn sets(folders: &[PathBuf], memory: u64) -> Datasets {
+        let name = |at: usize| DatasetName::parse(&format!("set{at}")).unwrap();
+        let paths = folders.iter().enumerate().map(|(at, folder)| (name(at), folder.clone()));
+        Datasets::new(paths.collect(), memory)
+    }
+
+    #[tokio::test]
+    async fn names_that_no_message_holds_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let rows: Vec<String> = (0..9000).map(|row| format!("1,id-{row:036}")).collect();
+        let error = sets(&[table(&dir, "ids", &rows.join("\n"))], 0).read_all().await.unwrap_err();
+        assert!(matches!(error, DataError::Undeclarable { classes: 9000, .. }), "{error}");
+        assert!(error.to_string().contains("its 9000 classes"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn after_the_start_those_that_fit_together_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let rows = "1,2,3,0\n".repeat(100);
+        let folders = ["a", "b", "c"].map(|name| table(&dir, name, &rows));
+        // 16 bytes an example: two of the three fit.
+        let sets = sets(&folders, 2 * 3500);
+        assert!(sets.read_all().await.unwrap());
+        assert_eq!(sets.facts().len(), 3);
+        let kept = sets.sets.values().filter(|entry| lock(&entry.decoded).is_some()).count();
+        assert_eq!(kept, 2);
+        for name in sets.sets.keys() {
+            assert!(sets.get(name).is_ok());
+        }
+    }
+
+    #[tokio::test]
+    async fn odd_files_are_left_alone_or_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = table(&dir, "table", "1,0\n2,1\n");
+        std::os::unix::fs::symlink("nowhere", folder.join(".#train.csv")).unwrap();
+        let sets = sets(std::slice::from_ref(&folder), 0);
+        assert!(sets.read_all().await.unwrap());
+        let odd = folder.join(OsStr::from_bytes(b"odd-\xff.csv"));
+        std::fs::write(odd, "").unwrap();
+        let error = self::sets(&[folder], 0).read_all().await.unwrap_err().to_string();
+        assert!(error.contains("odd-") && error.contains("not UTF-8"), "{error}");
+    }
+}

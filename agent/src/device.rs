@@ -64,7 +64,7 @@ impl Device {
                 config.checkpoint,
                 config.cache_bytes,
             ),
-            kept_local: KeptLocal::new(state.kept_local(), config.cache_bytes),
+            kept_local: KeptLocal::open(state.kept_local(), config.cache_bytes),
             blobs,
             datasets: Datasets::new(config.data.clone(), facts.memory.0),
             buffer: Buffer::new(state.telemetry()),

@@ -29,16 +29,23 @@ fn write(path: &Path, parts: &[&[u8]]) -> std::io::Result<()> {
     file.sync_all()
 }
 
-/// Removes the oldest files beside `path` until with it there are `count` at most, and the others
-/// have `bytes` at most.
-pub(crate) fn make_room(path: &Path, count: usize, bytes: u64) {
-    let dir = path.parent().map(fs::read_dir);
-    let mut files: Vec<(SystemTime, u64, PathBuf)> = dir
+/// Removes what a crash left half written.
+pub(crate) fn remove_parts(dir: &Path) {
+    for file in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if file.path().extension().is_some_and(|extension| extension == "part") {
+            let _ = fs::remove_file(file.path());
+        }
+    }
+}
+
+/// Removes the oldest of a directory's files but `spared` until they are `count` at most and have
+/// `bytes` at most; how many went.
+pub(crate) fn make_room(dir: &Path, spared: Option<&Path>, count: usize, bytes: u64) -> usize {
+    let mut files: Vec<(SystemTime, u64, PathBuf)> = fs::read_dir(dir)
         .into_iter()
         .flatten()
         .flatten()
-        .flatten()
-        .filter(|file| file.path() != path)
+        .filter(|file| spared != Some(&*file.path()))
         .filter_map(|file| {
             let metadata = file.metadata().ok()?;
             Some((metadata.modified().ok()?, metadata.len(), file.path()))
@@ -46,13 +53,15 @@ pub(crate) fn make_room(path: &Path, count: usize, bytes: u64) {
         .collect();
     files.sort();
     let mut total: u64 = files.iter().map(|(_, size, _)| size).sum();
-    let mut left = files.len();
+    let (mut left, before) = (files.len(), files.len());
     for (_, size, path) in files {
-        if total <= bytes && left < count {
+        if total <= bytes && left <= count {
             break;
         }
-        let _ = fs::remove_file(path);
-        total -= size;
-        left -= 1;
+        if fs::remove_file(path).is_ok() {
+            total -= size;
+            left -= 1;
+        }
     }
+    before - left
 }

@@ -26,8 +26,9 @@ pub(crate) struct KeptLocal {
 }
 
 impl KeptLocal {
-    /// Uses what is there.
-    pub(crate) fn new(dir: PathBuf, bytes_max: u64) -> Self {
+    /// Uses what is there; what a crash left half written is removed.
+    pub(crate) fn open(dir: PathBuf, bytes_max: u64) -> Self {
+        files::remove_parts(&dir);
         Self { dir, bytes_max }
     }
 
@@ -70,15 +71,16 @@ impl KeptLocal {
         for old in rounds.iter().rev().skip(ROUNDS - 1) {
             let _ = fs::remove_file(self.path(job, *old));
         }
-        files::make_room(&path, FILES_MAX, self.bytes_max - size);
+        files::make_room(&self.dir, Some(&path), FILES_MAX - 1, self.bytes_max - size);
         files::replace(&path, &[&bytes]).map_err(|error| failed(error.to_string()))
     }
 
     fn rounds(&self, job: &JobId) -> Vec<u32> {
         let files = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let (prefix, suffix) = (format!("{job}."), format!(".{SUFFIX}"));
         let round = |file: fs::DirEntry| {
             let name = file.file_name().into_string().ok()?;
-            name.strip_suffix(SUFFIX)?.strip_prefix(job.as_str())?.trim_matches('.').parse().ok()
+            name.strip_prefix(&prefix)?.strip_suffix(&suffix)?.parse().ok()
         };
         files.filter_map(round).collect()
     }
@@ -106,7 +108,7 @@ mod tests {
     #[test]
     fn a_round_begins_with_what_the_last_one_left_whichever_attempt_it_is() {
         let dir = tempfile::tempdir().unwrap();
-        let kept = KeptLocal::new(dir.path().into(), 10_000);
+        let kept = KeptLocal::open(dir.path().into(), 10_000);
         assert_eq!(kept.before(&job("a"), 1), None);
         for round in [1_u8, 2, 4] {
             kept.keep(&job("a"), round.into(), &of(round.into())).unwrap();
@@ -120,6 +122,9 @@ mod tests {
         assert_eq!(kept.before(&job("a"), 5), Some(of(4.5)));
         assert_eq!(kept.before(&job("a"), 2), None);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2 * ROUNDS);
+        fs::write(dir.path().join("a.5.part"), b"half").unwrap();
+        KeptLocal::open(dir.path().into(), 10_000);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2 * ROUNDS);
         fs::write(kept.path(&job("a"), 4), b"half").unwrap();
         assert_eq!(kept.before(&job("a"), 5), None);
     }
@@ -128,15 +133,15 @@ mod tests {
     fn files_are_few_and_small_together() {
         let dir = tempfile::tempdir().unwrap();
         let size = of(1.0).to_safetensors().len() as u64;
-        let kept = KeptLocal::new(dir.path().into(), 3 * size);
+        let kept = KeptLocal::open(dir.path().into(), 3 * size);
         for number in 0..9 {
             kept.keep(&job(&format!("j{number}")), 1, &of(1.0)).unwrap();
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
-        let none = KeptLocal::new(dir.path().join("none"), 3 * size);
+        let none = KeptLocal::open(dir.path().join("none"), 3 * size);
         let failure = none.keep(&job("a"), 1, &of(1.0)).unwrap_err();
         assert_eq!(failure.code, FailureCode::DiskFull);
-        let small = KeptLocal::new(dir.path().into(), size - 1);
+        let small = KeptLocal::open(dir.path().into(), size - 1);
         let failure = small.keep(&job("a"), 1, &of(1.0)).unwrap_err();
         assert!(failure.message.contains("--cache-bytes"), "{failure:?}");
     }

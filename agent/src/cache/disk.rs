@@ -12,6 +12,8 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use jobs::id::Digest;
 
+use crate::files;
+
 /// A directory of blobs; copies share one lock.
 #[derive(Debug, Clone)]
 pub(super) struct Disk {
@@ -32,11 +34,7 @@ pub(super) enum DiskError {
 impl Disk {
     /// Uses what is there; what a crash left half written is removed.
     pub(super) fn open(dir: PathBuf, bytes_max: u64) -> Self {
-        for file in fs::read_dir(&dir).into_iter().flatten().flatten() {
-            if file.path().extension().is_some_and(|extension| extension == "part") {
-                let _ = fs::remove_file(file.path());
-            }
-        }
+        files::remove_parts(&dir);
         Self { dir, bytes_max, writing: Arc::default() }
     }
 
@@ -63,11 +61,12 @@ impl Disk {
         if size > self.bytes_max {
             return Ok(());
         }
-        self.make_room(self.bytes_max - size);
+        files::make_room(&self.dir, None, usize::MAX, self.bytes_max - size);
         let path = self.dir.join(digest.hex());
         let part = path.with_extension("part");
         let mut written = write_whole(&part, bytes);
-        if written.as_ref().is_err_and(is_full) && self.make_room(0) > 0 {
+        let make_room = || files::make_room(&self.dir, Some(&part), usize::MAX, 0);
+        if written.as_ref().is_err_and(is_full) && make_room() > 0 {
             let _ = fs::remove_file(&part);
             written = write_whole(&part, bytes);
         }
@@ -80,33 +79,6 @@ impl Disk {
                 DiskError::Failed { path, source }
             }
         })
-    }
-
-    /// Removes the least recently used files until no more than `bytes` remain; how many went.
-    fn make_room(&self, bytes: u64) -> usize {
-        let mut files: Vec<(SystemTime, u64, PathBuf)> = fs::read_dir(&self.dir)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter(|file| file.path().extension().is_none())
-            .filter_map(|file| {
-                let metadata = file.metadata().ok()?;
-                Some((metadata.modified().ok()?, metadata.len(), file.path()))
-            })
-            .collect();
-        files.sort();
-        let mut total: u64 = files.iter().map(|(_, size, _)| size).sum();
-        let mut removed = 0;
-        for (_, size, path) in files {
-            if total <= bytes {
-                break;
-            }
-            if fs::remove_file(path).is_ok() {
-                total -= size;
-                removed += 1;
-            }
-        }
-        removed
     }
 }
 

@@ -126,9 +126,10 @@ impl Run {
         let id = self.id.clone();
         let work = move || {
             let dataset = shared.datasets.get(&task.dataset)?;
-            let trainer = Trainer::for_evaluation(&graph, settings::loss(task.loss, 0.0));
+            let loss = settings::loss(task.loss, 0.0);
+            let trainer = Trainer::for_evaluation(&graph, loss);
             let mut trainer = trainer.map_err(|error| failures::of_training(&error))?;
-            check_fit(&trainer, &dataset, settings::loss(task.loss, 0.0))?;
+            check_fit(&trainer, &dataset, loss)?;
             // What the device keeps is what this round's training left.
             let after = (&id, id.round.0.saturating_add(1));
             begin(&mut trainer, &parameters, &shared.kept_local, after, &task.kept_local)?;

@@ -102,9 +102,6 @@ async fn with_normalization(onnx: Bytes, prepared: &Prepared) -> Result<Bytes, F
     else {
         return Ok(onnx);
     };
-    if (&mean[..], &std[..]) == (&[0.0], &[1.0]) {
-        return Ok(onnx);
-    }
     blocking(move || {
         let model = models::onnx::parse_shared(&onnx);
         let mut model = model.map_err(|error| unwritable(&error))?;

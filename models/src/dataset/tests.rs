@@ -77,7 +77,7 @@ fn labels_txt_sets_the_classes() {
     let mut files = named(&[
         ("train-images-idx3-ubyte", &images),
         ("train-labels-idx1-ubyte", &labels),
-        ("labels.txt", b"nut\n bolt \nscrew\n"),
+        ("labels.txt", "\u{feff}nut\n bolt \nscrew\n".as_bytes()),
     ]);
     let set = decode(&files).unwrap();
     assert_eq!(

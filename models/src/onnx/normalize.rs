@@ -20,7 +20,8 @@ pub enum NormalizeError {
 
 impl ModelProto {
     /// Puts `(x - mean) / std` before whatever takes the model's input `[N, ...]`; `mean` and
-    /// `std` have one value, or one for each value of an example.
+    /// `std` have one value, or one for each value of an example. Values that change nothing put
+    /// nothing there.
     ///
     /// # Errors
     /// [`NormalizeError`]; the model is then as it was.
@@ -32,6 +33,11 @@ impl ModelProto {
             if values.len() != 1 && values.len() != expected {
                 return Err(NormalizeError::Count { found: values.len(), expected });
             }
+        }
+        if mean.iter().all(|mean| mean.abs() <= 0.0)
+            && std.iter().all(|std| (std - 1.0).abs() <= 0.0)
+        {
+            return Ok(());
         }
         let [centred, normalized] = ["centred", "normalized"].map(|word| free(graph, word));
         for name in graph.node.iter_mut().flat_map(|node| &mut node.input) {
@@ -110,6 +116,8 @@ mod tests {
         model.normalize_input(&mean, &std).unwrap();
         assert_eq!(logits(&model.to_bytes(), raw), logits(&plain, normalized));
         let mut model = onnx::parse(&plain).unwrap();
+        model.normalize_input(&[0.0], &[1.0; 3]).unwrap();
+        assert_eq!(model, onnx::parse(&plain).unwrap());
         model.normalize_input(&[1.0], &[2.0]).unwrap();
         let (raw, normalized) = (vec![3.0; 6], vec![1.0; 6]);
         assert_eq!(logits(&model.to_bytes(), raw), logits(&plain, normalized));

@@ -37,8 +37,8 @@ impl Trainer {
     }
 
     /// Goes on from a state of a trainer of the same graph, optimizer and settings: with the same
-    /// batches the same bits as if it had gone on itself. What the proximal term pulls
-    /// to and control variates are not part of it: set them before.
+    /// batches the same bits as if it had gone on itself. What the proximal term pulls to and
+    /// control variates are not part of it: set them before.
     ///
     /// # Errors
     /// [`TrainError::State`], and nothing is changed.

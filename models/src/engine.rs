@@ -6,6 +6,7 @@ use crate::tensor::Tensor;
 pub mod classify;
 #[cfg(feature = "tract")]
 mod describe;
+pub mod frames;
 #[cfg(feature = "tract")]
 mod pieces;
 #[cfg(feature = "tract")]

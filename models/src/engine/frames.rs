@@ -1,0 +1,280 @@
+//! What an agent and its helper, which holds the engines that load libraries, say to each other.
+//!
+//! A helper serves one engine. It begins with [`Reply::Hello`]; then each request is answered by
+//! one reply, in order. A message is a frame: the length of its header (`u32`) and of its body
+//! (`u64`), little-endian, the header as JSON, the body as bytes: an ONNX file, or the elements of
+//! tensors one after another, little-endian, rows first.
+//!
+//! Only bytes here: pipes and processes are the shells'.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::artifact::TensorInfo;
+use crate::tensor::Tensor;
+
+/// Changes when older helpers would not understand.
+pub const PROTOCOL: u32 = 1;
+/// Bytes before the header.
+pub const PREFIX: usize = 12;
+/// Longest header, bytes.
+pub const HEADER_MAX: u32 = 1 << 20;
+/// Longest body, bytes.
+pub const BODY_MAX: u64 = 1 << 31;
+
+/// What an agent asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Request {
+    /// Load the ONNX file of the body; answered by [`Reply::Loaded`].
+    Load {
+        /// What the session is called from then on.
+        session: u64,
+    },
+    /// Run a model on the tensors of the body, in the order of its inputs; answered by
+    /// [`Reply::Answered`].
+    Run {
+        /// Which model.
+        session: u64,
+        /// What the body holds.
+        inputs: Vec<Header>,
+    },
+    /// Forget a model; answered by [`Reply::Unloaded`], also when there is none of this name.
+    Unload {
+        /// Which.
+        session: u64,
+    },
+}
+
+/// What a helper says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Reply {
+    /// The helper is ready.
+    Hello {
+        /// See [`PROTOCOL`].
+        protocol: u32,
+        /// The engine that it serves.
+        engine: String,
+    },
+    /// The model is ready.
+    Loaded {
+        /// Its inputs, in order.
+        inputs: Vec<TensorInfo>,
+        /// Its outputs, in order.
+        outputs: Vec<TensorInfo>,
+    },
+    /// The model's outputs.
+    Answered {
+        /// The engine's own time, microseconds.
+        engine_us: u64,
+        /// What the body holds.
+        outputs: Vec<Header>,
+    },
+    /// The model is forgotten.
+    Unloaded,
+    /// It cannot be done; the helper goes on.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A tensor of a body.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// As in Open Inference Protocol V2, such as `FP32`.
+    pub datatype: String,
+    /// Extents, slowest first.
+    pub shape: Vec<usize>,
+}
+
+/// What a helper found out about an engine, as `dunlin-accel probe ENGINE` prints it in JSON.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Probed {
+    /// Which engine.
+    pub engine: String,
+    /// Why it cannot be used; `None` where it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unusable: Option<String>,
+    /// The accelerator, such as `NVIDIA GeForce RTX 3080 Ti`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Driver with its version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<String>,
+    /// The library that was loaded, with its version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub library: Option<String>,
+    /// The accelerator's own memory, bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// Floating-point operations per second, in 10^9, of a known model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gflops: Option<f64>,
+}
+
+/// Bytes that are no frame of this protocol.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// Lengths beyond [`HEADER_MAX`] and [`BODY_MAX`].
+    #[error("a frame of {header} + {body} bytes: expected at most {HEADER_MAX} + {BODY_MAX}")]
+    TooLarge {
+        /// Length of the header.
+        header: u32,
+        /// Length of the body.
+        body: u64,
+    },
+    /// A header that is no message.
+    #[error("a frame's header is no message: {0}")]
+    Header(String),
+    /// A body that does not hold what its header says.
+    #[error("a frame's body: {0}")]
+    Body(String),
+}
+
+/// Lengths that a prefix announces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lengths {
+    /// Of the header, bytes.
+    pub header: usize,
+    /// Of the body, bytes.
+    pub body: usize,
+}
+
+/// Prefix and header of a frame whose body, `body` bytes, follows.
+///
+/// # Errors
+/// [`FrameError::TooLarge`].
+pub fn encode<M: Serialize>(message: &M, body: usize) -> Result<Vec<u8>, FrameError> {
+    let mut bytes = vec![0; PREFIX];
+    serde_json::to_writer(&mut bytes, message).map_err(|e| FrameError::Header(e.to_string()))?;
+    let header = u32::try_from(bytes.len() - PREFIX).unwrap_or(u32::MAX);
+    let body = body as u64;
+    if header > HEADER_MAX || body > BODY_MAX {
+        return Err(FrameError::TooLarge { header, body });
+    }
+    bytes[..4].copy_from_slice(&header.to_le_bytes());
+    bytes[4..PREFIX].copy_from_slice(&body.to_le_bytes());
+    Ok(bytes)
+}
+
+/// Reads a prefix.
+///
+/// # Errors
+/// [`FrameError::TooLarge`], as foreign bytes mostly are.
+pub fn lengths(prefix: [u8; PREFIX]) -> Result<Lengths, FrameError> {
+    let [a, b, c, d, rest @ ..] = prefix;
+    let (header, body) = (u32::from_le_bytes([a, b, c, d]), u64::from_le_bytes(rest));
+    let too_large = FrameError::TooLarge { header, body };
+    if header > HEADER_MAX || body > BODY_MAX {
+        return Err(too_large);
+    }
+    match (usize::try_from(header), usize::try_from(body)) {
+        (Ok(header), Ok(body)) => Ok(Lengths { header, body }),
+        _ => Err(too_large),
+    }
+}
+
+/// Reads a header.
+///
+/// # Errors
+/// [`FrameError::Header`].
+pub fn decode<M: DeserializeOwned>(header: &[u8]) -> Result<M, FrameError> {
+    serde_json::from_slice(header).map_err(|error| FrameError::Header(error.to_string()))
+}
+
+/// Headers of tensors, and their elements as they travel in a body.
+pub fn pack(tensors: &[Tensor]) -> (Vec<Header>, Vec<u8>) {
+    let header = |tensor: &Tensor| Header {
+        datatype: tensor.data().datatype().to_owned(),
+        shape: tensor.shape().to_vec(),
+    };
+    let mut body = Vec::new();
+    for tensor in tensors {
+        body.extend_from_slice(&tensor.to_le_bytes());
+    }
+    (tensors.iter().map(header).collect(), body)
+}
+
+/// The tensors of a body.
+///
+/// # Errors
+/// [`FrameError::Body`].
+pub fn unpack(headers: &[Header], mut body: &[u8]) -> Result<Vec<Tensor>, FrameError> {
+    let mut tensors = Vec::with_capacity(headers.len());
+    for Header { datatype, shape } in headers {
+        let width = match datatype.as_str() {
+            "FP64" | "INT64" => 8,
+            "FP32" | "INT32" => 4,
+            _ => 1_usize,
+        };
+        let len = shape.iter().try_fold(width, |len, extent| len.checked_mul(*extent));
+        let part = len.and_then(|len| body.split_at_checked(len));
+        let (part, rest) = part.ok_or_else(|| {
+            FrameError::Body(format!("{} bytes for {datatype} of shape {shape:?}", body.len()))
+        })?;
+        body = rest;
+        let tensor = Tensor::from_le_bytes(datatype, shape, part);
+        tensors.push(tensor.map_err(|error| FrameError::Body(error.to_string()))?);
+    }
+    if !body.is_empty() {
+        return Err(FrameError::Body(format!("{} bytes too many", body.len())));
+    }
+    Ok(tensors)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::tensor::Data;
+
+    fn split(bytes: &[u8]) -> (Lengths, &[u8]) {
+        let (prefix, rest) = bytes.split_at(PREFIX);
+        (lengths(prefix.try_into().unwrap()).unwrap(), rest)
+    }
+
+    #[test]
+    fn messages_come_back() {
+        let tensors = [
+            Tensor::f32(&[2, 1], vec![1.5, -0.0]).unwrap(),
+            Tensor::new(&[3], Data::I64(vec![1, -2, i64::MAX])).unwrap(),
+            Tensor::new(&[2], Data::Bool(vec![true, false])).unwrap(),
+            Tensor::f32(&[0, 4], vec![]).unwrap(),
+        ];
+        let (inputs, body) = pack(&tensors);
+        let request = Request::Run { session: 7, inputs };
+        let bytes = encode(&request, body.len()).unwrap();
+        let (lengths, header) = split(&bytes);
+        assert_eq!((lengths.header, lengths.body), (header.len(), body.len()));
+        let Request::Run { inputs, .. } = decode(header).unwrap() else { panic!() };
+        assert_eq!(unpack(&inputs, &body).unwrap(), tensors);
+        let reply = Reply::Refused { reason: "operator Mod".into() };
+        assert_eq!(decode::<Reply>(&encode(&reply, 0).unwrap()[PREFIX..]), Ok(reply));
+    }
+
+    #[test]
+    fn what_is_no_frame_is_an_error() {
+        assert!(matches!(lengths(*b"Segmentation"), Err(FrameError::TooLarge { .. })));
+        assert!(matches!(decode::<Reply>(b"{}"), Err(FrameError::Header(_))));
+        let header = |shape: &[usize]| Header { datatype: "FP32".into(), shape: shape.to_vec() };
+        for (shape, len) in [([1, 2], 7), ([1, 2], 9), ([usize::MAX, 2], 8)] {
+            let refused = unpack(&[header(&shape)], &vec![0; len]);
+            assert!(matches!(refused, Err(FrameError::Body(_))), "{shape:?} {len}: {refused:?}");
+        }
+        let odd = Header { datatype: "COMPLEX".into(), shape: vec![1] };
+        assert!(unpack(&[odd], &[0]).unwrap_err().to_string().contains("COMPLEX"));
+    }
+
+    proptest! {
+        #[test]
+        fn foreign_headers_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+            let _ = decode::<Request>(&bytes);
+            if let Some(prefix) = bytes.first_chunk() {
+                let _ = lengths(*prefix);
+            }
+        }
+    }
+}

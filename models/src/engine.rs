@@ -3,6 +3,7 @@
 use crate::graph::GraphError;
 use crate::tensor::Tensor;
 
+pub mod choice;
 pub mod classify;
 #[cfg(feature = "tract")]
 mod describe;

@@ -7,6 +7,8 @@ use std::time::Duration;
 use jobs::id::{DatasetName, DeviceId, GroupName, IdError};
 use serde::Deserialize;
 
+use crate::engines::HELPED;
+
 pub use args::{Args, Command};
 
 mod args;
@@ -45,6 +47,11 @@ pub struct Config {
     pub cache_bytes: u64,
     /// Bytes of model files that are kept ready to answer, at most.
     pub model_bytes: u64,
+    /// The helper's program, which holds the engines that load libraries; the usual places when
+    /// absent.
+    pub accel: Option<PathBuf>,
+    /// Engines that are not to be used.
+    pub forbidden_engines: Vec<String>,
     /// Form of the log.
     pub log: LogFormat,
     /// What is logged, such as `info` or `agent=debug`.
@@ -136,6 +143,8 @@ struct File {
     telemetry_ms: Option<u64>,
     cache_bytes: Option<u64>,
     model_bytes: Option<u64>,
+    accel: Option<PathBuf>,
+    forbid_engines: Vec<String>,
     creds: Option<PathBuf>,
     token: Option<String>,
     tls_ca: Option<PathBuf>,
@@ -167,6 +176,8 @@ impl Config {
             telemetry: Duration::from_secs(10),
             cache_bytes: 2_000_000_000,
             model_bytes: 512_000_000,
+            accel: None,
+            forbidden_engines: Vec::new(),
             log: LogFormat::Human,
             log_level: "info".to_owned(),
         }
@@ -207,6 +218,12 @@ impl Config {
             telemetry: measure.unwrap_or(defaults.telemetry),
             cache_bytes: args.cache_bytes.or(file.cache_bytes).unwrap_or(defaults.cache_bytes),
             model_bytes: args.model_bytes.or(file.model_bytes).unwrap_or(defaults.model_bytes),
+            accel: args.accel.or(file.accel),
+            forbidden_engines: forbidden(if args.forbid_engines.is_empty() {
+                file.forbid_engines
+            } else {
+                args.forbid_engines
+            })?,
             log: args.log.or(file.log).unwrap_or_default(),
             log_level: args.log_level.or(file.log_level).unwrap_or(defaults.log_level),
             link: link::connect::Options {
@@ -293,6 +310,17 @@ fn groups(names: &[String]) -> Result<Vec<GroupName>, ConfigError> {
         GroupName::parse(name).map_err(|source| ConfigError::Name { option: "--group", source })
     };
     names.iter().map(parse).collect()
+}
+
+fn forbidden(engines: Vec<String>) -> Result<Vec<String>, ConfigError> {
+    match engines.iter().find(|engine| !HELPED.contains(&engine.as_str())) {
+        None => Ok(engines),
+        Some(odd) => Err(ConfigError::Value {
+            option: "--forbid-engine",
+            value: odd.clone(),
+            expected: "cuda, webgpu or ort-cpu",
+        }),
+    }
 }
 
 fn data(

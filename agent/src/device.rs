@@ -17,6 +17,7 @@ use crate::checkpoints::Checkpoints;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::datasets::Datasets;
+use crate::engines::{self, Engines};
 use crate::facts;
 use crate::kept_local::KeptLocal;
 use crate::state::State;
@@ -40,10 +41,11 @@ pub(crate) struct Device {
     /// For heartbeats: what is at work, and what can answer at once.
     pub(crate) tasks: watch::Sender<Vec<TaskId>>,
     pub(crate) models: watch::Sender<Vec<Digest>>,
+    engines: watch::Sender<Option<Arc<Engines>>>,
     probe: Arc<Mutex<Probe>>,
     facts: Facts,
     instance: String,
-    _state: State,
+    state: State,
 }
 
 impl Device {
@@ -70,18 +72,20 @@ impl Device {
             buffer: Buffer::new(state.telemetry()),
             tasks: watch::Sender::default(),
             models: watch::Sender::default(),
+            engines: watch::Sender::default(),
             probe: Arc::new(Mutex::new(Probe::new())),
             facts,
             instance: random_id(),
             client,
             link,
             config,
-            _state: state,
+            state,
         }
     }
 
     /// What the device says of itself.
     pub(crate) fn hello(&self) -> Hello {
+        let known = self.engines.borrow().clone();
         let beat = u64::try_from(self.config.heartbeat.as_millis()).unwrap_or(u64::MAX);
         Hello {
             device: self.config.device.clone(),
@@ -92,10 +96,29 @@ impl Device {
             groups: self.config.groups.clone(),
             labels: self.config.labels.clone(),
             datasets: self.datasets.facts(),
-            engines: vec!["tract".to_owned(), "native".to_owned()],
+            engines: engines::names(known.as_deref()),
+            engine_facts: known.as_ref().map(|known| known.facts()).unwrap_or_default(),
             facts: self.facts.clone(),
             slots: self.config.slots,
         }
+    }
+
+    /// Finds out which engines of the helper work here.
+    pub(crate) async fn probe_engines(&self) {
+        let options = engines::Options::of(&self.config, self.state.dir());
+        let probing = tokio::task::spawn_blocking(move || Engines::probe(&options));
+        if let Ok(engines) = probing.await {
+            self.engines.send_replace(Some(Arc::new(engines)));
+        }
+    }
+
+    /// The engines of the helper, once they are known.
+    pub(crate) async fn engines(&self) -> Arc<Engines> {
+        let mut known = self.engines.subscribe();
+        // The other end lives as long as the device.
+        let _ = known.wait_for(Option::is_some).await;
+        let engines = known.borrow().clone();
+        engines.unwrap_or_default()
     }
 
     /// Changes with every start of the agent.

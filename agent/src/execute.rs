@@ -68,6 +68,8 @@ struct Run {
     id: TaskId,
     stopped: Stopped,
     arrived: Instant,
+    /// How long the result is of use, from the arrival on.
+    timeout: Duration,
 }
 
 impl Executor {
@@ -83,7 +85,8 @@ impl Executor {
         tokio::spawn(async move {
             let (tell, id) = (executor.tell.clone(), task.id.clone());
             let mut stop = stopped.clone();
-            let run = Run { executor, id: task.id, stopped, arrived: Instant::now() };
+            let timeout = Duration::from_millis(task.timeout_ms.0);
+            let run = Run { executor, id: task.id, stopped, arrived: Instant::now(), timeout };
             let work = AssertUnwindSafe(run.carry_out(task.work, input)).catch_unwind();
             let mut work = std::pin::pin!(work);
             let stopped = tokio::select! {

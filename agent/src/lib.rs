@@ -24,6 +24,7 @@ mod commands;
 pub mod config;
 mod datasets;
 mod device;
+pub mod engines;
 mod execute;
 mod facts;
 mod files;
@@ -112,6 +113,7 @@ async fn serve(
     tasks.spawn(presence::greet(device.clone()));
     tasks.spawn(presence::measure(device.clone()));
     let mut work = tokio::spawn(work.run(stopping));
+    tasks.spawn(watch_engines(device.clone()));
     let data = device.datasets.read_all();
     let outcome = tokio::select! {
         outcome = watch_data(device, data) => outcome,
@@ -136,6 +138,12 @@ async fn watch_data(
         presence::say_hello(device).await;
     }
     std::future::pending().await
+}
+
+/// Finds out about the helper's engines, and tells the fleet.
+async fn watch_engines(device: Arc<Device>) {
+    device.probe_engines().await;
+    presence::say_hello(&device).await;
 }
 
 async fn say_goodbye(device: &Device) {

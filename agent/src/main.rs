@@ -13,8 +13,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let mut args = Args::parse();
-    if let Some(Command::Bench(bench)) = args.command.take() {
-        return measure(&bench);
+    match args.command.take() {
+        Some(Command::Bench(bench)) => return show(agent::bench::run(&bench)),
+        Some(Command::Probe(probe)) => {
+            return show::<std::convert::Infallible>(Ok(agent::engines::table::run(&probe)));
+        }
+        None => {}
     }
     match Config::resolve(args).map_err(agent::AgentError::from).and_then(run) {
         Ok(()) => ExitCode::SUCCESS,
@@ -29,8 +33,8 @@ fn main() -> ExitCode {
 }
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "what the command is for")]
-fn measure(args: &agent::bench::BenchArgs) -> ExitCode {
-    match agent::bench::run(args) {
+fn show<E: std::fmt::Display>(result: Result<String, E>) -> ExitCode {
+    match result {
         Ok(text) => {
             println!("{text}");
             ExitCode::SUCCESS

@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::server::Server;
 use crate::{AgentError, run};
 
+mod engines;
 mod infer;
 mod joining;
 mod kept_local;

@@ -115,6 +115,7 @@ fn job_status(code: FailureCode) -> u16 {
         | FailureCode::NoQuorum
         | FailureCode::BlobUnavailable
         | FailureCode::DiskFull
+        | FailureCode::EngineUnavailable
         | FailureCode::OutOfMemory => 503,
         FailureCode::Internal => 500,
     }

@@ -152,7 +152,7 @@ impl Fleet {
 
     /// Devices that match and are online, by id.
     pub fn matching(&self, selector: &Selector, dataset: Option<&DatasetName>) -> Vec<Hello> {
-        let wanted = Wanted { selector, dataset, avoid: &[] };
+        let wanted = Wanted { selector, dataset, engine: None, avoid: &[] };
         self.read()
             .values()
             .filter(|device| device.presence == Presence::Online && wanted.matches(&device.hello))
@@ -166,9 +166,8 @@ impl Fleet {
     }
 
     /// Chooses a device for a model's answer and takes a slot on it.
-    pub fn place(&self, selector: &Selector, avoid: &[DeviceId], model: Option<&Digest>) -> Placed {
+    pub fn place(&self, wanted: &Wanted<'_>, model: Option<&Digest>) -> Placed {
         let mut devices = self.write();
-        let wanted = Wanted { selector, dataset: None, avoid };
         let candidates = devices.values().map(|device| Candidate {
             hello: &device.hello,
             presence: device.presence,
@@ -178,7 +177,7 @@ impl Fleet {
             latency_us: model.and_then(|model| device.latency_us.get(model).copied()),
             last_turn: device.last_turn,
         });
-        let chosen = match placement::choose(&wanted, candidates) {
+        let chosen = match placement::choose(wanted, candidates) {
             Choice::Device(device) => device,
             Choice::Busy => return Placed::Busy,
             Choice::Nobody => return Placed::Nobody,

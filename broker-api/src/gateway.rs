@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use async_nats::header::HeaderMap;
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use jobs::engine::EnginePolicy;
 use jobs::id::{Attempt, DeviceId, JobId, Millis, ModelRef, RoundNumber};
 use jobs::job::{Effect, Event, Job, JobState};
 use jobs::report::{Failure, FailureCode, ReportBody, TaskReport};
@@ -28,6 +29,7 @@ use crate::broker::Signal;
 use crate::broker::registry::Registry;
 use crate::broker::work::asked_to_stop;
 use crate::error::{ApiCode, ApiError};
+use crate::fleet::placement::Wanted;
 use crate::fleet::{Fleet, Placed, Slot};
 use crate::metrics::{Counter, Metrics};
 use crate::request;
@@ -69,6 +71,8 @@ pub(crate) struct Errand {
     pub(crate) input: InferInput,
     /// Classes to name.
     pub(crate) top: u32,
+    /// Engines that may answer.
+    pub(crate) engine: EnginePolicy,
     /// The input's bytes.
     pub(crate) binary: Bytes,
     /// The inbox of a NATS client that waits.
@@ -207,7 +211,7 @@ impl Gateway {
                 "send tensors, or register the model with 'preprocessing'",
             ));
         }
-        let (model, top) = (model.reference.clone(), infer.top);
+        let (model, top, engine) = (model.reference.clone(), infer.top, infer.engine.clone());
         Ok(Errand {
             id,
             spec,
@@ -215,6 +219,7 @@ impl Gateway {
             model,
             input,
             top,
+            engine,
             binary,
             answer_to: None,
             patient: false,
@@ -291,7 +296,9 @@ impl Driver<'_> {
     /// Looks for a device. Who does not wait for one gets an error at once when there is none.
     fn find(&mut self, avoid: Vec<DeviceId>) -> Result<(), ApiError> {
         let selector = &self.errand.spec.selector;
-        match self.gateway.fleet.place(selector, &avoid, Some(&self.errand.model.digest)) {
+        let engine = Some(&self.errand.engine);
+        let wanted = Wanted { selector, dataset: None, engine, avoid: &avoid };
+        match self.gateway.fleet.place(&wanted, Some(&self.errand.model.digest)) {
             Placed::On(device, slot) => {
                 self.looking = None;
                 self.chosen = Some((device.clone(), slot));
@@ -328,6 +335,7 @@ impl Driver<'_> {
             model: errand.model.clone(),
             input: errand.input.clone(),
             top: errand.top,
+            engine: errand.engine.clone(),
             answer_to: errand.answer_to.clone(),
         });
         let offer = Offer::Task(Box::new(Task { id: self.task_id(attempt), timeout_ms, work }));

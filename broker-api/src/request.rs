@@ -6,6 +6,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use jobs::engine::{EnginePolicy, EnginePolicyError};
 use jobs::id::{Bytes as Size, Millis};
 use jobs::selector::Selector;
 use jobs::spec::{
@@ -84,6 +85,8 @@ pub struct InferForm {
     #[serde(default)]
     selector: Option<String>,
     #[serde(default)]
+    engine: Option<String>,
+    #[serde(default)]
     deadline_ms: Option<Millis>,
     #[serde(default, rename = "kind")]
     _kind: Option<JobKind>,
@@ -120,7 +123,12 @@ impl InferForm {
         };
         let top = checked_top(self.top.unwrap_or(TOP_DEFAULT))?;
         Ok(InferRequest {
-            spec: InferSpec { model: self.model, input, top },
+            spec: InferSpec {
+                model: self.model,
+                input,
+                top,
+                engine: engine(self.engine.as_deref())?,
+            },
             binary,
             selector: selector(self.selector.as_deref())?,
             deadline: self.deadline_ms.map(checked_deadline).transpose()?,
@@ -136,8 +144,12 @@ pub fn picture(model: &str, body: Bytes) -> Result<InferRequest, ApiError> {
     if body.is_empty() {
         return Err(invalid("the picture is empty", "send a JPEG or PNG file as the body"));
     }
-    let spec =
-        InferSpec { model: model_query(model)?, input: InferInput::Picture, top: TOP_DEFAULT };
+    let spec = InferSpec {
+        model: model_query(model)?,
+        input: InferInput::Picture,
+        top: TOP_DEFAULT,
+        engine: EnginePolicy::default(),
+    };
     Ok(InferRequest { spec, binary: body, selector: Selector::default(), deadline: None })
 }
 
@@ -238,6 +250,16 @@ pub fn selector(text: Option<&str>) -> Result<Selector, ApiError> {
         Some(text) => Selector::parse(text)
             .map_err(|error| invalid(error.to_string(), "such as 'arch=aarch64,label.site=lab'")),
     }
+}
+
+/// Parses which engines may answer; none means all of them.
+///
+/// # Errors
+/// [`ApiCode::InvalidSpec`] naming the engine.
+pub fn engine(text: Option<&str>) -> Result<EnginePolicy, ApiError> {
+    text.unwrap_or_default().parse().map_err(|error: EnginePolicyError| {
+        invalid(error.to_string(), "such as 'cuda' or '!webgpu'")
+    })
 }
 
 /// A deadline that can be kept: 1 ms to [`DEADLINE_MAX`].

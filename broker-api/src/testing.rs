@@ -284,6 +284,7 @@ impl Agent {
             model: work.model.clone(),
             engine: "echo".to_owned(),
             engine_us: 10,
+            refused_engines: Vec::new(),
             outputs: vec![output],
             classes: Vec::new(),
         };
@@ -378,6 +379,7 @@ pub(crate) fn hello(name: &str) -> Hello {
             channel_std: vec![],
         }],
         engines: vec!["native".to_owned()],
+        engine_facts: Vec::new(),
         facts: Facts::default(),
         slots: 4,
     }

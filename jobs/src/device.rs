@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::EngineFacts;
 use crate::id::{Bytes, DatasetName, DeviceId, Digest, GroupName, Millis};
 use crate::spec::TaskId;
 
@@ -32,6 +33,9 @@ pub struct Hello {
     /// Engines that can run, the best one first.
     #[serde(default)]
     pub engines: Vec<String>,
+    /// What is known of each engine, usable or not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub engine_facts: Vec<EngineFacts>,
     /// Hardware and system.
     pub facts: Facts,
     /// Tasks at work at the same time, at most.

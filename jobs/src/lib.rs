@@ -6,6 +6,7 @@
 //! behind blob references.
 
 pub mod device;
+pub mod engine;
 pub mod id;
 pub mod job;
 pub mod report;

@@ -120,11 +120,23 @@ pub struct InferReport {
     pub engine: String,
     /// The engine's own time, microseconds.
     pub engine_us: u64,
+    /// Engines that could have been better and did not answer, with the reasons.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused_engines: Vec<RefusedEngine>,
     /// Raw outputs in the binary part, in this order.
     pub outputs: Vec<TensorHeader>,
     /// For classifiers: the best classes of each example of the batch.
     #[serde(default)]
     pub classes: Vec<Vec<Class>>,
+}
+
+/// An engine that did not answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedEngine {
+    /// Which.
+    pub engine: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// One class of a classifier's answer.
@@ -219,6 +231,8 @@ failure_codes! {
     BlobUnavailable = "blob_unavailable", true;
     /// No space left on the device.
     DiskFull = "disk_full", true;
+    /// None of the engines that the request allows can answer.
+    EngineUnavailable = "engine_unavailable", true;
     /// Not enough memory.
     OutOfMemory = "out_of_memory", true;
     /// Larger than a limit allows.

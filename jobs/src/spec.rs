@@ -7,6 +7,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::engine::EnginePolicy;
 use crate::id::{
     Attempt, BlobRef, Bytes, DatasetName, IdError, JobId, Millis, ModelName, ModelRef,
     ModelVersion, RoundNumber,
@@ -147,6 +148,9 @@ pub struct InferSpec {
     /// How many classes to name, the best first.
     #[serde(default = "default_top")]
     pub top: u32,
+    /// Engines that may answer.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub engine: EnginePolicy,
 }
 
 fn default_top() -> u32 {
@@ -411,6 +415,9 @@ pub struct InferTask {
     pub input: InferInput,
     /// How many classes to name.
     pub top: u32,
+    /// Engines that may answer.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub engine: EnginePolicy,
     /// The inbox of a waiting NATS client, as the broker itself received it; the whole answer
     /// goes there, and only the report to the broker.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -14,10 +14,11 @@ use std::path::PathBuf;
 use jobs::device::{
     DatasetFacts, DiskUse, Facts, Goodbye, Heartbeat, Hello, NetworkUse, Telemetry,
 };
+use jobs::engine::{EngineFacts, EnginePolicy};
 use jobs::id::{Attempt, BlobRef, Bytes, Digest, Millis, ModelRef, RoundNumber};
 use jobs::report::{
-    Class, EvaluationReport, Failure, FailureCode, InferReport, Progress, ReportBody, TaskReport,
-    UpdateReport,
+    Class, EvaluationReport, Failure, FailureCode, InferReport, Progress, RefusedEngine,
+    ReportBody, TaskReport, UpdateReport,
 };
 use jobs::selector::Selector;
 use jobs::spec::{
@@ -97,6 +98,24 @@ fn digits() -> DatasetFacts {
     }
 }
 
+fn engine_facts() -> Vec<EngineFacts> {
+    let cuda = EngineFacts {
+        engine: "cuda".to_owned(),
+        device: Some("NVIDIA GeForce RTX 3080 Ti".to_owned()),
+        driver: Some("CUDA 12.8".to_owned()),
+        library: Some("libonnxruntime.so 1.32.0".to_owned()),
+        memory: Some(Bytes(12_884_901_888)),
+        gflops: Some(2048.5),
+        ..EngineFacts::default()
+    };
+    let webgpu = EngineFacts {
+        engine: "webgpu".to_owned(),
+        unusable: Some("no adapter".to_owned()),
+        ..EngineFacts::default()
+    };
+    vec![cuda, webgpu]
+}
+
 fn fleet(golden: &mut Golden) {
     let hello = Hello {
         device: parse("pi-3"),
@@ -108,6 +127,7 @@ fn fleet(golden: &mut Golden) {
         labels: BTreeMap::from([("site".to_owned(), "Bonn".to_owned())]),
         datasets: vec![digits()],
         engines: vec!["native".to_owned(), "tract".to_owned()],
+        engine_facts: engine_facts(),
         facts: Facts {
             arch: "aarch64".to_owned(),
             os: "linux".to_owned(),
@@ -128,6 +148,7 @@ fn fleet(golden: &mut Golden) {
         labels: BTreeMap::new(),
         datasets: Vec::new(),
         engines: Vec::new(),
+        engine_facts: Vec::new(),
         facts: Facts {
             arch: "armv7l".to_owned(),
             os: "linux".to_owned(),
@@ -201,7 +222,10 @@ fn offers(golden: &mut Golden) {
     golden.same("offer-evaluate-mse", &offer(Purpose::Evaluate, TaskWork::Evaluate(mse)));
     let own = EvaluateTask { kept_local: vec!["*norm*".to_owned()], ..evaluate };
     golden.same("offer-evaluate-kept-local", &offer(Purpose::Evaluate, TaskWork::Evaluate(own)));
-    let infer = |input, answer_to| InferTask { model: model(), input, top: 3, answer_to };
+    let infer = |input, answer_to| {
+        let engine = EnginePolicy::default();
+        InferTask { model: model(), input, top: 3, engine, answer_to }
+    };
     let tensors = InferInput::Tensors { tensors: vec![tensor("x")] };
     let task = infer(tensors, Some("_INBOX.abc".to_owned()));
     golden.same("offer-infer-tensors", &offer(Purpose::Infer, TaskWork::Infer(task)));
@@ -243,6 +267,10 @@ fn reports(golden: &mut Golden) {
         model: model(),
         engine: "tract".to_owned(),
         engine_us: 861,
+        refused_engines: vec![RefusedEngine {
+            engine: "cuda".to_owned(),
+            reason: "signal 11".to_owned(),
+        }],
         outputs: vec![tensor("y")],
         classes: vec![vec![
             Class { index: 7, label: Some("7".to_owned()), probability: 0.75 },
@@ -250,7 +278,7 @@ fn reports(golden: &mut Golden) {
         ]],
     };
     golden.same("report-inferred", &report(Purpose::Infer, ReportBody::Inferred(inferred.clone())));
-    let old = InferReport { classes: Vec::new(), ..inferred };
+    let old = InferReport { classes: Vec::new(), refused_engines: Vec::new(), ..inferred };
     golden.old("report-inferred", &report(Purpose::Infer, ReportBody::Inferred(old)));
     let measured = ReportBody::Measured(Box::new(telemetry()));
     golden.same("report-measured", &report(Purpose::Telemetry, measured));
@@ -324,9 +352,11 @@ fn jobs(golden: &mut Golden) {
     };
     golden.old("job-train", &job("", WorkSpec::Train(Box::new(old))));
     let input = InferInput::Tensors { tensors: vec![tensor("x")] };
-    let infer = InferSpec { model: parse("digits-mlp:3"), input, top: 3 };
+    let engine: EnginePolicy = "!webgpu".parse().unwrap();
+    let infer = InferSpec { model: parse("digits-mlp:3"), input, top: 3, engine };
     golden.same("job-infer", &job("device=pi-3", WorkSpec::Infer(infer)));
-    let old = InferSpec { model: parse("digits-mlp"), input: InferInput::Picture, top: 5 };
+    let engine = EnginePolicy::default();
+    let old = InferSpec { model: parse("digits-mlp"), input: InferInput::Picture, top: 5, engine };
     golden.old("job-infer", &job("", WorkSpec::Infer(old)));
     golden.same("job-telemetry", &job("", WorkSpec::Telemetry));
 }

@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 use super::LogFormat;
 use crate::bench::BenchArgs;
+use crate::engines::table::ProbeArgs;
 
 /// What may be given when the agent is started.
 #[expect(clippy::doc_markdown, reason = "the comments are the text of --help")]
@@ -79,6 +80,20 @@ pub struct Args {
     #[arg(long, env = "DUNLIN_MODEL_BYTES", value_name = "BYTES")]
     pub model_bytes: Option<u64>,
 
+    /// The program dunlin-accel, whose engines use GPUs [default: the one beside this program, or
+    /// inside of it]
+    #[arg(long, env = "DUNLIN_ACCEL", value_name = "FILE")]
+    pub accel: Option<PathBuf>,
+
+    /// Engine that is not to be used: cuda, webgpu or ort-cpu; may be repeated
+    #[arg(
+        long = "forbid-engine",
+        env = "DUNLIN_FORBID_ENGINES",
+        value_delimiter = ',',
+        value_name = "ENGINE"
+    )]
+    pub forbid_engines: Vec<String>,
+
     /// NATS credentials file
     #[arg(long, env = "DUNLIN_CREDS", value_name = "FILE")]
     pub creds: Option<PathBuf>,
@@ -113,4 +128,6 @@ pub struct Args {
 pub enum Command {
     /// Measure how fast this device trains a built-in family
     Bench(BenchArgs),
+    /// Tell which engines this device has, and why not the others
+    Probe(ProbeArgs),
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use jobs::id::DeviceId;
-use jobs::report::{Class, Failure, FailureCode, InferReport};
+use jobs::report::{Class, Failure, FailureCode, InferReport, RefusedEngine};
 use link::publish::SendError;
 use models::tensor::{Data, Tensor};
 use serde::Serialize;
@@ -15,6 +15,8 @@ struct Answer<'a> {
     device: &'a DeviceId,
     engine: &'a str,
     engine_us: u64,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    refused_engines: &'a [RefusedEngine],
     classes: &'a [Vec<Class>],
     outputs: Vec<Output<'a>>,
 }
@@ -72,6 +74,7 @@ fn encode(device: &DeviceId, report: &InferReport, outputs: &[Tensor]) -> Bytes 
         device,
         engine: &report.engine,
         engine_us: report.engine_us,
+        refused_engines: &report.refused_engines,
         classes: &report.classes,
         outputs: outputs.collect(),
     };

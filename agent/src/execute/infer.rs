@@ -1,8 +1,5 @@
 //! Answers one request to a model.
 
-use std::sync::Arc;
-use std::time::Instant;
-
 use bytes::Bytes;
 use jobs::id::Bytes as Size;
 use jobs::report::{Class, Failure, FailureCode, InferReport, ReportBody};
@@ -11,34 +8,38 @@ use models::engine::classify::top_classes;
 use models::picture::{self, PictureError};
 use models::tensor::Tensor;
 
-use super::sessions::Loaded;
-use super::{Outcome, Run, answer, failures};
-
-/// What the engine gave.
-struct Answered {
-    outputs: Vec<Tensor>,
-    engine_us: u64,
-    classes: Vec<Vec<Class>>,
-}
+use super::sessions::Ready;
+use super::{Outcome, Run, answer};
 
 impl Run {
     /// Runs the model on the input; answers the client itself when the task says where.
     pub(super) async fn infer(&self, task: InferTask, input: Bytes) -> Result<Outcome, Failure> {
         let executor = &self.executor;
         let (device, compute) = (&executor.device, &executor.compute);
-        let loaded = executor
-            .sessions
-            .get(&task.model.digest, &device.cache, compute, &device.models)
+        let ready = executor.sessions.get(&task.model.digest, device, compute).await?;
+        ready.provide(|engine| task.engine.allows(engine), device).await?;
+        let (model, wanted, top, policy) = (ready.clone(), task.input, task.top, task.engine);
+        let limit = self.timeout.saturating_sub(self.arrived.elapsed());
+        let (answered, classes) = compute
+            .infer(move || {
+                let inputs = inputs(&model, &wanted, &input)?;
+                let allowed = |engine: &str| policy.allows(engine);
+                let answered = model.model.answer(&inputs, allowed, limit)?;
+                let classes = classes(&answered.outputs, &model.config.labels, top);
+                Ok((answered, classes))
+            })
             .await?;
-        let (model, wanted, top) = (loaded.clone(), task.input, task.top);
-        let answered = compute.infer(move || run(&model, &wanted, &input, top)).await?;
-        let headers = headers(&loaded, &answered.outputs);
+        if !answered.again.is_empty() {
+            let (ready, device, again) = (ready.clone(), device.clone(), answered.again.clone());
+            tokio::spawn(async move { ready.try_again(again, &device).await });
+        }
         let report = InferReport {
             model: task.model,
-            engine: loaded.engine.to_owned(),
-            engine_us: answered.engine_us,
-            outputs: headers,
-            classes: answered.classes,
+            engine: answered.engine.to_owned(),
+            engine_us: u64::try_from(answered.took.as_micros()).unwrap_or(u64::MAX),
+            refused_engines: answered.refused,
+            outputs: headers(&ready, &answered.outputs),
+            classes,
         };
         if let Some(inbox) = task.answer_to {
             answer::send(device, &inbox, &report, &answered.outputs).await?;
@@ -50,21 +51,11 @@ impl Run {
     }
 }
 
-fn run(
-    loaded: &Arc<Loaded>,
-    wanted: &InferInput,
-    input: &Bytes,
-    top: u32,
-) -> Result<Answered, Failure> {
-    let inputs = match wanted {
-        InferInput::Picture => vec![picture_input(loaded, input)?],
-        InferInput::Tensors { tensors } => tensor_inputs(loaded, tensors, input)?,
-    };
-    let begun = Instant::now();
-    let outputs = loaded.session.run(&inputs).map_err(|error| failures::of_engine(&error))?;
-    let engine_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-    let classes = classes(&outputs, &loaded.config.labels, top);
-    Ok(Answered { outputs, engine_us, classes })
+fn inputs(ready: &Ready, wanted: &InferInput, input: &Bytes) -> Result<Vec<Tensor>, Failure> {
+    match wanted {
+        InferInput::Picture => Ok(vec![picture_input(ready, input)?]),
+        InferInput::Tensors { tensors } => tensor_inputs(ready, tensors, input),
+    }
 }
 
 /// The best classes of each example, where the first output is a classifier's: not when it has
@@ -84,8 +75,8 @@ fn classes(outputs: &[Tensor], labels: &[String], top: u32) -> Vec<Vec<Class>> {
     rows.into_iter().map(|row| row.into_iter().take(top as usize).map(named).collect()).collect()
 }
 
-fn picture_input(loaded: &Loaded, input: &[u8]) -> Result<Tensor, Failure> {
-    let Some(preprocessing) = &loaded.config.preprocessing else {
+fn picture_input(ready: &Ready, input: &[u8]) -> Result<Tensor, Failure> {
+    let Some(preprocessing) = &ready.config.preprocessing else {
         let message =
             "the model takes no pictures: send tensors, or register it with preprocessing";
         return Err(invalid(message));
@@ -102,11 +93,11 @@ fn picture_input(loaded: &Loaded, input: &[u8]) -> Result<Tensor, Failure> {
 
 /// The tensors of the binary part, in the order of the model's inputs.
 fn tensor_inputs(
-    loaded: &Loaded,
+    ready: &Ready,
     headers: &[TensorHeader],
     input: &[u8],
 ) -> Result<Vec<Tensor>, Failure> {
-    let declared = loaded.session.inputs();
+    let declared = ready.model.inputs();
     let names: Vec<&str> = declared.iter().map(|info| info.name.as_str()).collect();
     if headers.len() != declared.len() {
         let message = format!("the model has inputs {names:?}, the request has {}", headers.len());
@@ -157,8 +148,8 @@ fn elements(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1_usize, |product, extent| product.checked_mul(*extent))
 }
 
-fn headers(loaded: &Loaded, outputs: &[Tensor]) -> Vec<TensorHeader> {
-    let declared = loaded.session.outputs();
+fn headers(ready: &Ready, outputs: &[Tensor]) -> Vec<TensorHeader> {
+    let declared = ready.model.outputs();
     let header = |(index, tensor): (usize, &Tensor)| TensorHeader {
         name: declared.get(index).map(|info| info.name.clone()).unwrap_or_default(),
         datatype: tensor.data().datatype().to_owned(),

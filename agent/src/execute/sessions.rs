@@ -2,34 +2,35 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use jobs::id::{BlobRef, Bytes as Size, Digest};
 use jobs::report::{Failure, FailureCode};
 use models::artifact::{Descriptor, Manifest, ModelConfig};
-use models::engine::tract::Tract;
-use models::engine::{Engine as _, Session};
-use tokio::sync::watch;
 
+use self::loaded::Loaded;
 use super::compute::Compute;
-use super::failures;
 use crate::cache::{Cache, Gates, Keep};
+use crate::device::Device;
+
+mod calibrate;
+pub(super) mod loaded;
 
 /// Models ready at once, at most.
 const MODELS_MAX: usize = 16;
 
-/// A model that can answer.
+/// A model's config with the model, ready to answer.
 #[derive(Debug)]
-pub(super) struct Loaded {
+pub(super) struct Ready {
     pub(super) config: ModelConfig,
-    pub(super) session: Box<dyn Session>,
-    pub(super) engine: &'static str,
-    onnx_bytes: u64,
+    pub(super) model: Arc<Loaded>,
+    onnx: BlobRef,
 }
 
 /// The models that are ready, the least recently used first.
 #[derive(Debug)]
 pub(super) struct Sessions {
     bytes_max: u64,
-    ready: Mutex<Vec<(Digest, Arc<Loaded>)>>,
+    ready: Mutex<Vec<(Digest, Arc<Ready>)>>,
     gates: Gates,
 }
 
@@ -42,60 +43,90 @@ impl Sessions {
     pub(super) async fn get(
         &self,
         manifest: &Digest,
-        cache: &Cache,
+        device: &Arc<Device>,
         compute: &Compute,
-        shown: &watch::Sender<Vec<Digest>>,
-    ) -> Result<Arc<Loaded>, Failure> {
-        if let Some(loaded) = self.find(manifest) {
-            return Ok(loaded);
+    ) -> Result<Arc<Ready>, Failure> {
+        if let Some(ready) = self.find(manifest) {
+            return Ok(ready);
         }
         let _only_one = self.gates.enter(manifest).await;
-        if let Some(loaded) = self.find(manifest) {
-            return Ok(loaded);
+        if let Some(ready) = self.find(manifest) {
+            return Ok(ready);
         }
-        let loaded = Arc::new(load(manifest, cache, compute).await?);
-        self.insert(manifest.clone(), loaded.clone());
-        shown.send_replace(self.lock().iter().map(|(digest, _)| digest.clone()).collect());
-        Ok(loaded)
+        let (ready, onnx) = load(manifest, &device.cache, compute).await?;
+        let ready = Arc::new(ready);
+        self.insert(manifest.clone(), ready.clone());
+        let digests = self.lock().iter().map(|(digest, _)| digest.clone()).collect();
+        device.models.send_replace(digests);
+        // Answers do not wait for it.
+        tokio::spawn(calibrate::all(ready.model.clone(), onnx, device.clone()));
+        Ok(ready)
     }
 
-    fn find(&self, manifest: &Digest) -> Option<Arc<Loaded>> {
+    fn find(&self, manifest: &Digest) -> Option<Arc<Ready>> {
         let mut ready = self.lock();
         let index = ready.iter().position(|(digest, _)| digest == manifest)?;
         let found = ready.remove(index);
-        let loaded = found.1.clone();
+        let model = found.1.clone();
         ready.push(found);
-        Some(loaded)
+        Some(model)
     }
 
-    fn insert(&self, manifest: Digest, loaded: Arc<Loaded>) {
+    fn insert(&self, manifest: Digest, model: Arc<Ready>) {
         let mut ready = self.lock();
-        ready.push((manifest, loaded));
-        let mut total: u64 = ready.iter().map(|(_, loaded)| loaded.onnx_bytes).sum();
+        ready.push((manifest, model));
+        let mut total: u64 = ready.iter().map(|(_, model)| model.onnx.size.0).sum();
         while ready.len() > 1 && (ready.len() > MODELS_MAX || total > self.bytes_max) {
-            total -= ready.remove(0).1.onnx_bytes;
+            total -= ready.remove(0).1.onnx.size.0;
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<(Digest, Arc<Loaded>)>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<(Digest, Arc<Ready>)>> {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Manifest, then config and ONNX file, then the engine.
-async fn load(manifest: &Digest, cache: &Cache, compute: &Compute) -> Result<Loaded, Failure> {
+impl Ready {
+    /// Makes an engine ready that the request allows, where none is so far: waits for what is
+    /// known of engines, loads, compares and measures.
+    pub(super) async fn provide(
+        &self,
+        allowed: impl Fn(&str) -> bool,
+        device: &Arc<Device>,
+    ) -> Result<(), Failure> {
+        let missing = self.model.missing(allowed);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let onnx = device.cache.get(&self.onnx, Keep::Disk).await?;
+        calibrate::some(self.model.clone(), missing, onnx, device.clone()).await;
+        Ok(())
+    }
+
+    /// Tries engines that failed anew.
+    pub(super) async fn try_again(&self, engines: Vec<&'static str>, device: &Arc<Device>) {
+        match device.cache.get(&self.onnx, Keep::Disk).await {
+            Ok(onnx) => calibrate::some(self.model.clone(), engines, onnx, device.clone()).await,
+            Err(failure) => tracing::warn!("{}", failure.message),
+        }
+    }
+}
+
+/// Manifest, then config and ONNX file, then the first engine of the CPU that takes it.
+async fn load(
+    manifest: &Digest,
+    cache: &Cache,
+    compute: &Compute,
+) -> Result<(Ready, Bytes), Failure> {
     let manifest = cache.get_by_digest(manifest, Keep::Disk).await?;
     let manifest = Manifest::parse(&manifest).map_err(|error| invalid(&error))?;
-    let (config, onnx) = (blob(&manifest.config)?, blob(manifest.onnx())?);
+    let (config, onnx_blob) = (blob(&manifest.config)?, blob(manifest.onnx())?);
     let (config, onnx) =
-        futures::try_join!(cache.get(&config, Keep::Disk), cache.get(&onnx, Keep::Disk))?;
+        futures::try_join!(cache.get(&config, Keep::Disk), cache.get(&onnx_blob, Keep::Disk))?;
     let config = ModelConfig::parse(&config).map_err(|error| invalid(&error))?;
-    let onnx_bytes = onnx.len() as u64;
-    let engine = Tract;
-    let session = compute
-        .infer(move || engine.load(&onnx).map_err(|error| failures::of_engine(&error)))
-        .await?;
-    Ok(Loaded { config, session, engine: engine.name(), onnx_bytes })
+    let bytes = onnx.clone();
+    let model = compute.infer(move || Loaded::load(&bytes)).await?;
+    Ok((Ready { config, model: Arc::new(model), onnx: onnx_blob }, onnx))
 }
 
 fn blob(descriptor: &Descriptor) -> Result<BlobRef, Failure> {

@@ -1,3 +1,4 @@
+use jobs::engine::EnginePolicy;
 use jobs::id::{Bytes as Size, ModelRef};
 use jobs::report::{FailureCode, InferReport};
 use jobs::spec::{InferInput, InferTask, TensorHeader};
@@ -9,7 +10,7 @@ use super::*;
 
 impl World {
     /// Registers an ONNX file as a broker does.
-    async fn register(&self, onnx: Vec<u8>, config: &ModelConfig) -> ModelRef {
+    pub(super) async fn register(&self, onnx: Vec<u8>, config: &ModelConfig) -> ModelRef {
         let config = config.to_bytes();
         let manifest = Manifest::of(&config, &onnx).to_bytes();
         self.put(onnx).await;
@@ -37,7 +38,7 @@ impl World {
     }
 
     /// Offers a question and waits for the report with its outputs.
-    async fn infer(&self, task: &InferTask, input: &[u8]) -> (TaskReport, Bytes) {
+    pub(super) async fn infer(&self, task: &InferTask, input: &[u8]) -> (TaskReport, Bytes) {
         let mut inbox = self.listen("_INBOX.broker").await;
         let work = TaskWork::Infer(task.clone());
         let offer = Offer::Task(Box::new(super::task("job1", Purpose::Infer, 1, work)));
@@ -74,10 +75,11 @@ fn ask(model: &ModelRef) -> InferTask {
         size: Size(64),
     };
     let input = InferInput::Tensors { tensors: vec![header] };
-    InferTask { model: model.clone(), input, top: 5, answer_to: None }
+    let engine = EnginePolicy::default();
+    InferTask { model: model.clone(), input, top: 5, engine, answer_to: None }
 }
 
-fn inferred(report: TaskReport) -> InferReport {
+pub(super) fn inferred(report: TaskReport) -> InferReport {
     let ReportBody::Inferred(report) = report.body else { panic!("no answer: {report:?}") };
     report
 }

@@ -172,10 +172,12 @@ async fn a_training_is_cancelled_while_heartbeats_go_on() {
     let cancel = Offer::Cancel { task: offer.id, reason: "test".to_owned() };
     world.client.publish("offer.pi", wire::encode(&cancel)).await.unwrap();
     assert_eq!(final_report(&mut reports).await.0.body, ReportBody::Cancelled);
-    // The threads are free again, and nothing is kept to go on from.
+    // The threads are free again, and nothing is kept to go on from; what has ended may keep its
+    // checkpoint until its next round.
     trained(&world, &model, "job3", 1, &LocalTraining::default()).await;
     let saved = std::fs::read_dir(world.dir.path().join("state/checkpoints")).unwrap();
-    assert_eq!(saved.count(), 0);
+    let names: Vec<_> = saved.map(|file| file.unwrap().file_name()).collect();
+    assert!(names.iter().all(|name| name.to_str().unwrap().contains("job3")), "{names:?}");
     agent.stop().await;
 }
 

@@ -162,6 +162,14 @@ fn details(record: &DeviceRecord, now: Millis) -> String {
     let labels: Vec<String> = hello.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
     row("labels", labels.join(", "));
     row("engines", hello.engines.join(", "));
+    for engine in &hello.engine_facts {
+        let rate = engine.gflops.map(|rate| format!("{rate:.0} GFLOP/s"));
+        let has = [&engine.device, &engine.driver, &engine.library, &rate];
+        let has: Vec<&str> = has.into_iter().flatten().map(String::as_str).collect();
+        let text =
+            engine.unusable.as_ref().map_or_else(|| has.join(", "), |why| format!("no: {why}"));
+        row(&engine.engine, text);
+    }
     row("tasks", format!("{} of {}", record.tasks, hello.slots));
     row(
         "agent",

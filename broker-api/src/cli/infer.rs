@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use futures::{StreamExt, stream};
-use jobs::report::Class;
+use jobs::engine::EnginePolicy;
+use jobs::report::{Class, RefusedEngine};
 use jobs::spec::ModelQuery;
 use reqwest::{Method, header};
 use serde::Deserialize;
@@ -43,6 +44,9 @@ pub(super) struct InferArgs {
     /// Only devices that match may answer.
     #[arg(long, short = 'l', value_name = "SELECTOR")]
     selector: Option<String>,
+    /// Engines that may answer, such as cuda or tract,native; or !webgpu for all but this one.
+    #[arg(long, short, value_name = "ENGINES")]
+    engine: Option<EnginePolicy>,
     /// How long to wait for an answer, in milliseconds.
     #[arg(long, value_name = "MS")]
     deadline_ms: Option<u64>,
@@ -54,6 +58,8 @@ struct Answer {
     device: String,
     engine: String,
     engine_us: u64,
+    #[serde(default)]
+    refused_engines: Vec<RefusedEngine>,
     #[serde(default)]
     classes: Vec<Vec<Class>>,
     #[serde(default)]
@@ -135,6 +141,8 @@ async fn ask_picture(
     let deadline = args.deadline_ms.map(|ms| ms.to_string());
     let mut query = vec![("top", top.as_str())];
     query.extend(args.selector.iter().map(|text| ("selector", text.as_str())));
+    let engine = args.engine.as_ref().map(EnginePolicy::to_string);
+    query.extend(engine.iter().map(|text| ("engine", text.as_str())));
     query.extend(deadline.iter().map(|text| ("deadline_ms", text.as_str())));
     let request = client
         .request(Method::POST, &target, &query)
@@ -164,6 +172,9 @@ async fn ask_json(args: &InferArgs, client: &Client, bytes: &[u8]) -> Result<Val
     }
     spec["model"] = json!(args.model);
     spec["top"] = json!(args.top);
+    if let Some(engine) = &args.engine {
+        spec["engine"] = json!(engine);
+    }
     let deadline = args.deadline_ms.unwrap_or(crate::request::REQUEST_DEADLINE.0);
     let selector = args.selector.clone().unwrap_or_default();
     let body =
@@ -209,8 +220,13 @@ fn show(
 
 /// `7  98.2 %  held-out/0003-7.png  (device pi-1, tract, 0.3 ms)`, further classes below.
 fn lines(answer: &Answer, path: &Path, top: u32) -> String {
-    let Answer { device, engine, engine_us, classes, outputs } = answer;
-    let by = format!("(device {device}, {engine}, {})", table::duration(*engine_us));
+    let Answer { device, engine, engine_us, refused_engines, classes, outputs } = answer;
+    let not: Vec<String> = refused_engines
+        .iter()
+        .map(|refused| format!(", not {}: {}", refused.engine, refused.reason))
+        .collect();
+    let by =
+        format!("(device {device}, {engine}, {}{})", table::duration(*engine_us), not.concat());
     if classes.iter().all(Vec::is_empty) {
         let outputs: Vec<String> = outputs
             .iter()

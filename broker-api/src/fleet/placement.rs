@@ -1,6 +1,7 @@
 //! Which device gets a piece of work: pure.
 
 use jobs::device::{Hello, Presence};
+use jobs::engine::EnginePolicy;
 use jobs::id::{DatasetName, DeviceId};
 use jobs::selector::Selector;
 
@@ -17,6 +18,8 @@ pub struct Wanted<'a> {
     pub selector: &'a Selector,
     /// A data set that it must have.
     pub dataset: Option<&'a DatasetName>,
+    /// Engines that may answer, where a model is asked: a device must have one of them.
+    pub engine: Option<&'a EnginePolicy>,
     /// Devices that failed this job: used only when there is no other.
     pub avoid: &'a [DeviceId],
 }
@@ -55,7 +58,13 @@ impl Wanted<'_> {
     /// Whether a device may take part, online or not.
     pub fn matches(&self, hello: &Hello) -> bool {
         let has = |name: &DatasetName| hello.datasets.iter().any(|dataset| dataset.name == *name);
-        self.dataset.is_none_or(has) && self.selector.matches(hello)
+        // Older agents tell no engines.
+        let answers = |policy: &EnginePolicy| {
+            hello.engines.is_empty() || hello.engines.iter().any(|engine| policy.allows(engine))
+        };
+        self.dataset.is_none_or(has)
+            && self.engine.is_none_or(answers)
+            && self.selector.matches(hello)
     }
 }
 
@@ -111,6 +120,7 @@ mod tests {
             labels: std::collections::BTreeMap::default(),
             datasets: Vec::new(),
             engines: Vec::new(),
+            engine_facts: Vec::new(),
             facts: Facts::default(),
             slots,
         }
@@ -130,7 +140,7 @@ mod tests {
 
     fn choice(candidates: &[Candidate<'_>], avoid: &[DeviceId]) -> Choice {
         let selector = Selector::default();
-        let wanted = Wanted { selector: &selector, dataset: None, avoid };
+        let wanted = Wanted { selector: &selector, dataset: None, engine: None, avoid };
         choose(&wanted, candidates.iter().copied())
     }
 
@@ -151,6 +161,24 @@ mod tests {
         }
         assert_eq!(choice(&[idle(&a), idle(&b)], std::slice::from_ref(&a.device)), device("b"));
         assert_eq!(choice(&[idle(&a)], std::slice::from_ref(&a.device)), device("a"));
+    }
+
+    #[test]
+    fn a_device_has_an_engine_that_the_request_allows() {
+        let device = |name, engines: &[&str]| {
+            let engines = engines.iter().map(|engine| (*engine).to_owned()).collect();
+            Hello { engines, ..hello(name, 1) }
+        };
+        let (plain, gpu) = (device("a", &["tract", "native"]), device("b", &["cuda", "tract"]));
+        let place = |text: &str, devices: &[&Hello]| {
+            let (selector, policy) = (Selector::default(), text.parse().unwrap());
+            let wanted =
+                Wanted { selector: &selector, dataset: None, engine: Some(&policy), avoid: &[] };
+            choose(&wanted, devices.iter().map(|device| idle(device)))
+        };
+        assert_eq!(place("cuda", &[&plain, &gpu]), Choice::Device(gpu.device.clone()));
+        assert_eq!(place("!cuda,!tract", &[&plain, &gpu]), Choice::Device(plain.device.clone()));
+        assert_eq!(place("webgpu", &[&plain, &gpu]), Choice::Nobody);
     }
 
     #[test]

@@ -78,6 +78,7 @@ pub(super) async fn model_ready(
 pub(super) struct InferQuery {
     top: Option<u32>,
     selector: Option<String>,
+    engine: Option<String>,
     deadline_ms: Option<u64>,
 }
 
@@ -145,7 +146,8 @@ async fn picture_answer(
         ));
     }
     let top = request::checked_top(asked.top.unwrap_or(request::TOP_DEFAULT))?;
-    let spec = InferSpec { model, input: InferInput::Picture, top };
+    let engine = jobs::engine::EnginePolicy::default();
+    let spec = InferSpec { model, input: InferInput::Picture, top, engine };
     let mut question = InferRequest {
         spec,
         binary: body,
@@ -161,6 +163,9 @@ async fn picture_answer(
 fn narrow(question: &mut InferRequest, asked: &InferQuery) -> Result<(), ApiError> {
     if let Some(selector) = &asked.selector {
         question.selector = request::selector(Some(selector))?;
+    }
+    if let Some(engine) = &asked.engine {
+        question.spec.engine = request::engine(Some(engine))?;
     }
     if let Some(deadline) = asked.deadline_ms {
         question.deadline = Some(request::checked_deadline(Millis(deadline))?);

@@ -87,8 +87,8 @@ pub(super) fn parse(
     let form: RequestForm = serde_json::from_slice(&body[..length])
         .map_err(|error| body_error(format!("the body is not an inference request: {error}")))?;
     let (input, binary) = inputs(form.inputs, body.slice(length..))?;
-    let spec = InferSpec { model, input, top: 0 };
     let text = |key: &str| form.parameters.get(key).and_then(Value::as_str);
+    let spec = InferSpec { model, input, top: 0, engine: request::engine(text("engine"))? };
     let deadline = form.parameters.get("deadline_ms").and_then(Value::as_u64).map(Millis);
     let ask = InferRequest {
         spec,
@@ -232,6 +232,12 @@ pub(super) fn respond(answer: &Answer, form: &AnswerForm) -> Result<OipResponse,
         },
         "outputs": outputs,
     });
+    if !report.refused_engines.is_empty() {
+        let reasons = report.refused_engines.iter();
+        let reasons: Vec<String> =
+            reasons.map(|refused| format!("{}: {}", refused.engine, refused.reason)).collect();
+        value["parameters"]["refused_engines"] = json!(reasons.join("; "));
+    }
     if let Some(id) = &form.id {
         value["id"] = json!(id);
     }

@@ -265,6 +265,7 @@ fn oip_routes(paths: [&'static str; 3], ids: [&'static str; 3]) -> Vec<Route> {
                 op("POST", paths[2], ids[2], "Ask a model: tensors, or a picture as the body")
                     .query(("top", "integer", "For pictures: classes to name, 5 when absent"))
                     .query(("selector", "string", "Only devices that match may answer"))
+                    .query(("engine", "string", "Engines that may answer: cuda, or !webgpu"))
                     .query(("deadline_ms", "integer", "How long to wait, 10000 when absent"))
                     .header(("Inference-Header-Content-Length", "Length of the JSON"))
                     .body("OipRequest")

@@ -32,14 +32,18 @@ pub fn answer_json(answer: &Answer) -> Result<Value, ApiError> {
             "data": nested::numbers(&header.datatype, bytes),
         }));
     }
-    Ok(json!({
+    let mut value = json!({
         "model": answer.report.model,
         "device": answer.device,
         "engine": answer.report.engine,
         "engine_us": answer.report.engine_us,
         "classes": classes_json(&answer.report.classes),
         "outputs": outputs,
-    }))
+    });
+    if !answer.report.refused_engines.is_empty() {
+        value["refused_engines"] = json!(answer.report.refused_engines);
+    }
+    Ok(value)
 }
 
 fn classes_json(examples: &[Vec<Class>]) -> Value {

@@ -34,6 +34,7 @@ fn pi() -> Hello {
             channel_std: vec![],
         }],
         engines: vec!["native".to_owned(), "tract".to_owned()],
+        engine_facts: Vec::new(),
         facts: Facts {
             arch: "aarch64".to_owned(),
             os: "linux".to_owned(),

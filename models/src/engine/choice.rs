@@ -25,9 +25,10 @@ pub struct Standing {
 pub enum State {
     /// Not tried so far.
     Untried,
-    /// It is not to be had on this device, does not take the model, gave other outputs than the
-    /// CPU, or failed while it answered.
+    /// It is not to be had on this device, or does not take the model.
     Refused(String),
+    /// It gave other outputs than the CPU, or failed while it answered.
+    Failed(String),
     /// It has the model; no time was taken so far.
     Ready,
     /// It has the model, gave the CPU's outputs, and took so long for one run.
@@ -41,6 +42,8 @@ pub struct Refusal {
     pub engine: &'static str,
     /// Why.
     pub reason: String,
+    /// Whether it is one that failed.
+    pub failed: bool,
 }
 
 /// Engines that may answer, in the order to try them, and the others.
@@ -59,7 +62,7 @@ pub struct Choice {
 pub fn choose(standings: &[Standing], allowed: impl Fn(&str) -> bool) -> Choice {
     let time = |standing: &Standing| match standing.state {
         State::Measured(time) => Some(time),
-        State::Untried | State::Refused(_) | State::Ready => None,
+        State::Untried | State::Refused(_) | State::Failed(_) | State::Ready => None,
     };
     let best_cpu = standings
         .iter()
@@ -72,7 +75,7 @@ pub fn choose(standings: &[Standing], allowed: impl Fn(&str) -> bool) -> Choice 
         let Standing { engine, cpu, state } = standing;
         let reason = match (state, best_cpu) {
             _ if !allowed(engine) => "the request does not allow it".to_owned(),
-            (State::Refused(reason), _) => reason.clone(),
+            (State::Refused(reason) | State::Failed(reason), _) => reason.clone(),
             (State::Untried, _) => "it was not tried so far".to_owned(),
             (State::Ready, _) if !cpu => "it was not compared with the CPU so far".to_owned(),
             (State::Measured(time), Some((best, name))) if !cpu && *time >= best => {
@@ -85,7 +88,8 @@ pub fn choose(standings: &[Standing], allowed: impl Fn(&str) -> bool) -> Choice 
                 continue;
             }
         };
-        refused.push(Refusal { engine, reason });
+        let failed = matches!(state, State::Failed(_));
+        refused.push(Refusal { engine, reason, failed });
     }
     // Stable: engines that were not measured stay in the caller's order.
     ranked.sort_by_key(|(rank, _)| *rank);

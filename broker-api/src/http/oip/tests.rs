@@ -29,6 +29,7 @@ fn answer() -> Answer {
             },
             engine: "tract".into(),
             engine_us: 12,
+            refused_engines: Vec::new(),
             outputs: vec![header("y", "FP32", &[1, 2], 8), header("label", "INT64", &[1], 8)],
             classes: Vec::new(),
         },

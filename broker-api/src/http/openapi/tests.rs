@@ -191,6 +191,8 @@ fn types_are_what_the_schemas_say() {
                     "labels": ["a"], "columns": ["x"], "mean": [0.5], "std": [0.5],
                     "channel_mean": [0.5], "channel_std": [0.5]}],
                 "engines": ["tract"], "slots": 1,
+                "engine_facts": [{"engine": "cuda", "device": "d", "driver": "v", "library": "l",
+                    "memory": 1, "gflops": 1.5}, {"engine": "webgpu", "unusable": "no"}],
                 "facts": {"arch": "arm", "os": "linux", "os_version": "", "kernel": "",
                     "host_name": "", "model": "", "cpu": "", "cpus": 1, "memory": 1, "disk": 1}},
             "presence": "online", "last_seen": 1, "telemetry": telemetry(), "tasks": 0}),
@@ -209,9 +211,10 @@ fn types_are_what_the_schemas_say() {
         "evaluate": true, "target_accuracy": 0.5, "register_as": "x", "seed": 1});
     let infer = json!({"kind": "infer", "model": {"name": "m"},
         "input": {"type": "tensors", "tensors": [
-            {"name": "x", "datatype": "FP32", "shape": [1], "size": 4}]}, "top": 5});
+            {"name": "x", "datatype": "FP32", "shape": [1], "size": 4}]}, "top": 5, "engine": "!webgpu"});
     let answered = json!({"kind": "infer", "device": "pi", "outputs": blob(),
         "report": {"model": model(), "engine": "tract", "engine_us": 5,
+            "refused_engines": [{"engine": "cuda", "reason": "signal 11"}],
             "outputs": [{"name": "y", "datatype": "FP32", "shape": [1], "size": 4}],
             "classes": [[{"index": 3, "label": "three", "probability": 0.5}]]}});
     let measured = json!({"kind": "telemetry", "devices": [["pi", telemetry()]]});

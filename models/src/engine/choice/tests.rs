@@ -61,6 +61,7 @@ fn state() -> impl Strategy<Value = State> {
     prop_oneof![
         Just(State::Untried),
         Just(State::Refused("no".into())),
+        Just(State::Failed("signal 11".into())),
         Just(State::Ready),
         (0_u64..50).prop_map(measured),
     ]
@@ -99,7 +100,7 @@ proptest! {
         prop_assert_eq!(choice.ranked.last().is_some_and(|name| find(name).cpu), usable);
         let times: Vec<_> = choice.ranked.iter().filter_map(|name| match find(name).state {
             State::Measured(time) => Some(time),
-            State::Untried | State::Refused(_) | State::Ready => None,
+            State::Untried | State::Refused(_) | State::Failed(_) | State::Ready => None,
         }).collect();
         prop_assert!(times.is_sorted());
     }

@@ -1,0 +1,140 @@
+//! The engines of this device: those of the CPU, which are part of this program, and those of the
+//! helper, which may load libraries and drivers, and may fail.
+
+use std::path::{Path, PathBuf};
+
+use jobs::engine::EngineFacts;
+use jobs::id::Bytes;
+use models::engine::Engine;
+use models::engine::frames::Probed;
+use models::engine::tract::Tract;
+
+pub use self::helper::{Helper, HelperError, HelperSession};
+pub use self::program::Program;
+
+mod child;
+mod helper;
+mod pipe;
+mod probe;
+mod program;
+pub mod table;
+#[cfg(test)]
+pub(crate) mod testing;
+
+/// Engines of the helper.
+pub const HELPED: [&str; 3] = ["cuda", "webgpu", "ort-cpu"];
+
+/// Engines that are part of this program, the one that is tried first in front.
+pub const CPU: [&str; 1] = ["tract"];
+
+/// The engine that trains.
+pub const TRAINS: &str = "native";
+
+/// One of [`CPU`].
+///
+/// # Panics
+/// For another name.
+pub(crate) fn cpu(engine: &str) -> Box<dyn Engine> {
+    match engine {
+        "tract" => Box::new(Tract),
+        other => unreachable!("{other} is no engine of the CPU"),
+    }
+}
+
+/// How far an engine's outputs may lie from the CPU's, relative to the largest of an output:
+/// additions in another order make differences of 1e-6 to 1e-4 in deep networks.
+pub(crate) const TOLERANCE: f32 = 1e-3;
+
+/// What is known of the helper's engines on this device.
+#[derive(Debug, Clone, Default)]
+pub struct Engines {
+    /// Results of the probes, in the order of [`HELPED`].
+    pub probed: Vec<Probed>,
+    helpers: Vec<Helper>,
+}
+
+impl Engines {
+    /// Probes the helper's engines; may take minutes where drivers hang. `forbidden` ones are not
+    /// touched, `kept` is a file for results, `scratch` a folder for an embedded helper.
+    pub fn probe(options: &Options) -> Self {
+        let forbidden = |engine: &str| options.forbidden.iter().any(|name| name == engine);
+        let program = Program::find(options.helper.as_deref(), &options.scratch);
+        let none =
+            |reason: &String| HELPED.map(|engine| probe::unusable(engine, reason.clone())).to_vec();
+        let mut probed = match &program {
+            _ if HELPED.into_iter().all(forbidden) => none(&String::new()),
+            Ok(program) => probe::probe_all(program, options.kept.as_deref()),
+            Err(reason) => none(reason),
+        };
+        for probed in probed.iter_mut().filter(|probed| forbidden(&probed.engine)) {
+            let reason = "this device's configuration forbids it".to_owned();
+            *probed = probe::unusable(&probed.engine.clone(), reason);
+        }
+        let usable = |engine: &&str| {
+            probed.iter().any(|probed| probed.engine == *engine && probed.unusable.is_none())
+        };
+        let helpers = program.iter().flat_map(|program| {
+            let helper = |engine| Helper::new(engine, program.clone(), options.threads);
+            HELPED.into_iter().filter(usable).map(helper)
+        });
+        Self { helpers: helpers.collect(), probed }
+    }
+
+    /// The helper of an engine that can be used.
+    pub(crate) fn helper(&self, engine: &str) -> Option<&Helper> {
+        self.helpers.iter().find(|helper| helper.name() == engine)
+    }
+
+    /// Why an engine of the helper cannot be used.
+    pub(crate) fn unusable(&self, engine: &str) -> Option<&str> {
+        self.probed.iter().find(|probed| probed.engine == engine)?.unusable.as_deref()
+    }
+
+    /// What a device says of them.
+    pub(crate) fn facts(&self) -> Vec<EngineFacts> {
+        self.probed.iter().map(facts).collect()
+    }
+}
+
+fn facts(probed: &Probed) -> EngineFacts {
+    let Probed { engine, unusable, device, driver, library, memory, gflops } = probed.clone();
+    EngineFacts { engine, unusable, device, driver, library, memory: memory.map(Bytes), gflops }
+}
+
+/// Names of all engines that can be used, those of the helper in front.
+pub(crate) fn names(known: Option<&Engines>) -> Vec<String> {
+    let helped = known.map(|known| known.helpers.as_slice()).unwrap_or_default();
+    let mut names: Vec<&str> = helped.iter().map(Engine::name).chain(CPU).collect();
+    if !names.contains(&TRAINS) {
+        names.push(TRAINS);
+    }
+    names.into_iter().map(str::to_owned).collect()
+}
+
+/// What decides over the helper's engines.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The helper's program; the usual places if `None`.
+    pub helper: Option<PathBuf>,
+    /// Engines that are not to be touched.
+    pub forbidden: Vec<String>,
+    /// Threads of an engine that runs on the CPU, 0 for all.
+    pub threads: usize,
+    /// Where results are kept.
+    pub kept: Option<PathBuf>,
+    /// A folder for an embedded helper where the system does not run it from memory.
+    pub scratch: PathBuf,
+}
+
+impl Options {
+    /// For an agent with this state folder.
+    pub(crate) fn of(config: &crate::config::Config, state: &Path) -> Self {
+        Self {
+            helper: config.accel.clone(),
+            forbidden: config.forbidden_engines.clone(),
+            threads: config.threads,
+            kept: Some(state.join("engines.json")),
+            scratch: state.to_owned(),
+        }
+    }
+}

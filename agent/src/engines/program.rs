@@ -1,0 +1,175 @@
+//! The helper's program: a file, or carried by this program and run from memory.
+
+use std::io::{Error, ErrorKind, Read as _, Result};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+#[cfg(feature = "embedded-accel")]
+mod embedded;
+
+/// The file's name beside the agent.
+const NAME: &str = "dunlin-accel";
+
+/// Where the helper's program is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Program {
+    /// A file.
+    File(PathBuf),
+    /// Inside of this program; `scratch` is a folder for systems that do not run it from memory.
+    #[cfg(feature = "embedded-accel")]
+    Embedded {
+        /// Where it may be written to.
+        scratch: PathBuf,
+    },
+}
+
+impl Program {
+    /// The one that is `named`, else the one beside this program, else the one inside.
+    ///
+    /// # Errors
+    /// Why there is none that this system can run, and what to do.
+    pub fn find(
+        named: Option<&Path>,
+        #[cfg_attr(not(feature = "embedded-accel"), expect(unused, reason = "none is inside"))]
+        scratch: &Path,
+    ) -> std::result::Result<Self, String> {
+        let beside = std::env::current_exe().ok().map(|own| own.with_file_name(NAME));
+        let program = match (named, beside) {
+            (Some(path), _) => Self::File(path.to_owned()),
+            (None, Some(path)) if path.is_file() => Self::File(path),
+            #[cfg(feature = "embedded-accel")]
+            (None, _) => Self::Embedded { scratch: scratch.to_owned() },
+            #[cfg(not(feature = "embedded-accel"))]
+            (None, _) => {
+                return Err(format!(
+                    "no helper: copy {NAME} beside the agent, name it with --accel, or use the \
+                     agent that has it inside"
+                ));
+            }
+        };
+        program.check()?;
+        Ok(program)
+    }
+
+    /// The command that starts it.
+    ///
+    /// # Errors
+    /// When it cannot be brought into memory, nor into a file.
+    #[cfg_attr(
+        not(feature = "embedded-accel"),
+        expect(clippy::unnecessary_wraps, reason = "a program inside has to be unpacked")
+    )]
+    pub(super) fn command(&self) -> Result<Started> {
+        match self {
+            Self::File(path) => Ok(Started { command: Command::new(path), _held: None }),
+            #[cfg(feature = "embedded-accel")]
+            Self::Embedded { scratch } => embedded::command(scratch),
+        }
+    }
+
+    /// Changes when the program does.
+    pub(super) fn stamp(&self) -> String {
+        match self {
+            Self::File(path) => stamp(path),
+            #[cfg(feature = "embedded-accel")]
+            Self::Embedded { .. } => embedded::stamp(),
+        }
+    }
+
+    fn check(&self) -> std::result::Result<(), String> {
+        let (what, start) = match self {
+            Self::File(path) => (path.display().to_string(), start_of(path)),
+            #[cfg(feature = "embedded-accel")]
+            Self::Embedded { .. } => ("the helper inside".to_owned(), embedded::start()),
+        };
+        let start = start.map_err(|error| format!("{what}: {error}"))?;
+        match loader(&start) {
+            Some(loader) if !Path::new(&loader).exists() => Err(format!(
+                "{what} needs glibc, whose loader {loader} this system lacks: it works with the \
+                 engines inside of the agent only"
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A command, and what must live until it was started.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) command: Command,
+    pub(super) _held: Option<std::os::fd::OwnedFd>,
+}
+
+/// Length and time of change of a file; says so where it is absent.
+pub(super) fn stamp(path: &Path) -> String {
+    let stamp = std::fs::metadata(path).and_then(|data| Ok((data.len(), data.modified()?)));
+    match stamp {
+        Ok((len, changed)) => format!("{} {len} {changed:?}", path.display()),
+        Err(_) => format!("{} absent", path.display()),
+    }
+}
+
+/// The beginning of a file: program headers come first.
+fn start_of(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(4096).read_to_end(&mut bytes)?;
+    if bytes.is_empty() {
+        return Err(Error::new(ErrorKind::InvalidData, "the file is empty"));
+    }
+    Ok(bytes)
+}
+
+/// The loader that a 64-bit ELF program asks for (`PT_INTERP`): where it is missing, starting the
+/// program fails as if the program itself were.
+fn loader(elf: &[u8]) -> Option<String> {
+    const INTERPRETER: u64 = 3;
+    let number = |at: usize, len: usize| -> Option<u64> {
+        let mut bytes = [0; 8];
+        bytes[..len].copy_from_slice(elf.get(at..at.checked_add(len)?)?);
+        Some(u64::from_le_bytes(bytes))
+    };
+    let offset = |at: usize| usize::try_from(number(at, 8)?).ok();
+    // 64 bits, little-endian.
+    if elf.get(..6)? != b"\x7fELF\x02\x01" {
+        return None;
+    }
+    let (headers, size, count) = (offset(32)?, number(54, 2)?, number(56, 2)?);
+    let header = |index: u64| headers.checked_add(usize::try_from(index * size).ok()?);
+    let found = (0..count).filter_map(header).find(|at| number(*at, 4) == Some(INTERPRETER))?;
+    let (from, len) = (offset(found.checked_add(8)?)?, offset(found.checked_add(32)?)?);
+    let text = elf.get(from..from.checked_add(len)?)?;
+    Some(String::from_utf8_lossy(text).trim_end_matches('\0').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loader_that_is_missing_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("helper");
+        let find = || Program::find(Some(&path), folder.path());
+        let error = find().unwrap_err();
+        assert!(error.contains("helper: No such file"), "{error}");
+        let own = start_of(Path::new("/proc/self/exe")).unwrap();
+        if let Some(loader) = loader(&own) {
+            assert!(Path::new(&loader).exists(), "{loader}");
+            std::fs::write(&path, &own).unwrap();
+            assert_eq!(find(), Ok(Program::File(path.clone())));
+            let at = own.windows(loader.len()).position(|part| part == loader.as_bytes()).unwrap();
+            let mut foreign = own.clone();
+            foreign[at + 1] = b'X';
+            std::fs::write(&path, &foreign).unwrap();
+            let error = find().unwrap_err();
+            assert!(error.contains("needs glibc, whose loader /X"), "{error}");
+        }
+        std::fs::write(&path, "#!/bin/sh\n").unwrap();
+        assert_eq!(find(), Ok(Program::File(path.clone())), "a script needs none");
+        std::fs::write(&path, "").unwrap();
+        assert!(find().unwrap_err().contains("empty"));
+        for len in 0..own.len() {
+            loader(&own[..len]);
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! `dunlin-agent probe`: which engines this device has, and why not the others.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+use models::engine::frames::Probed;
+use models::tensor::Tensor;
+use models::train::Definition;
+use models::zoo;
+
+use super::{CPU, Engines, Options, cpu};
+
+/// What is asked for.
+#[derive(Debug, Clone, Args)]
+pub struct ProbeArgs {
+    /// The program dunlin-accel [default: the one beside this program, or inside of it]
+    #[arg(long, env = "DUNLIN_ACCEL", value_name = "FILE")]
+    pub accel: Option<PathBuf>,
+    /// The result as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The family whose answers are timed, with the shape of an example and the number of them.
+const KNOWN: (&str, [usize; 3], usize) = ("resnet18", [3, 32, 32], 8);
+const CLASSES: usize = 10;
+/// Runs, the fastest counts.
+const RUNS: usize = 3;
+
+/// Probes every engine and gives the result as text.
+#[expect(clippy::missing_panics_doc, reason = "names and numbers are JSON")]
+pub fn run(args: &ProbeArgs) -> String {
+    let scratch = std::env::temp_dir();
+    let options = Options { helper: args.accel.clone(), scratch, ..Options::default() };
+    let helped = Engines::probe(&options);
+    let own = CPU.map(probe_cpu);
+    let all: Vec<Probed> = own.into_iter().chain(helped.probed).collect();
+    if args.json {
+        return serde_json::to_string_pretty(&all).expect("names and numbers are JSON");
+    }
+    text(&all)
+}
+
+/// An engine of the CPU; the rate is that of one thread where the engine uses one.
+fn probe_cpu(engine: &str) -> Probed {
+    let device = Some(crate::facts::read(Path::new("/")).cpu).filter(|cpu| !cpu.is_empty());
+    let gflops = rate(engine);
+    let unusable = gflops.is_none().then(|| "it does not run a known model".to_owned());
+    Probed { engine: engine.to_owned(), unusable, device, gflops, ..Probed::default() }
+}
+
+fn rate(engine: &str) -> Option<f64> {
+    let (family, shape, examples) = KNOWN;
+    let onnx = zoo::build(family, shape, CLASSES, 1)?.into();
+    let (definition, parameters) = Definition::read_with_parameters(&onnx).ok()?;
+    let onnx = definition.to_inference_onnx(&parameters.into()).ok()?;
+    let session = cpu(engine).load(&onnx).ok()?;
+    let extents: Vec<usize> = std::iter::once(examples).chain(shape).collect();
+    let values = vec![0.5; extents.iter().product()];
+    let input = [Tensor::f32(&extents, values).ok()?];
+    session.run(&input).ok()?;
+    let times = (0..RUNS).filter_map(|_| {
+        let began = Instant::now();
+        session.run(&input).ok()?;
+        Some(began.elapsed().as_secs_f64())
+    });
+    let best = times.fold(f64::INFINITY, f64::min);
+    #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
+    let operations =
+        2.0 * zoo::cost(family, shape, CLASSES)?.multiply_adds as f64 * examples as f64;
+    Some(operations / best / 1e9)
+}
+
+fn text(all: &[Probed]) -> String {
+    let mut text =
+        format!("{:<10}{:<8}{:>10}  {}", "ENGINE", "USABLE", "GFLOP/S", "WHAT IT HAS, OR WHY NOT");
+    for probed in all {
+        let Probed { engine, unusable, device, driver, library, memory, gflops } = probed;
+        let usable = if unusable.is_some() { "no" } else { "yes" };
+        let rate = gflops.map_or_else(String::new, |rate| format!("{rate:.1}"));
+        let memory = memory.map(|bytes| format!("{} MB", bytes / 1_000_000));
+        let has = [device, driver, library, &memory].into_iter().flatten().cloned();
+        let has = unusable.clone().unwrap_or_else(|| has.collect::<Vec<_>>().join(", "));
+        let _ = write!(text, "\n{engine:<10}{usable:<8}{rate:>10}  {has}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engines::HELPED;
+    use crate::engines::testing::{self, Fake};
+
+    #[test]
+    fn every_engine_is_shown_with_what_it_has_or_lacks() {
+        let folder = tempfile::tempdir().unwrap();
+        let accel = Some(testing::write(folder.path(), Fake::Good));
+        let shown = run(&ProbeArgs { accel: accel.clone(), json: false });
+        let line = |engine: &str| shown.lines().find(|line| line.starts_with(engine)).unwrap();
+        for engine in CPU {
+            assert!(line(engine).contains("yes"), "{shown}");
+        }
+        assert!(line("cuda").contains("1.5  a fake"), "{shown}");
+        assert!(line("webgpu").contains("no") && line("webgpu").contains("this is a fake"));
+        let all: Vec<Probed> =
+            serde_json::from_str(&run(&ProbeArgs { accel, json: true })).unwrap();
+        assert_eq!(all.len(), CPU.len() + HELPED.len());
+        let absent = Some(folder.path().join("absent"));
+        let shown = run(&ProbeArgs { accel: absent, json: false });
+        assert!(shown.contains("absent: No such file"), "{shown}");
+    }
+}

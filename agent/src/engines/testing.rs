@@ -1,0 +1,153 @@
+//! A helper for tests: this test program itself, started by a script, behaves as it is told to.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use models::engine::frames::{self, Lengths, Reply, Request};
+use models::engine::tract::Tract;
+use models::engine::{Engine as _, Session};
+use models::tensor::Tensor;
+
+/// What a helper does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fake {
+    /// Answers as the CPU does; what it was asked before it answers at once.
+    Good,
+    /// The same with numbers that are wrong.
+    Wrong,
+    /// Says that it does not take the model.
+    Refuses,
+    /// Crashes when it is asked for what it has not seen: the golden input it has.
+    Crashes,
+    /// The same by a signal.
+    Dies,
+    /// The same by not answering.
+    Hangs,
+    /// The same by something that is no frame.
+    Babbles,
+    /// Ends while it starts.
+    EndsAtOnce,
+    /// Ends while it loads a model.
+    EndsLoading,
+}
+
+impl Fake {
+    const ALL: [Fake; 9] = [
+        Fake::Good,
+        Fake::Wrong,
+        Fake::Refuses,
+        Fake::Crashes,
+        Fake::Dies,
+        Fake::Hangs,
+        Fake::Babbles,
+        Fake::EndsAtOnce,
+        Fake::EndsLoading,
+    ];
+}
+
+/// Writes a helper whose only usable engine is `cuda`.
+pub(crate) fn write(folder: &Path, fake: Fake) -> PathBuf {
+    let path = folder.join(format!("helper-{fake:?}"));
+    let own = std::env::current_exe().unwrap();
+    let text = format!(
+        r#"#!/bin/sh
+if [ "$1" = probe ]; then
+    [ "$2" = cuda ] && echo '{{"engine":"cuda","device":"a fake","gflops":1.5}}' ||
+        echo "{{\"engine\":\"$2\",\"unusable\":\"this is a fake\"}}"
+    exit 0
+fi
+exec 3>&1 1>&2
+DUNLIN_FAKE={fake:?} exec {own} --exact engines::testing::fake_helper --nocapture --test-threads 1
+"#,
+        own = own.display()
+    );
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+/// The helper, where the script says so; nothing among the tests.
+#[test]
+fn fake_helper() {
+    let Ok(name) = std::env::var("DUNLIN_FAKE") else { return };
+    let fake = Fake::ALL.into_iter().find(|fake| format!("{fake:?}") == name).unwrap();
+    if fake == Fake::EndsAtOnce {
+        end(101);
+    }
+    let mut out = std::fs::OpenOptions::new().write(true).open("/proc/self/fd/3").unwrap();
+    let hello = Reply::Hello { protocol: frames::PROTOCOL, engine: "cuda".to_owned() };
+    say(&mut out, &hello, &[]);
+    let mut models: HashMap<u64, Box<dyn Session>> = HashMap::new();
+    let mut seen: HashMap<Vec<u8>, Vec<Tensor>> = HashMap::new();
+    while let Some((request, body)) = listen(&mut std::io::stdin().lock()) {
+        match request {
+            Request::Load { .. } if fake == Fake::Refuses => {
+                say(&mut out, &Reply::Refused { reason: "operator Relu".to_owned() }, &[]);
+            }
+            Request::Load { .. } if fake == Fake::EndsLoading => end(3),
+            Request::Load { session } => {
+                let model = Tract.load(&body).unwrap();
+                let (inputs, outputs) = (model.inputs().to_vec(), model.outputs().to_vec());
+                models.insert(session, model);
+                say(&mut out, &Reply::Loaded { inputs, outputs }, &[]);
+            }
+            Request::Unload { session } => {
+                models.remove(&session);
+                say(&mut out, &Reply::Unloaded, &[]);
+            }
+            Request::Run { session, inputs } => {
+                if !seen.is_empty() && !seen.contains_key(&body) {
+                    misbehave(fake, &mut out);
+                }
+                let outputs = seen.entry(body).or_insert_with_key(|body| {
+                    models[&session].run(&frames::unpack(&inputs, body).unwrap()).unwrap()
+                });
+                let mut outputs = outputs.clone();
+                if fake == Fake::Wrong {
+                    let values = outputs[0].as_f32().unwrap();
+                    let wrong = values.iter().map(|value| value * 1.5 + 1.0).collect();
+                    outputs[0] = Tensor::f32(outputs[0].shape(), wrong).unwrap();
+                }
+                let (outputs, body) = frames::pack(&outputs);
+                say(&mut out, &Reply::Answered { engine_us: 3, outputs }, &body);
+            }
+        }
+    }
+    end(0);
+}
+
+#[expect(clippy::exit, reason = "as a crash ends a process")]
+fn end(code: i32) -> ! {
+    std::process::exit(code)
+}
+
+fn misbehave(fake: Fake, out: &mut impl Write) {
+    match fake {
+        Fake::Crashes => end(101),
+        // Rust's own handler takes the first one.
+        Fake::Dies => loop {
+            let own = rustix::process::getpid();
+            rustix::process::kill_process(own, rustix::process::Signal::SEGV).unwrap();
+        },
+        Fake::Hangs => std::thread::sleep(std::time::Duration::from_mins(10)),
+        Fake::Babbles => out.write_all(b"cuda error: out of memory, aborting\n").unwrap(),
+        Fake::Good | Fake::Wrong | Fake::Refuses | Fake::EndsAtOnce | Fake::EndsLoading => {}
+    }
+}
+
+fn say(out: &mut impl Write, reply: &Reply, body: &[u8]) {
+    out.write_all(&frames::encode(reply, body.len()).unwrap()).unwrap();
+    out.write_all(body).unwrap();
+}
+
+fn listen(input: &mut impl Read) -> Option<(Request, Vec<u8>)> {
+    let mut prefix = [0; frames::PREFIX];
+    input.read_exact(&mut prefix).ok()?;
+    let Lengths { header, body } = frames::lengths(prefix).unwrap();
+    let (mut header, mut body) = (vec![0; header], vec![0; body]);
+    input.read_exact(&mut header).ok()?;
+    input.read_exact(&mut body).ok()?;
+    Some((frames::decode(&header).unwrap(), body))
+}

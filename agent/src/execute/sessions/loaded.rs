@@ -1,0 +1,274 @@
+//! One model in the engines that have it, and how it answers: by the best of them, and by the
+//! next one when that fails.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jobs::report::{Failure, FailureCode, RefusedEngine};
+use models::artifact::TensorInfo;
+use models::engine::Session;
+use models::engine::choice::{Choice, Refusal, Standing, State, choose};
+use models::tensor::Tensor;
+
+use crate::engines::{CPU, HELPED, HelperError, HelperSession, cpu};
+use crate::execute::failures;
+
+/// How many times its measured time an engine of the helper may take before it counts as hung.
+const SLOWER_MAX: u32 = 50;
+/// The shortest time after which it does.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Failures with one model after which an engine of the helper is left alone.
+const FAILURES_MAX: u32 = 3;
+
+/// A model with its engines.
+#[derive(Debug)]
+pub(in crate::execute) struct Loaded {
+    inputs: Vec<TensorInfo>,
+    outputs: Vec<TensorInfo>,
+    places: Mutex<Vec<Place>>,
+    /// One calibration at a time.
+    pub(super) calibrating: tokio::sync::Mutex<()>,
+}
+
+/// An engine, and the model in it if it is there.
+#[derive(Debug)]
+struct Place {
+    standing: Standing,
+    session: Option<AnySession>,
+    /// How often it failed with this model.
+    failures: u32,
+}
+
+/// A model in an engine; cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) enum AnySession {
+    /// In this program.
+    Cpu(Arc<dyn Session>),
+    /// In a helper.
+    Helped(Arc<HelperSession>),
+}
+
+/// What an engine gave.
+#[derive(Debug)]
+pub(in crate::execute) struct Answered {
+    pub(in crate::execute) outputs: Vec<Tensor>,
+    pub(in crate::execute) engine: &'static str,
+    /// Its own time.
+    pub(in crate::execute) took: Duration,
+    /// Engines that were tried, or could have been better, with the reasons.
+    pub(in crate::execute) refused: Vec<RefusedEngine>,
+    /// Engines of the helper that failed and are worth another trial.
+    pub(in crate::execute) again: Vec<&'static str>,
+}
+
+impl Loaded {
+    /// Loads an ONNX file into the first engine of the CPU that takes it.
+    pub(super) fn load(onnx: &[u8]) -> Result<Self, Failure> {
+        let mut places: Vec<Place> = Vec::new();
+        let mut last = None;
+        let mut ready: Option<Arc<dyn Session>> = None;
+        for engine in CPU {
+            let (state, session) = match &ready {
+                Some(_) => (State::Untried, None),
+                None => match cpu(engine).load(onnx) {
+                    Ok(session) => {
+                        let session: Arc<dyn Session> = session.into();
+                        ready = Some(session.clone());
+                        (State::Ready, Some(AnySession::Cpu(session)))
+                    }
+                    Err(error) => {
+                        let reason = error.to_string();
+                        last = Some(error);
+                        (State::Refused(reason), None)
+                    }
+                },
+            };
+            let standing = Standing { engine, cpu: true, state };
+            places.push(Place { standing, session, failures: 0 });
+        }
+        let Some(ready) = ready else {
+            // The last one takes the most models, so its reason is the one that counts.
+            let none = || Failure::new(FailureCode::Internal, "no engine of the CPU".to_owned());
+            return Err(last.as_ref().map_or_else(none, failures::of_engine));
+        };
+        let untried = |engine| Standing { engine, cpu: false, state: State::Untried };
+        let helped =
+            HELPED.map(|engine| Place { standing: untried(engine), session: None, failures: 0 });
+        places.extend(helped);
+        Ok(Self {
+            inputs: ready.inputs().to_vec(),
+            outputs: ready.outputs().to_vec(),
+            places: Mutex::new(places),
+            calibrating: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// Declared inputs, in order.
+    pub(in crate::execute) fn inputs(&self) -> &[TensorInfo] {
+        &self.inputs
+    }
+
+    /// Declared outputs, in order.
+    pub(in crate::execute) fn outputs(&self) -> &[TensorInfo] {
+        &self.outputs
+    }
+
+    /// Answers with the best engine that is allowed, within `limit`; by the next one where one of
+    /// the helper fails.
+    pub(in crate::execute) fn answer(
+        &self,
+        inputs: &[Tensor],
+        allowed: impl Fn(&str) -> bool,
+        limit: Duration,
+    ) -> Result<Answered, Failure> {
+        let deadline = Instant::now() + limit;
+        let Choice { ranked, refused } = self.choice(allowed);
+        let mut refused = telling(&ranked, refused);
+        let (mut again, mut last) = (Vec::new(), None);
+        for engine in ranked {
+            let Some((session, time)) = self.session(engine) else { continue };
+            match session {
+                AnySession::Cpu(session) => {
+                    let began = Instant::now();
+                    match session.run(inputs) {
+                        Ok(outputs) => {
+                            let took = began.elapsed();
+                            return Ok(Answered { outputs, engine, took, refused, again });
+                        }
+                        Err(error) => {
+                            refused.push(refusal(engine, &error));
+                            last = Some(failures::of_engine(&error));
+                        }
+                    }
+                }
+                AnySession::Helped(session) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    match session.run_within(inputs, hung_after(time).min(left / 2)) {
+                        Ok((outputs, took)) => {
+                            return Ok(Answered { outputs, engine, took, refused, again });
+                        }
+                        Err(error) => {
+                            refused.push(refusal(engine, &error));
+                            if self.note(engine, &error) {
+                                again.push(engine);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        Err(last.unwrap_or_else(|| unavailable(&refused)))
+    }
+
+    /// Notes that an engine of the helper did not answer; whether to try it anew.
+    fn note(&self, engine: &str, error: &HelperError) -> bool {
+        let crashed = match error {
+            HelperError::Refused(_) => return false,
+            HelperError::Failed(_) => 1,
+            HelperError::Gone(_) => 0,
+        };
+        let mut places = self.lock();
+        let Some(place) = places.iter_mut().find(|place| place.standing.engine == engine) else {
+            return false;
+        };
+        // Of requests that fail side by side one tells.
+        if place.session.take().is_none() {
+            return false;
+        }
+        place.failures += crashed;
+        place.standing.state = State::Failed(error.to_string());
+        place.failures < FAILURES_MAX
+    }
+
+    /// Engines to make ready for a request, where none that it allows is.
+    pub(super) fn missing(&self, allowed: impl Fn(&str) -> bool) -> Vec<&'static str> {
+        let ranked = self.choice(&allowed).ranked;
+        if ranked.iter().any(|engine| self.session(engine).is_some()) {
+            return Vec::new();
+        }
+        let places = self.lock();
+        let open = |place: &&Place| match place.standing.state {
+            State::Untried | State::Ready | State::Measured(_) => true,
+            State::Refused(_) | State::Failed(_) => false,
+        };
+        let names = places.iter().filter(open).map(|place| place.standing.engine);
+        names.filter(|engine| allowed(engine)).collect()
+    }
+
+    pub(super) fn choice(&self, allowed: impl Fn(&str) -> bool) -> Choice {
+        let places = self.lock();
+        let standings: Vec<Standing> = places.iter().map(|place| place.standing.clone()).collect();
+        drop(places);
+        choose(&standings, allowed)
+    }
+
+    /// An engine's session, with the time that it was measured to take.
+    pub(super) fn session(&self, engine: &str) -> Option<(AnySession, Option<Duration>)> {
+        let places = self.lock();
+        let place = places.iter().find(|place| place.standing.engine == engine)?;
+        let time = match place.standing.state {
+            State::Measured(time) => Some(time),
+            State::Untried | State::Refused(_) | State::Failed(_) | State::Ready => None,
+        };
+        Some((place.session.clone()?, time))
+    }
+
+    /// The session of an engine of the CPU whose outputs count: the named one if it is there.
+    pub(super) fn reference(&self, named: &str) -> Option<AnySession> {
+        let places = self.lock();
+        let cpu = || places.iter().filter(|place| place.standing.cpu && place.session.is_some());
+        let named = cpu().find(|place| place.standing.engine == named);
+        named.or_else(|| cpu().next())?.session.clone()
+    }
+
+    /// Notes what is known of an engine.
+    pub(super) fn put(&self, engine: &str, state: State, session: Option<AnySession>) {
+        let mut places = self.lock();
+        if let Some(place) = places.iter_mut().find(|place| place.standing.engine == engine) {
+            place.standing.state = state;
+            place.session = session;
+        }
+    }
+
+    /// Lets go of the model in every engine of the CPU but the fastest.
+    pub(super) fn keep_fastest_cpu(&self) {
+        let fastest = self.choice(|engine| CPU.contains(&engine)).ranked.into_iter().next();
+        let mut places = self.lock();
+        for place in places.iter_mut().filter(|place| place.standing.cpu) {
+            if Some(place.standing.engine) != fastest {
+                place.session = None;
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Place>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn hung_after(time: Option<Duration>) -> Duration {
+    time.map_or(PATIENCE, |time| time.saturating_mul(SLOWER_MAX)).max(PATIENCE)
+}
+
+/// The refusals that a reader of the answer wants to know: of engines that failed, not of those
+/// that this device never had.
+fn telling(ranked: &[&'static str], refused: Vec<Refusal>) -> Vec<RefusedEngine> {
+    // With nothing ranked every reason counts.
+    let worth = |refusal: &Refusal| ranked.is_empty() || refusal.failed;
+    let named = |refusal: Refusal| RefusedEngine {
+        engine: refusal.engine.to_owned(),
+        reason: refusal.reason,
+    };
+    refused.into_iter().filter(worth).map(named).collect()
+}
+
+fn refusal(engine: &str, error: &dyn std::fmt::Display) -> RefusedEngine {
+    RefusedEngine { engine: engine.to_owned(), reason: error.to_string() }
+}
+
+fn unavailable(refused: &[RefusedEngine]) -> Failure {
+    let reasons: Vec<String> =
+        refused.iter().map(|refused| format!("{}: {}", refused.engine, refused.reason)).collect();
+    let message = format!("no engine that the request allows can answer: {}", reasons.join("; "));
+    Failure::new(FailureCode::EngineUnavailable, message)
+}

@@ -1,0 +1,166 @@
+//! Whatever a helper does, a request is answered rightly, and the answer says what happened.
+
+use std::time::Instant;
+
+use jobs::engine::EnginePolicy;
+use jobs::id::{Bytes as Size, ModelRef};
+use jobs::report::{FailureCode, InferReport};
+use jobs::spec::{InferInput, InferTask, TensorHeader};
+use models::artifact::ModelConfig;
+use models::train::{Sgd, Trainer};
+
+use super::infer::inferred;
+use super::*;
+use crate::engines::testing::{self, Fake};
+
+const SIDE: usize = 24;
+
+/// A model that takes longer than a message to a helper.
+async fn slow_model(world: &World) -> ModelRef {
+    let graph = models::zoo::build("resnet8", [3, SIDE, SIDE], 10, 1).unwrap();
+    let sgd = Sgd { learning_rate: 0.0, momentum: 0.0, weight_decay: 0.0 };
+    let onnx = Trainer::new(&graph, sgd).unwrap().to_inference_onnx();
+    world.register(onnx, &ModelConfig::default()).await
+}
+
+fn ask(model: &ModelRef, engine: &str) -> InferTask {
+    let side = SIDE as u64;
+    let header = TensorHeader {
+        name: String::new(),
+        datatype: "FP32".to_owned(),
+        shape: vec![1, 3, side, side],
+        size: Size(4 * 3 * side * side),
+    };
+    let input = InferInput::Tensors { tensors: vec![header] };
+    let engine: EnginePolicy = engine.parse().unwrap();
+    InferTask { model: model.clone(), input, top: 1, engine, answer_to: None }
+}
+
+/// An input that no other number gives.
+fn input(number: u16) -> Vec<u8> {
+    let values = (0..=250_u8).cycle().take(3 * SIDE * SIDE);
+    let value = |value: u8| f32::from(value) / 251.0 + f32::from(number);
+    values.flat_map(|each| value(each).to_le_bytes()).collect()
+}
+
+struct Helped {
+    world: World,
+    agent: Agent,
+    model: ModelRef,
+}
+
+impl Helped {
+    async fn new(fake: Fake) -> Self {
+        let world = World::new().await;
+        let accel = testing::write(world.dir.path(), fake);
+        let agent = world.join(Config { accel: Some(accel), ..world.config() }).await;
+        let model = slow_model(&world).await;
+        Self { world, agent, model }
+    }
+
+    async fn ask(&self, engine: &str, number: u16) -> (InferReport, Vec<u8>) {
+        let (report, outputs) = self.world.infer(&ask(&self.model, engine), &input(number)).await;
+        (inferred(report), outputs.to_vec())
+    }
+
+    /// Asks until an answer is as it should be; the number of the last question counts up.
+    async fn ask_until(&self, right: impl Fn(&InferReport) -> bool) -> (InferReport, Vec<u8>) {
+        let begun = Instant::now();
+        loop {
+            let (report, outputs) = self.ask("", 1).await;
+            if right(&report) {
+                return (report, outputs);
+            }
+            assert!(begun.elapsed() < PATIENCE, "{report:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_faster_engine_answers_once_it_was_compared() {
+    let helped = Helped::new(Fake::Good).await;
+    let (first, expected) = helped.ask("tract", 1).await;
+    assert_eq!(first.engine, "tract");
+    let (report, outputs) = helped.ask_until(|report| report.engine == "cuda").await;
+    assert!(report.refused_engines.is_empty(), "{report:?}");
+    assert_eq!((report.engine_us, outputs), (3, expected));
+    assert_eq!(helped.ask("!cuda", 1).await.0.engine, "tract");
+    let failure = helped.world.infer(&ask(&helped.model, "webgpu"), &input(1)).await.0;
+    let failure = failure_of(failure);
+    assert_eq!(failure.code, FailureCode::EngineUnavailable);
+    assert!(failure.message.contains("webgpu: this is a fake"), "{failure:?}");
+
+    let mut hellos = helped.world.listen("fleet.pi.hello").await;
+    helped.agent.stop().await;
+    let accel = testing::write(helped.world.dir.path(), Fake::Good);
+    let agent = start(Config { accel: Some(accel), ..helped.world.config() });
+    let hello = loop {
+        let hello: jobs::device::Hello = next_as(&mut hellos).await;
+        if !hello.engine_facts.is_empty() {
+            break hello;
+        }
+    };
+    assert_eq!(hello.engines[0], "cuda");
+    assert_eq!(hello.engine_facts[0].device.as_deref(), Some("a fake"));
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_may_not_be_used_is_not_touched() {
+    let world = World::new().await;
+    let accel = testing::write(world.dir.path(), Fake::Good);
+    let forbidden_engines = vec!["cuda".to_owned()];
+    let config = Config { accel: Some(accel), forbidden_engines, ..world.config() };
+    let agent = world.join(config).await;
+    let model = slow_model(&world).await;
+    let failure = failure_of(world.infer(&ask(&model, "cuda"), &input(1)).await.0);
+    assert!(failure.message.contains("configuration forbids"), "{failure:?}");
+    agent.stop().await;
+}
+
+/// The helper fails at the first question that it has not seen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_a_helper_fails_the_next_engine_answers_and_says_so() {
+    for (fake, words) in [
+        (Fake::Crashes, "exit code 101"),
+        (Fake::Dies, "signal 11"),
+        (Fake::Hangs, "no answer within"),
+        (Fake::Babbles, "a frame of"),
+    ] {
+        let helped = Helped::new(fake).await;
+        let (_, expected) = helped.ask("tract", 1).await;
+        let refused = |report: &InferReport| !report.refused_engines.is_empty();
+        let (report, outputs) = helped.ask_until(refused).await;
+        assert_eq!(report.engine, "tract", "{fake:?}");
+        assert_eq!(outputs, expected, "{fake:?}");
+        let refused = &report.refused_engines[0];
+        assert_eq!(refused.engine, "cuda");
+        assert!(refused.reason.contains(words), "{fake:?}: {refused:?}");
+        assert_eq!(helped.ask("tract", 1).await.1, expected, "the agent lives");
+        helped.agent.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_helper_that_cannot_be_trusted_never_answers() {
+    for (fake, words) in [
+        (Fake::Wrong, "differs from the CPU's"),
+        (Fake::Refuses, "operator Relu"),
+        (Fake::EndsAtOnce, "exit code 101"),
+        (Fake::EndsLoading, "exit code 3"),
+    ] {
+        let helped = Helped::new(fake).await;
+        assert_eq!(helped.ask("", 1).await.0.engine, "tract");
+        let forced = helped.world.infer(&ask(&helped.model, "cuda"), &input(1)).await.0;
+        let failure = failure_of(forced);
+        assert_eq!(failure.code, FailureCode::EngineUnavailable, "{fake:?}");
+        assert!(failure.message.contains(words), "{fake:?}: {failure:?}");
+        let (report, _) = helped.ask("", 2).await;
+        assert_eq!(report.engine, "tract");
+        let told = report.refused_engines.iter().any(|refused| refused.reason.contains(words));
+        // What an engine never could is no news in each answer.
+        assert_eq!(told, fake != Fake::Refuses, "{fake:?}: {report:?}");
+        helped.agent.stop().await;
+    }
+}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Provides what is not built from source: nats-server 2.11 or newer, and for the tests ONNX
-# Runtime as a reference. Everything goes into .tools; nothing outside this folder is changed.
+# Runtime as a reference and the ONNX project's tests. Everything goes into .tools; nothing outside this folder is changed.
 #
 #   scripts/setup.sh         what the programs need
 #   scripts/setup.sh tests   what the tests need as well
@@ -9,6 +9,9 @@ cd "$(dirname "$0")/.."
 
 nats_version=2.15.1
 onnx_packages=(onnx==1.23.2 onnxruntime==1.32.0)
+# The last version of ONNX whose wheel carries the project's own tests.
+onnx_tests_version=1.19.1
+onnx_tests_digest=1839af08ab4a909e4af936b8149c27f8c64b96138981024e251906e0539d8bf9
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
@@ -65,6 +68,41 @@ onnx_runtime() {
         fail "PyPI did not give ${onnx_packages[*]}"
 }
 
+# The ONNX project's tests of single operators and small models, which every engine has to answer.
+# The files are the same in all wheels of a version, so one of them is named, whatever this machine.
+onnx_tests() {
+    local folder=.tools/onnx-tests-$onnx_tests_version
+    if [ -d "$folder" ]; then return; fi
+    python || fail "python3 with pip and venv is missing: apt-get install python3-pip python3-venv"
+    say "getting the tests of onnx $onnx_tests_version from PyPI (18 MB)"
+    local download
+    download=$(mktemp -d .tools/onnx-tests.XXXXXX)
+    python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+        --implementation cp --python-version 3.11 --abi cp311 --platform manylinux2014_x86_64 \
+        --dest "$download" "onnx==$onnx_tests_version" ||
+        fail "PyPI did not give onnx $onnx_tests_version: put the folder onnx/backend/test/data of its" \
+            "wheel at $folder"
+    python3 - "$download" "$onnx_tests_digest" <<'PY'
+import hashlib, pathlib, sys, zipfile
+download, digest = pathlib.Path(sys.argv[1]), sys.argv[2]
+wheel = next(download.glob("*.whl"))
+found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+if found != digest:
+    sys.exit(f"setup: {wheel.name} has the digest {found}, expected {digest}")
+data, bytes_max = "onnx/backend/test/data/", 64 << 20
+with zipfile.ZipFile(wheel) as files:
+    entries = [entry for entry in files.infolist() if entry.filename.startswith(data)]
+    if sum(entry.file_size for entry in entries) > bytes_max:
+        sys.exit(f"setup: the tests in {wheel.name} take more than {bytes_max} bytes")
+    for entry in entries:
+        entry.filename = entry.filename.removeprefix(data)
+        if entry.filename:
+            files.extract(entry, download / "data")
+PY
+    mv "$download/data" "$folder"
+    rm -rf "$download"
+}
+
 compiler() {
     command -v cargo >/dev/null || fail "Rust is missing: see https://rustup.rs, then try again"
     command -v cc >/dev/null || fail "a C compiler is missing: apt-get install build-essential"
@@ -80,5 +118,6 @@ compiler
 nats_server
 if [ "${1:-}" = tests ]; then
     onnx_runtime
+    onnx_tests
     nextest
 fi

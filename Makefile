@@ -1,10 +1,10 @@
 # Folder of the programs that the demo and the benchmarks run.
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help setup build dist demo test parity lint fmt bench clean
+.PHONY: help setup build dist agent-rpi agent-rpi32 agent-jetson agent-pc demo test parity lint fmt bench clean
 
 help: ## Show this.
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 setup: ## Get what is not built from source (nats-server), into .tools.
 	@scripts/setup.sh
@@ -12,8 +12,20 @@ setup: ## Get what is not built from source (nats-server), into .tools.
 build: ## Build dunlin and dunlin-agent, optimised.
 	cargo build --release -p agent -p broker-api
 
-dist: ## Build the static agent that is copied to devices of this architecture.
+dist: ## Build everything that is copied to machines, into dist/, with checksums and SBOMs.
 	@scripts/dist.sh
+
+agent-rpi: ## Build the agent for Raspberry Pi 3 and later with a 64-bit system.
+	@scripts/dist.sh dunlin-agent-aarch64
+
+agent-rpi32: ## Build the agent for Raspberry Pi 2 and later with a 32-bit system.
+	@scripts/dist.sh dunlin-agent-armv7
+
+agent-jetson: ## Build the agent for Jetson, with its GPU.
+	@scripts/dist.sh dunlin-agent-accel-aarch64
+
+agent-pc: ## Build the agent for a PC, with its GPU.
+	@scripts/dist.sh dunlin-agent-accel-x86_64
 
 demo: setup build ## Three agents learn digits together and answer; KEEP=1 leaves them running.
 	@PROGRAMS=$(RELEASE) KEEP=$(KEEP) scripts/demo.sh
@@ -39,4 +51,4 @@ bench: ## Measure every promise of the README; WHAT="train round" chooses.
 
 clean: ## Remove what was built and fetched.
 	cargo clean
-	rm -rf .tools
+	rm -rf dist .tools

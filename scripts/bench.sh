@@ -15,6 +15,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # What counts of the agent is the file that is copied to devices.
-case " ${*:-start} " in *" start "* | *" train "* | *" reference "*) scripts/dist.sh ;; esac
+case " ${*:-start} " in *" start "* | *" train "* | *" reference "*) scripts/dist.sh "dunlin-agent-$(uname -m)" ;; esac
 cargo build --release -p agent -p broker-api -p tests --bins
 exec "${CARGO_TARGET_DIR:-target}/release/bench" "$@"

@@ -1,17 +1,103 @@
 #!/usr/bin/env bash
-# Builds the agent that is copied to devices of this machine's architecture: one static file of
-# musl, which runs on every Linux. Zig is its C compiler and linker; it comes from PyPI.
+# Builds what is copied to machines into dist/, checks that it needs nothing there, and writes its
+# SBOM and checksum.
+#
+#   scripts/dist.sh                                       all
+#   scripts/dist.sh dunlin-agent-armv7 dunlin-x86_64      those that are named
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-target="$(uname -m)-unknown-linux-musl"
+all=(dunlin-accel-{x86_64,aarch64} dunlin-agent-accel-{x86_64,aarch64}
+    dunlin-agent-{x86_64,aarch64,armv7} dunlin-{x86_64,aarch64})
+# The oldest glibc that helpers run with.
+glibc=2.27
 
 say() { printf 'dist: %s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
 
-# shellcheck source=scripts/zig.sh
-. scripts/zig.sh
-zig
-build_for "$target"
-"${build[@]}" --profile dist -p agent
-ls -l "${CARGO_TARGET_DIR:-target}/$target/dist/dunlin-agent"
+# Builds one file of `all`.
+make_file() {
+    local architecture=${1##*-} target package program features=() inside=()
+    case $1 in
+        dunlin-accel-*) package=accel target=$architecture-unknown-linux-gnu.$glibc ;;
+        dunlin-agent-*) package=agent target=$architecture-unknown-linux-musl ;;
+        dunlin-*) package=broker-api target=$architecture-unknown-linux-musl ;;
+    esac
+    case $target in armv7-*) target+=eabihf ;; esac
+    program=${1%-"$architecture"}
+    if [ "$program" = dunlin-agent-accel ]; then
+        helper "dunlin-accel-$architecture"
+        program=dunlin-agent
+        features=(--features embedded-accel)
+        inside=(--inside "dist/sbom/dunlin-accel-$architecture.cdx.json")
+    fi
+    build_for "$target"
+    "${build[@]}" --locked --profile dist -p "$package" --bin "$program" "${features[@]}"
+    check "$built/dist/$program" "$architecture" "$target"
+    mkdir -p dist/sbom
+    cp "$built/dist/$program" "dist/$1"
+    scripts/sbom.py "dist/$1" "$package" "${target%%.*}" "$compiler" "${features[@]}" "${inside[@]}" \
+        >"dist/sbom/$1.cdx.json"
+    made+=("$1")
+}
+
+# Puts a helper where the build of an agent takes it from.
+helper() {
+    case " ${made[*]} " in *" $1 "*) ;; *) make_file "$1" ;; esac
+    DUNLIN_ACCEL_PROGRAM="$PWD/dist/.$1.gz"
+    export DUNLIN_ACCEL_PROGRAM
+    gzip -9 --no-name --stdout "dist/$1" >"$DUNLIN_ACCEL_PROGRAM"
+}
+
+# Fails when a program is for another machine, or needs more of it than its target says.
+check() {
+    local machine newest
+    case $2 in x86_64) machine=X86-64 ;; aarch64) machine=AArch64 ;; armv7) machine=ARM ;; esac
+    readelf --file-header "$1" | grep -q "Machine:.*$machine" || fail "$1 is not for $2"
+    case $3 in
+        *-musl*)
+            if readelf --wide --program-headers --dynamic "$1" | grep -E 'INTERP|NEEDED'; then
+                fail "$1 is not static"
+            fi
+            ;;
+        *)
+            newest=$(needed_glibc "$1")
+            [ "$(printf '%s\n' "$newest" $glibc | sort -V | tail -n 1)" = $glibc ] ||
+                fail "$1 needs glibc $newest, newer than $glibc"
+            ;;
+    esac
+}
+
+# Says how a file gets to its machine.
+copy() {
+    local as=${1%-*} device
+    case $1 in
+        dunlin-agent-accel-x86_64) as=dunlin-agent device="PC, with its GPU" ;;
+        dunlin-agent-accel-aarch64) as=dunlin-agent device="Jetson; 64-bit ARM with a GPU" ;;
+        dunlin-agent-x86_64) device="PC" ;;
+        dunlin-agent-aarch64) device="Raspberry Pi 3 and later; any 64-bit ARM" ;;
+        dunlin-agent-armv7) device="Raspberry Pi 2 and later; 32-bit ARM" ;;
+        dunlin-accel-*) device="beside a dunlin-agent" ;;
+        *) device="the broker's machine, and its operator's" ;;
+    esac
+    printf 'scp dist/%s USER@HOST:%s   # %s\n' "$1" "$as" "$device"
+}
+
+# shellcheck source=scripts/toolchain.sh
+. scripts/toolchain.sh
+# shellcheck source=scripts/sizes.sh
+. scripts/sizes.sh
+
+command -v readelf >/dev/null || fail "readelf is missing: apt-get install binutils"
+if [ $# = 0 ]; then set -- "${all[@]}"; fi
+for name in "$@"; do
+    case " ${all[*]} " in *" $name "*) ;; *) fail "$name is none of ${all[*]}" ;; esac
+done
+made=()
+for name in "$@"; do
+    case " ${made[*]} " in *" $name "*) ;; *) make_file "$name" ;; esac
+done
+(cd dist && sha256sum dunlin* sbom/*.json >SHA256SUMS)
+sizes "${made[@]}"
+echo
+for name in "${made[@]}"; do copy "$name"; done

@@ -57,9 +57,8 @@ check() {
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-# shellcheck source=scripts/zig.sh
-. scripts/zig.sh
-zig
+# shellcheck source=scripts/toolchain.sh
+. scripts/toolchain.sh
 results=()
 if [ $# = 0 ]; then set -- aarch64 armv7; fi
 for architecture in "$@"; do check "$architecture"; done

@@ -1,11 +1,14 @@
 //! What ARCHITECTURE.md promises of the tree, held to it: who may know whom, what the agent may
-//! not hold, how large a file may be, which links lead somewhere.
+//! not hold, how large a file may be, which links lead somewhere. And that what is said of a
+//! program's parts is what it is built with.
 
 #![expect(clippy::unwrap_used, reason = "a test program stops at the first surprise")]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use serde_json::Value;
 
 const LINES_MAX: usize = 500;
 
@@ -157,4 +160,41 @@ fn links_in_documents_lead_somewhere() {
         }
     }
     assert!(links > 10, "{links} links");
+}
+
+#[test]
+fn an_sbom_has_the_crates_that_are_linked() {
+    let target = "x86_64-unknown-linux-musl";
+    let mut command = Command::new("scripts/sbom.py");
+    command.args(["Makefile", "agent", target, "rustc 1.95.0 (59807616e 2026-04-14)"]);
+    let output = command.current_dir(root()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document["bomFormat"], "CycloneDX");
+    assert_eq!(document["metadata"]["component"]["name"], "Makefile");
+    let component = |name: &str| {
+        let mut all = document["components"].as_array().unwrap().iter();
+        all.find(|component| component["name"] == name)
+    };
+    for name in ["models", "tract-linalg", "aws-lc-sys", "mimalloc", "std", "musl"] {
+        assert!(component(name).is_some(), "{name} is linked");
+    }
+    for name in ["cc", "serde_derive", "syn", "axum"] {
+        assert!(component(name).is_none(), "{name} is not linked");
+    }
+    let lock = read("Cargo.lock");
+    let checksum = component("async-nats").unwrap()["hashes"][0]["content"].as_str().unwrap();
+    assert!(checksum.len() == 64 && lock.contains(checksum), "{checksum}");
+    let references: BTreeSet<&str> = document["components"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .chain([&document["metadata"]["component"]])
+        .map(|component| component["bom-ref"].as_str().unwrap())
+        .collect();
+    for edge in document["dependencies"].as_array().unwrap() {
+        for end in edge["dependsOn"].as_array().unwrap().iter().chain([&edge["ref"]]) {
+            assert!(references.contains(end.as_str().unwrap()), "{end} is described");
+        }
+    }
 }

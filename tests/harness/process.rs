@@ -106,10 +106,9 @@ pub fn program(name: &str) -> PathBuf {
 
 /// The static agent that `scripts/dist.sh` builds, if it did.
 pub fn static_agent() -> Option<PathBuf> {
-    let own = std::env::current_exe().unwrap();
-    let target = format!("{}-unknown-linux-musl/dist/dunlin-agent", std::env::consts::ARCH);
-    let folders = own.ancestors().skip(2).take(2);
-    folders.map(|folder| folder.join(&target)).find(|path| path.is_file())
+    let name = format!("../dist/dunlin-agent-{}", std::env::consts::ARCH);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    path.is_file().then_some(path)
 }
 
 /// The nats-server that `scripts/setup.sh` provides, or the one in `PATH`.

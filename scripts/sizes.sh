@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Prints what is in dist/, for the README: sizes, and what the programs need of a machine.
+set -euo pipefail
+
+# The newest version of glibc that a program asks for; nothing for a static one.
+needed_glibc() {
+    readelf --wide --version-info "$1" | sed -n 's/.*Name: GLIBC_\([0-9.]*\).*/\1/p' | sort -V | tail -n 1
+}
+
+# A line for each named file of dist/.
+sizes() {
+    local name newest linked bytes
+    echo '| file | bytes | linked |'
+    echo '|---|---|---|'
+    for name in "$@"; do
+        newest=$(needed_glibc "dist/$name")
+        if [ -n "$newest" ]; then linked="glibc $newest or newer"; else linked=static; fi
+        bytes=$(stat -c %s "dist/$name" | sed ':a; s/\B[0-9]\{3\}\b/,&/; ta')
+        # shellcheck disable=SC2016 # Markdown
+        printf '| `%s` | %s | %s |\n' "$name" "$bytes" "$linked"
+    done
+}
+
+if [ "${BASH_SOURCE[0]}" = "$0" ]; then
+    cd "$(dirname "$0")/.."
+    files=(dist/dunlin-*)
+    sizes "${files[@]#dist/}"
+fi

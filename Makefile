@@ -1,7 +1,7 @@
 # Folder of the programs that the demo and the benchmarks run.
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help setup build dist agent-rpi agent-rpi32 agent-jetson agent-pc demo test parity lint fmt bench clean
+.PHONY: help setup build dist agent-rpi agent-rpi32 agent-jetson agent-pc demo test parity gpu-check lint fmt bench clean
 
 help: ## Show this.
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -38,6 +38,9 @@ test: ## Run every test.
 
 parity: ## Train beside PyTorch's figures on 64-bit and 32-bit ARM, emulated.
 	@scripts/parity.sh
+
+gpu-check: ## On a machine with an NVIDIA GPU: run the CUDA and Vulkan engines on it.
+	@scripts/gpu-check.sh
 
 lint: ## Check formatting, lints and documentation.
 	@scripts/lint.sh

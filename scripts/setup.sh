@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Provides what is not built from source: nats-server 2.11 or newer, and for the tests ONNX
-# Runtime as a reference and the ONNX project's tests. Everything goes into .tools; nothing outside this folder is changed.
+# Runtime as a reference and the ONNX project's tests. Everything goes into .tools; nothing outside
+# this folder is changed, but for a Vulkan adapter that root gets from the distribution's packages for
+# the tests.
 #
 #   scripts/setup.sh         what the programs need
 #   scripts/setup.sh tests   what the tests need as well
@@ -103,6 +105,18 @@ PY
     rm -rf "$download"
 }
 
+# A Vulkan adapter that is a program, for tests of WebGPU on machines without a GPU.
+vulkan() {
+    if ldconfig -p 2>/dev/null | grep -q 'libvulkan\.so\.1' &&
+        ls /usr/share/vulkan/icd.d/*.json >/dev/null 2>&1; then return; fi
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        say "getting mesa-vulkan-drivers and libvulkan1 by apt-get"
+        { apt-get update -qq && apt-get install -y -qq --no-install-recommends mesa-vulkan-drivers libvulkan1; } \
+            >/dev/null 2>&1 && return
+    fi
+    say "no Vulkan here, so WebGPU is not tested: apt-get install mesa-vulkan-drivers libvulkan1"
+}
+
 compiler() {
     command -v cargo >/dev/null || fail "Rust is missing: see https://rustup.rs, then try again"
     command -v cc >/dev/null || fail "a C compiler is missing: apt-get install build-essential"
@@ -119,5 +133,6 @@ nats_server
 if [ "${1:-}" = tests ]; then
     onnx_runtime
     onnx_tests
+    vulkan
     nextest
 fi

@@ -10,6 +10,7 @@ mod describe;
 pub mod frames;
 #[cfg(feature = "tract")]
 mod pieces;
+pub mod plain;
 #[cfg(feature = "tract")]
 pub mod tract;
 

@@ -1,0 +1,189 @@
+//! Batches that a model takes in pieces: those that are larger than its fixed batch, and very
+//! large ones.
+
+use models::artifact::TensorInfo;
+use models::engine::frames::Header;
+
+use crate::engine::{Model, Refusal, View, width};
+
+/// Examples of one run where the model leaves the batch open, at most; bounds the memory of
+/// activations.
+pub const BATCH_MAX: usize = 64;
+
+/// What the first axis of the inputs means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Batch {
+    /// Any number of examples.
+    Open,
+    /// This number of examples in every run.
+    Fixed(usize),
+    /// No batch: inputs have the shapes that are declared.
+    None,
+}
+
+impl Batch {
+    /// By the declared shapes.
+    pub fn of(inputs: &[TensorInfo], outputs: &[TensorInfo]) -> Self {
+        let first = |info: &TensorInfo| info.shape.first().copied();
+        let Some(extent) = inputs.first().and_then(first) else { return Self::None };
+        let shared = inputs.iter().all(|info| first(info) == Some(extent) && info.shape.len() > 1);
+        let answered = outputs.iter().all(|info| first(info) == Some(-1));
+        match usize::try_from(extent) {
+            Ok(extent) if shared => Self::Fixed(extent),
+            Err(_) if shared && answered => Self::Open,
+            Ok(_) | Err(_) => Self::None,
+        }
+    }
+}
+
+/// Checks inputs and runs the model, in pieces where that is needed: a smaller batch than a fixed
+/// one is filled up with its last example.
+///
+/// # Errors
+/// [`Refusal`] names the input that does not fit.
+pub fn run(
+    model: &mut dyn Model,
+    inputs: &[View<'_>],
+    body: &mut Vec<u8>,
+) -> Result<Vec<Header>, Refusal> {
+    let batch = Batch::of(model.inputs(), model.outputs());
+    let examples = check(model.inputs(), batch, inputs)?;
+    match (examples, batch) {
+        (Some(examples), Batch::Fixed(size)) if examples != size => {
+            pieces(model, inputs, body, examples, size, size)
+        }
+        (Some(examples), Batch::Open) if examples > BATCH_MAX => {
+            pieces(model, inputs, body, examples, BATCH_MAX, 0)
+        }
+        _ => model.run(inputs, body),
+    }
+}
+
+/// Checks everything but the batch; the number of examples, if there is a batch.
+fn check(
+    declared: &[TensorInfo],
+    batch: Batch,
+    inputs: &[View<'_>],
+) -> Result<Option<usize>, Refusal> {
+    if inputs.len() != declared.len() {
+        let names: Vec<&str> = declared.iter().map(|info| info.name.as_str()).collect();
+        let (expected, names) = (names.len(), names.join(", "));
+        let found = inputs.len();
+        return Err(Refusal(format!("expected {expected} inputs ({names}), found {found}")));
+    }
+    let mut examples = None;
+    let free = usize::from(batch != Batch::None);
+    for (info, view) in declared.iter().zip(inputs) {
+        let fits = |(axis, (declared, found)): (usize, (&i64, &usize))| {
+            *found > 0 && (axis < free || *declared < 0 || i64::try_from(*found) == Ok(*declared))
+        };
+        let right = view.datatype == info.datatype
+            && view.shape.len() == info.shape.len()
+            && info.shape.iter().zip(view.shape).enumerate().all(fits);
+        let refuse = |expected: String| {
+            let (name, datatype, shape) = (&info.name, view.datatype, view.shape);
+            Err(Refusal(format!(
+                "input {name:?}: expected {expected}, found {datatype} of shape {shape:?}"
+            )))
+        };
+        if !right {
+            return refuse(format!("{} of shape {:?} (-1: any)", info.datatype, info.shape));
+        }
+        match (batch, examples) {
+            (Batch::None, _) => {}
+            (_, Some(examples)) if examples != view.shape[0] => {
+                return refuse(format!("{examples} examples, as in the input before it"));
+            }
+            _ => examples = Some(view.shape[0]),
+        }
+    }
+    Ok(examples)
+}
+
+/// Runs `size` examples at a time, each piece filled up to `filled` of them.
+fn pieces(
+    model: &mut dyn Model,
+    inputs: &[View<'_>],
+    body: &mut Vec<u8>,
+    examples: usize,
+    size: usize,
+    filled: usize,
+) -> Result<Vec<Header>, Refusal> {
+    let mut columns: Vec<(Header, Vec<u8>)> = Vec::new();
+    let mut part = Vec::new();
+    for start in (0..examples).step_by(size) {
+        let taken = size.min(examples - start);
+        let run = taken.max(filled);
+        let owned: Vec<(Vec<usize>, Vec<u8>)> =
+            inputs.iter().map(|input| take(input, start, taken, run)).collect();
+        let views: Vec<View<'_>> = inputs
+            .iter()
+            .zip(&owned)
+            .map(|(input, (shape, bytes))| View { datatype: input.datatype, shape, bytes })
+            .collect();
+        part.clear();
+        let headers = model.run(&views, &mut part)?;
+        append(&mut columns, headers, &part, taken, run)?;
+    }
+    let mut headers = Vec::with_capacity(columns.len());
+    for (mut header, bytes) in columns {
+        header.shape.insert(0, examples);
+        headers.push(header);
+        body.extend_from_slice(&bytes);
+    }
+    Ok(headers)
+}
+
+/// Examples `start..start + taken`, filled up with the last of them to `filled` examples.
+fn take(view: &View<'_>, start: usize, taken: usize, filled: usize) -> (Vec<usize>, Vec<u8>) {
+    let width = view.bytes.len() / view.shape[0];
+    let mut bytes = Vec::with_capacity(filled * width);
+    bytes.extend_from_slice(&view.bytes[start * width..(start + taken) * width]);
+    for _ in taken..filled {
+        bytes.extend_from_slice(&view.bytes[(start + taken - 1) * width..(start + taken) * width]);
+    }
+    let mut shape = view.shape.to_vec();
+    shape[0] = filled;
+    (shape, bytes)
+}
+
+/// Adds a piece's outputs, of which `taken` of `run` examples count. An output that does not
+/// begin with the batch is refused, except when pieces are single examples: these are stacked on
+/// a new first axis.
+fn append(
+    columns: &mut Vec<(Header, Vec<u8>)>,
+    headers: Vec<Header>,
+    mut part: &[u8],
+    taken: usize,
+    run: usize,
+) -> Result<(), Refusal> {
+    for (index, header) in headers.into_iter().enumerate() {
+        let Header { datatype, shape } = header;
+        let example = match shape.as_slice() {
+            [first, rest @ ..] if *first == run => rest,
+            shape if run == 1 => shape,
+            _ => {
+                return Err(Refusal(format!(
+                    "output {index} has shape {shape:?}, expected {run} examples in front: send \
+                     at most {run} examples in a batch"
+                )));
+            }
+        };
+        let width = width(&datatype).unwrap_or(1) * example.iter().product::<usize>();
+        let (bytes, rest) = part.split_at(width * run);
+        part = rest;
+        let example = Header { datatype, shape: example.to_vec() };
+        let bytes = &bytes[..width * taken];
+        match columns.get_mut(index) {
+            None => columns.push((example, bytes.to_vec())),
+            Some((header, all)) if *header == example => all.extend_from_slice(bytes),
+            Some(_) => {
+                return Err(Refusal(format!("output {index} changes its shape between pieces")));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,195 @@
+//! Parity and speed of an engine beside the processor, for people: the table of
+//! `dunlin-accel compare ENGINE`.
+
+use std::io::{Read, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use models::engine::frames::{self, Header, PREFIX, Reply, Request};
+use models::train::{Loss, Trainer};
+use models::zoo;
+
+use crate::engine::{Engine, Model, Refusal, View};
+use crate::probe::{difference, tolerance, values};
+
+/// The networks, for pictures of 3 x 224 x 224.
+const FAMILIES: [&str; 5] = ["resnet8", "resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0"];
+const SHAPE: [usize; 3] = [3, 224, 224];
+const CLASSES: usize = 1000;
+/// Longest that one figure is measured.
+const MEASURED: Duration = Duration::from_secs(3);
+/// Runs of one figure, at most.
+const RUNS_MAX: usize = 100;
+
+/// Prints a line for each network and batch: the largest difference from the processor's answer,
+/// and median times, in process and through the pipes of a helper, taken by turns.
+///
+/// # Errors
+/// [`Refusal`] when the engine cannot be used, or an answer is wrong.
+pub fn compare(name: &str, mut output: impl Write) -> Result<(), Refusal> {
+    let engine = crate::start(name)?;
+    let about = engine.about();
+    let shown = [about.device, about.driver, about.library].map(Option::unwrap_or_default);
+    let mut line = |text: String| writeln!(output, "{text}").map_err(Refusal::of);
+    line(format!("engine {name}: {}", shown.join(" | ")))?;
+    line(format!(
+        "{:<16} {:>5} {:>11} {:>10} {:>10} {:>10} {:>9}",
+        "network", "batch", "difference", "native ms", "engine ms", "helper ms", "speed-up"
+    ))?;
+    let mut helper = Helper::start(name)?;
+    let mut wrong = Vec::new();
+    for family in FAMILIES {
+        for batch in [1, 16] {
+            let row = row(engine.as_ref(), &mut helper, family, batch)?;
+            if row.difference > tolerance(name) {
+                wrong.push(format!("{family}, batch {batch}"));
+            }
+            line(format!(
+                "{family:<16} {batch:>5} {:>11.1e} {:>10.2} {:>10.2} {:>10.2} {:>8.1}x",
+                row.difference,
+                row.native,
+                row.engine,
+                row.helper,
+                row.native / row.engine
+            ))?;
+        }
+    }
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(Refusal(format!("answers differ by more than {:.0e}: {wrong:?}", tolerance(name))))
+    }
+}
+
+/// Times in milliseconds.
+struct Row {
+    difference: f32,
+    native: f64,
+    engine: f64,
+    helper: f64,
+}
+
+fn row(
+    engine: &dyn Engine,
+    helper: &mut Helper,
+    family: &str,
+    batch: usize,
+) -> Result<Row, Refusal> {
+    let onnx = zoo::build(family, SHAPE, CLASSES, 1)
+        .ok_or_else(|| Refusal(format!("there is no family {family}")))?;
+    let mut native = Trainer::for_evaluation(&onnx, Loss::default()).map_err(Refusal::of)?;
+    let onnx = native.to_folded_onnx();
+    let mut model = engine.load(&onnx)?;
+    helper.load(&onnx)?;
+    let examples = values(batch * SHAPE.iter().product::<usize>());
+    let [c, h, w] = SHAPE;
+    let shape = [batch, c, h, w];
+    let mut answered = Vec::new();
+    let mut once = |model: &mut dyn Model| {
+        answered.clear();
+        let bytes = bytemuck::cast_slice(&examples);
+        let view = View { datatype: "FP32", shape: &shape, bytes };
+        crate::batch::run(model, &[view], &mut answered)
+    };
+    // Once each before the clock counts: algorithms are chosen, shaders compiled.
+    once(model.as_mut())?;
+    helper.run(&shape, &examples)?;
+    let mut times: [Vec<Duration>; 2] = [Vec::new(), Vec::new()];
+    let begin = Instant::now();
+    while times[0].is_empty() || times[0].len() < RUNS_MAX && begin.elapsed() < MEASURED {
+        let start = Instant::now();
+        once(model.as_mut())?;
+        times[0].push(start.elapsed());
+        let start = Instant::now();
+        helper.run(&shape, &examples)?;
+        times[1].push(start.elapsed());
+    }
+    let mut expected = native.logits(&examples).map_err(Refusal::of)?;
+    let mut natives = Vec::new();
+    let begin = Instant::now();
+    while natives.is_empty() || natives.len() < RUNS_MAX && begin.elapsed() < MEASURED {
+        let start = Instant::now();
+        expected = native.logits(&examples).map_err(Refusal::of)?;
+        natives.push(start.elapsed());
+    }
+    let answered: Vec<f32> = bytemuck::pod_collect_to_vec(&answered);
+    let [engine, helper] = times.map(median);
+    Ok(Row {
+        difference: difference(&answered, &expected),
+        native: median(natives),
+        engine,
+        helper,
+    })
+}
+
+fn median(mut times: Vec<Duration>) -> f64 {
+    times.sort();
+    times.get(times.len() / 2).map_or(f64::NAN, |time| time.as_secs_f64() * 1e3)
+}
+
+/// This program in another process, as an agent has it.
+struct Helper {
+    child: Child,
+    requests: ChildStdin,
+    replies: ChildStdout,
+    body: Vec<u8>,
+}
+
+impl Helper {
+    fn start(engine: &str) -> Result<Self, Refusal> {
+        let program = std::env::current_exe().map_err(Refusal::of)?;
+        let mut child = Command::new(program)
+            .args(["serve", engine])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(Refusal::of)?;
+        let (Some(requests), Some(replies)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(Refusal("the helper has no pipes".to_owned()));
+        };
+        let mut helper = Self { child, requests, replies, body: Vec::new() };
+        helper.reply()?;
+        Ok(helper)
+    }
+
+    fn reply(&mut self) -> Result<Reply, Refusal> {
+        let mut prefix = [0; PREFIX];
+        self.replies.read_exact(&mut prefix).map_err(Refusal::of)?;
+        let lengths = frames::lengths(prefix).map_err(Refusal::of)?;
+        let mut header = vec![0; lengths.header];
+        self.replies.read_exact(&mut header).map_err(Refusal::of)?;
+        self.body.resize(lengths.body, 0);
+        self.replies.read_exact(&mut self.body).map_err(Refusal::of)?;
+        match frames::decode(&header).map_err(Refusal::of)? {
+            Reply::Refused { reason } => Err(Refusal(reason)),
+            reply @ (Reply::Hello { .. }
+            | Reply::Loaded { .. }
+            | Reply::Answered { .. }
+            | Reply::Unloaded) => Ok(reply),
+        }
+    }
+
+    fn ask(&mut self, request: &Request, body: &[u8]) -> Result<Reply, Refusal> {
+        let frame = frames::encode(request, body.len()).map_err(Refusal::of)?;
+        self.requests.write_all(&frame).map_err(Refusal::of)?;
+        self.requests.write_all(body).map_err(Refusal::of)?;
+        self.reply()
+    }
+
+    fn load(&mut self, onnx: &[u8]) -> Result<(), Refusal> {
+        self.ask(&Request::Load { session: 1 }, onnx).map(|_| ())
+    }
+
+    fn run(&mut self, shape: &[usize], examples: &[f32]) -> Result<(), Refusal> {
+        let header = Header { datatype: "FP32".to_owned(), shape: shape.to_vec() };
+        let request = Request::Run { session: 1, inputs: vec![header] };
+        self.ask(&request, bytemuck::cast_slice(examples)).map(|_| ())
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

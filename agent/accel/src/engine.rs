@@ -1,0 +1,131 @@
+//! What the helper asks of an engine: models are loaded from ONNX files and run on bytes.
+
+use models::artifact::TensorInfo;
+use models::engine::frames::Header;
+
+/// Why something cannot be done, for people; the helper goes on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(pub String);
+
+impl Refusal {
+    /// From anything that says what went wrong.
+    pub fn of(reason: impl std::fmt::Display) -> Self {
+        Self(reason.to_string())
+    }
+}
+
+/// What is known about an engine that could be started.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct About {
+    /// The accelerator's name.
+    pub device: Option<String>,
+    /// Driver with its version.
+    pub driver: Option<String>,
+    /// The library that was loaded, with its version.
+    pub library: Option<String>,
+    /// The accelerator's own memory, bytes.
+    pub memory: Option<u64>,
+}
+
+/// An engine that has found its library and its device.
+pub trait Engine: std::fmt::Debug {
+    /// What it found.
+    fn about(&self) -> About;
+
+    /// Prepares an ONNX file for running.
+    ///
+    /// # Errors
+    /// [`Refusal`] says what stands in the way, with the node's name where there is one.
+    fn load(&self, onnx: &[u8]) -> Result<Box<dyn Model>, Refusal>;
+}
+
+/// A model that is ready to run.
+pub trait Model: std::fmt::Debug {
+    /// Declared inputs, in order.
+    fn inputs(&self) -> &[TensorInfo];
+
+    /// Declared outputs, in order.
+    fn outputs(&self) -> &[TensorInfo];
+
+    /// Runs the model on inputs that have the declared types and, but for the batch, shapes; adds
+    /// the outputs' elements to `body` and says what they are.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the engine failed; `body` may hold anything then.
+    fn run(&mut self, inputs: &[View<'_>], body: &mut Vec<u8>) -> Result<Vec<Header>, Refusal>;
+}
+
+/// A tensor in a buffer that somebody else holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct View<'a> {
+    /// As in Open Inference Protocol V2, such as `FP32`.
+    pub datatype: &'a str,
+    /// Extents, slowest first.
+    pub shape: &'a [usize],
+    /// Elements in row-major order, little-endian.
+    pub bytes: &'a [u8],
+}
+
+/// Bytes of an element; `None` for a type that no frame carries.
+pub fn width(datatype: &str) -> Option<usize> {
+    match datatype {
+        "FP64" | "INT64" => Some(8),
+        "FP32" | "INT32" => Some(4),
+        "INT8" | "UINT8" | "BOOL" => Some(1),
+        _ => None,
+    }
+}
+
+/// The tensors of a body.
+///
+/// # Errors
+/// [`Refusal`] when the body does not hold what the headers say.
+pub fn views<'a>(headers: &'a [Header], mut body: &'a [u8]) -> Result<Vec<View<'a>>, Refusal> {
+    let mut views = Vec::with_capacity(headers.len());
+    for Header { datatype, shape } in headers {
+        let width = width(datatype).ok_or_else(|| {
+            Refusal(format!("datatype {datatype:?} is not known to this program"))
+        })?;
+        let len = shape.iter().try_fold(width, |len, extent| len.checked_mul(*extent));
+        let (bytes, rest) = len.and_then(|len| body.split_at_checked(len)).ok_or_else(|| {
+            Refusal(format!("{} bytes for {datatype} of shape {shape:?}", body.len()))
+        })?;
+        body = rest;
+        views.push(View { datatype, shape, bytes });
+    }
+    if body.is_empty() {
+        Ok(views)
+    } else {
+        Err(Refusal(format!("{} bytes beyond the inputs", body.len())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(datatype: &str, shape: &[usize]) -> Header {
+        Header { datatype: datatype.to_owned(), shape: shape.to_vec() }
+    }
+
+    #[test]
+    fn bodies_are_cut_as_their_headers_say() {
+        let headers = [header("FP32", &[1, 2]), header("BOOL", &[3]), header("INT64", &[])];
+        let body: Vec<u8> = (0..19).collect();
+        let views = views(&headers, &body).unwrap();
+        assert_eq!(views[0].bytes, &body[..8]);
+        assert_eq!(views[1].bytes, &body[8..11]);
+        assert_eq!((views[2].shape, views[2].bytes), (&[][..], &body[11..]));
+    }
+
+    #[test]
+    fn bodies_that_do_not_fit_are_refused() {
+        let refused =
+            |header: Header, len: usize| views(&[header], &vec![0; len]).unwrap_err().to_string();
+        assert!(refused(header("FP32", &[2]), 7).contains("FP32 of shape [2]"));
+        assert!(refused(header("FP32", &[2]), 9).contains("1 bytes beyond"));
+        assert!(refused(header("FP32", &[usize::MAX, 2]), 8).contains("FP32"));
+        assert!(refused(header("COMPLEX", &[1]), 8).contains("COMPLEX"));
+    }
+}

@@ -1,0 +1,34 @@
+//! The helper of an agent: engines that load shared libraries, in a process of their own.
+//!
+//! [`serve`] answers an agent's frames, [`probe`] finds out whether an engine can be used. A
+//! driver that crashes takes this process along and no other.
+
+pub mod batch;
+pub mod compare;
+pub mod engine;
+pub mod onnxruntime;
+pub mod probe;
+pub mod serve;
+pub mod streams;
+pub mod webgpu;
+
+use engine::{Engine, Refusal};
+
+/// The engines of this program.
+pub const ENGINES: [&str; 3] = ["cuda", "webgpu", "ort-cpu"];
+
+/// Starts an engine: finds its library and its device.
+///
+/// # Errors
+/// [`Refusal`] says what is missing and what to do.
+pub fn start(engine: &str) -> Result<Box<dyn Engine>, Refusal> {
+    match engine {
+        "ort-cpu" => Ok(Box::new(onnxruntime::OnnxRuntime::on_cpu()?)),
+        "cuda" => Ok(Box::new(onnxruntime::OnnxRuntime::on_cuda()?)),
+        "webgpu" => Ok(Box::new(webgpu::WebGpu::start()?)),
+        other => Err(Refusal(format!(
+            "engine {other:?} is not known: expected one of {}",
+            ENGINES.join(", ")
+        ))),
+    }
+}

@@ -1,0 +1,62 @@
+//! `dunlin-accel`: runs models on engines that load shared libraries, for the agent that started
+//! it.
+//!
+//! `serve ENGINE` speaks frames on standard input and output until the input is closed;
+//! `probe ENGINE` prints one line of JSON; `compare ENGINE` measures networks beside the processor,
+//! for people. Exit codes: 0 done, 1 the engine cannot be used or the
+//! pipe failed, 2 wrong usage, 101 a panic.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use accel::{compare, engine::Refusal, probe, serve, streams};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match *arguments {
+        ["serve", engine] => run(engine),
+        ["probe", engine] => print(engine),
+        ["compare", engine] => streams::take_stdout()
+            .map_err(Refusal::of)
+            .and_then(|output| compare::compare(engine, output)),
+        ["--version"] => version(),
+        _ => {
+            say(&format!("usage: dunlin-accel serve|probe|compare {}", accel::ENGINES.join("|")));
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            say(&reason.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(engine: &str) -> Result<(), Refusal> {
+    let replies = streams::take_stdout().map_err(Refusal::of)?;
+    let requests = streams::take_stdin().map_err(Refusal::of)?;
+    let started = accel::start(engine)?;
+    serve::serve(engine, started.as_ref(), requests, replies).map_err(Refusal::of)
+}
+
+fn print(engine: &str) -> Result<(), Refusal> {
+    let mut output = streams::take_stdout().map_err(Refusal::of)?;
+    let probed = probe::probe(engine);
+    let mut line = serde_json::to_vec(&probed).map_err(Refusal::of)?;
+    line.push(b'\n');
+    output.write_all(&line).map_err(Refusal::of)
+}
+
+#[expect(clippy::print_stdout, reason = "what the flag is for")]
+fn version() -> Result<(), Refusal> {
+    println!("dunlin-accel {}", env!("CARGO_PKG_VERSION"));
+    Ok(())
+}
+
+#[expect(clippy::print_stderr, reason = "the agent keeps what the helper says last")]
+fn say(text: &str) {
+    eprintln!("dunlin-accel: {text}");
+}

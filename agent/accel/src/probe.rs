@@ -1,0 +1,166 @@
+//! Finds out whether an engine can be used: its library and device are there, and a known model
+//! gives the processor's answer.
+
+use std::time::{Duration, Instant};
+
+use models::engine::frames::Probed;
+use models::train::{Loss, Trainer};
+use models::zoo;
+
+use crate::engine::{Engine, Refusal, View};
+use crate::serve::guard;
+
+/// Largest difference of an output, relative to the largest, that the processor's engine in the
+/// same precision may show: sums in another order.
+pub const TOLERANCE_CPU: f32 = 1e-4;
+/// The same for engines on accelerators, which approximate divisions and exponentials too; far
+/// below what half precision or TF32 would give.
+pub const TOLERANCE_ACCELERATOR: f32 = 1e-3;
+
+/// Longest that the rate is measured, after one run.
+const MEASURED: Duration = Duration::from_millis(500);
+/// A first run that takes longer is the figure: a program in the place of a GPU.
+const SLOW: Duration = Duration::from_secs(2);
+/// Runs that are measured, at most.
+const RUNS_MAX: usize = 50;
+/// Seed of the known models.
+const SEED: u64 = 23;
+const SHAPE: [usize; 3] = [3, 32, 32];
+const CLASSES: usize = 10;
+
+/// Tries an engine. A crash of a driver is this process's; whoever started it sees it.
+pub fn probe(name: &str) -> Probed {
+    let mut probed = Probed { engine: name.to_owned(), ..Probed::default() };
+    let outcome = guard(|| {
+        let engine = crate::start(name)?;
+        let about = engine.about();
+        probed.device = about.device;
+        probed.driver = about.driver;
+        probed.library = about.library;
+        probed.memory = about.memory;
+        check(engine.as_ref(), tolerance(name))?;
+        probed.gflops = Some(rate(engine.as_ref())?);
+        Ok(())
+    });
+    probed.unusable = outcome.err().map(|refusal| refusal.0);
+    probed
+}
+
+/// What an engine's answers may differ by.
+pub fn tolerance(engine: &str) -> f32 {
+    if engine == "ort-cpu" { TOLERANCE_CPU } else { TOLERANCE_ACCELERATOR }
+}
+
+/// Largest difference between answers, relative to the largest expected one; infinite where there
+/// is a NaN or another number of values.
+pub fn difference(answered: &[f32], expected: &[f32]) -> f32 {
+    if answered.len() != expected.len() || answered.iter().any(|value| !value.is_finite()) {
+        return f32::INFINITY;
+    }
+    let scale = expected.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+    let pairs = answered.iter().zip(expected);
+    let most = pairs.fold(0.0_f32, |most, (a, b)| most.max((a - b).abs()));
+    if most > 0.0 { most / scale } else { 0.0 }
+}
+
+/// A known model answers as the processor does.
+fn check(engine: &dyn Engine, tolerance: f32) -> Result<(), Refusal> {
+    let mut reference = known("resnet8")?;
+    let examples = examples(3);
+    let expected = reference.logits(&examples).map_err(Refusal::of)?;
+    let answered = run(engine, &reference.to_folded_onnx(), &examples, |_| true)?;
+    let found = difference(&answered, &expected);
+    if found <= tolerance {
+        Ok(())
+    } else {
+        Err(Refusal(format!(
+            "a known model's answer differs from the processor's by {found:.1e} of the largest \
+             output, {tolerance:.0e} at most is accepted"
+        )))
+    }
+}
+
+/// Operations per second, in 10^9, of a known model: the median of some runs.
+fn rate(engine: &dyn Engine) -> Result<f64, Refusal> {
+    const FAMILY: &str = "resnet18";
+    const BATCH: u32 = 8;
+    let onnx = known(FAMILY)?.to_folded_onnx();
+    let cost = zoo::cost(FAMILY, SHAPE, CLASSES)
+        .ok_or_else(|| Refusal(format!("there is no family {FAMILY}")))?;
+    let mut times = Vec::new();
+    let begin = Instant::now();
+    let mut last = begin;
+    run(engine, &onnx, &examples(BATCH as usize), |index| {
+        let now = Instant::now();
+        let slow = now - last > SLOW;
+        if index > 0 || slow {
+            times.push(now - last);
+        }
+        last = now;
+        slow || index >= RUNS_MAX || (index > 0 && now - begin > MEASURED)
+    })?;
+    times.sort();
+    let median = times.get(times.len() / 2).copied().unwrap_or_default();
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    let operations = (2 * cost.multiply_adds * u64::from(BATCH)) as f64;
+    Ok(operations / median.as_secs_f64() / 1e9)
+}
+
+fn known(family: &str) -> Result<Trainer, Refusal> {
+    let onnx = zoo::build(family, SHAPE, CLASSES, SEED)
+        .ok_or_else(|| Refusal(format!("there is no family {family}")))?;
+    Trainer::for_evaluation(&onnx, Loss::default()).map_err(Refusal::of)
+}
+
+fn examples(count: usize) -> Vec<f32> {
+    values(count * SHAPE.iter().product::<usize>())
+}
+
+/// Values between -1 and 1 without a pattern that repeats.
+pub(crate) fn values(len: usize) -> Vec<f32> {
+    let mut state = 0x9e37_79b9_u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        f32::from(u16::try_from(state >> 16).unwrap_or(0)) / 32768.0 - 1.0
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// Runs a model until told so after a run, which is counted from 0; the last run's first output.
+fn run(
+    engine: &dyn Engine,
+    onnx: &[u8],
+    examples: &[f32],
+    mut done: impl FnMut(usize) -> bool,
+) -> Result<Vec<f32>, Refusal> {
+    let mut model = engine.load(onnx)?;
+    let count = examples.len() / SHAPE.iter().product::<usize>();
+    let [c, h, w] = SHAPE;
+    let view =
+        View { datatype: "FP32", shape: &[count, c, h, w], bytes: bytemuck::cast_slice(examples) };
+    let mut body = Vec::new();
+    for index in 0.. {
+        body.clear();
+        crate::batch::run(model.as_mut(), &[view], &mut body)?;
+        if done(index) {
+            break;
+        }
+    }
+    let value = |bytes: &[u8]| bytes.try_into().map_or(f32::NAN, f32::from_le_bytes);
+    Ok(body.chunks_exact(4).map(value).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_relative_to_the_largest_output() {
+        assert!((difference(&[1.0, -4.0], &[1.4, -4.0]) - 0.1).abs() < 1e-6);
+        assert_eq!(difference(&[0.0, 0.0], &[0.0, 0.0]).to_bits(), 0);
+        for wrong in [&[f32::NAN, 0.0][..], &[1.0], &[f32::INFINITY, 0.0]] {
+            assert!(difference(wrong, &[1.0, 0.0]).is_infinite());
+        }
+        assert!(difference(&[1.0], &[0.0]).is_infinite());
+    }
+}

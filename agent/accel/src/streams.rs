@@ -1,0 +1,38 @@
+//! The helper's own ends of its pipes. Libraries and drivers print what they like: what they
+//! write to standard output goes to standard error, so that the pipe carries only frames.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+/// Bytes that a pipe may hold: a picture of 224 x 224 fits, so neither side waits for the other
+/// in the middle of a frame. What Linux allows without privileges.
+const PIPE_LEN: usize = 1 << 20;
+
+/// Takes standard output for frames alone; from then on everybody else's goes to standard error.
+///
+/// # Errors
+/// When the file descriptors cannot be copied.
+pub fn take_stdout() -> io::Result<File> {
+    let kept: OwnedFd = rustix::io::fcntl_dupfd_cloexec(io::stdout().as_fd(), 3)?;
+    rustix::stdio::dup2_stdout(io::stderr().as_fd())?;
+    widen(&kept);
+    Ok(File::from(kept))
+}
+
+/// Standard input, unbuffered: whole frames are read at once.
+///
+/// # Errors
+/// When the file descriptor cannot be copied.
+pub fn take_stdin() -> io::Result<File> {
+    let kept: OwnedFd = rustix::io::fcntl_dupfd_cloexec(io::stdin().as_fd(), 3)?;
+    widen(&kept);
+    Ok(File::from(kept))
+}
+
+/// Makes a pipe larger, where it is one and there is room; works without.
+fn widen(pipe: impl AsFd) {
+    if rustix::pipe::fcntl_getpipe_size(&pipe).is_ok_and(|len| len < PIPE_LEN) {
+        let _ = rustix::pipe::fcntl_setpipe_size(&pipe, PIPE_LEN);
+    }
+}

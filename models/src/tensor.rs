@@ -127,12 +127,14 @@ impl Tensor {
         bytes: &[u8],
     ) -> Result<Self, TensorError> {
         macro_rules! parse {
-            ($type:ty) => {
-                bytes
-                    .chunks(size_of::<$type>())
-                    .filter_map(|chunk| chunk.try_into().ok().map(<$type>::from_le_bytes))
-                    .collect()
-            };
+            ($type:ty) => {{
+                let (elements, rest) = bytes.as_chunks::<{ size_of::<$type>() }>();
+                let mut values: Vec<$type> = Vec::with_capacity(elements.len() + 1);
+                values.extend(elements.iter().map(|bytes| <$type>::from_le_bytes(*bytes)));
+                // A part of an element is one too many, so that the length does not fit.
+                values.extend((!rest.is_empty()).then(<$type>::default));
+                values
+            }};
         }
         let data = match datatype {
             "FP32" => Data::F32(parse!(f32)),
@@ -149,15 +151,36 @@ impl Tensor {
 
     /// The elements as little-endian bytes, as they travel.
     pub fn to_le_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.append_le_bytes(&mut bytes);
+        bytes
+    }
+
+    /// Adds the elements as little-endian bytes.
+    pub fn append_le_bytes(&self, bytes: &mut Vec<u8>) {
         match &self.data {
-            Data::F32(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            Data::F64(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            Data::I64(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            Data::I32(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            Data::I8(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            Data::U8(v) => v.clone(),
-            Data::Bool(v) => v.iter().map(|x| u8::from(*x)).collect(),
+            Data::F32(v) => append(bytes, v, |x| x.to_le_bytes()),
+            Data::F64(v) => append(bytes, v, |x| x.to_le_bytes()),
+            Data::I64(v) => append(bytes, v, |x| x.to_le_bytes()),
+            Data::I32(v) => append(bytes, v, |x| x.to_le_bytes()),
+            Data::I8(v) => append(bytes, v, |x| x.to_le_bytes()),
+            Data::U8(v) => bytes.extend_from_slice(v),
+            Data::Bool(v) => append(bytes, v, |x| [u8::from(*x)]),
         }
+    }
+}
+
+/// Adds the bytes of each element; the compiler makes one copy of memory of it.
+pub(crate) fn append<T, const N: usize>(
+    bytes: &mut Vec<u8>,
+    elements: &[T],
+    to: impl Fn(&T) -> [u8; N],
+) {
+    let start = bytes.len();
+    bytes.resize(start + elements.len() * N, 0);
+    let (places, _) = bytes[start..].as_chunks_mut::<N>();
+    for (place, element) in places.iter_mut().zip(elements) {
+        *place = to(element);
     }
 }
 
@@ -170,7 +193,13 @@ mod tests {
         let tensor = Tensor::f32(&[2, 1], vec![1.5, -2.0]).unwrap();
         let back = Tensor::from_le_bytes("FP32", &[2, 1], &tensor.to_le_bytes()).unwrap();
         assert_eq!(back, tensor);
-        assert!(Tensor::from_le_bytes("FP32", &[2, 1], &[0; 7]).is_err());
+        for length in [7, 9, 12] {
+            assert!(Tensor::from_le_bytes("FP32", &[2, 1], &vec![0; length]).is_err(), "{length}");
+        }
+        let mut bytes = vec![9];
+        Tensor::new(&[2], Data::I64(vec![1, -2])).unwrap().append_le_bytes(&mut bytes);
+        assert_eq!(bytes[..9], [9, 1, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(bytes[9..], [254, 255, 255, 255, 255, 255, 255, 255]);
         assert!(Tensor::from_le_bytes("BF16", &[1], &[0; 2]).is_err());
     }
 }

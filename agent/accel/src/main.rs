@@ -20,7 +20,13 @@ fn main() -> ExitCode {
         ["compare", engine] => streams::take_stdout()
             .map_err(Refusal::of)
             .and_then(|output| compare::compare(engine, output)),
-        ["--version"] => version(),
+        ["--version"] => {
+            #[expect(clippy::print_stdout, reason = "what the flag is for")]
+            {
+                println!("dunlin-accel {}", env!("CARGO_PKG_VERSION"));
+            }
+            Ok(())
+        }
         _ => {
             say(&format!("usage: dunlin-accel serve|probe|compare {}", accel::ENGINES.join("|")));
             return ExitCode::from(2);
@@ -48,12 +54,6 @@ fn print(engine: &str) -> Result<(), Refusal> {
     let mut line = serde_json::to_vec(&probed).map_err(Refusal::of)?;
     line.push(b'\n');
     output.write_all(&line).map_err(Refusal::of)
-}
-
-#[expect(clippy::print_stdout, reason = "what the flag is for")]
-fn version() -> Result<(), Refusal> {
-    println!("dunlin-accel {}", env!("CARGO_PKG_VERSION"));
-    Ok(())
 }
 
 #[expect(clippy::print_stderr, reason = "the agent keeps what the helper says last")]

@@ -191,7 +191,7 @@ impl Model for Loaded {
             inputs.iter().map(tensors::input).collect::<Result<_, _>>()?;
         let outputs = self.session.run(values.as_slice()).map_err(Refusal::of)?;
         let mut headers = Vec::with_capacity(outputs.len());
-        for (name, value) in outputs.iter() {
+        for (name, value) in &outputs {
             headers.push(tensors::output(name, &value, body)?);
         }
         Ok(headers)

@@ -192,7 +192,7 @@ pub fn pack(tensors: &[Tensor]) -> (Vec<Header>, Vec<u8>) {
     };
     let mut body = Vec::new();
     for tensor in tensors {
-        body.extend_from_slice(&tensor.to_le_bytes());
+        tensor.append_le_bytes(&mut body);
     }
     (tensors.iter().map(header).collect(), body)
 }

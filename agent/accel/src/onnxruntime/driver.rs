@@ -3,7 +3,7 @@
 
 #![expect(unsafe_code, reason = "the driver is reached through C functions of a loaded library")]
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, c_char, c_int, c_uint};
 
 use libloading::{Library, Symbol};
 
@@ -24,6 +24,13 @@ const LIBRARY: &str = "libcuda.so.1";
 /// Bytes of a device's name, with the final 0.
 const NAME_LEN: usize = 256;
 
+/// C signatures of the driver's functions.
+type Init = unsafe extern "C" fn(c_uint) -> c_int;
+type GetInt = unsafe extern "C" fn(*mut c_int) -> c_int;
+type Get = unsafe extern "C" fn(*mut c_int, c_int) -> c_int;
+type Name = unsafe extern "C" fn(*mut c_char, c_int, c_int) -> c_int;
+type Total = unsafe extern "C" fn(*mut usize, c_int) -> c_int;
+
 /// The first GPU.
 ///
 /// # Errors
@@ -39,9 +46,8 @@ pub(super) fn first_device() -> Result<Device, Refusal> {
     // SAFETY: each call has the C signature of the CUDA driver API (cuda.h) of the same name, and
     // pointers to values of this frame that live through the call.
     unsafe {
-        calls.check("cuInit", calls.get::<unsafe extern "C" fn(u32) -> c_int>("cuInit")?(0))?;
+        calls.check("cuInit", calls.get::<Init>("cuInit")?(0))?;
         let (mut count, mut version, mut device): (c_int, c_int, c_int) = (0, 0, 0);
-        type GetInt = unsafe extern "C" fn(*mut c_int) -> c_int;
         let found = calls.get::<GetInt>("cuDeviceGetCount")?(&raw mut count);
         calls.check("cuDeviceGetCount", found)?;
         if count < 1 {
@@ -51,15 +57,12 @@ pub(super) fn first_device() -> Result<Device, Refusal> {
             "cuDriverGetVersion",
             calls.get::<GetInt>("cuDriverGetVersion")?(&raw mut version),
         )?;
-        type Get = unsafe extern "C" fn(*mut c_int, c_int) -> c_int;
         calls.check("cuDeviceGet", calls.get::<Get>("cuDeviceGet")?(&raw mut device, 0))?;
         let mut name: [c_char; NAME_LEN] = [0; NAME_LEN];
-        type Name = unsafe extern "C" fn(*mut c_char, c_int, c_int) -> c_int;
         let len = c_int::try_from(NAME_LEN - 1).unwrap_or(0);
         let named = calls.get::<Name>("cuDeviceGetName")?(name.as_mut_ptr(), len, device);
         calls.check("cuDeviceGetName", named)?;
         let mut memory = 0_usize;
-        type Total = unsafe extern "C" fn(*mut usize, c_int) -> c_int;
         let total = calls.get::<Total>("cuDeviceTotalMem_v2")?(&raw mut memory, device);
         calls.check("cuDeviceTotalMem", total)?;
         Ok(Device {

@@ -185,7 +185,7 @@ mod tests {
         }
         let folders = [PathBuf::from("/absent"), folder.path().to_owned()];
         let newest = folder.path().join("libonnxruntime.so.1.32.0");
-        assert_eq!(libraries(&folders, Wanted::Cpu), [newest.clone()]);
+        assert_eq!(libraries(&folders, Wanted::Cpu), std::slice::from_ref(&newest));
         assert!(libraries(&folders, Wanted::Cuda).is_empty());
         std::fs::write(folder.path().join(CUDA_PROVIDER), "").unwrap();
         assert_eq!(libraries(&folders, Wanted::Cuda), [newest]);

@@ -25,20 +25,16 @@ fn value<'a, T>(view: &View<'a>) -> Result<SessionInputValue<'a>, Refusal>
 where
     T: PrimitiveTensorElementType + CheckedBitPattern + std::fmt::Debug + 'static,
 {
-    match bytemuck::checked::try_cast_slice::<u8, T>(view.bytes) {
-        Ok(elements) => {
-            let tensor = TensorRef::from_array_view((view.shape, elements));
-            Ok(tensor.map_err(Refusal::of)?.into())
-        }
-        // Elements behind a tensor of bytes may lie anywhere.
-        Err(_) => {
-            let element = |bytes| bytemuck::checked::try_pod_read_unaligned(bytes);
-            let elements: Result<Vec<T>, _> =
-                view.bytes.chunks_exact(size_of::<T>()).map(element).collect();
-            let elements = elements.map_err(|_| Refusal("a BOOL is neither 0 nor 1".to_owned()))?;
-            Ok(Tensor::from_array((view.shape, elements)).map_err(Refusal::of)?.into())
-        }
+    if let Ok(elements) = bytemuck::checked::try_cast_slice::<u8, T>(view.bytes) {
+        let tensor = TensorRef::from_array_view((view.shape, elements));
+        return Ok(tensor.map_err(Refusal::of)?.into());
     }
+    // Elements behind a tensor of bytes may lie anywhere.
+    let element = |bytes| bytemuck::checked::try_pod_read_unaligned(bytes);
+    let elements: Result<Vec<T>, _> =
+        view.bytes.chunks_exact(size_of::<T>()).map(element).collect();
+    let elements = elements.map_err(|_| Refusal("a BOOL is neither 0 nor 1".to_owned()))?;
+    Ok(Tensor::from_array((view.shape, elements)).map_err(Refusal::of)?.into())
 }
 
 /// Adds an output's elements to a body.

@@ -46,8 +46,10 @@ pub(super) fn check(model: &ModelProto, bytes_max: usize) -> Result<(), Refusal>
 /// What stands in the way, for people.
 type Checked = Result<(), &'static str>;
 
+type Rule = fn(&Form<'_>) -> Checked;
+
 /// Operators with the condition that a node has to meet.
-const RULES: [(&str, fn(&Form<'_>) -> Checked); 17] = [
+const RULES: [(&str, Rule); 17] = [
     ("Add", arithmetic),
     ("AveragePool", pool),
     ("Clip", clip),

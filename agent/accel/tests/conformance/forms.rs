@@ -19,7 +19,7 @@ fn node(
     attribute: Vec<AttributeProto>,
 ) -> NodeProto {
     NodeProto {
-        name: format!("the {operator}"),
+        name: format!("the {operator} of {output}"),
         op_type: operator.to_owned(),
         input: inputs.iter().map(|name| (*name).to_owned()).collect(),
         output: vec![output.to_owned()],
@@ -78,7 +78,7 @@ pub(crate) fn all() -> Vec<Form> {
     forms
 }
 
-fn convolutions() -> Vec<Form> {
+pub(crate) fn convolutions() -> Vec<Form> {
     let mut forms = Vec::new();
     // Channels, maps, kernel, stride, padding, dilation, groups, side.
     for [c, m, k, s, p, d, g, side] in [
@@ -128,7 +128,7 @@ fn convolutions() -> Vec<Form> {
     forms
 }
 
-fn pools() -> Vec<Form> {
+pub(crate) fn pools() -> Vec<Form> {
     let mut forms = Vec::new();
     for c in [3, 8] {
         for (operator, include) in
@@ -168,7 +168,7 @@ fn pools() -> Vec<Form> {
     forms
 }
 
-fn functions() -> Vec<Form> {
+pub(crate) fn functions() -> Vec<Form> {
     let mut forms = Vec::new();
     for operator in ["Relu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "LeakyRelu", "Neg"] {
         for len in [5, 16] {
@@ -191,7 +191,7 @@ fn functions() -> Vec<Form> {
     forms
 }
 
-fn arithmetic() -> Vec<Form> {
+pub(crate) fn arithmetic() -> Vec<Form> {
     let mut forms = Vec::new();
     for operator in ["Add", "Sub", "Mul", "Div"] {
         for dims in [&[][..], &[5], &[3, 1, 1], &[2, 5], &[3, 2, 5]] {
@@ -231,13 +231,12 @@ fn arithmetic() -> Vec<Form> {
     forms
 }
 
-fn shapes() -> Vec<Form> {
+pub(crate) fn shapes() -> Vec<Form> {
     let mut forms = Vec::new();
     let mut add = |name: &str, example: &[usize], elements: usize, nodes: Vec<NodeProto>| {
         let tensors = vec![tensor("w", &[5, 3]), TensorProto::from_i64("shape", &[0, 6, 10])];
-        let used = |tensor: &TensorProto| {
-            nodes.iter().any(|node| node.input.iter().any(|input| *input == tensor.name))
-        };
+        let used =
+            |tensor: &TensorProto| nodes.iter().any(|node| node.input.contains(&tensor.name));
         let tensors = tensors.into_iter().filter(used).collect();
         let (name, example) = (name.to_owned(), example.to_vec());
         forms.push(Form { name, onnx: model(&example, elements, nodes, tensors), example });

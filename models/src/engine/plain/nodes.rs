@@ -329,8 +329,8 @@ fn reduce(
             summed *= out[1] as f32;
         }
         out[1] = 1;
-        let axis = writer.integers(&[1]);
-        let sum = writer.push("ReduceSum", &[&part.name, &axis], Vec::new(), out);
+        let second = writer.integers(&[1]);
+        let sum = writer.push("ReduceSum", &[&part.name, &second], Vec::new(), out);
         dims[first..=last].fill(1);
         place = writer.reshape(sum, &dims);
     }

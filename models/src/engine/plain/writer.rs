@@ -28,8 +28,9 @@ pub(super) struct Writer<'g> {
     /// Where the graph's values are, by index.
     places: Vec<Option<Place>>,
     made: usize,
-    /// The node of the original that is written.
+    /// The node of the original that is written, and how many nodes it has become.
     node: String,
+    parts: usize,
 }
 
 impl<'g> Writer<'g> {
@@ -42,6 +43,7 @@ impl<'g> Writer<'g> {
             places: vec![None; graph.values.len()],
             made: 0,
             node: String::new(),
+            parts: 0,
         };
         let place = Place { name: input.to_owned(), dims: writer.dims(graph.input) };
         writer.proto.input.push(info(&place));
@@ -64,6 +66,7 @@ impl<'g> Writer<'g> {
 
     pub(super) fn begin(&mut self, node: &Node) {
         self.node.clone_from(&node.name);
+        self.parts = 0;
     }
 
     /// Extents of one of the graph's values, the batch first where it has one.
@@ -123,10 +126,15 @@ impl<'g> Writer<'g> {
     ) -> Place {
         let place = Place { name: self.fresh(), dims };
         self.proto.value_info.push(info(&place));
+        self.parts += 1;
+        let name = match self.parts {
+            1 => self.node.clone(),
+            part => format!("{}/{part}", self.node),
+        };
         self.proto.node.push(NodeProto {
             input: inputs.iter().map(|name| (*name).to_owned()).collect(),
             output: vec![place.name.clone()],
-            name: self.node.clone(),
+            name,
             op_type: operator.to_owned(),
             attribute: attributes,
             ..NodeProto::default()

@@ -71,7 +71,8 @@ fn the_list_has_what_plain_graphs_have() {
 
 #[test]
 fn families_of_the_zoo_pass() {
-    for family in zoo::FAMILIES.into_iter().filter(|family| *family != "resnet101") {
+    let large = ["vgg11", "resnet101"];
+    for family in zoo::FAMILIES.into_iter().filter(|family| !large.contains(family)) {
         let onnx = zoo::build(family, [3, 33, 33], 7, 1).unwrap();
         let plain = Plain::read(&onnx).unwrap();
         for batch in if plain.has_batches() { vec![1, 4] } else { vec![1] } {

@@ -6,6 +6,9 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use models::engine::frames::{self, Header, PREFIX, Reply, Request};
+use models::onnx::{
+    GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
+};
 use models::train::{Loss, Trainer};
 use models::zoo;
 
@@ -19,7 +22,7 @@ const CLASSES: usize = 1000;
 /// Longest that one figure is measured.
 const MEASURED: Duration = Duration::from_secs(3);
 /// Runs of one figure, at most.
-const RUNS_MAX: usize = 100;
+const RUNS_MAX: usize = 200;
 
 /// Prints a line for each network and batch: the largest difference from the processor's answer,
 /// and median times, in process and through the pipes of a helper, taken by turns.
@@ -32,11 +35,20 @@ pub fn compare(name: &str, mut output: impl Write) -> Result<(), Refusal> {
     let shown = [about.device, about.driver, about.library].map(Option::unwrap_or_default);
     let mut line = |text: String| writeln!(output, "{text}").map_err(Refusal::of);
     line(format!("engine {name}: {}", shown.join(" | ")))?;
+    let mut helper = Helper::start(name)?;
+    for (what, shape, onnx) in small()? {
+        let [engine, through] = times(engine.as_ref(), &mut helper, &shape, &onnx)?.times;
+        line(format!(
+            "{what}, one example of {:?}: {engine:.3} ms in process, {through:.3} ms through the \
+             helper, {:.3} ms more",
+            &shape[1..],
+            through - engine
+        ))?;
+    }
     line(format!(
         "{:<16} {:>5} {:>11} {:>10} {:>10} {:>10} {:>9}",
         "network", "batch", "difference", "native ms", "engine ms", "helper ms", "speed-up"
     ))?;
-    let mut helper = Helper::start(name)?;
     let mut wrong = Vec::new();
     for family in FAMILIES {
         for batch in [1, 16] {
@@ -75,25 +87,48 @@ fn row(
     family: &str,
     batch: usize,
 ) -> Result<Row, Refusal> {
-    let onnx = zoo::build(family, SHAPE, CLASSES, 1)
-        .ok_or_else(|| Refusal(format!("there is no family {family}")))?;
+    let onnx = family_of(family, SHAPE)?;
     let mut native = Trainer::for_evaluation(&onnx, Loss::default()).map_err(Refusal::of)?;
-    let onnx = native.to_folded_onnx();
-    let mut model = engine.load(&onnx)?;
-    helper.load(&onnx)?;
-    let examples = values(batch * SHAPE.iter().product::<usize>());
     let [c, h, w] = SHAPE;
-    let shape = [batch, c, h, w];
+    let timed = times(engine, helper, &[batch, c, h, w], &native.to_folded_onnx())?;
+    let mut expected = native.logits(&timed.examples).map_err(Refusal::of)?;
+    let mut natives = Vec::new();
+    let begin = Instant::now();
+    while natives.is_empty() || natives.len() < RUNS_MAX && begin.elapsed() < MEASURED {
+        let start = Instant::now();
+        expected = native.logits(&timed.examples).map_err(Refusal::of)?;
+        natives.push(start.elapsed());
+    }
+    let [engine, helper] = timed.times;
+    let difference = difference(&timed.answered, &expected);
+    Ok(Row { difference, native: median(natives), engine, helper })
+}
+
+/// What was run, and median times in process and through the helper, milliseconds.
+struct Timed {
+    examples: Vec<f32>,
+    answered: Vec<f32>,
+    times: [f64; 2],
+}
+
+fn times(
+    engine: &dyn Engine,
+    helper: &mut Helper,
+    shape: &[usize],
+    onnx: &[u8],
+) -> Result<Timed, Refusal> {
+    let mut model = engine.load(onnx)?;
+    helper.load(onnx)?;
+    let examples = values(shape.iter().product());
     let mut answered = Vec::new();
     let mut once = |model: &mut dyn Model| {
         answered.clear();
-        let bytes = bytemuck::cast_slice(&examples);
-        let view = View { datatype: "FP32", shape: &shape, bytes };
+        let view = View { datatype: "FP32", shape, bytes: bytemuck::cast_slice(&examples) };
         crate::batch::run(model, &[view], &mut answered)
     };
     // Once each before the clock counts: algorithms are chosen, shaders compiled.
     once(model.as_mut())?;
-    helper.run(&shape, &examples)?;
+    helper.run(shape, &examples)?;
     let mut times: [Vec<Duration>; 2] = [Vec::new(), Vec::new()];
     let begin = Instant::now();
     while times[0].is_empty() || times[0].len() < RUNS_MAX && begin.elapsed() < MEASURED {
@@ -101,25 +136,52 @@ fn row(
         once(model.as_mut())?;
         times[0].push(start.elapsed());
         let start = Instant::now();
-        helper.run(&shape, &examples)?;
+        helper.run(shape, &examples)?;
         times[1].push(start.elapsed());
     }
-    let mut expected = native.logits(&examples).map_err(Refusal::of)?;
-    let mut natives = Vec::new();
-    let begin = Instant::now();
-    while natives.is_empty() || natives.len() < RUNS_MAX && begin.elapsed() < MEASURED {
-        let start = Instant::now();
-        expected = native.logits(&examples).map_err(Refusal::of)?;
-        natives.push(start.elapsed());
-    }
-    let answered: Vec<f32> = bytemuck::pod_collect_to_vec(&answered);
-    let [engine, helper] = times.map(median);
-    Ok(Row {
-        difference: difference(&answered, &expected),
-        native: median(natives),
-        engine,
-        helper,
-    })
+    let answered = bytemuck::pod_collect_to_vec(&answered);
+    Ok(Timed { examples, answered, times: times.map(median) })
+}
+
+fn family_of(family: &str, shape: [usize; 3]) -> Result<Vec<u8>, Refusal> {
+    zoo::build(family, shape, CLASSES, 1)
+        .ok_or_else(|| Refusal(format!("there is no family {family}")))
+}
+
+/// Models whose own time is short, with the shape of a batch: what remains is the helper's.
+fn small() -> Result<[(&'static str, Vec<usize>, Vec<u8>); 2], Refusal> {
+    let resnet8 = family_of("resnet8", [3, 32, 32])?;
+    let resnet8 = Trainer::for_evaluation(&resnet8, Loss::default()).map_err(Refusal::of)?;
+    let node = |operator: &str, inputs: &[&str], output: &str| NodeProto {
+        name: operator.to_owned(),
+        op_type: operator.to_owned(),
+        input: inputs.iter().map(|name| (*name).to_owned()).collect(),
+        output: vec![output.to_owned()],
+        ..NodeProto::default()
+    };
+    let graph = GraphProto {
+        name: "means".to_owned(),
+        node: vec![
+            node("GlobalAveragePool", &["x"], "means"),
+            node("Flatten", &["means"], "flat"),
+            node("MatMul", &["flat", "weights"], "y"),
+        ],
+        initializer: vec![TensorProto::from_f32("weights", &[3, 2], &[0.5; 6])],
+        input: vec![ValueInfoProto::batched("x", "n", &SHAPE)],
+        output: vec![ValueInfoProto::batched("y", "n", &[2])],
+        ..GraphProto::default()
+    };
+    let version = Some(13);
+    let means = ModelProto {
+        ir_version: Some(7),
+        opset_import: vec![OperatorSetIdProto { version, ..OperatorSetIdProto::default() }],
+        graph: Some(graph),
+        ..ModelProto::default()
+    };
+    Ok([
+        ("resnet8", vec![1, 3, 32, 32], resnet8.to_folded_onnx()),
+        ("means of channels", vec![1, 3, 224, 224], means.to_bytes()),
+    ])
 }
 
 fn median(mut times: Vec<Duration>) -> f64 {
@@ -147,6 +209,7 @@ impl Helper {
         let (Some(requests), Some(replies)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(Refusal("the helper has no pipes".to_owned()));
         };
+        crate::streams::widen(&requests);
         let mut helper = Self { child, requests, replies, body: Vec::new() };
         helper.reply()?;
         Ok(helper)

@@ -12,6 +12,8 @@ use crate::engine::{Engine, Model, Refusal, views};
 
 /// Models that are loaded at a time, at most.
 const SESSIONS_MAX: usize = 64;
+/// Bytes that a buffer grows by at a time, before any have come.
+const CHUNK: usize = 4 << 20;
 /// Buffers that are kept from one request to the next, bytes at most.
 const KEPT_MAX: usize = 64 << 20;
 
@@ -76,12 +78,22 @@ fn read_prefix(requests: &mut impl Read, prefix: &mut [u8; PREFIX]) -> io::Resul
     Ok(filled)
 }
 
-/// Reads `len` bytes in the place of what the buffer held.
+/// Reads `len` bytes in the place of what the buffer held. Memory is taken as the bytes come, and
+/// what is there already is not filled with zeros again.
 fn read(requests: &mut impl Read, len: usize, buffer: &mut Vec<u8>) -> io::Result<()> {
-    buffer.clear();
-    buffer.try_reserve_exact(len).map_err(|error| io::Error::other(error.to_string()))?;
-    let read = requests.take(len as u64).read_to_end(buffer)?;
-    if read == len { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    let mut filled = 0;
+    while filled < len {
+        let end = len.min(filled + CHUNK);
+        if buffer.len() < end {
+            let more = end - buffer.len();
+            buffer.try_reserve(more).map_err(|error| io::Error::other(error.to_string()))?;
+            buffer.resize(end, 0);
+        }
+        requests.read_exact(&mut buffer[filled..end])?;
+        filled = end;
+    }
+    buffer.truncate(len);
+    Ok(())
 }
 
 fn send(replies: &mut impl Write, reply: &Reply, body: &[u8]) -> Result<(), ServeError> {

@@ -157,3 +157,6 @@ pub(crate) fn guard<T>(work: impl FnOnce() -> Result<T, Refusal>) -> Result<T, R
         Err(Refusal(format!("the engine panicked: {}", text.unwrap_or("it did not say why"))))
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,133 @@
+use models::artifact::TensorInfo;
+use models::engine::frames::Header;
+
+use super::*;
+use crate::engine::{About, View};
+
+/// Loads everything but what is empty, and panics when told so.
+#[derive(Debug)]
+struct Fake;
+
+#[derive(Debug)]
+struct Halves(TensorInfo);
+
+impl Engine for Fake {
+    fn about(&self) -> About {
+        About::default()
+    }
+
+    fn load(&self, onnx: &[u8]) -> Result<Box<dyn Model>, Refusal> {
+        match onnx {
+            b"" => Err(Refusal("it is empty".to_owned())),
+            b"panic" => panic!("no node {}", 7),
+            _ => Ok(Box::new(Halves(TensorInfo {
+                name: "x".to_owned(),
+                datatype: "UINT8".to_owned(),
+                shape: vec![-1, 2],
+            }))),
+        }
+    }
+}
+
+impl Model for Halves {
+    fn inputs(&self) -> &[TensorInfo] {
+        std::slice::from_ref(&self.0)
+    }
+
+    fn outputs(&self) -> &[TensorInfo] {
+        std::slice::from_ref(&self.0)
+    }
+
+    fn run(&mut self, inputs: &[View<'_>], body: &mut Vec<u8>) -> Result<Vec<Header>, Refusal> {
+        body.extend(inputs[0].bytes.iter().map(|byte| byte / 2));
+        assert!(inputs[0].bytes[0] != 13, "an unlucky number");
+        let shape = inputs[0].shape.to_vec();
+        Ok(vec![Header { datatype: "UINT8".to_owned(), shape }])
+    }
+}
+
+fn frame(request: &Request, body: &[u8]) -> Vec<u8> {
+    [&frames::encode(request, body.len()).unwrap(), body].concat()
+}
+
+/// Replies with their bodies, and how it ended.
+fn ask(requests: &[Vec<u8>]) -> (Vec<(Reply, Vec<u8>)>, Result<(), ServeError>) {
+    let mut bytes = Vec::new();
+    let ended = serve("fake", &Fake, requests.concat().as_slice(), &mut bytes);
+    let (mut rest, mut replies) = (bytes.as_slice(), Vec::new());
+    while let Some((prefix, after)) = rest.split_first_chunk() {
+        let lengths = frames::lengths(*prefix).unwrap();
+        let (header, after) = after.split_at(lengths.header);
+        let (body, after) = after.split_at(lengths.body);
+        replies.push((frames::decode(header).unwrap(), body.to_vec()));
+        rest = after;
+    }
+    assert!(matches!(&replies[0].0, Reply::Hello { engine, .. } if engine == "fake"));
+    replies.remove(0);
+    (replies, ended)
+}
+
+fn load(session: u64, onnx: &[u8]) -> Vec<u8> {
+    frame(&Request::Load { session }, onnx)
+}
+
+fn run(session: u64, bytes: &[u8]) -> Vec<u8> {
+    let header = Header { datatype: "UINT8".to_owned(), shape: vec![bytes.len() / 2, 2] };
+    frame(&Request::Run { session, inputs: vec![header] }, bytes)
+}
+
+fn refusal(reply: &(Reply, Vec<u8>)) -> &str {
+    match reply {
+        (Reply::Refused { reason }, body) if body.is_empty() => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_panic_is_a_refusal_and_nothing_of_it_is_answered() {
+    let (replies, ended) = ask(&[
+        load(1, b"panic"),
+        load(1, b""),
+        load(1, b"model"),
+        run(1, &[13, 1]),
+        run(1, &[12, 4, 2, 1]),
+    ]);
+    assert!(ended.is_ok());
+    assert_eq!(refusal(&replies[0]), "the engine panicked: no node 7");
+    assert_eq!(refusal(&replies[1]), "it is empty");
+    assert!(matches!(replies[2].0, Reply::Loaded { .. }));
+    assert_eq!(refusal(&replies[3]), "the engine panicked: an unlucky number");
+    assert!(matches!(replies[4].0, Reply::Answered { .. }));
+    assert_eq!(replies[4].1, [6, 2, 1, 0]);
+}
+
+#[test]
+fn a_failed_load_leaves_nothing_of_the_model_before() {
+    let (replies, _) = ask(&[load(1, b"model"), load(1, b""), run(1, &[2, 2])]);
+    assert!(refusal(&replies[2]).contains("session 1 is not loaded"));
+}
+
+#[test]
+fn so_many_models_and_no_more_are_loaded() {
+    let most = u64::try_from(SESSIONS_MAX).unwrap();
+    let mut requests: Vec<Vec<u8>> = (0..=most).map(|session| load(session, b"model")).collect();
+    requests.push(frame(&Request::Unload { session: 3 }, b""));
+    requests.push(load(most, b"model"));
+    let (replies, ended) = ask(&requests);
+    assert!(ended.is_ok());
+    assert!(refusal(&replies[SESSIONS_MAX]).contains("unload one first"));
+    assert!(matches!(replies[SESSIONS_MAX + 2].0, Reply::Loaded { .. }));
+}
+
+#[test]
+fn a_pipe_that_closes_within_a_frame_is_an_error() {
+    let whole = run(1, &[2, 2]);
+    for length in [1, PREFIX - 1, PREFIX, PREFIX + 5, whole.len() - 1] {
+        let (replies, ended) = ask(&[whole[..length].to_vec()]);
+        assert!(replies.is_empty() && matches!(ended, Err(ServeError::Pipe(_))), "{length}");
+    }
+    // A body that is announced and does not come takes no memory to speak of.
+    let mut announced = whole;
+    announced[4..PREFIX].copy_from_slice(&(1_u64 << 31).to_le_bytes());
+    assert!(matches!(ask(&[announced]).1, Err(ServeError::Pipe(_))));
+}

@@ -27,7 +27,8 @@ library=$(find .tools/onnx/lib -name 'libonnxruntime.so.*' | head -n 1)
 ORT_DYLIB_PATH="$library" "$PROGRAM" probe ort-cpu
 ORT_DYLIB_PATH="$library" "$PROGRAM" compare ort-cpu
 
-if ! nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv; then
+if ! command -v nvidia-smi >/dev/null ||
+    ! nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv; then
     fail "no NVIDIA GPU: nvidia-smi finds none, so CUDA and Vulkan were not checked"
 fi
 if ! .tools/gpu/bin/python -c 'import onnxruntime' 2>/dev/null; then

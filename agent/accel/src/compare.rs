@@ -36,7 +36,7 @@ pub fn compare(name: &str, mut output: impl Write) -> Result<(), Refusal> {
     let mut line = |text: String| writeln!(output, "{text}").map_err(Refusal::of);
     line(format!("engine {name}: {}", shown.join(" | ")))?;
     let mut helper = Helper::start(name)?;
-    for (what, shape, onnx) in small()? {
+    for Small { what, shape, onnx } in small()? {
         let [engine, through] = times(engine.as_ref(), &mut helper, &shape, &onnx)?.times;
         line(format!(
             "{what}, one example of {:?}: {engine:.3} ms in process, {through:.3} ms through the \
@@ -148,8 +148,15 @@ fn family_of(family: &str, shape: [usize; 3]) -> Result<Vec<u8>, Refusal> {
         .ok_or_else(|| Refusal(format!("there is no family {family}")))
 }
 
-/// Models whose own time is short, with the shape of a batch: what remains is the helper's.
-fn small() -> Result<[(&'static str, Vec<usize>, Vec<u8>); 2], Refusal> {
+/// A model whose own time is short: what remains is the helper's.
+struct Small {
+    what: &'static str,
+    /// Of a batch.
+    shape: Vec<usize>,
+    onnx: Vec<u8>,
+}
+
+fn small() -> Result<[Small; 2], Refusal> {
     let resnet8 = family_of("resnet8", [3, 32, 32])?;
     let resnet8 = Trainer::for_evaluation(&resnet8, Loss::default()).map_err(Refusal::of)?;
     let node = |operator: &str, inputs: &[&str], output: &str| NodeProto {
@@ -179,8 +186,8 @@ fn small() -> Result<[(&'static str, Vec<usize>, Vec<u8>); 2], Refusal> {
         ..ModelProto::default()
     };
     Ok([
-        ("resnet8", vec![1, 3, 32, 32], resnet8.to_folded_onnx()),
-        ("means of channels", vec![1, 3, 224, 224], means.to_bytes()),
+        Small { what: "resnet8", shape: vec![1, 3, 32, 32], onnx: resnet8.to_folded_onnx() },
+        Small { what: "means of channels", shape: vec![1, 3, 224, 224], onnx: means.to_bytes() },
     ])
 }
 

@@ -50,8 +50,10 @@ fn frame(request: &Request, body: &[u8]) -> Vec<u8> {
     [&frames::encode(request, body.len()).unwrap(), body].concat()
 }
 
+type Answered = (Reply, Vec<u8>);
+
 /// Replies with their bodies, and how it ended.
-fn ask(requests: &[Vec<u8>]) -> (Vec<(Reply, Vec<u8>)>, Result<(), ServeError>) {
+fn ask(requests: &[Vec<u8>]) -> (Vec<Answered>, Result<(), ServeError>) {
     let mut bytes = Vec::new();
     let ended = serve("fake", &Fake, requests.concat().as_slice(), &mut bytes);
     let (mut rest, mut replies) = (bytes.as_slice(), Vec::new());
@@ -76,7 +78,7 @@ fn run(session: u64, bytes: &[u8]) -> Vec<u8> {
     frame(&Request::Run { session, inputs: vec![header] }, bytes)
 }
 
-fn refusal(reply: &(Reply, Vec<u8>)) -> &str {
+fn refusal(reply: &Answered) -> &str {
     match reply {
         (Reply::Refused { reason }, body) if body.is_empty() => reason,
         other => panic!("{other:?}"),

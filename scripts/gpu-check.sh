@@ -7,8 +7,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-gpu_packages=('onnxruntime-gpu[cuda,cudnn]==1.31.1')
-
 say() { printf 'gpu-check: %s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
 
@@ -31,6 +29,11 @@ if ! command -v nvidia-smi >/dev/null ||
     ! nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv; then
     fail "no NVIDIA GPU: nvidia-smi finds none, so CUDA and Vulkan were not checked"
 fi
+# The driver says which CUDA it knows; PyPI has ONNX Runtime for CUDA 13, and older for 12.
+case $(nvidia-smi | sed -n 's/.*CUDA Version: *\([0-9]*\)\..*/\1/p' | head -n 1) in
+    12) gpu_packages=('onnxruntime-gpu[cuda,cudnn]==1.24.4') ;;
+    *) gpu_packages=('onnxruntime-gpu[cuda,cudnn]==1.31.1') ;;
+esac
 if ! .tools/gpu/bin/python -c 'import onnxruntime' 2>/dev/null; then
     say "getting ${gpu_packages[*]} from PyPI"
     rm -rf .tools/gpu

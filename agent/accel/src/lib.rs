@@ -12,10 +12,18 @@ pub mod serve;
 pub mod streams;
 pub mod webgpu;
 
+mod environment;
+
 use engine::{Engine, Refusal};
 
 /// The engines of this program.
 pub const ENGINES: [&str; 3] = ["cuda", "webgpu", "ort-cpu"];
+
+/// Settings for libraries that take them from the environment; before any thread is started.
+pub fn prepare() {
+    // Of several GPUs the fast one, in the place of the frugal one.
+    environment::prefer("WGPU_POWER_PREF", "high");
+}
 
 /// Starts an engine: finds its library and its device.
 ///

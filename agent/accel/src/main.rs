@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use accel::{compare, engine::Refusal, probe, serve, streams};
 
 fn main() -> ExitCode {
+    accel::prepare();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match *arguments {

@@ -53,7 +53,7 @@ helper() {
 check() {
     local machine newest
     case $2 in x86_64) machine=X86-64 ;; aarch64) machine=AArch64 ;; armv7) machine=ARM ;; esac
-    readelf --file-header "$1" | grep -q "Machine:.*$machine" || fail "$1 is not for $2"
+    readelf --file-header "$1" | grep "Machine:.*$machine" >/dev/null || fail "$1 is not for $2"
     case $3 in
         *-musl*)
             if readelf --wide --program-headers --dynamic "$1" | grep -E 'INTERP|NEEDED'; then

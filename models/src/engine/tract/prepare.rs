@@ -7,6 +7,7 @@ use tract_onnx::prelude::{Framework as _, InferenceModel, TractResult};
 
 use crate::graph::GraphError;
 
+mod misread;
 mod quantised;
 
 /// Domains whose operators tract knows; it looks at the operator's name only.
@@ -17,11 +18,14 @@ const PURPOSE: &str = "inference with tract";
 
 /// Rewrites operators that tract lacks and refuses those that it would get wrong or not know.
 pub(super) fn check(model: &mut ModelProto) -> Result<(), GraphError> {
+    let own = |domain: &str| matches!(domain, "" | "ai.onnx");
+    let opset = model.opset_import.iter().find(|import| own(&import.domain));
+    let opset = opset.map_or(0, |import| import.version);
     let Some(graph) = model.graph.as_mut() else { return Ok(()) };
     quantised::lower(graph);
     let framework = tract_onnx::onnx();
     let known = |operator: &str| framework.op_register.0.contains_key(operator);
-    check_nodes(graph, &known)?;
+    check_nodes(graph, opset, &known)?;
     check_outputs(graph)
 }
 
@@ -30,7 +34,11 @@ pub(super) fn template(model: &ModelProto) -> TractResult<InferenceModel> {
     tract_onnx::onnx().with_ignore_value_info(true).model_for_proto_model(model)
 }
 
-fn check_nodes(graph: &GraphProto, known: &dyn Fn(&str) -> bool) -> Result<(), GraphError> {
+fn check_nodes(
+    graph: &GraphProto,
+    opset: i64,
+    known: &dyn Fn(&str) -> bool,
+) -> Result<(), GraphError> {
     for node in &graph.node {
         if !known(&node.op_type) || !DOMAINS.contains(&node.domain.as_str()) {
             let operator = match node.domain.as_str() {
@@ -49,9 +57,10 @@ fn check_nodes(graph: &GraphProto, known: &dyn Fn(&str) -> bool) -> Result<(), G
                 .to_owned();
             return Err(GraphError::Node { node: name(node), problem });
         }
+        misread::check(node, graph, opset)?;
         for attribute in &node.attribute {
             for graph in attribute.g.iter().chain(&attribute.graphs) {
-                check_nodes(graph, known)?;
+                check_nodes(graph, opset, known)?;
             }
         }
     }

@@ -3,6 +3,8 @@
 #
 #   scripts/bench.sh                     all but the last two
 #   scripts/bench.sh start answer round  some
+#   scripts/bench.sh infer               answers beside ONNX Runtime; three minutes
+#   scripts/bench.sh infer --families resnet8 --sides 32
 #   scripts/bench.sh train               training steps beside PyTorch; ten minutes
 #   scripts/bench.sh train --networks cnn,resnet8 --threads 1 --steps 5
 #   scripts/bench.sh accuracy            CIFAR-10, federated against central; minutes to hours

@@ -5,9 +5,11 @@ use crate::tensor::Tensor;
 
 pub mod choice;
 pub mod classify;
+mod declared;
 #[cfg(feature = "tract")]
 mod describe;
 pub mod frames;
+pub mod native;
 #[cfg(feature = "tract")]
 mod pieces;
 pub mod plain;

@@ -167,6 +167,9 @@ pub(crate) struct Graph {
     pub(crate) last: Option<Node>,
     /// The batch size that the model declares, if it is a number.
     pub(crate) fixed_batch: Option<usize>,
+    /// Whether the model's only output is what `last` makes of the logits, or the logits where
+    /// there is no `last`; else it makes more of them.
+    pub(crate) exact: bool,
 }
 
 impl Graph {
@@ -200,7 +203,8 @@ impl Graph {
         let values = self.values.iter().map(bare).collect();
         let nodes = self.nodes.clone();
         let (input, output, last) = (self.input, self.output, self.last.clone());
-        Self { values, nodes, input, output, last, fixed_batch: self.fixed_batch }
+        let (fixed_batch, exact) = (self.fixed_batch, self.exact);
+        Self { values, nodes, input, output, last, fixed_batch, exact }
     }
 
     /// Freezes the weights and running statistics with such names.

@@ -14,6 +14,7 @@ use crate::graph::{Graph, Node, Op, Window};
 
 mod activation;
 mod arithmetic;
+pub(crate) mod blocked;
 mod broadcast;
 mod concat;
 mod conv;

@@ -1,6 +1,6 @@
 //! Measures the promises of the README with real processes and prints them beside their bars.
 //!
-//! `bench [start] [answer] [round] [train] [accuracy] [reference]`; without a word all but the
+//! `bench [start] [answer] [round] [infer] [train] [accuracy] [reference]`; without a word all but the
 //! last two, which take hours. Each figure is taken together with its limit in one interleaved
 //! run, so that both meet the same noise.
 
@@ -15,6 +15,7 @@ use clap::{Parser, ValueEnum};
 mod accuracy;
 mod answer;
 mod figures;
+mod infer;
 mod pytorch;
 mod reference;
 mod round;
@@ -27,6 +28,8 @@ struct Args {
     /// What to measure; all but accuracy and reference when absent
     #[arg(value_enum)]
     sections: Vec<Section>,
+    #[command(flatten)]
+    infer: infer::Options,
     #[command(flatten)]
     train: train::Options,
     #[command(flatten)]
@@ -41,6 +44,8 @@ enum Section {
     Answer,
     /// A round without training
     Round,
+    /// An answer of each engine beside ONNX Runtime's
+    Infer,
     /// Training steps beside PyTorch
     Train,
     /// Federated against central training
@@ -53,7 +58,8 @@ enum Section {
 async fn main() {
     let mut args = Args::parse();
     if args.sections.is_empty() {
-        args.sections = vec![Section::Start, Section::Answer, Section::Round, Section::Train];
+        args.sections =
+            vec![Section::Start, Section::Answer, Section::Round, Section::Infer, Section::Train];
     }
     println!("{}", figures::machine());
     for section in &args.sections {
@@ -61,6 +67,7 @@ async fn main() {
             Section::Start => start::measure().await,
             Section::Answer => answer::measure().await,
             Section::Round => round::measure().await,
+            Section::Infer => infer::measure(&args.infer),
             Section::Train => train::measure(&args.train),
             Section::Accuracy => accuracy::measure().await,
             Section::Reference => reference::measure(&args.reference).await,

@@ -1,6 +1,6 @@
 //! The engines that the suite asks, each with what it reaches.
 
-use models::engine::{Engine, tract::Tract};
+use models::engine::{Engine, native::Native, tract::Tract};
 
 use crate::tolerance::{self, Tolerance};
 
@@ -31,7 +31,8 @@ pub(crate) struct Floors {
 /// Every engine that this machine has.
 pub(crate) fn all() -> Vec<Contender> {
     let tract = Floors { models: 8, node: 1154, exports: 121, vision: 539, fed: 1046 };
-    vec![contender(Tract, tolerance::ONNX, tract)]
+    let native = Floors { models: 7, node: 0, exports: 0, vision: 0, fed: 0 };
+    vec![contender(Tract, tolerance::ONNX, tract), contender(Native, tolerance::ONNX, native)]
 }
 
 fn contender(engine: impl Engine + 'static, tolerance: Tolerance, floors: Floors) -> Contender {

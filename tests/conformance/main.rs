@@ -9,7 +9,7 @@
     reason = "a test program: it says what it measured and stops at the first surprise"
 )]
 
-use models::engine::{Engine as _, EngineError, Session, tract::Tract};
+use models::engine::{Engine, EngineError, Session, native::Native, tract::Tract};
 use models::graph::GraphError;
 use models::tensor::Tensor;
 
@@ -78,14 +78,16 @@ fn truncated_models_are_refused() {
 /// outputs.
 #[test]
 fn tiny_model_answers_as_onnx_runtime() {
-    let session = Tract.load(include_bytes!("tiny_cnn.onnx")).unwrap();
     let picture: Vec<f32> = (0..128_u16).map(|at| f32::from(at * 11 % 31) / 31.0).collect();
     let picture = Tensor::f32(&[2, 1, 8, 8], picture).unwrap();
-    let outputs = session.run(&[picture]).unwrap();
     let expected =
         [-0.492_565_5, -0.357_799_9, -0.264_805_94, -0.489_809_1, -0.361_658_9, -0.265_908_5];
-    assert_eq!(outputs[0].shape(), [2, 3]);
-    for (value, expected) in outputs[0].as_f32().unwrap().iter().zip(expected) {
-        assert!((value - expected).abs() < 1e-6_f32, "{value} {expected}");
+    for engine in [&Tract as &dyn Engine, &Native] {
+        let session = engine.load(include_bytes!("tiny_cnn.onnx")).unwrap();
+        let outputs = session.run(std::slice::from_ref(&picture)).unwrap();
+        assert_eq!(outputs[0].shape(), [2, 3]);
+        for (value, expected) in outputs[0].as_f32().unwrap().iter().zip(expected) {
+            assert!((value - expected).abs() < 1e-6_f32, "{value} {expected}");
+        }
     }
 }

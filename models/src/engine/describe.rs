@@ -5,6 +5,7 @@ use tract_onnx::pb::tensor_shape_proto::dimension::Value as Extent;
 use tract_onnx::pb::type_proto::Value as TypeValue;
 use tract_onnx::pb::{GraphProto, ModelProto, ValueInfoProto};
 
+use super::declared::{self, datatype};
 use crate::artifact::TensorInfo;
 use crate::graph::GraphError;
 use crate::onnx;
@@ -70,50 +71,19 @@ pub(super) fn of(graph: &GraphProto) -> Result<Description, GraphError> {
 
 /// A declared input or output.
 fn info(value: &ValueInfoProto) -> Result<TensorInfo, GraphError> {
-    let node = || value.name.clone();
-    let Some(TypeValue::TensorType(tensor)) = value.r#type.as_ref().and_then(|t| t.value.as_ref())
-    else {
-        let problem = "expected a declared tensor type".to_owned();
-        return Err(GraphError::Node { node: node(), problem });
-    };
-    let Some(datatype) = datatype(tensor.elem_type) else {
-        let problem = format!("element type {} is not known", tensor.elem_type);
-        return Err(GraphError::Node { node: node(), problem });
-    };
-    let Some(shape) = &tensor.shape else {
-        let problem = "expected a declared shape: export the model with shapes".to_owned();
-        return Err(GraphError::Node { node: node(), problem });
+    let tensor = match value.r#type.as_ref().and_then(|kind| kind.value.as_ref()) {
+        Some(TypeValue::TensorType(tensor)) => Some(tensor),
+        _ => None,
     };
     let extent = |value: &Option<Extent>| match value {
-        Some(Extent::DimValue(extent)) if *extent > 0 => *extent,
-        Some(Extent::DimValue(_) | Extent::DimParam(_)) | None => -1,
+        Some(Extent::DimValue(extent)) => Some(*extent),
+        Some(Extent::DimParam(_)) | None => None,
     };
-    Ok(TensorInfo {
-        name: node(),
-        datatype: datatype.to_owned(),
-        shape: shape.dim.iter().map(|dim| extent(&dim.value)).collect(),
-    })
-}
-
-/// Open Inference Protocol's name of an ONNX element type.
-/// Source: ONNX `TensorProto.DataType`.
-fn datatype(element: i32) -> Option<&'static str> {
-    Some(match element {
-        1 => "FP32",
-        2 => "UINT8",
-        3 => "INT8",
-        4 => "UINT16",
-        5 => "INT16",
-        6 => "INT32",
-        7 => "INT64",
-        8 => "BYTES",
-        9 => "BOOL",
-        10 => "FP16",
-        11 => "FP64",
-        12 => "UINT32",
-        13 => "UINT64",
-        16 => "BF16",
-        _ => return None,
+    let shape = tensor.and_then(|tensor| tensor.shape.as_ref());
+    declared::info(declared::Value {
+        name: &value.name,
+        element: tensor.map(|tensor| tensor.elem_type),
+        shape: shape.map(|shape| shape.dim.iter().map(|dim| extent(&dim.value)).collect()),
     })
 }
 

@@ -6,7 +6,8 @@
 //! a panic becomes an error. What no guard can hold is an allocation larger than the machine.
 
 use crate::artifact::TensorInfo;
-use crate::engine::{Engine, EngineError, Session, describe, pieces};
+use crate::engine::declared::Declared;
+use crate::engine::{Engine, EngineError, Session, describe};
 use crate::graph::GraphError;
 use crate::tensor::Tensor;
 
@@ -40,21 +41,8 @@ impl Engine for Tract {
 /// A model in tract.
 #[derive(Debug)]
 struct TractSession {
-    inputs: Vec<TensorInfo>,
-    outputs: Vec<TensorInfo>,
-    batch: Batch,
+    declared: Declared,
     plans: Plans,
-}
-
-/// What the first axis of the inputs means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Batch {
-    /// Any number of examples.
-    Open,
-    /// This number of examples in every run.
-    Fixed(usize),
-    /// No batch: inputs have the shapes that are declared.
-    None,
 }
 
 impl TractSession {
@@ -67,67 +55,13 @@ impl TractSession {
         prepare::check(&mut model)?;
         let template = plan::guard(|| prepare::template(&model)).map_err(graph_error)?;
         let plans = Plans::new(template);
-        let batch = batch(&description.inputs, &description.outputs);
         if let Some(shapes) = single(&description.inputs) {
             // The first plan now, so that a graph that tract cannot run is refused when loaded.
             let shapes: Vec<&[usize]> = shapes.iter().map(Vec::as_slice).collect();
             plans.get(&shapes).map_err(graph_error)?;
         }
-        let (inputs, outputs) = (description.inputs, description.outputs);
-        Ok(Self { inputs, outputs, batch, plans })
-    }
-
-    /// Checks everything but the batch; the number of examples, if there is a batch.
-    fn check(&self, inputs: &[Tensor]) -> Result<Option<usize>, EngineError> {
-        if inputs.len() != self.inputs.len() {
-            let names: Vec<&str> = self.inputs.iter().map(|info| info.name.as_str()).collect();
-            let name = self.inputs.get(inputs.len()).map_or("", |info| &info.name);
-            return Err(EngineError::Input {
-                name: name.to_owned(),
-                expected: format!("{} inputs ({})", names.len(), names.join(", ")),
-                found: inputs.len().to_string(),
-            });
-        }
-        let mut batch = None;
-        for (info, tensor) in self.inputs.iter().zip(inputs) {
-            self.check_input(info, tensor, &mut batch)?;
-        }
-        Ok(batch)
-    }
-
-    fn check_input(
-        &self,
-        info: &TensorInfo,
-        tensor: &Tensor,
-        batch: &mut Option<usize>,
-    ) -> Result<(), EngineError> {
-        let shape = tensor.shape();
-        let refuse = |expected: String| {
-            let found = format!("{} of shape {shape:?}", tensor.data().datatype());
-            Err(EngineError::Input { name: info.name.clone(), expected, found })
-        };
-        let free = usize::from(self.batch != Batch::None);
-        let fits = |(axis, (declared, found)): (usize, (&i64, &usize))| {
-            *found > 0 && (axis < free || *declared < 0 || i64::try_from(*found) == Ok(*declared))
-        };
-        let right = tensor.data().datatype() == info.datatype
-            && shape.len() == info.shape.len()
-            && info.shape.iter().zip(shape).enumerate().all(fits);
-        if !right {
-            return refuse(format!("{} of shape {:?} (-1: any)", info.datatype, info.shape));
-        }
-        if self.batch == Batch::None {
-            return Ok(());
-        }
-        match *batch {
-            Some(examples) if examples != shape[0] => {
-                refuse(format!("{examples} examples, as in the input before it"))
-            }
-            _ => {
-                *batch = Some(shape[0]);
-                Ok(())
-            }
-        }
+        let declared = Declared::new(description.inputs, description.outputs);
+        Ok(Self { declared, plans })
     }
 
     fn run_whole(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, EngineError> {
@@ -139,58 +73,19 @@ impl TractSession {
         };
         run().map_err(|message| EngineError::Run { engine: NAME, message })
     }
-
-    fn run_pieces(
-        &self,
-        inputs: &[Tensor],
-        examples: usize,
-        size: usize,
-    ) -> Result<Vec<Tensor>, EngineError> {
-        let mut parts = Vec::with_capacity(examples.div_ceil(size));
-        for start in (0..examples).step_by(size) {
-            let taken = size.min(examples - start);
-            let filled = if self.batch == Batch::Open { taken } else { size };
-            let piece: Vec<Tensor> =
-                inputs.iter().map(|input| pieces::take(input, start, taken, filled)).collect();
-            parts.push((taken, filled, self.run_whole(&piece)?));
-        }
-        let names: Vec<&str> = self.outputs.iter().map(|info| info.name.as_str()).collect();
-        pieces::join(&names, parts).map_err(|message| EngineError::Run { engine: NAME, message })
-    }
 }
 
 impl Session for TractSession {
     fn inputs(&self) -> &[TensorInfo] {
-        &self.inputs
+        &self.declared.inputs
     }
 
     fn outputs(&self) -> &[TensorInfo] {
-        &self.outputs
+        &self.declared.outputs
     }
 
     fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, EngineError> {
-        match (self.check(inputs)?, self.batch) {
-            (Some(examples), Batch::Fixed(size)) if examples != size => {
-                self.run_pieces(inputs, examples, size)
-            }
-            (Some(examples), Batch::Open) if examples > BATCH_MAX => {
-                self.run_pieces(inputs, examples, BATCH_MAX)
-            }
-            _ => self.run_whole(inputs),
-        }
-    }
-}
-
-/// What the first axis means, by the declared shapes.
-fn batch(inputs: &[TensorInfo], outputs: &[TensorInfo]) -> Batch {
-    let first = |info: &TensorInfo| info.shape.first().copied();
-    let Some(extent) = inputs.first().and_then(first) else { return Batch::None };
-    let shared = inputs.iter().all(|info| first(info) == Some(extent) && info.shape.len() > 1);
-    let answered = outputs.iter().all(|info| first(info) == Some(-1));
-    match usize::try_from(extent) {
-        Ok(extent) if shared => Batch::Fixed(extent),
-        Err(_) if shared && answered => Batch::Open,
-        Ok(_) | Err(_) => Batch::None,
+        self.declared.run(NAME, BATCH_MAX, inputs, |inputs| self.run_whole(inputs))
     }
 }
 

@@ -135,8 +135,10 @@ pub(super) fn read(model: &ModelProto) -> Result<Graph, GraphError> {
     }
     let outputs: Vec<&str> = proto.output.iter().map(|info| info.name.as_str()).collect();
     let (output, last) = reader.output(&outputs)?;
+    let tail = |name: &&str| matches!(reader.names.get(name), Some(Item::Tail(_)));
+    let exact = outputs.len() == 1 && !outputs.iter().any(tail);
     let Reader { values, nodes, fixed_batch, .. } = reader;
-    let graph = Graph { values, nodes, input, output, last, fixed_batch };
+    let graph = Graph { values, nodes, input, output, last, fixed_batch, exact };
     check_logits(&graph, outputs[0])?;
     Ok(graph)
 }

@@ -75,7 +75,7 @@ impl Kernel for Activation {
 /// `e^x` within 2e-7 of its value, in operations that vectors have; at most `e^88`.
 /// Source: Cephes, `expf`.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub(super) fn exp(x: f32) -> f32 {
     /// Added to a number of less than 2^22, it leaves the nearest whole one in the last bits.
     const ROUND: f32 = 12_582_912.0;
     const COEFFICIENTS: [f32; 6] =
@@ -92,7 +92,7 @@ fn exp(x: f32) -> f32 {
 }
 
 #[inline(always)]
-fn clip(x: f32, least: f32, most: f32) -> f32 {
+pub(super) fn clip(x: f32, least: f32, most: f32) -> f32 {
     let x = if x < least { least } else { x };
     if x > most { most } else { x }
 }

@@ -9,11 +9,11 @@ use crate::graph::Window;
 
 /// Geometry of a window that slides over pictures.
 #[derive(Debug, Clone, Copy)]
-struct Sliding {
-    window: Window,
+pub(super) struct Sliding {
+    pub(super) window: Window,
     /// `[h, w]` of the input, and of the output.
-    input: [usize; 2],
-    output: [usize; 2],
+    pub(super) input: [usize; 2],
+    pub(super) output: [usize; 2],
 }
 
 impl Sliding {
@@ -33,7 +33,7 @@ impl Sliding {
 
     /// Pixels along one axis that a window sees: first, behind the last, and the step between
     /// them.
-    fn seen(&self, axis: usize, place: usize) -> (usize, usize, usize) {
+    pub(super) fn seen(&self, axis: usize, place: usize) -> (usize, usize, usize) {
         let Window { kernel, stride, dilation, begin, .. } = self.window;
         let start = place * stride[axis];
         // Elements of the kernel that lie in the padding before the input.
@@ -236,24 +236,29 @@ impl AveragePool {
         output: &[usize],
     ) -> Self {
         let sliding = Sliding::new(window, input, output);
-        // With the padding counted: elements of the kernel that do not reach beyond it.
-        let reach = |axis: usize, place: usize| {
-            let padded = sliding.input[axis] + window.begin[axis] + window.end[axis];
-            let room = padded - place * window.stride[axis];
-            room.div_ceil(window.dilation[axis]).min(window.kernel[axis])
-        };
-        let share = |place: usize| {
-            let pixels = if include_pad {
-                reach(0, place / sliding.output[1]) * reach(1, place % sliding.output[1])
-            } else {
-                let mut seen = 0;
-                sliding.visit(place, |_| seen += 1);
-                seen
-            };
-            narrow(count(pixels.max(1)).recip())
-        };
-        Self { sliding, shares: (0..sliding.places()).map(share).collect() }
+        Self { sliding, shares: shares(&sliding, include_pad) }
     }
+}
+
+/// For each place, 1 over the number of pixels that count.
+pub(super) fn shares(sliding: &Sliding, include_pad: bool) -> Vec<f32> {
+    // With the padding counted: elements of the kernel that do not reach beyond it.
+    let reach = |axis: usize, place: usize| {
+        let padded = sliding.input[axis] + sliding.window.begin[axis] + sliding.window.end[axis];
+        let room = padded - place * sliding.window.stride[axis];
+        room.div_ceil(sliding.window.dilation[axis]).min(sliding.window.kernel[axis])
+    };
+    let share = |place: usize| {
+        let pixels = if include_pad {
+            reach(0, place / sliding.output[1]) * reach(1, place % sliding.output[1])
+        } else {
+            let mut seen = 0;
+            sliding.visit(place, |_| seen += 1);
+            seen
+        };
+        narrow(count(pixels.max(1)).recip())
+    };
+    (0..sliding.places()).map(share).collect()
 }
 
 impl Kernel for AveragePool {

@@ -28,6 +28,9 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     /// Largest register tile, rows times vectors: the sums with their operands fit the registers.
     const ROWS: usize;
     const VECTORS: usize;
+    /// Most rows of a tile of 1, 2, 3 and 4 vectors whose operands are not in registers: a row's
+    /// number is spread over the lanes where it is used. 0 where there is no such tile.
+    const TILES: [usize; 4];
 
     /// Runs work in a function of its own that is compiled for these instructions: a loop that
     /// fills the registers is not to share them with what is around it.
@@ -41,6 +44,10 @@ pub(super) trait Simd: Copy + Send + Sync + 'static {
     /// The first `lanes` to memory.
     unsafe fn store_part(to: *mut f32, lanes: usize, value: Self::Vector);
     unsafe fn add(a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// The larger one; `b` where one of them is NaN.
+    unsafe fn max(a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// The smaller one; `b` where one of them is NaN.
+    unsafe fn min(a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `a * b + c`
     unsafe fn multiply_add(a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
 
@@ -130,9 +137,14 @@ impl Instructions {
         self.constants().2
     }
 
-    fn constants(self) -> (usize, usize, usize) {
-        fn of<S: Simd>() -> (usize, usize, usize) {
-            (S::LANES, S::ROWS, S::VECTORS)
+    /// See [`Simd::TILES`].
+    pub(super) fn tiles(self) -> [usize; 4] {
+        self.constants().3
+    }
+
+    fn constants(self) -> (usize, usize, usize, [usize; 4]) {
+        fn of<S: Simd>() -> (usize, usize, usize, [usize; 4]) {
+            (S::LANES, S::ROWS, S::VECTORS, S::TILES)
         }
         match self {
             #[cfg(target_arch = "x86_64")]

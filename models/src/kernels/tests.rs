@@ -7,6 +7,7 @@
     reason = "numbers here are small"
 )]
 
+mod blocked;
 mod dropout_and_loss;
 mod elements;
 mod normalization;
@@ -99,6 +100,7 @@ impl Case {
             output,
             last: None,
             fixed_batch: None,
+            exact: true,
         };
         (graph, node)
     }
@@ -159,6 +161,9 @@ impl Case {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let (output, gradients) = pool.install(|| {
                 CHOSEN.set(Some(*instructions));
+                if !training || self.states.is_empty() {
+                    self.check_native(&inputs, &expected);
+                }
                 self.run_in(training, &inputs, &dy, add, threads)
             });
             close(&self.op, "output", &output, &expected);

@@ -2,7 +2,7 @@
 
 use std::arch::aarch64::{
     float32x4_t, vaddq_f32, vcombine_f32, vdup_n_f32, vdupq_n_f32, vfmaq_f32, vfmaq_laneq_f32,
-    vld1_dup_f32, vld1_f32, vld1q_dup_f32, vld1q_f32, vst1q_f32,
+    vld1_dup_f32, vld1_f32, vld1q_dup_f32, vld1q_f32, vmaxq_f32, vminq_f32, vst1q_f32,
 };
 
 use super::{Simd, Work};
@@ -16,6 +16,7 @@ impl Simd for Neon {
     const LANES: usize = 4;
     const ROWS: usize = 8;
     const VECTORS: usize = 3;
+    const TILES: [usize; 4] = [8, 8, 8, 6];
 
     #[inline(never)]
     unsafe fn apart<W: Work>(work: W) {
@@ -58,6 +59,16 @@ impl Simd for Neon {
     #[inline(always)]
     unsafe fn add(a: float32x4_t, b: float32x4_t) -> float32x4_t {
         unsafe { vaddq_f32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn max(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        unsafe { vmaxq_f32(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn min(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+        unsafe { vminq_f32(a, b) }
     }
 
     #[inline(always)]

@@ -113,6 +113,7 @@ impl Simd for Neon32 {
     const LANES: usize = LANES;
     const ROWS: usize = ROWS;
     const VECTORS: usize = VECTORS;
+    const TILES: [usize; 4] = [ROWS, ROWS, 0, 0];
 
     #[inline(never)]
     unsafe fn apart<W: Work>(work: W) {
@@ -148,6 +149,16 @@ impl Simd for Neon32 {
     #[inline(always)]
     unsafe fn add(a: Self::Vector, b: Self::Vector) -> Self::Vector {
         unsafe { Plain::add(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn max(a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        unsafe { Plain::max(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn min(a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        unsafe { Plain::min(a, b) }
     }
 
     #[inline(always)]

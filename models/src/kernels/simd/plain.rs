@@ -13,6 +13,7 @@ impl Simd for Plain {
     const ROWS: usize = 4;
     // 32-bit ARM without NEON has 32 registers of one number each, at most.
     const VECTORS: usize = if cfg!(target_arch = "arm") { 1 } else { 2 };
+    const TILES: [usize; 4] = [4, if Self::VECTORS < 2 { 0 } else { 4 }, 0, 0];
 
     #[inline(never)]
     unsafe fn apart<W: Work>(work: W) {
@@ -53,6 +54,16 @@ impl Simd for Plain {
     #[inline(always)]
     unsafe fn add(a: Self::Vector, b: Self::Vector) -> Self::Vector {
         std::array::from_fn(|lane| a[lane] + b[lane])
+    }
+
+    #[inline(always)]
+    unsafe fn max(a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        std::array::from_fn(|lane| if a[lane] > b[lane] { a[lane] } else { b[lane] })
+    }
+
+    #[inline(always)]
+    unsafe fn min(a: Self::Vector, b: Self::Vector) -> Self::Vector {
+        std::array::from_fn(|lane| if a[lane] < b[lane] { a[lane] } else { b[lane] })
     }
 
     #[inline(always)]

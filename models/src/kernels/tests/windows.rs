@@ -31,7 +31,7 @@ fn window(
 }
 
 /// A convolution of `group` times so many channels and maps.
-fn conv_case(
+pub(super) fn conv_case(
     (group, channels, maps): (usize, usize, usize),
     (window, [h, w]): (Window, [usize; 2]),
     n: usize,

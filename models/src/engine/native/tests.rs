@@ -1,0 +1,301 @@
+//! Whole networks, batches, refusals, and foreign bytes.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::onnx::{
+    AttributeProto, Dimension, DimensionValue, GraphProto, ModelProto, NodeProto,
+    OperatorSetIdProto, TensorProto, TypeValue,
+};
+use crate::tensor::Data;
+use crate::train::{Loss, Sgd, Trainer};
+use crate::zoo;
+
+fn node(operator: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
+    NodeProto {
+        name: format!("the {operator}"),
+        op_type: operator.to_owned(),
+        input: inputs.iter().map(|name| (*name).to_owned()).collect(),
+        output: outputs.iter().map(|name| (*name).to_owned()).collect(),
+        ..NodeProto::default()
+    }
+}
+
+/// A model from `x [n, ..example]` to outputs of shape `[n, 2]`.
+fn model(
+    example: &[usize],
+    outputs: &[&str],
+    nodes: Vec<NodeProto>,
+    tensors: Vec<TensorProto>,
+) -> ModelProto {
+    let graph = GraphProto {
+        node: nodes,
+        initializer: tensors,
+        input: vec![ValueInfoProto::batched("x", "n", example)],
+        output: outputs.iter().map(|name| ValueInfoProto::batched(name, "n", &[2])).collect(),
+        ..GraphProto::default()
+    };
+    let opset = OperatorSetIdProto { domain: String::new(), version: Some(17) };
+    ModelProto { graph: Some(graph), opset_import: vec![opset], ..ModelProto::default() }
+}
+
+/// Its first axis of inputs and outputs has this extent.
+fn fix_batch(mut model: ModelProto, batch: i64) -> ModelProto {
+    let graph = model.graph.as_mut().unwrap();
+    for info in graph.input.iter_mut().chain(&mut graph.output) {
+        let kind = info.r#type.as_mut().and_then(|kind| kind.value.as_mut());
+        let Some(TypeValue::Tensor(tensor)) = kind else { panic!("a tensor") };
+        let value = Some(DimensionValue::Value(batch));
+        tensor.shape.as_mut().unwrap().dim[0] = Dimension { value, ..Dimension::default() };
+    }
+    model
+}
+
+/// `y [n, 2] = x [n, 3] w + b`
+fn dense() -> ModelProto {
+    let tensors = vec![
+        TensorProto::from_f32("w", &[3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]),
+        TensorProto::from_f32("b", &[2], &[0.5, -0.5]),
+    ];
+    model(&[3], &["y"], vec![node("Gemm", &["x", "w", "b"], &["y"])], tensors)
+}
+
+/// `examples` rows of [`dense`]'s input and its output.
+fn rows(examples: usize) -> (Tensor, Vec<f32>) {
+    let x: Vec<f32> =
+        (0..examples * 3).map(|at| f32::from(u8::try_from(at % 97).unwrap())).collect();
+    let y = x.chunks(3).flat_map(|row| {
+        let [a, b, c] = [row[0], row[1], row[2]];
+        [a + 3.0 * b + 5.0 * c + 0.5, 2.0 * a + 4.0 * b + 6.0 * c - 0.5]
+    });
+    (Tensor::f32(&[examples, 3], x.clone()).unwrap(), y.collect())
+}
+
+fn refusal(model: &ModelProto) -> String {
+    Native.load(&model.to_bytes()).unwrap_err().to_string()
+}
+
+/// Numbers of -1 to 1 without a pattern.
+fn numbers(len: usize) -> Vec<f32> {
+    let number = |at: usize| u16::try_from(at * 7919 % 1009).map(|x| f32::from(x) / 504.0 - 1.0);
+    (0..len).map(|at| number(at).unwrap()).collect()
+}
+
+fn close(what: &str, found: &[f32], expected: &[f32]) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let largest = expected.iter().fold(1e-3_f32, |largest, value| largest.max(value.abs()));
+    for (found, expected) in found.iter().zip(expected) {
+        assert!((found - expected).abs() <= 1e-4 * largest, "{what}: {found}, expected {expected}");
+    }
+}
+
+/// A family after a step that moved its statistics, for inference, without and with the
+/// normalisation in its convolutions.
+fn family(name: &str, shape: [usize; 3]) -> Option<[Vec<u8>; 2]> {
+    let onnx = zoo::build(name, shape, 10, 1)?;
+    let sgd = Sgd { learning_rate: 0.01, momentum: 0.9, weight_decay: 0.0 };
+    let mut trainer = Trainer::new(&onnx, sgd).unwrap();
+    trainer.step(&numbers(2 * shape.iter().product::<usize>()), &[1, 7]).unwrap();
+    Some([trainer.to_inference_onnx(), trainer.to_folded_onnx()])
+}
+
+#[test]
+fn families_answer_as_training_evaluates_them() {
+    for name in zoo::FAMILIES {
+        for shape in [[3, 32, 32], [1, 28, 28], [2, 70, 67]] {
+            let large = matches!(name, "resnet101" | "resnet50" | "resnet34" | "vgg11");
+            if large && shape != [3, 32, 32] {
+                continue;
+            }
+            let Some(files) = family(name, shape) else { continue };
+            let input = numbers(3 * shape.iter().product::<usize>());
+            let expected = Trainer::for_evaluation(&files[1], Loss::default())
+                .unwrap()
+                .logits(&input)
+                .unwrap();
+            let mut extents = vec![3];
+            extents.extend(shape);
+            let input = Tensor::f32(&extents, input).unwrap();
+            for file in files {
+                let session = Native.load(&file).unwrap();
+                let found = session.run(std::slice::from_ref(&input)).unwrap();
+                assert_eq!(found[0].shape(), [3, 10]);
+                close(&format!("{name} {shape:?}"), found[0].as_f32().unwrap(), &expected);
+                #[cfg(feature = "tract")]
+                if shape == [3, 32, 32] {
+                    let tract = crate::engine::tract::Tract.load(&file).unwrap();
+                    let expected = tract.run(std::slice::from_ref(&input)).unwrap();
+                    let expected = expected[0].as_f32().unwrap();
+                    close(&format!("{name} in tract"), found[0].as_f32().unwrap(), expected);
+                }
+            }
+        }
+    }
+}
+
+/// Each example by itself, in a pool of several threads as outside of it.
+#[test]
+fn threads_of_a_pool_change_no_bit() {
+    let [_, file] = family("resnet8", [3, 16, 16]).unwrap();
+    let session = Native.load(&file).unwrap();
+    let input = Tensor::f32(&[5, 3, 16, 16], numbers(5 * 768)).unwrap();
+    let alone = session.run(std::slice::from_ref(&input)).unwrap();
+    let first = Tensor::f32(&[1, 3, 16, 16], numbers(768)).unwrap();
+    for threads in [1, 2, 3] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            assert_eq!(session.run(std::slice::from_ref(&input)).unwrap(), alone);
+            let one = session.run(std::slice::from_ref(&first)).unwrap();
+            assert_eq!(one[0].as_f32().unwrap(), &alone[0].as_f32().unwrap()[..10]);
+        });
+    }
+}
+
+#[test]
+fn any_number_of_examples_runs_on_open_and_fixed_batches() {
+    for batch in [-1, 1, 2, 5] {
+        let model = if batch < 0 { dense() } else { fix_batch(dense(), batch) };
+        let session = Native.load(&model.to_bytes()).unwrap();
+        assert_eq!(session.inputs()[0].shape, [batch, 3]);
+        assert_eq!(session.outputs()[0].name, "y");
+        for examples in [1, 2, 3, 7, 69] {
+            let (x, y) = rows(examples);
+            let outputs = session.run(&[x]).unwrap();
+            assert_eq!(outputs[0].shape(), [examples, 2], "batch {batch}");
+            assert_eq!(outputs[0].as_f32().unwrap(), y, "batch {batch}");
+        }
+    }
+}
+
+#[test]
+fn threads_share_a_session() {
+    let session = Native.load(&dense().to_bytes()).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let session = &session;
+            scope.spawn(move || {
+                for run in 0..50 {
+                    let (x, y) = rows(1 + (thread + run) % 7);
+                    assert_eq!(session.run(&[x]).unwrap()[0].as_f32().unwrap(), y);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn inputs_that_do_not_fit_are_named() {
+    let session = Native.load(&dense().to_bytes()).unwrap();
+    let refused = |inputs: &[Tensor]| session.run(inputs).unwrap_err().to_string();
+    let (x, _) = rows(2);
+    let expected = "input \"x\": expected FP32 of shape [-1, 3] (-1: any), found ";
+    let wide = Tensor::f32(&[1, 4], vec![0.0; 4]).unwrap();
+    assert_eq!(refused(&[wide]), format!("{expected}FP32 of shape [1, 4]"));
+    let empty = Tensor::f32(&[0, 3], vec![]).unwrap();
+    assert_eq!(refused(&[empty]), format!("{expected}FP32 of shape [0, 3]"));
+    let integers = Tensor::new(&[1, 3], Data::I32(vec![0; 3])).unwrap();
+    assert_eq!(refused(&[integers]), format!("{expected}INT32 of shape [1, 3]"));
+    assert_eq!(refused(&[]), "input \"x\": expected 1 inputs (x), found 0");
+    assert_eq!(refused(&[x.clone(), x]), "input \"\": expected 1 inputs (x), found 2");
+}
+
+#[test]
+fn what_is_not_computed_exactly_is_refused() {
+    let with = |nodes: Vec<NodeProto>, outputs: &[&str]| {
+        let mut model = dense();
+        let graph = model.graph.as_mut().unwrap();
+        graph.node[0].output = vec!["z".to_owned()];
+        graph.node.extend(nodes);
+        graph.output =
+            outputs.iter().map(|name| ValueInfoProto::batched(name, "n", &[2])).collect();
+        for name in ["s", "m", "v"] {
+            graph.initializer.push(TensorProto::from_f32(name, &[2], &[1.0, 2.0]));
+        }
+        model
+    };
+    let mut training = node("BatchNormalization", &["z", "s", "s", "m", "v"], &["y"]);
+    training.attribute = vec![AttributeProto::int("training_mode", 1)];
+    let found = refusal(&with(vec![training], &["y"]));
+    assert!(found.contains("node \"the BatchNormalization\"") && found.contains("training mode"));
+    let found = refusal(&with(vec![node("Dropout", &["z", "s", "m"], &["y"])], &["y"]));
+    assert!(found.contains("the Dropout"), "{found}");
+    let labels = vec![node("ArgMax", &["z"], &["y"])];
+    assert!(refusal(&with(labels.clone(), &["y"])).contains("expected one output"));
+    assert!(refusal(&with(labels, &["y", "z"])).contains("expected one output"));
+    let softmax = vec![node("Softmax", &["z"], &["y"])];
+    assert!(refusal(&with(softmax.clone(), &["y", "z"])).contains("expected one output"));
+    let session = Native.load(&with(softmax, &["y"]).to_bytes()).unwrap();
+    let x = Tensor::f32(&[1, 3], vec![0.25, 0.0, 0.0]).unwrap();
+    let found = session.run(&[x]).unwrap();
+    // Logits 0.75 and 0.
+    close("softmax", found[0].as_f32().unwrap(), &[0.679_178_7, 0.320_821_3]);
+    let found = refusal(&with(vec![node("Frobnicate", &["z"], &["y"])], &["y"]));
+    let expected = "node \"the Frobnicate\": operator Frobnicate is not supported for inference";
+    assert!(found.starts_with(expected), "{found}");
+    let found = Native.load(b"no model at all").unwrap_err();
+    assert!(matches!(found, EngineError::Graph(GraphError::NotOnnx(_))), "{found}");
+}
+
+/// Numbers that are none reach the output, as the operators say.
+#[test]
+fn infinite_numbers_and_nan_are_passed_on() {
+    let nodes = vec![
+        node("Conv", &["x", "k"], &["c"]),
+        node("Relu", &["c"], &["r"]),
+        node("GlobalAveragePool", &["r"], &["g"]),
+        node("Flatten", &["g"], &["y"]),
+    ];
+    // The first map has the negated input, the second one the input.
+    let kernel = TensorProto::from_f32("k", &[2, 1, 1, 1], &[-1.0, 1.0]);
+    let session = Native.load(&model(&[1, 1, 2], &["y"], nodes, vec![kernel]).to_bytes()).unwrap();
+    let run = |values: [f32; 2]| {
+        let x = Tensor::f32(&[1, 1, 1, 2], values.to_vec()).unwrap();
+        session.run(&[x]).unwrap()[0].as_f32().unwrap().to_vec()
+    };
+    assert_eq!(run([f32::INFINITY, 2.0]), [0.0, f32::INFINITY]);
+    assert_eq!(run([f32::NEG_INFINITY, 2.0]), [f32::INFINITY, 1.0]);
+    assert!(run([f32::NAN, 2.0]).iter().all(|value| value.is_nan()));
+    assert_eq!(run([2.0, -4.0]), [2.0, 1.0]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Whatever a damaged model does, it does not panic.
+    #[test]
+    fn damaged_models_are_errors(
+        which in 0..2_usize,
+        at: prop::sample::Index,
+        with: u8,
+        end: prop::sample::Index,
+    ) {
+        let nodes = vec![
+            node("Conv", &["x", "k", "b"], &["c"]),
+            node("Clip", &["c"], &["r"]),
+            node("MaxPool", &["r"], &["p"]),
+            node("Flatten", &["p"], &["y"]),
+        ];
+        let mut pictures = model(&[1, 3, 3], &["y"], nodes, vec![
+            TensorProto::from_f32("k", &[2, 1, 2, 2], &[0.5; 8]),
+            TensorProto::from_f32("b", &[2], &[0.5; 2]),
+        ]);
+        let pool = &mut pictures.graph.as_mut().unwrap().node[2];
+        pool.attribute = vec![AttributeProto::ints("kernel_shape", &[2, 2])];
+        let (model, shape) =
+            if which == 0 { (dense(), vec![1, 3]) } else { (pictures, vec![1, 1, 3, 3]) };
+        let mut bytes = model.to_bytes();
+        let at = at.index(bytes.len());
+        bytes[at] = with;
+        let end = 1 + end.index(2 * bytes.len());
+        bytes.truncate(end);
+        if let Ok(session) = Native.load(&bytes) {
+            let input = Tensor::f32(&shape, vec![0.5; shape.iter().product()]).unwrap();
+            let _ = session.run(&[input]);
+        }
+    }
+
+    #[test]
+    fn foreign_bytes_are_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        prop_assert!(Native.load(&bytes).is_err());
+    }
+}

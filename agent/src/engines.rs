@@ -7,6 +7,7 @@ use jobs::engine::EngineFacts;
 use jobs::id::Bytes;
 use models::engine::Engine;
 use models::engine::frames::Probed;
+use models::engine::native::Native;
 use models::engine::tract::Tract;
 
 pub use self::helper::{Helper, HelperError, HelperSession};
@@ -25,10 +26,7 @@ pub(crate) mod testing;
 pub const HELPED: [&str; 3] = ["cuda", "webgpu", "ort-cpu"];
 
 /// Engines that are part of this program, the one that is tried first in front.
-pub const CPU: [&str; 1] = ["tract"];
-
-/// The engine that trains.
-pub const TRAINS: &str = "native";
+pub const CPU: [&str; 2] = ["native", "tract"];
 
 /// One of [`CPU`].
 ///
@@ -36,6 +34,7 @@ pub const TRAINS: &str = "native";
 /// For another name.
 pub(crate) fn cpu(engine: &str) -> Box<dyn Engine> {
     match engine {
+        "native" => Box::new(Native),
         "tract" => Box::new(Tract),
         other => unreachable!("{other} is no engine of the CPU"),
     }
@@ -104,11 +103,7 @@ fn facts(probed: &Probed) -> EngineFacts {
 /// Names of all engines that can be used, those of the helper in front.
 pub(crate) fn names(known: Option<&Engines>) -> Vec<String> {
     let helped = known.map(|known| known.helpers.as_slice()).unwrap_or_default();
-    let mut names: Vec<&str> = helped.iter().map(Engine::name).chain(CPU).collect();
-    if !names.contains(&TRAINS) {
-        names.push(TRAINS);
-    }
-    names.into_iter().map(str::to_owned).collect()
+    helped.iter().map(Engine::name).chain(CPU).map(str::to_owned).collect()
 }
 
 /// What decides over the helper's engines.

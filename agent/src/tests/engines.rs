@@ -13,7 +13,7 @@ use super::infer::inferred;
 use super::*;
 use crate::engines::testing::{self, Fake};
 
-const SIDE: usize = 24;
+const SIDE: usize = 64;
 
 /// A model that takes longer than a message to a helper.
 async fn slow_model(world: &World) -> ModelRef {
@@ -41,6 +41,17 @@ fn input(number: u16) -> Vec<u8> {
     let values = (0..=250_u8).cycle().take(3 * SIDE * SIDE);
     let value = |value: u8| f32::from(value) / 251.0 + f32::from(number);
     values.flat_map(|each| value(each).to_le_bytes()).collect()
+}
+
+/// Whether two engines gave the same numbers, but for the order of additions.
+fn near(found: &[u8], expected: &[u8]) -> bool {
+    let floats = |bytes: &[u8]| -> Vec<f32> {
+        bytes.as_chunks().0.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect()
+    };
+    let (found, expected) = (floats(found), floats(expected));
+    let most = expected.iter().fold(1.0_f32, |most, value| most.max(value.abs()));
+    found.len() == expected.len()
+        && found.iter().zip(&expected).all(|(a, b)| (a - b).abs() <= 1e-3 * most)
 }
 
 struct Helped {
@@ -84,8 +95,9 @@ async fn a_faster_engine_answers_once_it_was_compared() {
     assert_eq!(first.engine, "tract");
     let (report, outputs) = helped.ask_until(|report| report.engine == "cuda").await;
     assert!(report.refused_engines.is_empty(), "{report:?}");
-    assert_eq!((report.engine_us, outputs), (3, expected));
-    assert_eq!(helped.ask("!cuda", 1).await.0.engine, "tract");
+    assert_eq!(report.engine_us, 3);
+    assert_eq!(outputs, expected, "the helper answers as tract does");
+    assert_ne!(helped.ask("!cuda", 1).await.0.engine, "cuda");
     let failure = helped.world.infer(&ask(&helped.model, "webgpu"), &input(1)).await.0;
     let failure = failure_of(failure);
     assert_eq!(failure.code, FailureCode::EngineUnavailable);
@@ -132,8 +144,8 @@ async fn when_a_helper_fails_the_next_engine_answers_and_says_so() {
         let (_, expected) = helped.ask("tract", 1).await;
         let refused = |report: &InferReport| !report.refused_engines.is_empty();
         let (report, outputs) = helped.ask_until(refused).await;
-        assert_eq!(report.engine, "tract", "{fake:?}");
-        assert_eq!(outputs, expected, "{fake:?}");
+        assert_ne!(report.engine, "cuda", "{fake:?}");
+        assert!(near(&outputs, &expected), "{fake:?}");
         let refused = &report.refused_engines[0];
         assert_eq!(refused.engine, "cuda");
         assert!(refused.reason.contains(words), "{fake:?}: {refused:?}");
@@ -151,13 +163,13 @@ async fn a_helper_that_cannot_be_trusted_never_answers() {
         (Fake::EndsLoading, "exit code 3"),
     ] {
         let helped = Helped::new(fake).await;
-        assert_eq!(helped.ask("", 1).await.0.engine, "tract");
+        assert_ne!(helped.ask("", 1).await.0.engine, "cuda");
         let forced = helped.world.infer(&ask(&helped.model, "cuda"), &input(1)).await.0;
         let failure = failure_of(forced);
         assert_eq!(failure.code, FailureCode::EngineUnavailable, "{fake:?}");
         assert!(failure.message.contains(words), "{fake:?}: {failure:?}");
         let (report, _) = helped.ask("", 2).await;
-        assert_eq!(report.engine, "tract");
+        assert_ne!(report.engine, "cuda");
         let told = report.refused_engines.iter().any(|refused| refused.reason.contains(words));
         // What an engine never could is no news in each answer.
         assert_eq!(told, fake != Fake::Refuses, "{fake:?}: {report:?}");

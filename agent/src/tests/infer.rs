@@ -95,7 +95,7 @@ async fn a_question_is_answered_with_classes_and_outputs() {
     let model = world.tiny().await;
     let (report, outputs) = world.infer(&ask(&model), &floats([0.5; 16])).await;
     let report = inferred(report);
-    assert_eq!((report.model, report.engine.as_str()), (model.clone(), "tract"));
+    assert_eq!((report.model, report.engine.as_str()), (model.clone(), "native"));
     assert_eq!(report.outputs[0].shape, [1, 2]);
     assert_eq!(outputs.len(), 8);
     let classes = &report.classes[0];

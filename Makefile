@@ -1,7 +1,7 @@
 # Folder of the programs that the demo and the benchmarks run.
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help setup build dist agent-rpi agent-rpi32 agent-jetson agent-pc demo test parity gpu-check lint fmt bench clean
+.PHONY: help setup build dist agent-rpi agent-rpi32 agent-jetson agent-pc deploy demo test parity gpu-check lint fmt bench clean
 
 help: ## Show this.
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -27,13 +27,16 @@ agent-jetson: ## Build the agent for Jetson, with its GPU.
 agent-pc: ## Build the agent for a PC, with its GPU.
 	@scripts/dist.sh dunlin-agent-accel-x86_64
 
+deploy: ## Put the agent on a device and start it: HOST=user@host NATS=URL ARGS="--label a=b".
+	@scripts/deploy.sh "$(HOST)" $(if $(NATS),--nats "$(NATS)") $(ARGS)
+
 demo: setup build ## Three agents learn digits together and answer; KEEP=1 leaves them running.
 	@PROGRAMS=$(RELEASE) KEEP=$(KEEP) scripts/demo.sh
 
 test: ## Run every test.
 	@scripts/setup.sh tests
 	cargo build --workspace --bins --quiet
-	cargo nextest run --workspace
+	programs=$$(scripts/emulated.sh) && DUNLIN_EMULATED=$$programs cargo nextest run --workspace
 	cargo test --workspace --doc --quiet
 
 parity: ## Train beside PyTorch's figures on 64-bit and 32-bit ARM, emulated.

@@ -11,19 +11,6 @@ cd "$(dirname "$0")/.."
 say() { printf 'parity: %s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
 
-# Sets `emulator` to the program that runs what is built for an architecture of QEMU.
-emulate() {
-    emulator=$(command -v "qemu-$1-static" || command -v "qemu-$1" || true)
-    if [ -n "$emulator" ]; then return; fi
-    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        say "getting qemu-user-static"
-        { apt-get update && apt-get install --yes --no-install-recommends qemu-user-static; } \
-            >"$log" 2>&1 || { cat "$log" >&2; fail "apt-get did not give qemu-user-static"; }
-    fi
-    emulator=$(command -v "qemu-$1-static") ||
-        fail "qemu-$1 is missing: sudo apt-get install qemu-user-static"
-}
-
 # Builds the test program of `models` for a target, without the engine that answers and, as it is
 # released, without debug assertions; prints its path.
 program() {
@@ -40,7 +27,7 @@ check() {
         armv7) target=armv7-unknown-linux-musleabihf emulated=arm ;;
         *) fail "$1 is neither aarch64 nor armv7" ;;
     esac
-    emulate "$emulated"
+    emulate "$emulated" || exit 1
     build_for "$target"
     say "building for $target"
     program=$(program)
@@ -59,6 +46,8 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 # shellcheck source=scripts/toolchain.sh
 . scripts/toolchain.sh
+# shellcheck source=scripts/qemu.sh
+. scripts/qemu.sh
 results=()
 if [ $# = 0 ]; then set -- aarch64 armv7; fi
 for architecture in "$@"; do check "$architecture"; done

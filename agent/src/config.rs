@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jobs::id::{DatasetName, DeviceId, GroupName, IdError};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::engines::HELPED;
 
-pub use args::{Args, Command};
+pub use args::{Args, Command, Settings};
 
 mod args;
 
@@ -59,7 +59,7 @@ pub struct Config {
 }
 
 /// Form of the log.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// Lines for people.
@@ -187,11 +187,20 @@ impl Config {
     ///
     /// # Errors
     /// [`ConfigError`] for the first thing that is wrong.
-    pub fn resolve(args: Args) -> Result<Self, ConfigError> {
+    pub fn resolve(args: Settings) -> Result<Self, ConfigError> {
         let file = match &args.config {
             Some(path) => read(path)?,
             None => File::default(),
         };
+        Self::put_together(args, file)
+    }
+
+    /// What a file with this text says, alone.
+    pub(crate) fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        Self::put_together(Settings::default(), parse(path, text)?)
+    }
+
+    fn put_together(args: Settings, file: File) -> Result<Self, ConfigError> {
         let servers = args.nats.or(file.nats).ok_or(ConfigError::NoServer)?;
         link::connect::parse_servers(&servers)?;
         let device = device(args.name.or(file.name))?;
@@ -257,7 +266,11 @@ impl Config {
 fn read(path: &Path) -> Result<File, ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-    toml::from_str(&text).map_err(|error| ConfigError::File {
+    parse(path, &text)
+}
+
+fn parse(path: &Path, text: &str) -> Result<File, ConfigError> {
+    toml::from_str(text).map_err(|error| ConfigError::File {
         path: path.to_owned(),
         problem: error.to_string().trim_end().to_owned(),
     })
@@ -344,7 +357,11 @@ fn data(
     Ok(sets)
 }
 
-fn pair<'a>(option: &'static str, text: &'a str) -> Result<(&'a str, &'a str), ConfigError> {
+/// Parts `name=value`.
+pub(crate) fn pair<'a>(
+    option: &'static str,
+    text: &'a str,
+) -> Result<(&'a str, &'a str), ConfigError> {
     text.split_once('=').ok_or_else(|| ConfigError::Value {
         option,
         value: text.to_owned(),

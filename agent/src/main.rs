@@ -12,15 +12,16 @@ use tokio::signal::unix::{SignalKind, signal};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let mut args = Args::parse();
-    match args.command.take() {
+    let args = Args::parse();
+    match args.command {
         Some(Command::Bench(bench)) => return show(agent::bench::run(&bench)),
         Some(Command::Probe(probe)) => {
             return show::<std::convert::Infallible>(Ok(agent::engines::table::run(&probe)));
         }
+        Some(Command::Service(service)) => return manage(&service),
         None => {}
     }
-    match Config::resolve(args).map_err(agent::AgentError::from).and_then(run) {
+    match Config::resolve(args.settings).map_err(agent::AgentError::from).and_then(run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             #[expect(clippy::print_stderr, reason = "the log may not have begun yet")]
@@ -42,6 +43,17 @@ fn show<E: std::fmt::Display>(result: Result<String, E>) -> ExitCode {
         Err(error) => {
             eprintln!("dunlin-agent: {error}");
             ExitCode::from(2)
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "what the command is for")]
+fn manage(service: &agent::service::ServiceArgs) -> ExitCode {
+    match agent::service::run(service, &mut std::io::stdout()) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("dunlin-agent: {error}");
+            ExitCode::from(error.exit_code())
         }
     }
 }

@@ -9,9 +9,12 @@
 mod bad_files;
 mod bad_requests;
 mod commands;
+mod deploy;
+mod emulated;
 mod faults;
 mod formats;
 mod main_job;
 mod onnx_runtime;
 mod operators;
+mod service;
 mod story;

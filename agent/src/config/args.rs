@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use serde::Serialize;
 
 use super::LogFormat;
 use crate::bench::BenchArgs;
 use crate::engines::table::ProbeArgs;
+use crate::service::ServiceArgs;
 
 /// What may be given when the agent is started.
-#[expect(clippy::doc_markdown, reason = "the comments are the text of --help")]
 #[derive(Debug, Clone, Default, Parser)]
 #[command(
     name = "dunlin-agent",
@@ -19,6 +20,20 @@ use crate::engines::table::ProbeArgs;
     after_help = "Example: dunlin-agent --nats nats://broker:4222 --data digits=/srv/digits"
 )]
 pub struct Args {
+    /// How it runs.
+    #[command(flatten)]
+    pub settings: Settings,
+
+    /// What to do instead of joining a fleet
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// How the agent runs; a configuration file has the same names.
+#[expect(clippy::doc_markdown, reason = "the comments are the text of --help")]
+#[derive(Debug, Clone, Default, clap::Args, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Settings {
     /// NATS server, such as nats://host:4222; several separated by commas
     #[arg(long, env = "DUNLIN_NATS", hide_env_values = true, value_name = "URL")]
     pub nats: Option<String>,
@@ -29,14 +44,17 @@ pub struct Args {
 
     /// Label for selectors, key=value; may be repeated
     #[arg(long = "label", env = "DUNLIN_LABELS", value_delimiter = ',', value_name = "KEY=VALUE")]
+    #[serde(skip)]
     pub labels: Vec<String>,
 
     /// Group for commands and selectors; may be repeated
     #[arg(long = "group", env = "DUNLIN_GROUPS", value_delimiter = ',', value_name = "GROUP")]
+    #[serde(skip)]
     pub groups: Vec<String>,
 
     /// Data set, name=folder or name=file; may be repeated
     #[arg(long = "data", env = "DUNLIN_DATA", value_delimiter = ',', value_name = "NAME=PATH")]
+    #[serde(skip)]
     pub data: Vec<String>,
 
     /// Where caches and buffers are kept [default: $XDG_STATE_HOME/dunlin/NAME]
@@ -116,11 +134,8 @@ pub struct Args {
 
     /// TOML file with the same names as these flags
     #[arg(long, env = "DUNLIN_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
     pub config: Option<PathBuf>,
-
-    /// What to do instead of joining a fleet
-    #[command(subcommand)]
-    pub command: Option<Command>,
 }
 
 /// What the program does besides.
@@ -130,4 +145,6 @@ pub enum Command {
     Bench(BenchArgs),
     /// Tell which engines this device has, and why not the others
     Probe(ProbeArgs),
+    /// Run the agent as a service of systemd, from boot on
+    Service(ServiceArgs),
 }

@@ -2,8 +2,8 @@ use clap::Parser as _;
 
 use super::*;
 
-fn args(words: &[&str]) -> Args {
-    Args::try_parse_from(["dunlin-agent"].iter().chain(words)).unwrap()
+fn args(words: &[&str]) -> Settings {
+    Args::try_parse_from(["dunlin-agent"].iter().chain(words)).unwrap().settings
 }
 
 fn with_file(text: &str, words: &[&str]) -> Result<Config, ConfigError> {

@@ -1,0 +1,245 @@
+//! `dunlin-agent service`: the agent as a service of systemd, from boot on.
+//!
+//! What there is to do is planned in [`plan`] without touching anything, from what was found;
+//! [`perform`] does it, and is the only place here that writes files or runs programs.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use crate::config::{Config, ConfigError, Settings};
+use places::Places;
+use status::Status;
+
+mod perform;
+mod places;
+mod plan;
+mod settings;
+mod status;
+mod unit;
+
+/// The name of the unit.
+const UNIT: &str = "dunlin-agent.service";
+
+/// How long a service is watched after its start: an agent that cannot run ends within a tenth of
+/// it.
+const WATCHED: Duration = Duration::from_secs(1);
+
+/// The agent as a service.
+#[derive(Debug, Clone, Args)]
+pub struct ServiceArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub action: Action,
+}
+
+/// What is done with the service.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Action {
+    /// Install or update the service, and start it
+    #[command(
+        after_help = "Options are written to the service's configuration; those that are not \
+        given stay as they are there.\nExample: sudo dunlin-agent service install --nats \
+        nats://broker:4222 --label site=attic"
+    )]
+    Install(Box<InstallArgs>),
+    /// Stop the service and remove it; program, configuration and state stay
+    Uninstall(UninstallArgs),
+    /// Tell whether the service runs, and what it runs; exit code 0 running, 3 not, 4 not installed
+    Status(Scope),
+}
+
+/// Whose service.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Scope {
+    /// A service of this user instead of the system's; needs no root
+    #[arg(long)]
+    pub user: bool,
+    /// Below this directory instead of /, for tests
+    #[arg(long, hide = true, env = "DUNLIN_SERVICE_ROOT", value_name = "DIR")]
+    pub root: Option<PathBuf>,
+}
+
+/// What is installed.
+#[derive(Debug, Clone, Args)]
+pub struct InstallArgs {
+    /// Whose service.
+    #[command(flatten)]
+    pub scope: Scope,
+    /// How the agent runs.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// What is removed.
+#[derive(Debug, Clone, Args)]
+pub struct UninstallArgs {
+    /// Whose service.
+    #[command(flatten)]
+    pub scope: Scope,
+    /// Remove program, configuration and state as well
+    #[arg(long)]
+    pub purge: bool,
+}
+
+/// Why a service cannot be installed, removed or looked at; the message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// Another init system.
+    #[error(
+        "this system was not started by systemd ({path} is absent): have its init system run \
+         'dunlin-agent --config FILE', with a file of the same names as the options",
+        path = path.display()
+    )]
+    NoSystemd {
+        /// What a system that systemd started has.
+        path: PathBuf,
+    },
+    /// The system's service is root's.
+    #[error("the system's service needs root: use sudo, or --user for a service of this user")]
+    NotRoot,
+    /// No home directory.
+    #[error("--user needs HOME: the files of a user's service are below it")]
+    NoHome,
+    /// The configuration cannot be used.
+    #[error("nothing was changed: {0}")]
+    Config(#[from] ConfigError),
+    /// A file that the configuration names.
+    #[error("nothing was changed: {option} {path}: {source}", path = path.display())]
+    Named {
+        /// Where it is named.
+        option: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// What happened.
+        source: std::io::Error,
+    },
+    /// A step did not succeed.
+    #[error("{step}: {problem}; once that is mended, the same command goes on")]
+    Step {
+        /// What was to be done.
+        step: String,
+        /// What happened.
+        problem: String,
+    },
+    /// The service was started and does not run.
+    #[error("{UNIT} was started and is {state}: see {logs}")]
+    NotRunning {
+        /// Its state in systemd's words.
+        state: String,
+        /// The command that shows its log.
+        logs: String,
+    },
+    /// Nobody reads what is said.
+    #[error("standard output: {0}")]
+    Output(#[from] std::io::Error),
+}
+
+impl ServiceError {
+    /// 2 for what the caller has to change, 1 for what did not succeed.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::NoSystemd { .. }
+            | Self::NotRoot
+            | Self::NoHome
+            | Self::Config(_)
+            | Self::Named { .. } => 2,
+            Self::Step { .. } | Self::NotRunning { .. } | Self::Output(_) => 1,
+        }
+    }
+}
+
+/// Does what is asked and tells what was done; the exit code.
+///
+/// # Errors
+/// [`ServiceError`]; an installation changes nothing before its configuration is valid.
+pub fn run(args: &ServiceArgs, out: &mut dyn Write) -> Result<u8, ServiceError> {
+    match &args.action {
+        Action::Install(install) => self::install(install, out),
+        Action::Uninstall(uninstall) => self::uninstall(uninstall, out),
+        Action::Status(scope) => self::status(scope, out),
+    }
+}
+
+fn install(args: &InstallArgs, out: &mut dyn Write) -> Result<u8, ServiceError> {
+    let places = places(&args.scope, true)?;
+    let text = settings::text(&places, &args.settings)?;
+    let config = Config::parse(&places.config, &text)?;
+    config.check_data()?;
+    settings::check_named(&config)?;
+    let program = perform::own_program().map_err(|error| ServiceError::Step {
+        step: "find this program".to_owned(),
+        problem: error.to_string(),
+    })?;
+    let found = plan::Found {
+        in_place: perform::is_same(&program, &places.real(&places.program)),
+        modprobe: perform::exists(&places.real(Path::new(unit::MODPROBE))),
+        program,
+    };
+    perform::all(&plan::install(&places, &found, &config, text), &places, out)?;
+    let running = look(&places, WATCHED)?;
+    if !running.is_active() {
+        return Err(ServiceError::NotRunning { state: running.state(), logs: places.logs() });
+    }
+    let servers = link::connect::without_password(&config.link.servers);
+    writeln!(out, "\n{UNIT} runs: device {}, NATS {servers}", config.device)?;
+    writeln!(out, "  its state   dunlin-agent service status{}", places.scope_flag())?;
+    writeln!(out, "  its log     {} -f", places.logs())?;
+    if let Some(user) = perform::user_without_lingering(&places) {
+        writeln!(out, "It ends when {user} logs out, unless: loginctl enable-linger {user}")?;
+    }
+    Ok(0)
+}
+
+fn uninstall(args: &UninstallArgs, out: &mut dyn Write) -> Result<u8, ServiceError> {
+    let places = places(&args.scope, true)?;
+    let installed = perform::exists(&places.real(&places.unit));
+    if !installed && !args.purge {
+        writeln!(out, "{UNIT} is not installed: {} is absent", places.unit.display())?;
+        return Ok(0);
+    }
+    perform::all(&plan::uninstall(&places, installed, args.purge), &places, out)?;
+    if !args.purge {
+        let (config, state) = (places.config.display(), places.state.display());
+        writeln!(out, "kept      {}, {config}, {state} (--purge)", places.program.display())?;
+    }
+    Ok(0)
+}
+
+fn status(scope: &Scope, out: &mut dyn Write) -> Result<u8, ServiceError> {
+    let places = places(scope, false)?;
+    let status = look(&places, Duration::ZERO)?;
+    let program = places.real(&places.program);
+    let version = perform::version(&program).unwrap_or_else(|| "does not run".to_owned());
+    let settings = Settings { config: Some(places.real(&places.config)), ..Settings::default() };
+    write!(out, "{}", status.told(&places, &version, Config::resolve(settings).as_ref()))?;
+    Ok(status.exit_code())
+}
+
+/// Where everything is; whoever changes the system's service has to be root.
+fn places(scope: &Scope, changes: bool) -> Result<Places, ServiceError> {
+    let root = scope.root.clone().unwrap_or_else(|| "/".into());
+    let places =
+        if scope.user { Places::user(root, &perform::variable)? } else { Places::system(root) };
+    let booted = places.real(Path::new("/run/systemd/system"));
+    if !perform::exists(&booted) {
+        return Err(ServiceError::NoSystemd { path: booted });
+    }
+    let elsewhere = scope.root.is_some();
+    if changes && !scope.user && !elsewhere && !rustix::process::geteuid().is_root() {
+        return Err(ServiceError::NotRoot);
+    }
+    Ok(places)
+}
+
+/// What systemd says of the service; for a service that was just started, after it was watched.
+fn look(places: &Places, watched: Duration) -> Result<Status, ServiceError> {
+    std::thread::sleep(watched);
+    let asked = plan::Step::Systemctl(status::QUESTION.iter().map(ToString::to_string).collect());
+    Ok(Status::parse(&perform::step(&asked, places)?))
+}
+
+#[cfg(test)]
+mod tests;

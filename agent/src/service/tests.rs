@@ -1,0 +1,178 @@
+//! What is planned and written; the program itself is tried in `tests/e2e/service.rs`.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+use clap::{CommandFactory as _, Parser as _};
+
+use super::*;
+use crate::config::Args;
+
+fn settings(words: &[&str]) -> Settings {
+    Args::try_parse_from(["dunlin-agent"].iter().chain(words)).unwrap().settings
+}
+
+fn empty() -> (tempfile::TempDir, Places) {
+    let root = tempfile::tempdir().unwrap();
+    let places = Places::system(root.path().to_owned());
+    (root, places)
+}
+
+fn config(places: &Places, words: &[&str]) -> Config {
+    let text = settings::text(places, &settings(words)).unwrap();
+    Config::parse(&places.config, &text).unwrap()
+}
+
+/// Whatever flag there is reaches the file under a name that the agent reads.
+#[test]
+fn every_flag_is_carried_into_the_file() {
+    let (_root, places) = empty();
+    let mut words = Vec::new();
+    let mut names = BTreeSet::new();
+    for argument in Args::command().get_arguments() {
+        let flag = argument.get_long().unwrap_or_default();
+        if matches!(flag, "help" | "version" | "config") {
+            continue;
+        }
+        let value = match flag {
+            "label" | "data" => "key=value",
+            "log" => "json",
+            "name" | "group" | "log-level" | "nats" => "some",
+            _ => "7",
+        };
+        words.extend([format!("--{flag}"), value.to_owned()]);
+        let many = ["label", "group"].contains(&flag);
+        names.insert(if many { format!("{flag}s") } else { flag.to_owned() });
+    }
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let text = settings::text(&places, &settings(&words)).unwrap();
+    let table: toml::Table = toml::from_str(&text).unwrap();
+    let written: BTreeSet<String> = table.keys().cloned().collect();
+    assert_eq!(written, names);
+    let config = Config::parse(&places.config, &text).unwrap_err().to_string();
+    assert!(config.contains("--heartbeat-ms"), "all names are known, 7 ms are too few: {config}");
+}
+
+#[test]
+fn what_is_given_goes_over_what_was_there() {
+    let (root, places) = empty();
+    let own = places.real(&places.config);
+    std::fs::create_dir_all(own.parent().unwrap()).unwrap();
+    let before = "nats = 'a'\ntoken = 'x'\ngroups = ['one']\n[labels]\na = '1'\nb = '2'\n";
+    std::fs::write(&own, before).unwrap();
+    let same = config(&places, &[]);
+    assert_eq!((same.link.servers.as_str(), same.labels.len()), ("a", 2));
+    assert_eq!(same.state_dir, places.state, "a service has a state directory of its own");
+    let more =
+        config(&places, &["--nats", "b", "--label", "b=3", "--group", "two", "--group", "z"]);
+    assert_eq!(more.link.servers, "b");
+    assert_eq!(more.link.token.as_deref(), Some("x"));
+    assert_eq!((more.labels["a"].as_str(), more.labels["b"].as_str()), ("1", "3"));
+    assert_eq!(more.groups.len(), 2, "groups are those that are given");
+
+    // Another file counts instead of the service's own.
+    let other = root.path().join("other.toml");
+    std::fs::write(&other, "nats = 'c'\ncreds = 'some.creds'\n").unwrap();
+    let moved = config(&places, &["--config", other.to_str().unwrap()]);
+    assert_eq!((moved.link.servers.as_str(), moved.labels.len()), ("c", 0));
+    let creds = std::path::absolute("some.creds").unwrap();
+    assert_eq!(moved.link.credentials, Some(creds), "services start in /");
+}
+
+#[test]
+fn the_unit_is_what_it_should_be() {
+    let (_root, places) = empty();
+    let plain = unit::text(&places, &config(&places, &["--nats", "a"]), false);
+    for line in [
+        "After=network-online.target",
+        "ExecStart=/usr/local/bin/dunlin-agent --config /etc/dunlin/agent.toml",
+        "Restart=always",
+        "StateDirectory=dunlin-agent",
+        "PrivateTmp=yes",
+        "ProtectHome=read-only",
+        "MemoryAccounting=yes",
+        "WantedBy=multi-user.target",
+    ] {
+        assert!(plain.lines().any(|found| found == line), "{line}: {plain}");
+    }
+    for directive in ["PrivateDevices", "DevicePolicy", "DeviceAllow", "ProtectClock", "modprobe"] {
+        assert!(!plain.contains(directive), "{directive}: {plain}");
+    }
+    let words = ["--nats", "a", "--state-dir", "/srv/a b", "--data", "d=/tmp/d"];
+    let other = unit::text(&places, &config(&places, &words), true);
+    assert!(other.contains("ReadWritePaths=\"/srv/a b\"\n"), "{other}");
+    assert!(!other.contains("StateDirectory") && !other.contains("PrivateTmp"), "{other}");
+    assert!(other.contains("ExecStartPre=-+/usr/bin/nvidia-modprobe "), "{other}");
+}
+
+#[test]
+fn a_users_places_follow_the_xdg_variables() {
+    let home = |name: &str| (name == "HOME").then(|| "/home/100% a".into());
+    let places = Places::user("/".into(), &home).unwrap();
+    assert_eq!(places.config, Path::new("/home/100% a/.config/dunlin/agent.toml"));
+    assert_eq!(places.state, Path::new("/home/100% a/.local/state/dunlin-agent"));
+    let text = unit::text(&places, &config(&places, &["--nats", "a"]), true);
+    let program = "ExecStart=\"/home/100%% a/.local/bin/dunlin-agent\" --config \"/home/100%% a/";
+    assert!(text.contains(program), "{text}");
+    let elsewhere = |name: &str| Some(format!("/x/{name}").into());
+    let places = Places::user("/".into(), &elsewhere).unwrap();
+    assert_eq!(places.unit, Path::new("/x/XDG_CONFIG_HOME/systemd/user").join(UNIT));
+    assert!(matches!(Places::user("/".into(), &|_| None), Err(ServiceError::NoHome)));
+}
+
+/// systemd's own judgement, where it is installed.
+#[test]
+fn systemd_understands_the_unit() {
+    let (root, mut places) = empty();
+    // A program that is there and may be run.
+    places.program = std::env::current_exe().unwrap();
+    let words = ["--nats", "a", "--state-dir", "/var/lib/other place"];
+    for (modprobe, words) in [(false, &words[..2]), (true, &words)] {
+        let text = unit::text(&places, &config(&places, words), modprobe);
+        let text = text.replace(unit::MODPROBE, "/bin/true");
+        let path = root.path().join(UNIT);
+        std::fs::write(&path, text).unwrap();
+        let asked = Command::new("systemd-analyze").arg("verify").arg(&path).output();
+        let Ok(output) = asked else {
+            println!("not verified: systemd-analyze is absent");
+            return;
+        };
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !said.contains(UNIT), "{said}");
+    }
+}
+
+#[test]
+fn an_installation_tells_systemd_last() {
+    let (_root, places) = empty();
+    let config = config(&places, &["--nats", "a", "--state-dir", "/srv/state"]);
+    let found = plan::Found { program: "/tmp/x".into(), in_place: false, modprobe: false };
+    let steps = plan::install(&places, &found, &config, "text".to_owned());
+    let first = steps.iter().position(|step| matches!(step, plan::Step::Systemctl(_))).unwrap();
+    assert!(steps[first..].iter().all(|step| matches!(step, plan::Step::Systemctl(_))));
+    assert_eq!(steps.len() - first, 3);
+    assert!(steps.contains(&plan::Step::Directory("/srv/state".into())));
+    let found = plan::Found { in_place: true, ..found };
+    let again = plan::install(&places, &found, &config, "text".to_owned());
+    assert!(!again.iter().any(|step| matches!(step, plan::Step::Copy { .. })));
+}
+
+#[test]
+fn states_have_the_exit_codes_of_systemctl() {
+    let code = |text: &str| Status::parse(text).exit_code();
+    assert_eq!(code("LoadState=loaded\nActiveState=active\n"), 0);
+    assert_eq!(code("LoadState=loaded\nActiveState=failed\n"), 3);
+    assert_eq!(code("LoadState=not-found\nActiveState=inactive\n"), 4);
+    assert_eq!(code(""), 4);
+    let (_root, places) = empty();
+    let config = config(&places, &["--nats", "nats://me:secret@b:1", "--name", "pi"]);
+    let used = "LoadState=loaded\nActiveState=active\nSubState=running\nNRestarts=2\n\
+                MemoryCurrent=9500000\nCPUUsageNSec=3900000000\n";
+    let text = Status::parse(used).told(&places, "dunlin-agent 1", Ok(&config));
+    for words in ["active (running), 2 restarts", "nats://b:1", "9 MB, 3 s"] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    assert!(!text.contains("secret"), "{text}");
+    let not_counted = used.replace("9500000", "[not set]");
+    assert!(!Status::parse(&not_counted).told(&places, "", Ok(&config)).contains("used"));
+}

@@ -13,10 +13,6 @@ pub(super) enum Batch {
     /// Any number of examples.
     Open,
     /// This number of examples in every run.
-    #[cfg_attr(
-        not(feature = "tract"),
-        expect(dead_code, reason = "the native engine computes examples one by one")
-    )]
     Fixed(usize),
     /// No batch: inputs have the shapes that are declared.
     None,
@@ -150,7 +146,7 @@ pub(super) struct Value<'a> {
 ///
 /// # Errors
 /// [`GraphError::Node`] with the value's name.
-pub(super) fn info(value: Value<'_>) -> Result<TensorInfo, GraphError> {
+pub(super) fn info(value: &Value<'_>) -> Result<TensorInfo, GraphError> {
     let problem = |problem: String| GraphError::Node { node: value.name.to_owned(), problem };
     let Some(element) = value.element else {
         return Err(problem("expected a declared tensor type".to_owned()));

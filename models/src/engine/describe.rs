@@ -80,7 +80,7 @@ fn info(value: &ValueInfoProto) -> Result<TensorInfo, GraphError> {
         Some(Extent::DimParam(_)) | None => None,
     };
     let shape = tensor.and_then(|tensor| tensor.shape.as_ref());
-    declared::info(declared::Value {
+    declared::info(&declared::Value {
         name: &value.name,
         element: tensor.map(|tensor| tensor.elem_type),
         shape: shape.map(|shape| shape.dim.iter().map(|dim| extent(&dim.value)).collect()),

@@ -72,7 +72,8 @@ impl NativeSession {
         let outputs = outputs.iter().map(info).collect::<Result<_, _>>()?;
         let output = graph.value(graph.output).shape.dims.clone();
         let declared = Declared::new(inputs, outputs);
-        let program = lower::lower(&graph);
+        drop(model);
+        let program = lower::lower(&mut graph);
         Ok(Self { declared, program, output, idle: Mutex::default() })
     }
 
@@ -140,7 +141,7 @@ impl Session for NativeSession {
 fn info(value: &ValueInfoProto) -> Result<TensorInfo, GraphError> {
     let tensor = value.tensor();
     let extent = |extent: Option<usize>| extent.and_then(|extent| i64::try_from(extent).ok());
-    declared::info(declared::Value {
+    declared::info(&declared::Value {
         name: &value.name,
         element: tensor.as_ref().map(|(element, _)| *element),
         shape: tensor.map(|(_, shape)| shape.into_iter().map(extent).collect()),
@@ -150,7 +151,7 @@ fn info(value: &ValueInfoProto) -> Result<TensorInfo, GraphError> {
 /// What one example is computed to, in a graph that no file holds.
 #[cfg(test)]
 pub(crate) fn answer(graph: &Graph, input: &[f32]) -> Vec<f32> {
-    let program = lower::lower(graph);
+    let program = lower::lower(&mut graph.clone());
     let mut output = vec![f32::NAN; program.output_len];
     let mut state = program.state();
     // Whatever memory holds before a run, no run sees it.

@@ -1,5 +1,10 @@
 //! From a graph to a program: which kernel does which nodes, and how values lie in memory.
 
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "operators that are not named are left to kernels of training"
+)]
+
 use std::sync::Arc;
 
 use super::fuse::{Chain, Follows, Uses};
@@ -24,6 +29,8 @@ pub(super) struct Lowering<'g> {
     plan: Plan,
     /// By value where it lies.
     forms: Vec<Forms>,
+    /// Weights that one node takes, by value: they are moved, not copied.
+    weights: Vec<Vec<f32>>,
 }
 
 /// The buffers of a value.
@@ -37,7 +44,10 @@ struct Forms {
     bordered: Option<BufferId>,
 }
 
-pub(super) fn lower(graph: &Graph) -> Program {
+/// The graph's weights are taken out of it.
+pub(super) fn lower(graph: &mut Graph) -> Program {
+    let weights = weights(graph);
+    let graph = &*graph;
     let input_len = graph.value(graph.input).shape.elements();
     let mut plan = Plan::default();
     let input = plan.input(Layout::flat(input_len));
@@ -47,6 +57,7 @@ pub(super) fn lower(graph: &Graph) -> Program {
         lanes: blocked::lanes(),
         plan,
         forms: vec![Forms::default(); graph.values.len()],
+        weights,
     };
     lowering.forms[graph.input.0].flat = Some(input);
     let chains = lowering.chains();
@@ -56,6 +67,24 @@ pub(super) fn lower(graph: &Graph) -> Program {
     let output = lowering.flat(graph.output);
     let output_len = graph.value(graph.output).shape.elements();
     lowering.plan.finish(output, input_len, output_len)
+}
+
+/// Takes out the weights of convolutions and products that nothing else needs.
+fn weights(graph: &mut Graph) -> Vec<Vec<f32>> {
+    let mut takers = vec![0; graph.values.len()];
+    let inputs = graph.nodes.iter().flat_map(|node| &node.inputs);
+    inputs.for_each(|input| takers[input.0] += 1);
+    let mut weights = vec![Vec::new(); graph.values.len()];
+    for node in &graph.nodes {
+        let id = match node.op {
+            Op::Conv { .. } | Op::Gemm { .. } => node.inputs[1],
+            _ => continue,
+        };
+        if takers[id.0] == 1 {
+            weights[id.0] = std::mem::take(&mut graph.values[id.0].initial);
+        }
+    }
+    weights
 }
 
 /// A value as a picture: channels and `[h, w]`.
@@ -134,6 +163,14 @@ impl Lowering<'_> {
         }
     }
 
+    /// The numbers of a weight or constant, for the node that takes them.
+    fn numbers(&mut self, id: ValueId) -> Vec<f32> {
+        match std::mem::take(&mut self.weights[id.0]) {
+            none if none.is_empty() => self.graph.value(id).initial.clone(),
+            weights => weights,
+        }
+    }
+
     /// The value with channels in lanes.
     ///
     /// # Panics
@@ -156,10 +193,12 @@ impl Lowering<'_> {
         if let Some(buffer) = self.forms[id.0].flat {
             return buffer;
         }
-        let value = self.graph.value(id);
-        let len = value.shape.elements();
+        let len = self.graph.value(id).shape.elements();
         let buffer = match self.forms[id.0].blocked {
-            None => self.plan.constant(&value.initial, Layout::flat(len)),
+            None => {
+                let numbers = self.numbers(id);
+                self.plan.constant(&numbers, Layout::flat(len))
+            }
             Some(source) => {
                 let target = self.plan.buffer(Layout::flat(len));
                 let (channels, size) = self.plan.extents(source);

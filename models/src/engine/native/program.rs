@@ -73,7 +73,7 @@ impl Program {
         match &self.places[self.output.0] {
             Place::Input => output.copy_from_slice(&input[..self.output_len]),
             Place::Constant(values) => {
-                output.copy_from_slice(&values.as_slice()[..self.output_len])
+                output.copy_from_slice(&values.as_slice()[..self.output_len]);
             }
             Place::Memory(range) => {
                 let made = &state.memory.as_slice()[range.clone()];

@@ -151,7 +151,7 @@ impl Conv {
         };
         let most = tiles[panel_width - 1];
         let (lines, runs, gather) = if gathered {
-            let (gather, runs) = Gather::new(window, source, target, runs);
+            let (gather, runs) = Gather::new(window, source, target, &runs);
             (Lines::gathered(target, most, source.lanes), runs, Some(gather))
         } else {
             (Lines::new(window, source, target, most, whole), runs, None)
@@ -187,8 +187,8 @@ impl Conv {
         let source = last(0) + pixels * lines.step + behind;
         let places = lines.places.iter().max().unwrap_or(&0);
         let vectors: usize = self.panels.iter().map(|panel| panel.vectors).sum();
-        let lanes = self.instructions.lanes();
-        let target = last(1) + places + vectors.saturating_sub(1) * self.target_plane + lanes;
+        let vector = self.instructions.lanes();
+        let target = last(1) + places + vectors.saturating_sub(1) * self.target_plane + vector;
         let (source_len, gathered) = match &self.gather {
             Some(gather) => (gather.len(), gather.end()),
             None => (self.source_len, 0),
@@ -241,7 +241,7 @@ impl Lines {
 
 impl Gather {
     /// How windows are put side by side, and the runs of what lies so.
-    fn new(window: &Window, source: &Layout, target: &Layout, runs: Vec<Run>) -> (Self, Vec<Run>) {
+    fn new(window: &Window, source: &Layout, target: &Layout, runs: &[Run]) -> (Self, Vec<Run>) {
         let [height, width] = target.size;
         let corner = pack::corner(window, source);
         let pixel = |pixel: usize| {
@@ -355,11 +355,12 @@ impl Task<'_> {
         let [source, target] = lines.starts[line];
         let Stretch { first, pixels } = lines.stretches[part];
         let target = group.target + target + panel.first * conv.target_plane;
-        let last = depth + 1 == conv.depths.len();
-        let (least, most, rest) = if last { conv.function.parts() } else { Function::NONE.parts() };
+        let is_last = depth + 1 == conv.depths.len();
+        let (least, most, rest) =
+            if is_last { conv.function.parts() } else { Function::NONE.parts() };
         let weights = conv.weights.as_slice()[group.weights + panel.weights..].as_ptr();
         let bias = conv.bias.as_slice()[group.bias + panel.first * S::LANES..].as_ptr();
-        let residual = self.residual.filter(|_| last);
+        let residual = self.residual.filter(|_| is_last);
         let places = &lines.places[first..first + pixels];
         let job = Sums {
             runs,
@@ -378,8 +379,13 @@ impl Task<'_> {
         // lengths, which were checked; tasks have places of their own.
         unsafe { tile::sums::<S>(&job, pixels, panel.vectors) }
         if let Some(function) = rest {
-            let (planes, plane) = (panel.vectors, conv.target_plane);
-            let finish = Finish { function, target: job.target, places, planes, plane };
+            let finish = Finish {
+                function,
+                target: job.target,
+                places,
+                planes: panel.vectors,
+                plane: conv.target_plane,
+            };
             // SAFETY: as above.
             unsafe { S::apart(finish) }
         }

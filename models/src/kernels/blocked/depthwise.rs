@@ -98,20 +98,20 @@ impl Kernel for Depthwise {
         each_task(self.target.planes(), |plane| {
             let source = &source[plane * self.source.plane()..];
             let target = target.at(plane * self.target.plane() + self.target.origin());
-            self.instructions.run(Plane { depthwise: self, plane, source, target });
+            self.instructions.run(PlaneWork { depthwise: self, plane, source, target });
         });
     }
 }
 
 /// The channels of one plane.
-struct Plane<'a> {
+struct PlaneWork<'a> {
     depthwise: &'a Depthwise,
     plane: usize,
     source: &'a [f32],
     target: *mut f32,
 }
 
-impl Work for Plane<'_> {
+impl Work for PlaneWork<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let depthwise = self.depthwise;

@@ -12,76 +12,92 @@ use crate::kernels::simd::{Instructions, LANES_MAX, Simd, Work};
 /// Source: ONNX operators `Add`, `Sub`, `Mul` and `Div`, opset 14.
 #[derive(Debug)]
 pub(crate) struct Elements {
-    pub(crate) operator: Arithmetic,
-    pub(crate) sources: [Layout; 2],
-    pub(crate) target: Layout,
-    pub(crate) function: Function,
+    operator: Arithmetic,
+    rows: Rows,
 }
 
 /// A function of each element.
 #[derive(Debug)]
-pub(crate) struct Map {
-    pub(crate) source: Layout,
-    pub(crate) target: Layout,
-    pub(crate) function: Function,
+pub(crate) struct Map(Rows);
+
+impl Elements {
+    pub(crate) fn new(
+        operator: Arithmetic,
+        sources: [Layout; 2],
+        target: Layout,
+        function: Function,
+    ) -> Self {
+        Self { operator, rows: Rows::new(sources, target, function) }
+    }
+}
+
+impl Map {
+    pub(crate) fn new(source: Layout, target: Layout, function: Function) -> Self {
+        Self(Rows::new([source; 2], target, function))
+    }
 }
 
 impl Kernel for Elements {
     fn run(&self, call: Call<'_, '_>) {
-        let [a, b] = self.sources;
-        let rows = Rows {
-            sources: [(a, call.sources[0]), (b, call.sources[1])],
-            target: self.target,
-            function: self.function,
-        };
+        let sources = [call.sources[0], call.sources[1]];
         match self.operator {
-            Arithmetic::Add => rows.run(call.target, |a, b| a + b),
-            Arithmetic::Sub => rows.run(call.target, |a, b| a - b),
-            Arithmetic::Mul => rows.run(call.target, |a, b| a * b),
-            Arithmetic::Div => rows.run(call.target, |a, b| a / b),
+            Arithmetic::Add => self.rows.run(sources, call.target, |a, b| a + b),
+            Arithmetic::Sub => self.rows.run(sources, call.target, |a, b| a - b),
+            Arithmetic::Mul => self.rows.run(sources, call.target, |a, b| a * b),
+            Arithmetic::Div => self.rows.run(sources, call.target, |a, b| a / b),
         }
     }
 }
 
 impl Kernel for Map {
     fn run(&self, call: Call<'_, '_>) {
-        let source = (self.source, call.sources[0]);
-        let (target, function) = (self.target, self.function);
-        Rows { sources: [source; 2], target, function }.run(call.target, |a, _| a);
+        self.0.run([call.sources[0]; 2], call.target, |a, _| a);
     }
 }
 
 /// Rows of two operands.
-#[derive(Debug, Clone, Copy)]
-struct Rows<'a> {
-    sources: [(Layout, &'a [f32]); 2],
+#[derive(Debug)]
+struct Rows {
+    instructions: Instructions,
+    sources: [Layout; 2],
     target: Layout,
     function: Function,
+    /// Of pixels in a row.
+    places: Vec<usize>,
 }
 
-impl Rows<'_> {
-    fn run(self, target: &mut [f32], operator: impl Fn(f32, f32) -> f32 + Copy + Send + Sync) {
-        let instructions = Instructions::best();
-        let places: Vec<usize> = (0..self.target.size[1]).map(|x| x * self.target.lanes).collect();
+impl Rows {
+    fn new(sources: [Layout; 2], target: Layout, function: Function) -> Self {
+        let places = (0..target.size[1]).map(|x| x * target.lanes).collect();
+        Self { instructions: Instructions::best(), sources, target, function, places }
+    }
+
+    fn run(
+        &self,
+        sources: [&[f32]; 2],
+        target: &mut [f32],
+        operator: impl Fn(f32, f32) -> f32 + Copy + Send + Sync,
+    ) {
         let target = Target::of(&mut target[..self.target.len()]);
         each_task(self.target.planes(), |plane| {
-            instructions.run(Plane { rows: self, operator, plane, target, places: &places });
+            self.instructions.run(PlaneWork { rows: self, sources, operator, plane, target });
         });
     }
 }
 
-struct Plane<'a, F> {
-    rows: Rows<'a>,
+struct PlaneWork<'a, F> {
+    rows: &'a Rows,
+    sources: [&'a [f32]; 2],
     operator: F,
     plane: usize,
     target: Target,
-    places: &'a [usize],
 }
 
-impl<F: Fn(f32, f32) -> f32> Work for Plane<'_, F> {
+impl<F: Fn(f32, f32) -> f32> Work for PlaneWork<'_, F> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Rows { sources, target, function } = self.rows;
+        let Rows { sources, target, function, places, .. } = self.rows;
+        let sources = [(sources[0], self.sources[0]), (sources[1], self.sources[1])];
         let [height, width] = target.size;
         for y in 0..height {
             let [(a, a_step), (b, b_step)] = sources.map(|(layout, values)| {
@@ -102,9 +118,9 @@ impl<F: Fn(f32, f32) -> f32> Work for Plane<'_, F> {
                 }
                 into.copy_from_slice(&lanes[..S::LANES]);
             }
-            if function != Function::NONE {
-                let places = self.places;
-                let finish = Finish { function, target: to, places, planes: 1, plane: 0 };
+            if *function != Function::NONE {
+                let finish =
+                    Finish { function: *function, target: to, places, planes: 1, plane: 0 };
                 // SAFETY: the row's places; the caller's promise.
                 unsafe { S::apart(finish) }
             }

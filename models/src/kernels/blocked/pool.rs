@@ -13,6 +13,7 @@ use crate::kernels::sums::{count, narrow};
 /// Source: ONNX operators `MaxPool`, opset 12, and `AveragePool`, opset 19.
 #[derive(Debug)]
 pub(crate) struct Pool {
+    instructions: Instructions,
     sliding: Sliding,
     source: Layout,
     target: Layout,
@@ -22,7 +23,7 @@ pub(crate) struct Pool {
 
 impl Pool {
     pub(crate) fn max(window: Window, source: Layout, target: Layout) -> Self {
-        Self { sliding: sliding(window, &source, &target), source, target, shares: Vec::new() }
+        Self::new(sliding(window, &source, &target), source, target, Vec::new())
     }
 
     pub(crate) fn average(
@@ -32,8 +33,7 @@ impl Pool {
         target: Layout,
     ) -> Self {
         let sliding = sliding(window, &source, &target);
-        let shares = pool::shares(&sliding, include_pad);
-        Self { sliding, source, target, shares }
+        Self::new(sliding, source, target, pool::shares(&sliding, include_pad))
     }
 
     /// The mean of all pixels.
@@ -42,7 +42,11 @@ impl Pool {
         let (kernel, stride, dilation) = ([h, w], [1; 2], [1; 2]);
         let window = Window { kernel, stride, dilation, begin: [0; 2], end: [0; 2], ceil: false };
         let shares = vec![narrow(count(h * w).recip())];
-        Self { sliding: sliding(window, &source, &target), source, target, shares }
+        Self::new(sliding(window, &source, &target), source, target, shares)
+    }
+
+    fn new(sliding: Sliding, source: Layout, target: Layout, shares: Vec<f32>) -> Self {
+        Self { instructions: Instructions::best(), sliding, source, target, shares }
     }
 }
 
@@ -52,28 +56,27 @@ fn sliding(window: Window, source: &Layout, target: &Layout) -> Sliding {
 
 impl Kernel for Pool {
     fn run(&self, call: Call<'_, '_>) {
-        let instructions = Instructions::best();
         let source = &call.sources[0][..self.source.len()];
         let target = Target::of(&mut call.target[..self.target.len()]);
         each_task(self.target.planes(), |plane| {
             let source = &source[plane * self.source.plane() + self.source.origin()..];
             let target = target.at(plane * self.target.plane() + self.target.origin());
-            instructions.run(Plane { pool: self, source, target });
+            self.instructions.run(PlaneWork { pool: self, source, target });
         });
     }
 }
 
 /// The channels of one plane.
-struct Plane<'a> {
+struct PlaneWork<'a> {
     pool: &'a Pool,
     source: &'a [f32],
     target: *mut f32,
 }
 
-impl Work for Plane<'_> {
+impl Work for PlaneWork<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Pool { sliding, source, target, shares } = self.pool;
+        let Pool { sliding, source, target, shares, .. } = self.pool;
         let [height, width] = target.size;
         for y in 0..height {
             let rows = sliding.seen(0, y);
@@ -97,7 +100,7 @@ impl Work for Plane<'_> {
 /// Pixels along an axis: first, behind the last, and the step between them.
 type Seen = (usize, usize, usize);
 
-impl Plane<'_> {
+impl PlaneWork<'_> {
     #[inline(always)]
     unsafe fn max<S: Simd>(&self, row: usize, rows: Seen, columns: Seen) -> S::Vector {
         // SAFETY: the caller's promise; the slice is as long as a vector.

@@ -6,7 +6,7 @@ use std::arch::aarch64::{
 };
 
 use super::{Simd, Work};
-use crate::kernels::tile::{Outputs, Spot, put};
+use crate::kernels::tile::{Outputs, Products, Spot, put};
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Neon;
@@ -16,7 +16,7 @@ impl Simd for Neon {
     const LANES: usize = 4;
     const ROWS: usize = 8;
     const VECTORS: usize = 3;
-    const TILES: [usize; 4] = [8, 8, 8, 6];
+    const TILES: [usize; 4] = [8, 7, 5, 4];
 
     #[inline(never)]
     unsafe fn apart<W: Work>(work: W) {
@@ -90,6 +90,81 @@ impl Simd for Neon {
             }
         }
         true
+    }
+
+    /// Numbers of a row lie together: a vector holds four of them, and a multiplication takes one
+    /// lane.
+    #[inline(always)]
+    unsafe fn products<const R: usize, const N: usize>(job: &Products<'_>) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let sums = products_sums::<R, N>(job);
+            for (r, sums) in sums.iter().enumerate() {
+                for (v, sum) in sums.iter().enumerate() {
+                    let target = job.target.add(r * job.target_step + v * Self::LANES);
+                    let lanes = if v + 1 == N { job.last_lanes } else { Self::LANES };
+                    put::<Self>(target, lanes, *sum, job.add);
+                }
+            }
+        }
+        true
+    }
+}
+
+#[inline(always)]
+unsafe fn products_sums<const R: usize, const N: usize>(
+    job: &Products<'_>,
+) -> [[float32x4_t; N]; R] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sums = [[vdupq_n_f32(0.0); N]; R];
+        for run in job.runs {
+            let mut columns = job.columns.add(run.row * job.columns_step);
+            let mut source = job.source.add(run.from);
+            for _ in 0..run.len / 4 {
+                let mut inputs = [vdupq_n_f32(0.0); R];
+                for r in 0..R {
+                    inputs[r] = vld1q_f32(source.add(r * job.source_plane));
+                }
+                // Lanes are literals.
+                macro_rules! row {
+                    ($lane:literal) => {
+                        for v in 0..N {
+                            let factor = vld1q_f32(columns.add(v * 4));
+                            for r in 0..R {
+                                let sum = &mut sums[r][v];
+                                *sum = vfmaq_laneq_f32::<$lane>(*sum, factor, inputs[r]);
+                            }
+                        }
+                        columns = columns.add(job.columns_step);
+                    };
+                }
+                row!(0);
+                row!(1);
+                row!(2);
+                row!(3);
+                source = source.add(4);
+            }
+            for _ in 0..run.len % 4 {
+                for v in 0..N {
+                    let factor = vld1q_f32(columns.add(v * 4));
+                    for r in 0..R {
+                        let input = vld1q_dup_f32(source.add(r * job.source_plane));
+                        sums[r][v] = vfmaq_f32(sums[r][v], input, factor);
+                    }
+                }
+                columns = columns.add(job.columns_step);
+                source = source.add(1);
+            }
+        }
+        // A copy: what is read with an index that is not known lies in memory.
+        let mut done = [[vdupq_n_f32(0.0); N]; R];
+        for r in 0..R {
+            for v in 0..N {
+                done[r][v] = sums[r][v];
+            }
+        }
+        done
     }
 }
 

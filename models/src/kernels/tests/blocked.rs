@@ -124,7 +124,7 @@ impl Case {
             sketch.follow(Op::Arithmetic(Arithmetic::Mul), Some(of));
             sketch.follow(Op::Arithmetic(Arithmetic::Sub), Some(of));
             sketch.follow(Op::Arithmetic(Arithmetic::Add), Some(residual));
-            let gate = expected.len() % 2 == 0;
+            let gate = expected.len().is_multiple_of(2);
             if gate {
                 let moved = sketch.graph.output;
                 sketch.follow(Op::Activation(Activation::Sigmoid), None);

@@ -50,8 +50,9 @@ impl Lowering<'_> {
         let output = picture(&graph.value(node.output).shape).map_or([1; 2], |(_, size)| size);
         self.need_border(source, window, output);
         let elements = window.kernel[0] * window.kernel[1];
-        let values = &graph.value(node.inputs[1]).initial;
-        let values = scaled(values, &chain.scale, |at| at / (values.len() / maps).max(1));
+        let values = self.numbers(node.inputs[1]);
+        let of_map = (values.len() / maps).max(1);
+        let values = scaled(values, &chain.scale, |at| at / of_map);
         let own = node.inputs.get(2).map_or(&[][..], |id| &graph.value(*id).initial);
         let bias = bias(own, 1.0, chain, maps);
         let (window, function) = (*window, chain.function);
@@ -91,7 +92,7 @@ impl Lowering<'_> {
             [] => vec![alpha; m],
             scale => scale.iter().map(|scale| scale * alpha).collect(),
         };
-        let values = scaled(&graph.value(node.inputs[1]).initial, &scale, map);
+        let values = scaled(self.numbers(node.inputs[1]), &scale, map);
         let own = node.inputs.get(2).map_or(&[][..], |id| &graph.value(*id).initial);
         let bias = bias(own, beta, chain, m);
         let function = chain.function;
@@ -138,11 +139,11 @@ impl Lowering<'_> {
 }
 
 /// Values times the factor of the map that each belongs to.
-fn scaled(values: &[f32], scale: &[f32], map: impl Fn(usize) -> usize) -> Vec<f32> {
-    if scale.is_empty() {
-        return values.to_vec();
+fn scaled(mut values: Vec<f32>, scale: &[f32], map: impl Fn(usize) -> usize) -> Vec<f32> {
+    if !scale.is_empty() {
+        values.iter_mut().enumerate().for_each(|(at, value)| *value *= scale[map(at)]);
     }
-    values.iter().enumerate().map(|(at, value)| value * scale[map(at)]).collect()
+    values
 }
 
 /// The bias of all maps: their own, times a factor, moved and scaled by what follows.

@@ -66,7 +66,7 @@ impl Lowering<'_> {
     ) {
         self.step(sources.to_vec(), target, move |sources, target| {
             let sources = [sources[0], sources[1]];
-            Box::new(Elements { operator, sources, target: *target, function })
+            Box::new(Elements::new(operator, sources, *target, function))
         });
     }
 
@@ -75,7 +75,7 @@ impl Lowering<'_> {
         let target = self.make_blocked(node.output);
         let function = Function::of(activation);
         self.step(vec![source], target, move |sources, target| {
-            Box::new(Map { source: sources[0], target: *target, function })
+            Box::new(Map::new(sources[0], *target, function))
         });
     }
 

@@ -107,14 +107,17 @@ impl Status {
         text
     }
 
-    /// Memory and processor time, where systemd counts them.
+    /// Memory and processor time, as far as systemd counts them here.
     fn used(&self) -> Option<String> {
-        let memory: u64 = self.get("MemoryCurrent").parse().ok()?;
-        let processor: u64 = self.get("CPUUsageNSec").parse().ok()?;
-        // What is not counted is the largest number.
-        if memory == u64::MAX || processor == u64::MAX {
-            return None;
-        }
-        Some(format!("{} MB, {} s of processor", memory / 1_000_000, processor / 1_000_000_000))
+        // What is not counted is no number, or the largest.
+        let counted = |name: &str| {
+            let count: Option<u64> = self.get(name).parse().ok();
+            count.filter(|count| *count != u64::MAX)
+        };
+        let memory = counted("MemoryCurrent").map(|bytes| format!("{} MB", bytes / 1_000_000));
+        let processor = counted("CPUUsageNSec")
+            .map(|nanoseconds| format!("{} s of processor", nanoseconds / 1_000_000_000));
+        let both: Vec<String> = memory.into_iter().chain(processor).collect();
+        (!both.is_empty()).then(|| both.join(", "))
     }
 }

@@ -33,6 +33,14 @@ pub enum TensorError {
         /// The number given.
         found: usize,
     },
+    /// The last element is not whole.
+    #[error("{found} bytes hold no whole number of {datatype} elements")]
+    Part {
+        /// The element type.
+        datatype: String,
+        /// The bytes given.
+        found: usize,
+    },
     /// The element type has no such name.
     #[error("datatype {0:?} is not known: expected FP32, FP64, INT64, INT32, INT8, UINT8 or BOOL")]
     Datatype(String),
@@ -129,11 +137,11 @@ impl Tensor {
         macro_rules! parse {
             ($type:ty) => {{
                 let (elements, rest) = bytes.as_chunks::<{ size_of::<$type>() }>();
-                let mut values: Vec<$type> = Vec::with_capacity(elements.len() + 1);
-                values.extend(elements.iter().map(|bytes| <$type>::from_le_bytes(*bytes)));
-                // A part of an element is one too many, so that the length does not fit.
-                values.extend((!rest.is_empty()).then(<$type>::default));
-                values
+                if !rest.is_empty() {
+                    let (datatype, found) = (datatype.to_owned(), bytes.len());
+                    return Err(TensorError::Part { datatype, found });
+                }
+                elements.iter().map(|bytes| <$type>::from_le_bytes(*bytes)).collect()
             }};
         }
         let data = match datatype {

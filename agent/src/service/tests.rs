@@ -41,7 +41,7 @@ fn every_flag_is_carried_into_the_file() {
             _ => "7",
         };
         words.extend([format!("--{flag}"), value.to_owned()]);
-        let many = ["label", "group"].contains(&flag);
+        let many = ["label", "group", "forbid-engine"].contains(&flag);
         names.insert(if many { format!("{flag}s") } else { flag.to_owned() });
     }
     let words: Vec<&str> = words.iter().map(String::as_str).collect();

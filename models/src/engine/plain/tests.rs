@@ -79,7 +79,8 @@ macro_rules! exports {
     };
 }
 
-/// Exports for inference; those that still hold training are written back first.
+/// Exports for inference; those that still hold training are written back first. What has no
+/// plain form is refused by its operator.
 #[test]
 fn exports_answer_as_before() {
     let exports = exports!(
@@ -98,7 +99,20 @@ fn exports_answer_as_before() {
         "pytorch_resnet_training",
     );
     let none = Sgd { learning_rate: 0.0, momentum: 0.0, weight_decay: 0.0 };
+    let mut answered = 0;
     for (name, onnx) in exports {
-        check(name, &Trainer::new(onnx, none).unwrap().to_inference_onnx());
+        let onnx = Trainer::new(onnx, none).unwrap().to_inference_onnx();
+        match Plain::read(&onnx) {
+            Ok(_) => {
+                check(name, &onnx);
+                answered += 1;
+            }
+            Err(error) => {
+                let error = error.to_string();
+                let known = ["operator Pad", "operator LogSoftmax"];
+                assert!(known.iter().any(|operator| error.contains(operator)), "{name}: {error}");
+            }
+        }
     }
+    assert!(answered >= 9, "{answered} of {}", exports.len());
 }

@@ -17,10 +17,17 @@ pub const TOLERANCE_CPU: f32 = 1e-4;
 /// below what half precision or TF32 would give.
 pub const TOLERANCE_ACCELERATOR: f32 = 1e-3;
 
+/// The model whose answer is compared, and its batch.
+const SMALL: &str = "resnet8";
+const BATCH_SMALL: usize = 3;
+/// The model whose rate is measured, and its batch.
+const LARGE: &str = "resnet18";
+const BATCH_LARGE: usize = 8;
+/// A run of the small model that takes longer tells the rate: the large one would take a program
+/// in the place of a GPU too long. A rate of 1.5 GFLOP/s.
+const SLOW: Duration = Duration::from_millis(50);
 /// Longest that the rate is measured, after one run.
 const MEASURED: Duration = Duration::from_millis(500);
-/// A first run that takes longer is the figure: a program in the place of a GPU.
-const SLOW: Duration = Duration::from_secs(2);
 /// Runs that are measured, at most.
 const RUNS_MAX: usize = 50;
 /// Seed of the known models.
@@ -38,8 +45,8 @@ pub fn probe(name: &str) -> Probed {
         probed.driver = about.driver;
         probed.library = about.library;
         probed.memory = about.memory;
-        check(engine.as_ref(), tolerance(name))?;
-        probed.gflops = Some(rate(engine.as_ref())?);
+        let small = check(engine.as_ref(), tolerance(name))?;
+        probed.gflops = Some(rate(engine.as_ref(), small)?);
         Ok(())
     });
     probed.unusable = outcome.err().map(|refusal| refusal.0);
@@ -63,15 +70,15 @@ pub fn difference(answered: &[f32], expected: &[f32]) -> f32 {
     if most > 0.0 { most / scale } else { 0.0 }
 }
 
-/// A known model answers as the processor does.
-fn check(engine: &dyn Engine, tolerance: f32) -> Result<(), Refusal> {
-    let mut reference = known("resnet8")?;
-    let examples = examples(3);
+/// A known model answers as the processor does; how long a later run took.
+fn check(engine: &dyn Engine, tolerance: f32) -> Result<Duration, Refusal> {
+    let mut reference = known(SMALL)?;
+    let examples = examples(BATCH_SMALL);
     let expected = reference.logits(&examples).map_err(Refusal::of)?;
-    let answered = run(engine, &reference.to_folded_onnx(), &examples, |_| true)?;
+    let (answered, time) = run(engine, &reference.to_folded_onnx(), &examples, 1)?;
     let found = difference(&answered, &expected);
     if found <= tolerance {
-        Ok(())
+        Ok(time)
     } else {
         Err(Refusal(format!(
             "a known model's answer differs from the processor's by {found:.1e} of the largest \
@@ -80,30 +87,22 @@ fn check(engine: &dyn Engine, tolerance: f32) -> Result<(), Refusal> {
     }
 }
 
-/// Operations per second, in 10^9, of a known model: the median of some runs.
-fn rate(engine: &dyn Engine) -> Result<f64, Refusal> {
-    const FAMILY: &str = "resnet18";
-    const BATCH: u32 = 8;
-    let onnx = known(FAMILY)?.to_folded_onnx();
-    let cost = zoo::cost(FAMILY, SHAPE, CLASSES)
-        .ok_or_else(|| Refusal(format!("there is no family {FAMILY}")))?;
-    let mut times = Vec::new();
-    let begin = Instant::now();
-    let mut last = begin;
-    run(engine, &onnx, &examples(BATCH as usize), |index| {
-        let now = Instant::now();
-        let slow = now - last > SLOW;
-        if index > 0 || slow {
-            times.push(now - last);
-        }
-        last = now;
-        slow || index >= RUNS_MAX || (index > 0 && now - begin > MEASURED)
-    })?;
-    times.sort();
-    let median = times.get(times.len() / 2).copied().unwrap_or_default();
+/// Operations per second, in 10^9: of the small model where that takes long already.
+fn rate(engine: &dyn Engine, small: Duration) -> Result<f64, Refusal> {
+    if small > SLOW {
+        return per_second(SMALL, BATCH_SMALL, small);
+    }
+    let onnx = known(LARGE)?.to_folded_onnx();
+    let (_, time) = run(engine, &onnx, &examples(BATCH_LARGE), RUNS_MAX)?;
+    per_second(LARGE, BATCH_LARGE, time)
+}
+
+fn per_second(family: &str, batch: usize, time: Duration) -> Result<f64, Refusal> {
+    let cost = zoo::cost(family, SHAPE, CLASSES)
+        .ok_or_else(|| Refusal(format!("there is no family {family}")))?;
     #[expect(clippy::cast_precision_loss, reason = "a rate")]
-    let operations = (2 * cost.multiply_adds * u64::from(BATCH)) as f64;
-    Ok(operations / median.as_secs_f64() / 1e9)
+    let operations = (2 * cost.multiply_adds * batch as u64) as f64;
+    Ok(operations / time.as_secs_f64() / 1e9)
 }
 
 fn known(family: &str) -> Result<Trainer, Refusal> {
@@ -126,28 +125,33 @@ pub(crate) fn values(len: usize) -> Vec<f32> {
     (0..len).map(|_| next()).collect()
 }
 
-/// Runs a model until told so after a run, which is counted from 0; the last run's first output.
+/// Runs a model once, then `runs` times or as long as is measured; its last answer and the median
+/// time of the later runs.
 fn run(
     engine: &dyn Engine,
     onnx: &[u8],
     examples: &[f32],
-    mut done: impl FnMut(usize) -> bool,
-) -> Result<Vec<f32>, Refusal> {
+    runs: usize,
+) -> Result<(Vec<f32>, Duration), Refusal> {
     let mut model = engine.load(onnx)?;
     let count = examples.len() / SHAPE.iter().product::<usize>();
     let [c, h, w] = SHAPE;
-    let view =
-        View { datatype: "FP32", shape: &[count, c, h, w], bytes: bytemuck::cast_slice(examples) };
+    let shape = [count, c, h, w];
+    let view = View { datatype: "FP32", shape: &shape, bytes: bytemuck::cast_slice(examples) };
     let mut body = Vec::new();
-    for index in 0.. {
+    crate::batch::run(model.as_mut(), &[view], &mut body)?;
+    let mut times = Vec::new();
+    let begin = Instant::now();
+    while times.len() < runs && (times.is_empty() || begin.elapsed() < MEASURED) {
         body.clear();
+        let start = Instant::now();
         crate::batch::run(model.as_mut(), &[view], &mut body)?;
-        if done(index) {
-            break;
-        }
+        times.push(start.elapsed());
     }
+    times.sort();
+    let median = times.get(times.len() / 2).copied().unwrap_or_default();
     let value = |bytes: &[u8]| bytes.try_into().map_or(f32::NAN, f32::from_le_bytes);
-    Ok(body.chunks_exact(4).map(value).collect())
+    Ok((body.chunks_exact(4).map(value).collect(), median))
 }
 
 #[cfg(test)]

@@ -110,8 +110,8 @@ fn conv(
     let mut values = weights.to_vec();
     let padded_by_one = window.dilation == [1; 2] && window.begin == [1; 2] && window.end == [1; 2];
     if window.kernel == [3; 2] && window.stride == [1; 2] && group == 1 && !padded_by_one {
-        // One more row of zeros: wonnx reads the weights of such a kernel as if it were padded
-        // by one.
+        // One more row of zeros makes it another kernel: wonnx takes the weights of 3 x 3 as it
+        // lays them out for a padding of one alone.
         values = weights.chunks(9).flat_map(|map| [map, &[0.0; 3]].concat()).collect();
         shape[2] = 4;
         window.kernel[0] = 4;
@@ -309,9 +309,8 @@ fn reduce(
     mean: bool,
 ) -> Result<Place, GraphError> {
     let mut place = writer.place(node.inputs[0])?;
-    let original = place.dims.clone();
     let mut left: Vec<usize> = axes.iter().map(|axis| axis + 1).collect();
-    let mut summed = 1.0;
+    let mut summed = 1_usize;
     while let Some(last) = left.pop() {
         let mut first = last;
         while left.last() == Some(&(first - 1)) {
@@ -319,22 +318,18 @@ fn reduce(
             first -= 1;
         }
         let mut dims = place.dims.clone();
-        dims.resize(original.len(), 1);
-        let full = Place { name: place.name, dims: place.dims };
-        let full = writer.reshape(full, &dims);
-        let part = along(writer, full, first, last - first + 1);
+        let part = along(writer, place, first, last - first + 1);
         let mut out = part.dims.clone();
-        #[expect(clippy::cast_precision_loss, reason = "a divisor")]
-        {
-            summed *= out[1] as f32;
-        }
+        summed *= out[1];
         out[1] = 1;
         let second = writer.integers(&[1]);
         let sum = writer.push("ReduceSum", &[&part.name, &second], Vec::new(), out);
         dims[first..=last].fill(1);
         place = writer.reshape(sum, &dims);
     }
-    Ok(if mean { with(writer, "Mul", &place, 1.0 / summed) } else { place })
+    #[expect(clippy::cast_precision_loss, reason = "a divisor")]
+    let share = 1.0 / summed as f32;
+    Ok(if mean { with(writer, "Mul", &place, share) } else { place })
 }
 
 /// A factor and a summand of each channel.
@@ -378,13 +373,10 @@ fn concat(writer: &mut Writer<'_>, node: &Node, axis: usize) -> Result<Place, Gr
     if rows != 1 {
         return Err(writer.problem("its axis is not the first with an extent other than 1"));
     }
-    let mut places =
-        node.inputs.iter().map(|id| writer.place(*id)).collect::<Result<Vec<_>, _>>()?;
-    let mut parts = places.drain(..);
-    let Some(mut joined) = parts.next() else { return Err(writer.problem("it has no inputs")) };
-    let mut parts = parts.peekable();
-    while parts.peek().is_some() {
-        let some: Vec<Place> = parts.by_ref().take(JOINED_MAX - 1).collect();
+    let (first, others) = node.inputs.split_at(1);
+    let mut joined = writer.place(first[0])?;
+    for some in others.chunks(JOINED_MAX - 1) {
+        let some = some.iter().map(|id| writer.place(*id)).collect::<Result<Vec<_>, _>>()?;
         let mut names = vec![joined.name.as_str()];
         names.extend(some.iter().map(|place| place.name.as_str()));
         let mut dims = joined.dims.clone();

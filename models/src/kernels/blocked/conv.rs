@@ -130,8 +130,8 @@ impl Conv {
         let gathered = !whole
             && *groups == 1
             && source.lanes > 1
-            && pixels * depth <= GATHERED
-            && at_once.1 + pixels * 2 < by_lines.1;
+            && pixels.saturating_mul(depth) <= GATHERED
+            && at_once.1 + 2 * (pixels as u64) < by_lines.1;
         let panel_width = if whole || gathered { at_once.0 } else { by_lines.0 };
         let mut first_weight = 0;
         let panels: Vec<Panel> = parts(vectors, panel_width)
@@ -299,7 +299,7 @@ impl Kernel for Conv {
         let threads = threads();
         // One thread goes through all panels for some places; more of them share both.
         let least = if threads > 1 { threads * TASKS } else { 1 };
-        let chunk = self.lines.chunk.min(tiles);
+        let chunk = self.lines.chunk.min(tiles.div_ceil(threads));
         let chunks = tiles.div_ceil(chunk);
         let panel_parts = least.div_ceil(chunks * self.groups.len()).min(self.panels.len());
         let tasks = self.groups.len() * chunks * panel_parts;

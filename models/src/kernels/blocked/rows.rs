@@ -9,36 +9,32 @@ pub(super) struct Stretch {
 
 /// What a tile costs for each number that is summed, in additions of one vector: what it computes,
 /// but no less than what additions that wait for each other take, and what it reads.
-pub(super) fn cost(rows: usize, vectors: usize) -> usize {
-    2 * (rows * vectors).max(6) + rows + vectors
+fn cost(rows: usize, vectors: usize) -> u64 {
+    (2 * (rows * vectors).max(6) + rows + vectors) as u64
 }
 
 /// Parts of `len`, as few as can be with `most` in each, as equal as can be.
 pub(super) fn parts(len: usize, most: usize) -> impl Iterator<Item = Stretch> {
     let count = len.div_ceil(most.max(1));
     (0..count).map(move |part| {
-        let [first, end] = [part, part + 1].map(|part| len * part / count);
-        Stretch { first, pixels: end - first }
+        let more = len % count;
+        let first = part * (len / count) + part.min(more);
+        Stretch { first, pixels: len / count + usize::from(part < more) }
     })
 }
 
 /// Vectors of a tile with which `vectors` of `pixels` places in each of `lines` cost least, and
 /// what they cost. `tiles` are most rows by vectors.
-pub(super) fn best(
-    tiles: [usize; 4],
-    vectors: usize,
-    lines: usize,
-    pixels: usize,
-) -> (usize, usize) {
+pub(super) fn best(tiles: [usize; 4], vectors: usize, lines: usize, pixels: usize) -> (usize, u64) {
     let price = |width: usize| {
         let most = tiles[width - 1];
         let panels = parts(vectors, width).map(|panel| panel.pixels);
         let lines_price = panels
-            .map(|panel| parts(pixels, most).map(|part| cost(part.pixels, panel)).sum::<usize>());
-        (width, lines * lines_price.sum::<usize>())
+            .map(|panel| parts(pixels, most).map(|part| cost(part.pixels, panel)).sum::<u64>());
+        (width, lines as u64 * lines_price.sum::<u64>())
     };
     let widths = (1..=4).filter(|width| tiles[width - 1] > 0);
-    widths.map(price).min_by_key(|(_, price)| *price).unwrap_or((1, usize::MAX))
+    widths.map(price).min_by_key(|(_, price)| *price).unwrap_or((1, u64::MAX))
 }
 
 #[cfg(test)]

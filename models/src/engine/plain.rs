@@ -124,5 +124,6 @@ fn for_inference(error: GraphError) -> GraphError {
     }
 }
 
-#[cfg(all(test, feature = "tract"))]
+#[cfg(test)]
+#[cfg(feature = "tract")]
 mod tests;

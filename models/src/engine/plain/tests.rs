@@ -57,7 +57,8 @@ fn check(name: &str, onnx: &[u8]) {
 #[test]
 fn every_family_of_the_zoo_answers_as_before() {
     let sgd = Sgd { learning_rate: 0.01, momentum: 0.0, weight_decay: 0.0 };
-    for family in zoo::FAMILIES.into_iter().filter(|family| *family != "resnet101") {
+    let large = ["vgg11", "resnet101"];
+    for family in zoo::FAMILIES.into_iter().filter(|family| !large.contains(family)) {
         let onnx = zoo::build(family, [3, 17, 17], 3, 5).unwrap();
         let mut trainer = Trainer::new(&onnx, sgd).unwrap();
         let values = batch(&info(&[3, 17, 17]), 4);

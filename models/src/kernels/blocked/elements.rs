@@ -40,18 +40,34 @@ impl Map {
 impl Kernel for Elements {
     fn run(&self, call: Call<'_, '_>) {
         let sources = [call.sources[0], call.sources[1]];
+        macro_rules! run {
+            ($a:ident, $b:ident => $value:expr) => {
+                self.rows.run(
+                    sources,
+                    call.target,
+                    #[inline(always)]
+                    |$a, $b| $value,
+                )
+            };
+        }
         match self.operator {
-            Arithmetic::Add => self.rows.run(sources, call.target, |a, b| a + b),
-            Arithmetic::Sub => self.rows.run(sources, call.target, |a, b| a - b),
-            Arithmetic::Mul => self.rows.run(sources, call.target, |a, b| a * b),
-            Arithmetic::Div => self.rows.run(sources, call.target, |a, b| a / b),
+            Arithmetic::Add => run!(a, b => a + b),
+            Arithmetic::Sub => run!(a, b => a - b),
+            Arithmetic::Mul => run!(a, b => a * b),
+            Arithmetic::Div => run!(a, b => a / b),
         }
     }
 }
 
 impl Kernel for Map {
     fn run(&self, call: Call<'_, '_>) {
-        self.0.run([call.sources[0]; 2], call.target, |a, _| a);
+        let sources = [call.sources[0]; 2];
+        self.0.run(
+            sources,
+            call.target,
+            #[inline(always)]
+            |a, _| a,
+        );
     }
 }
 

@@ -20,39 +20,46 @@ pub(super) struct Finish<'a> {
 impl Work for Finish<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match self.function {
-                Function::Bounds { least, most } => self.put::<S>(|x| clip(x, least, most)),
-                Function::Each(activation) => match activation {
-                    Activation::Relu => self.put::<S>(|x| if x < 0.0 { 0.0 } else { x }),
-                    Activation::LeakyRelu { slope } => {
-                        self.put::<S>(|x| if x < 0.0 { slope * x } else { x });
-                    }
-                    Activation::Clip { least, most } => self.put::<S>(|x| clip(x, least, most)),
-                    Activation::Sigmoid => self.put::<S>(sigmoid),
-                    Activation::Tanh => self.put::<S>(tanh),
-                    Activation::HardSigmoid { slope, level } => {
-                        self.put::<S>(|x| clip(slope * x + level, 0.0, 1.0));
-                    }
-                    Activation::HardSwish => self.put::<S>(|x| x * clip(x / 6.0 + 0.5, 0.0, 1.0)),
-                    Activation::Neg => self.put::<S>(|x| -x),
-                },
-                Function::Gated(activation) => match activation {
-                    Activation::HardSigmoid { slope, level } => {
-                        self.put::<S>(|x| x * clip(slope * x + level, 0.0, 1.0));
-                    }
-                    Activation::Sigmoid => self.put::<S>(|x| x * sigmoid(x)),
-                    Activation::Relu
-                    | Activation::LeakyRelu { .. }
-                    | Activation::Clip { .. }
-                    | Activation::Tanh
-                    | Activation::HardSwish
-                    | Activation::Neg => {
-                        unreachable!("gates are sigmoids: no other is made into one")
-                    }
-                },
-            }
+        // Inlined always: only so it is compiled for the instructions.
+        macro_rules! put {
+            ($x:ident => $value:expr) => {
+                // SAFETY: the caller's promise.
+                unsafe {
+                    self.put::<S>(
+                        #[inline(always)]
+                        |$x: f32| $value,
+                    )
+                }
+            };
+        }
+        match self.function {
+            Function::Bounds { least, most } => put!(x => clip(x, least, most)),
+            Function::Each(activation) => match activation {
+                Activation::Relu => put!(x => if x < 0.0 { 0.0 } else { x }),
+                Activation::LeakyRelu { slope } => put!(x => if x < 0.0 { slope * x } else { x }),
+                Activation::Clip { least, most } => put!(x => clip(x, least, most)),
+                Activation::Sigmoid => put!(x => sigmoid(x)),
+                Activation::Tanh => put!(x => tanh(x)),
+                Activation::HardSigmoid { slope, level } => {
+                    put!(x => clip(slope * x + level, 0.0, 1.0));
+                }
+                Activation::HardSwish => put!(x => x * clip(x / 6.0 + 0.5, 0.0, 1.0)),
+                Activation::Neg => put!(x => -x),
+            },
+            Function::Gated(activation) => match activation {
+                Activation::HardSigmoid { slope, level } => {
+                    put!(x => x * clip(slope * x + level, 0.0, 1.0));
+                }
+                Activation::Sigmoid => put!(x => x * sigmoid(x)),
+                Activation::Relu
+                | Activation::LeakyRelu { .. }
+                | Activation::Clip { .. }
+                | Activation::Tanh
+                | Activation::HardSwish
+                | Activation::Neg => {
+                    unreachable!("gates are sigmoids: no other is made into one")
+                }
+            },
         }
     }
 }

@@ -16,6 +16,7 @@ use models::tensor::Tensor;
 mod cases;
 mod compare;
 mod engines;
+mod helper;
 mod onnx;
 mod through_agent;
 mod tolerance;

@@ -17,7 +17,7 @@ use crate::graph::{Graph, GraphError};
 use crate::onnx::{self, ValueInfoProto};
 use crate::tensor::Tensor;
 
-mod exact;
+pub(super) mod exact;
 mod fuse;
 mod general;
 mod lower;

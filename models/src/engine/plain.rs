@@ -4,6 +4,7 @@
 //! normalisation and dropout are gone, and what remains is one of [`OPERATORS`] in the form that
 //! the list says. [`Plain::to_onnx`] is an ONNX file with the meaning of the original.
 
+use super::native::exact;
 use crate::artifact::TensorInfo;
 use crate::graph::{Graph, GraphError, Op, folded_model};
 use crate::onnx::{self, TensorProto};
@@ -55,6 +56,7 @@ impl Plain {
             return Err(GraphError::Graph(format!("expected one output, found {outputs:?}")));
         };
         let graph = Graph::read(&model).map_err(for_inference)?;
+        exact::check(&model, &graph)?;
         let parameters = graph.values.iter().filter(|value| value.origin.is_parameter());
         let parameters = parameters
             .map(|value| TensorProto::from_f32(&value.name, &value.shape.dims, &value.initial));

@@ -10,8 +10,8 @@ use models::onnx::{
 
 use super::tensors::host;
 
-/// What the name of a cast input or output ends with.
-const SUFFIX: &str = ".host";
+/// What the name of an input or output ends with that stands for another one.
+pub(crate) const SUFFIX: &str = ".host";
 
 /// Puts casts before the first node and behind the last one, where they are needed.
 pub(crate) fn cast(model: &mut ModelProto) {
@@ -39,7 +39,7 @@ pub(crate) fn cast(model: &mut ModelProto) {
     }
 }
 
-/// The name of an input or output without the cast.
+/// The name of the input or output that it stands for.
 pub(crate) fn inside(name: &str) -> &str {
     name.strip_suffix(SUFFIX).unwrap_or(name)
 }

@@ -7,7 +7,7 @@ use models::onnx::{self, GraphProto, TensorProto, ValueInfoProto};
 use models::tensor::Tensor;
 
 use super::tensors::{self, tensor};
-use super::{boundary, constants, selection};
+use super::{boundary, classifier, constants, selection};
 
 /// The folder of these tests; the version is that of `scripts/setup.sh`.
 const FOLDER: &str = ".tools/onnx-tests-1.19.1";
@@ -43,6 +43,8 @@ pub(crate) struct Test {
     pub(crate) folded: Model,
     /// Every input is fed, as the ONNX project keeps the test; absent where that is no other.
     pub(crate) fed: Option<Model>,
+    /// The model as a [classifier](classifier::of), where it can be one, and its output.
+    pub(crate) classifier: Option<(Model, BTreeMap<String, Tensor>)>,
     pub(crate) outputs: BTreeMap<String, Tensor>,
 }
 
@@ -113,7 +115,17 @@ fn test(folder: &Path, group: Group) -> Result<Test, String> {
         let inputs = inputs.iter().map(|input| (input.name.clone(), tensor(input))).collect();
         Model { onnx: model.to_bytes(), inputs }
     };
+    let classifier = classifier::of(&model, &inputs, &outputs).map(|model| {
+        let first = &outputs[0];
+        let flat = classifier::flat(&tensor(first));
+        let fed = BTreeMap::from([(inputs[0].name.clone(), tensor(&inputs[0]))]);
+        (
+            Model { onnx: model.to_bytes(), inputs: fed },
+            BTreeMap::from([(first.name.clone(), flat)]),
+        )
+    });
     Ok(Test {
+        classifier,
         group,
         operator: operator(&name, graph, group),
         vision: selection::vision(graph),

@@ -1,5 +1,6 @@
 //! Asks an engine, and judges what it says.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use models::tensor::Tensor;
@@ -8,6 +9,9 @@ use rayon::prelude::*;
 use super::boundary::inside;
 use super::collection::{Model, Test};
 use crate::engines::Contender;
+
+/// Expected outputs by their names.
+type Outputs = BTreeMap<String, Tensor>;
 
 /// Name of the threads on which an engine's panic is an outcome and no message.
 const THREAD: &str = "asks an engine";
@@ -31,10 +35,16 @@ pub(crate) enum Form {
     Folded,
     /// Everything is fed.
     Fed,
+    /// One input, one output of two axes.
+    Classifier,
 }
 
-/// The outcome of every test, in their order; a test that has not this form has the other.
-pub(crate) fn ask_all(contender: &Contender, tests: &[Test], form: Form) -> Vec<Outcome> {
+/// The outcome of every test that has this form.
+pub(crate) fn ask_all<'t>(
+    contender: &Contender,
+    tests: &'t [Test],
+    form: Form,
+) -> Vec<(&'t Test, Outcome)> {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         if std::thread::current().name() != Some(THREAD) {
@@ -42,21 +52,27 @@ pub(crate) fn ask_all(contender: &Contender, tests: &[Test], form: Form) -> Vec<
         }
     }));
     let pool = rayon::ThreadPoolBuilder::new().thread_name(|_| THREAD.to_owned()).build().unwrap();
-    pool.install(|| tests.par_iter().map(|test| ask(contender, test, model(test, form))).collect())
+    let asked = |test: &'t Test| {
+        let (model, expected) = question(test, form)?;
+        Some((test, ask(contender, test, model, expected)))
+    };
+    pool.install(|| tests.par_iter().filter_map(asked).collect())
 }
 
-fn model(test: &Test, form: Form) -> &Model {
-    match (form, &test.fed) {
-        (Form::Fed, Some(model)) => model,
-        (Form::Fed, None) | (Form::Folded, _) => &test.folded,
+/// A test in a form; one with nothing to fold is fed as it is.
+fn question(test: &Test, form: Form) -> Option<(&Model, &Outputs)> {
+    match form {
+        Form::Folded => Some((&test.folded, &test.outputs)),
+        Form::Fed => Some((test.fed.as_ref().unwrap_or(&test.folded), &test.outputs)),
+        Form::Classifier => test.classifier.as_ref().map(|(model, outputs)| (model, outputs)),
     }
 }
 
-fn ask(contender: &Contender, test: &Test, model: &Model) -> Outcome {
+fn ask(contender: &Contender, test: &Test, model: &Model, expected: &Outputs) -> Outcome {
     match catch_unwind(AssertUnwindSafe(|| answer(contender, model))) {
         Err(panic) => Outcome::Crashed(format!("{:?}", panic.downcast_ref::<String>())),
         Ok(Err(reason)) => Outcome::Refused(reason),
-        Ok(Ok(outputs)) => judge(contender, test, &outputs),
+        Ok(Ok(outputs)) => judge(contender, test, &outputs, expected),
     }
 }
 
@@ -70,13 +86,18 @@ fn answer(contender: &Contender, model: &Model) -> Result<Vec<(String, Tensor)>,
     Ok(names.zip(outputs).collect())
 }
 
-fn judge(contender: &Contender, test: &Test, outputs: &[(String, Tensor)]) -> Outcome {
-    if outputs.len() != test.outputs.len() {
-        return Outcome::Wrong(format!("{} outputs, not {}", outputs.len(), test.outputs.len()));
+fn judge(
+    contender: &Contender,
+    test: &Test,
+    outputs: &[(String, Tensor)],
+    expected: &Outputs,
+) -> Outcome {
+    if outputs.len() != expected.len() {
+        return Outcome::Wrong(format!("{} outputs, not {}", outputs.len(), expected.len()));
     }
     let tolerance = contender.tolerance.of(&test.operator, test.half);
     let differences = outputs.iter().filter_map(|(name, found)| {
-        let difference = tolerance.difference(found, &test.outputs[name])?;
+        let difference = tolerance.difference(found, &expected[name])?;
         Some(format!("output {name:?}: {difference}"))
     });
     let differences: Vec<String> = differences.collect();

@@ -21,7 +21,7 @@ pub(super) fn for_inference(error: GraphError) -> GraphError {
 }
 
 /// Refuses what is random, takes a batch's statistics, or gives more than the graph's output.
-pub(super) fn check(model: &ModelProto, graph: &Graph) -> Result<(), GraphError> {
+pub(in crate::engine) fn check(model: &ModelProto, graph: &Graph) -> Result<(), GraphError> {
     if !graph.exact {
         let text = "it makes labels or several outputs of its logits: expected one output";
         return Err(GraphError::Graph(text.to_owned()));

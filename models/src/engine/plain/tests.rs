@@ -117,3 +117,16 @@ fn exports_answer_as_before() {
     }
     assert!(answered >= 9, "{answered} of {}", exports.len());
 }
+
+#[test]
+fn statistics_of_a_batch_are_refused() {
+    let mut model = onnx::parse(&zoo::build("resnet8", [3, 8, 8], 4, 9).unwrap()).unwrap();
+    for node in &mut model.graph.as_mut().unwrap().node {
+        if node.op_type == "BatchNormalization" {
+            node.attribute.retain(|attribute| attribute.name != "training_mode");
+            node.attribute.push(crate::onnx::AttributeProto::int("training_mode", 1));
+        }
+    }
+    let refused = Plain::read(&model.to_bytes()).unwrap_err().to_string();
+    assert!(refused.contains("batch normalisation in training mode"), "{refused}");
+}

@@ -29,23 +29,40 @@ use engines::Contender;
 const STEP: usize = 8;
 
 #[test]
-fn engines_answer_as_onnx_runtime() {
+fn tract_answers_as_onnx_runtime() {
+    check_all(&engines::tract());
+}
+
+#[test]
+fn native_answers_as_onnx_runtime() {
+    check_all(&engines::native());
+}
+
+#[test]
+fn onnx_runtime_answers_as_it_did() {
+    check_all(&engines::onnx_runtime());
+}
+
+#[test]
+fn webgpu_answers_as_onnx_runtime() {
+    engines::webgpu().iter().for_each(check_all);
+}
+
+fn check_all(Contender { engine, floors, .. }: &Contender) {
     let (Some(cifar10), Some(mnist)) = (cases::cifar10(), cases::mnist()) else { return };
     let cases: Vec<&Case> = cifar10.iter().chain(&mnist).collect();
-    for Contender { engine, floors, .. } in engines::all() {
-        let mut answered = 0;
-        for case in &cases {
-            match engine.load(&case.onnx) {
-                Ok(session) => {
-                    check(engine.name(), session.as_ref(), case);
-                    answered += 1;
-                }
-                Err(refused) => println!("{} {:<34} {refused}", engine.name(), case.name),
+    let mut answered = 0;
+    for case in &cases {
+        match engine.load(&case.onnx) {
+            Ok(session) => {
+                check(engine.name(), session.as_ref(), case);
+                answered += 1;
             }
+            Err(refused) => println!("{} {:<34} {refused}", engine.name(), case.name),
         }
-        println!("{} answers {answered} of {} models", engine.name(), cases.len());
-        assert!(answered >= floors.models, "{}: {answered} of {}", engine.name(), floors.models);
     }
+    println!("{} answers {answered} of {} models", engine.name(), cases.len());
+    assert!(answered >= floors.models, "{}: {answered} of {}", engine.name(), floors.models);
 }
 
 fn check(engine: &str, session: &dyn Session, case: &Case) {

@@ -64,7 +64,8 @@ fn every_family_of_the_zoo_answers_as_before() {
         let values = batch(&info(&[3, 17, 17]), 4);
         // Running statistics that are not those of the beginning.
         trainer.step(values.as_f32().unwrap(), &[0, 1, 2, 0]).unwrap();
-        check(family, &trainer.to_inference_onnx());
+        let onnx = trainer.to_inference_onnx();
+        check(family, &onnx);
         assert_eq!(Plain::read(&onnx).unwrap().has_batches(), family != "squeezenet");
     }
 }

@@ -41,6 +41,10 @@ pub(super) async fn some(
 ) {
     let _one_at_a_time = model.calibrating.lock().await;
     for engine in engines {
+        // Of requests that wait for the same engine the first one has tried it.
+        if model.session(engine).is_some_and(|(_, time)| time.is_some()) {
+            continue;
+        }
         // What is known of the helper's engines comes late after a start.
         let known = if CPU.contains(&engine) { None } else { Some(device.engines().await) };
         let (model, onnx) = (model.clone(), onnx.clone());

@@ -1,7 +1,7 @@
 # Folder of the programs that the demo and the benchmarks run.
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: help setup build dist agent-rpi agent-rpi32 agent-jetson agent-pc deploy demo test parity gpu-check lint fmt bench clean
+.PHONY: help setup build dist agent-rpi agent-rpi32 agent-jetson agent-pc deploy demo test test-emulated parity gpu-check lint fmt bench clean
 
 help: ## Show this.
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -36,8 +36,13 @@ demo: setup build ## Three agents learn digits together and answer; KEEP=1 leave
 test: ## Run every test.
 	@scripts/setup.sh tests
 	cargo build --workspace --bins --quiet
-	programs=$$(scripts/emulated.sh) && DUNLIN_EMULATED=$$programs cargo nextest run --workspace
+	cargo nextest run --workspace
 	cargo test --workspace --doc --quiet
+
+test-emulated: ## Agents of 64-bit and 32-bit ARM learn and answer beside this machine's, in QEMU.
+	@scripts/setup.sh tests
+	cargo build --workspace --bins --quiet
+	programs=$$(scripts/emulated.sh) && DUNLIN_EMULATED=$$programs cargo nextest run -p tests emulated
 
 parity: ## Train beside PyTorch's figures on 64-bit and 32-bit ARM, emulated.
 	@scripts/parity.sh

@@ -29,8 +29,7 @@ fn programs() -> Option<PathBuf> {
 async fn three_architectures_learn_together_and_answer_alike() {
     let Some(programs) = programs() else {
         eprintln!(
-            "NOT run: agents of other architectures. 'make test' builds them where QEMU is; alone: \
-             DUNLIN_EMULATED=$(scripts/emulated.sh) cargo nextest run -p tests emulated"
+            "NOT run: agents of other architectures; make test-emulated builds and runs them"
         );
         return;
     };

@@ -37,6 +37,8 @@ struct Place {
     session: Option<AnySession>,
     /// How often it failed with this model.
     failures: u32,
+    /// Whether a request is to be answered by it, so that it keeps the model.
+    wanted: bool,
 }
 
 /// A model in an engine; cheap to clone.
@@ -84,7 +86,7 @@ impl Loaded {
                 },
             };
             let standing = Standing { engine, cpu: true, state };
-            places.push(Place { standing, session, failures: 0 });
+            places.push(Place { standing, session, failures: 0, wanted: false });
         }
         let Some(ready) = ready else {
             // The last one takes the most models, so its reason is the one that counts.
@@ -92,8 +94,12 @@ impl Loaded {
             return Err(last.as_ref().map_or_else(none, failures::of_engine));
         };
         let untried = |engine| Standing { engine, cpu: false, state: State::Untried };
-        let helped =
-            HELPED.map(|engine| Place { standing: untried(engine), session: None, failures: 0 });
+        let helped = HELPED.map(|engine| Place {
+            standing: untried(engine),
+            session: None,
+            failures: 0,
+            wanted: false,
+        });
         places.extend(helped);
         Ok(Self {
             inputs: ready.inputs().to_vec(),
@@ -180,13 +186,22 @@ impl Loaded {
         place.failures < FAILURES_MAX
     }
 
-    /// Engines to make ready for a request, where none that it allows is.
+    /// Engines to make ready for a request, where none that it allows is. The one that is to
+    /// answer keeps the model from then on.
     pub(super) fn missing(&self, allowed: impl Fn(&str) -> bool) -> Vec<&'static str> {
         let ranked = self.choice(&allowed).ranked;
-        if ranked.iter().any(|engine| self.session(engine).is_some()) {
+        let mut places = self.lock();
+        let ready = ranked.iter().find_map(|engine| {
+            let ready = |place: &Place| place.session.is_some() && place.standing.engine == *engine;
+            places.iter().position(ready)
+        });
+        if let Some(ready) = ready {
+            places[ready].wanted = true;
             return Vec::new();
         }
-        let places = self.lock();
+        for place in places.iter_mut() {
+            place.wanted |= allowed(place.standing.engine);
+        }
         let open = |place: &&Place| match place.standing.state {
             State::Untried | State::Ready | State::Measured(_) => true,
             State::Refused(_) | State::Failed(_) => false,
@@ -230,12 +245,12 @@ impl Loaded {
         }
     }
 
-    /// Lets go of the model in every engine of the CPU but the fastest.
+    /// Lets go of the model in every engine of the CPU but the fastest, and those that answer.
     pub(super) fn keep_fastest_cpu(&self) {
         let fastest = self.choice(|engine| CPU.contains(&engine)).ranked.into_iter().next();
         let mut places = self.lock();
         for place in places.iter_mut().filter(|place| place.standing.cpu) {
-            if Some(place.standing.engine) != fastest {
+            if Some(place.standing.engine) != fastest && !place.wanted {
                 place.session = None;
             }
         }

@@ -7,7 +7,7 @@ use crate::kernels::blocked::{Call, Kernel, Layout, memory::Memory};
 /// Sources of a step that need no memory of their own to be listed.
 const FEW: usize = 8;
 
-/// A buffer by its index in [`Program::buffers`].
+/// A buffer by its index in the program's list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BufferId(pub(super) usize);
 

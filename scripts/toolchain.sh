@@ -108,14 +108,14 @@ debian_rust() {
         --no-breaks --no-replaces --no-enhances rustc-web libstd-rust-web-dev |
         grep -E '^(rustc-web|libstd-rust-web|libllvm)' | sort -u)
     rm -rf "$debian"
-    mkdir -p "$debian"/{packages,root,bin,lib/rustlib/src}
+    mkdir -p "$debian"/{packages,unpacked,bin,lib/rustlib/src}
     # shellcheck disable=SC2086 # one word for each package
     (cd "$debian/packages" && apt-get download -qq rust-web-src $packages >&2) || return
-    for packages in "$debian"/packages/*.deb; do dpkg -x "$packages" "$debian/root" || return; done
-    mv "$debian"/root/usr/lib/*/lib{rustc_driver,LLVM}* "$debian/lib/" &&
-        mv "$debian/root/usr/lib/rustlib/$triple" "$debian/lib/rustlib/" &&
-        mv "$debian"/root/usr/src/rustc-* "$debian/lib/rustlib/src/rust" &&
+    for packages in "$debian"/packages/*.deb; do dpkg -x "$packages" "$debian/unpacked" || return; done
+    mv "$debian"/unpacked/usr/lib/*/lib{rustc_driver,LLVM}* "$debian/lib/" &&
+        mv "$debian/unpacked/usr/lib/rustlib/$triple" "$debian/lib/rustlib/" &&
+        mv "$debian"/unpacked/usr/src/rustc-* "$debian/lib/rustlib/src/rust" &&
         cp "$(rustup which cargo)" "$debian/bin/cargo" &&
-        mv "$debian/root/usr/bin/rustc" "$debian/bin/rustc" &&
-        rm -rf "$debian/root" "$debian/packages"
+        mv "$debian/unpacked/usr/bin/rustc" "$debian/bin/rustc" &&
+        rm -rf "$debian/unpacked" "$debian/packages"
 }

@@ -47,7 +47,7 @@ pub(crate) const TOLERANCE: f32 = 1e-3;
 /// What is known of the helper's engines on this device.
 #[derive(Debug, Clone, Default)]
 pub struct Engines {
-    /// Results of the probes, in the order of [`HELPED`].
+    /// Results of the probes; one for each of [`HELPED`].
     pub probed: Vec<Probed>,
     helpers: Vec<Helper>,
 }
@@ -56,19 +56,17 @@ impl Engines {
     /// Probes the helper's engines; may take minutes where drivers hang. `forbidden` ones are not
     /// touched, `kept` is a file for results, `scratch` a folder for an embedded helper.
     pub fn probe(options: &Options) -> Self {
-        let forbidden = |engine: &str| options.forbidden.iter().any(|name| name == engine);
-        let program = Program::find(options.helper.as_deref(), &options.scratch);
-        let none =
-            |reason: &String| HELPED.map(|engine| probe::unusable(engine, reason.clone())).to_vec();
+        let (forbidden, allowed): (Vec<&str>, Vec<&str>) =
+            HELPED.into_iter().partition(|engine| options.forbidden.iter().any(|it| it == engine));
+        let program = Program::find(options.helper.as_deref(), options.scratch.as_deref());
         let mut probed = match &program {
-            _ if HELPED.into_iter().all(forbidden) => none(&String::new()),
-            Ok(program) => probe::probe_all(program, options.kept.as_deref()),
-            Err(reason) => none(reason),
+            Ok(program) => probe::probe_all(program, &allowed, options.kept.as_deref()),
+            Err(reason) => {
+                allowed.iter().map(|engine| probe::unusable(engine, reason.clone())).collect()
+            }
         };
-        for probed in probed.iter_mut().filter(|probed| forbidden(&probed.engine)) {
-            let reason = "this device's configuration forbids it".to_owned();
-            *probed = probe::unusable(&probed.engine.clone(), reason);
-        }
+        let reason = "this device's configuration forbids it";
+        probed.extend(forbidden.iter().map(|engine| probe::unusable(engine, reason.to_owned())));
         let usable = |engine: &&str| {
             probed.iter().any(|probed| probed.engine == *engine && probed.unusable.is_none())
         };
@@ -117,8 +115,9 @@ pub struct Options {
     pub threads: usize,
     /// Where results are kept.
     pub kept: Option<PathBuf>,
-    /// A folder for an embedded helper where the system does not run it from memory.
-    pub scratch: PathBuf,
+    /// A folder of this agent alone, for an embedded helper where the system does not run it from
+    /// memory.
+    pub scratch: Option<PathBuf>,
 }
 
 impl Options {
@@ -129,7 +128,7 @@ impl Options {
             forbidden: config.forbidden_engines.clone(),
             threads: config.threads,
             kept: Some(state.join("engines.json")),
-            scratch: state.to_owned(),
+            scratch: Some(state.to_owned()),
         }
     }
 }

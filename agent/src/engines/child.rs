@@ -34,17 +34,19 @@ impl Running {
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
             return Err(Error::other("a child without pipes"));
         };
-        if let Some(stdin) = &stdin {
+        // Whatever fails from here on, it does not outlive this.
+        let mut running = Self { child, stdin, stdout, log: Arc::default(), reader: None };
+        if let Some(stdin) = &running.stdin {
             pipe::without_blocking(stdin)?;
         }
-        pipe::without_blocking(&stdout)?;
-        let log = Arc::new(Mutex::new(String::new()));
-        let into = log.clone();
+        pipe::without_blocking(&running.stdout)?;
+        let into = running.log.clone();
         let reader = std::thread::Builder::new()
             .name("helper-log".to_owned())
             .stack_size(128 * 1024)
             .spawn(move || read_log(stderr, &into))?;
-        Ok(Self { child, stdin, stdout, log, reader: Some(reader) })
+        running.reader = Some(reader);
+        Ok(running)
     }
 
     pub(super) fn stdin(&self) -> Result<&ChildStdin> {

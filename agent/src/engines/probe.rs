@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use models::engine::frames::Probed;
 use serde::{Deserialize, Serialize};
 
-use super::HELPED;
 use super::child::{Running, describe};
 use super::pipe;
 use super::program::{Program, stamp};
@@ -86,17 +85,17 @@ struct Kept {
     probed: Vec<Probed>,
 }
 
-/// Probes all engines of the helper; what worked, or crashed, is kept in `file` until the helper,
-/// a driver or the system changes. What an engine lacked is looked for again each time.
-pub(super) fn probe_all(program: &Program, file: Option<&Path>) -> Vec<Probed> {
+/// Probes engines of the helper; what worked, or crashed, is kept in `file` until the helper, a
+/// driver or the system changes. What an engine lacked is looked for again each time.
+pub(super) fn probe_all(program: &Program, engines: &[&str], file: Option<&Path>) -> Vec<Probed> {
     let key = key(program);
     let kept =
         file.and_then(|file| serde_json::from_slice::<Kept>(&std::fs::read(file).ok()?).ok());
     let kept = kept.filter(|kept| kept.key == key).map(|kept| kept.probed).unwrap_or_default();
     let mut lasting = Vec::new();
     let mut all = Vec::new();
-    for engine in HELPED {
-        let known = kept.iter().find(|probed| probed.engine == engine);
+    for engine in engines {
+        let known = kept.iter().find(|probed| probed.engine == *engine);
         let (probed, lasts) = match known {
             Some(known) => (known.clone(), true),
             None => match probe_within(program, engine, LIMIT) {
@@ -147,6 +146,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+    use crate::engines::{Engines, HELPED, Options};
 
     fn script(folder: &Path, text: &str) -> Program {
         let path = folder.join("helper");
@@ -190,16 +190,33 @@ mod tests {
             )
         };
         let program = script(folder.path(), &text("first"));
-        let all = probe_all(&program, Some(&file));
+        let all = probe_all(&program, &HELPED, Some(&file));
         assert_eq!(all.len(), HELPED.len());
-        assert_eq!(probe_all(&program, Some(&file)), all);
+        assert_eq!(probe_all(&program, &HELPED, Some(&file)), all);
         let asked = || std::fs::read_to_string(&count).unwrap();
         let asked_of = |engine: &str| asked().lines().filter(|line| *line == engine).count();
         assert_eq!(["cuda", "webgpu", "ort-cpu"].map(asked_of), [1, 1, 2]);
         let program = script(folder.path(), &text("another one"));
-        let again = probe_all(&program, Some(&file));
+        let again = probe_all(&program, &HELPED, Some(&file));
         assert!(again.iter().any(|probed| probed.device.as_deref() == Some("another one")));
         std::fs::write(&file, "damaged").unwrap();
-        assert_eq!(probe_all(&program, Some(&file)), again);
+        assert_eq!(probe_all(&program, &HELPED, Some(&file)), again);
+    }
+
+    #[test]
+    fn forbidden_engines_are_not_touched() {
+        let folder = tempfile::tempdir().unwrap();
+        let asked = folder.path().join("asked");
+        let text = format!("echo $2 >> {}; exit 101", asked.display());
+        script(folder.path(), &text);
+        let helper = Some(folder.path().join("helper"));
+        let forbidden = vec!["webgpu".to_owned(), "ort-cpu".to_owned()];
+        let options = Options { helper, forbidden, ..Options::default() };
+        let mut known = Engines::probe(&options).probed;
+        known.sort_by(|a, b| a.engine.cmp(&b.engine));
+        assert_eq!(std::fs::read_to_string(asked).unwrap(), "cuda\n");
+        let reasons: Vec<_> = known.into_iter().map(|probed| probed.unusable.unwrap()).collect();
+        assert!(reasons[0].contains("exit code 101"), "{reasons:?}");
+        assert!(reasons[1..].iter().all(|reason| reason.contains("forbids")), "{reasons:?}");
     }
 }

@@ -18,8 +18,8 @@ pub enum Program {
     /// Inside of this program; `scratch` is a folder for systems that do not run it from memory.
     #[cfg(feature = "embedded-accel")]
     Embedded {
-        /// Where it may be written to.
-        scratch: PathBuf,
+        /// Where it may be written to, if anywhere.
+        scratch: Option<PathBuf>,
     },
 }
 
@@ -31,14 +31,14 @@ impl Program {
     pub fn find(
         named: Option<&Path>,
         #[cfg_attr(not(feature = "embedded-accel"), expect(unused, reason = "none is inside"))]
-        scratch: &Path,
+        scratch: Option<&Path>,
     ) -> std::result::Result<Self, String> {
         let beside = std::env::current_exe().ok().map(|own| own.with_file_name(NAME));
         let program = match (named, beside) {
             (Some(path), _) => Self::File(path.to_owned()),
             (None, Some(path)) if path.is_file() => Self::File(path),
             #[cfg(feature = "embedded-accel")]
-            (None, _) => Self::Embedded { scratch: scratch.to_owned() },
+            (None, _) => Self::Embedded { scratch: scratch.map(Path::to_owned) },
             #[cfg(not(feature = "embedded-accel"))]
             (None, _) => {
                 return Err(format!(
@@ -63,7 +63,7 @@ impl Program {
         match self {
             Self::File(path) => Ok(Started { command: Command::new(path), _held: None }),
             #[cfg(feature = "embedded-accel")]
-            Self::Embedded { scratch } => embedded::command(scratch),
+            Self::Embedded { scratch } => embedded::command(scratch.as_deref()),
         }
     }
 
@@ -149,7 +149,7 @@ mod tests {
     fn a_loader_that_is_missing_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("helper");
-        let find = || Program::find(Some(&path), folder.path());
+        let find = || Program::find(Some(&path), None);
         let error = find().unwrap_err();
         assert!(error.contains("helper: No such file"), "{error}");
         let own = start_of(Path::new("/proc/self/exe")).unwrap();

@@ -32,8 +32,7 @@ const RUNS: usize = 3;
 /// Probes every engine and gives the result as text.
 #[expect(clippy::missing_panics_doc, reason = "names and numbers are JSON")]
 pub fn run(args: &ProbeArgs) -> String {
-    let scratch = std::env::temp_dir();
-    let options = Options { helper: args.accel.clone(), scratch, ..Options::default() };
+    let options = Options { helper: args.accel.clone(), ..Options::default() };
     let helped = Engines::probe(&options);
     let own = CPU.map(probe_cpu);
     let all: Vec<Probed> = own.into_iter().chain(helped.probed).collect();

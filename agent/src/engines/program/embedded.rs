@@ -17,6 +17,9 @@ use super::Started;
 /// The program, compressed by gzip; the build names the file.
 static COMPRESSED: &[u8] = include_bytes!(env!("DUNLIN_ACCEL_PROGRAM"));
 
+/// Names the folder in which the helper looks for libraries first.
+const LIBRARIES: &str = "DUNLIN_LIBRARIES";
+
 /// `MFD_EXEC` of Linux 6.3 and newer: runs also where that is not the default.
 const EXECUTABLE: MemfdFlags = MemfdFlags::from_bits_retain(0x10);
 
@@ -34,11 +37,23 @@ pub(super) fn start() -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Starts it from memory; from a file in `scratch` where the system forbids that.
-pub(super) fn command(scratch: &Path) -> Result<Started> {
-    if let Ok(started) = from_memory() {
-        return Ok(started);
+/// Starts it from memory; from a file in `scratch`, a folder of this agent alone, where the system
+/// forbids that. It looks for libraries beside this program, for it lies in no folder itself.
+pub(super) fn command(scratch: Option<&Path>) -> Result<Started> {
+    let mut started = match (from_memory(), scratch) {
+        (Err(_), Some(scratch)) => from_file(scratch)?,
+        (started, _) => started?,
+    };
+    let own = std::env::current_exe().ok();
+    if let (None, Some(folder)) =
+        (std::env::var_os(LIBRARIES), own.as_deref().and_then(Path::parent))
+    {
+        started.command.env(LIBRARIES, folder);
     }
+    Ok(started)
+}
+
+fn from_file(scratch: &Path) -> Result<Started> {
     let path = scratch.join("dunlin-accel");
     let beside = scratch.join("dunlin-accel.new");
     let mut file = std::fs::File::create(&beside)?;

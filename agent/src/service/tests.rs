@@ -98,7 +98,7 @@ fn the_unit_is_what_it_should_be() {
     for directive in ["PrivateDevices", "DevicePolicy", "DeviceAllow", "ProtectClock", "modprobe"] {
         assert!(!plain.contains(directive), "{directive}: {plain}");
     }
-    let words = ["--nats", "a", "--state-dir", "/srv/a b", "--data", "d=/srv/d"];
+    let words = ["--nats", "a", "--state-dir", "/srv/a b", "--data", "d=/tmp/d"];
     let other = unit::text(&places, &config(&places, &words), true);
     assert!(other.contains("ReadWritePaths=\"/srv/a b\"\n"), "{other}");
     assert!(!other.contains("StateDirectory") && !other.contains("PrivateTmp"), "{other}");

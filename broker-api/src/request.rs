@@ -13,6 +13,7 @@ use jobs::spec::{
     InferInput, InferSpec, JobKind, JobSpec, ModelQuery, TensorHeader, TrainSpec, WorkSpec,
 };
 use models::artifact::TensorInfo;
+use models::tensor::width;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -362,14 +363,14 @@ fn oip_bytes(tensor: &OipTensor) -> Result<Vec<u8>, ApiError> {
 /// # Errors
 /// [`ApiCode::InvalidSpec`] with both lengths.
 pub fn check_header(header: &TensorHeader) -> Result<(), ApiError> {
-    let width = nested::width(&header.datatype).ok_or_else(|| {
+    let width = width(&header.datatype).ok_or_else(|| {
         invalid(
             format!("input {:?}: datatype {:?} is not known", header.name, header.datatype),
             "use FP32, FP64, INT64, INT32, INT8, UINT8 or BOOL",
         )
     })?;
     let expected =
-        header.shape.iter().try_fold(width, |product, extent| product.checked_mul(*extent));
+        header.shape.iter().try_fold(width as u64, |product, extent| product.checked_mul(*extent));
     if expected == Some(header.size.0) {
         return Ok(());
     }

@@ -5,7 +5,7 @@ use crate::tensor::Tensor;
 
 pub mod choice;
 pub mod classify;
-mod declared;
+pub mod declared;
 #[cfg(feature = "tract")]
 mod describe;
 pub mod frames;
@@ -13,6 +13,8 @@ pub mod native;
 #[cfg(feature = "tract")]
 mod pieces;
 pub mod plain;
+#[cfg(test)]
+mod testing;
 #[cfg(feature = "tract")]
 pub mod tract;
 

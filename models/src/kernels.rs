@@ -130,14 +130,7 @@ pub(crate) trait Kernel: std::fmt::Debug + Send {
 /// The kernel of a product of two square matrices: a convolution of one pixel, whose weights are
 /// one and whose examples are the columns of the other.
 pub(crate) fn square_product(size: usize) -> Box<dyn Kernel> {
-    let window = Window {
-        kernel: [1; 2],
-        stride: [1; 2],
-        dilation: [1; 2],
-        begin: [0; 2],
-        end: [0; 2],
-        ceil: false,
-    };
+    let window = Window::POINT;
     let extents = [size, 1, 1];
     Box::new(conv::Conv::new(window, 1, &extents, &extents))
 }

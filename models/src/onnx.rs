@@ -255,6 +255,26 @@ impl ValueInfoProto {
     }
 }
 
+impl NodeProto {
+    /// An operator of ONNX's own domain.
+    pub fn new(name: &str, operator: &str, inputs: &[&str], outputs: &[&str]) -> Self {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Self {
+            name: name.to_owned(),
+            op_type: operator.to_owned(),
+            input: names(inputs),
+            output: names(outputs),
+            ..Self::default()
+        }
+    }
+
+    /// The same with these attributes.
+    #[must_use]
+    pub fn with(self, attribute: Vec<AttributeProto>) -> Self {
+        Self { attribute, ..self }
+    }
+}
+
 impl AttributeProto {
     /// An integer (`AttributeType.INT`).
     pub fn int(name: &str, value: i64) -> Self {

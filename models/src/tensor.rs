@@ -46,6 +46,16 @@ pub enum TensorError {
     Datatype(String),
 }
 
+/// Bytes of an element; `None` for the name of no element type of a tensor here.
+pub fn width(datatype: &str) -> Option<usize> {
+    match datatype {
+        "FP64" | "INT64" => Some(8),
+        "FP32" | "INT32" => Some(4),
+        "INT8" | "UINT8" | "BOOL" => Some(1),
+        _ => None,
+    }
+}
+
 impl Data {
     /// Number of elements.
     pub fn len(&self) -> usize {
@@ -123,6 +133,11 @@ impl Tensor {
             | Data::U8(_)
             | Data::Bool(_) => None,
         }
+    }
+
+    /// Length of the elements in bytes, as they travel.
+    pub fn size(&self) -> usize {
+        self.data.len() * width(self.data.datatype()).unwrap_or(1)
     }
 
     /// Parses little-endian bytes, as they travel.

@@ -1,40 +1,15 @@
 //! Batches that a model takes in pieces: those that are larger than its fixed batch, and very
 //! large ones.
 
-use models::artifact::TensorInfo;
+use models::engine::declared::{self, Batch};
 use models::engine::frames::Header;
+use models::tensor::width;
 
-use crate::engine::{Model, Refusal, View, width};
+use crate::engine::{Model, Refusal, View};
 
 /// Examples of one run where the model leaves the batch open, at most; bounds the memory of
 /// activations.
 pub const BATCH_MAX: usize = 64;
-
-/// What the first axis of the inputs means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Batch {
-    /// Any number of examples.
-    Open,
-    /// This number of examples in every run.
-    Fixed(usize),
-    /// No batch: inputs have the shapes that are declared.
-    None,
-}
-
-impl Batch {
-    /// By the declared shapes.
-    pub fn of(inputs: &[TensorInfo], outputs: &[TensorInfo]) -> Self {
-        let first = |info: &TensorInfo| info.shape.first().copied();
-        let Some(extent) = inputs.first().and_then(first) else { return Self::None };
-        let shared = inputs.iter().all(|info| first(info) == Some(extent) && info.shape.len() > 1);
-        let answered = outputs.iter().all(|info| first(info) == Some(-1));
-        match usize::try_from(extent) {
-            Ok(extent) if shared => Self::Fixed(extent),
-            Err(_) if shared && answered => Self::Open,
-            Ok(_) | Err(_) => Self::None,
-        }
-    }
-}
 
 /// Checks inputs and runs the model, in pieces where that is needed: a smaller batch than a fixed
 /// one is filled up with its last example.
@@ -47,7 +22,9 @@ pub fn run(
     body: &mut Vec<u8>,
 ) -> Result<Vec<Header>, Refusal> {
     let batch = Batch::of(model.inputs(), model.outputs());
-    let examples = check(model.inputs(), batch, inputs)?;
+    let found: Vec<(&str, &[usize])> =
+        inputs.iter().map(|view| (view.datatype, view.shape)).collect();
+    let examples = declared::check(model.inputs(), batch, &found).map_err(Refusal::of)?;
     match (examples, batch) {
         (Some(examples), Batch::Fixed(size)) if examples != size => {
             pieces(model, inputs, body, examples, size, size)
@@ -57,47 +34,6 @@ pub fn run(
         }
         _ => model.run(inputs, body),
     }
-}
-
-/// Checks everything but the batch; the number of examples, if there is a batch.
-fn check(
-    declared: &[TensorInfo],
-    batch: Batch,
-    inputs: &[View<'_>],
-) -> Result<Option<usize>, Refusal> {
-    if inputs.len() != declared.len() {
-        let names: Vec<&str> = declared.iter().map(|info| info.name.as_str()).collect();
-        let (expected, names) = (names.len(), names.join(", "));
-        let found = inputs.len();
-        return Err(Refusal(format!("expected {expected} inputs ({names}), found {found}")));
-    }
-    let mut examples = None;
-    let free = usize::from(batch != Batch::None);
-    for (info, view) in declared.iter().zip(inputs) {
-        let fits = |(axis, (declared, found)): (usize, (&i64, &usize))| {
-            *found > 0 && (axis < free || *declared < 0 || i64::try_from(*found) == Ok(*declared))
-        };
-        let right = view.datatype == info.datatype
-            && view.shape.len() == info.shape.len()
-            && info.shape.iter().zip(view.shape).enumerate().all(fits);
-        let refuse = |expected: String| {
-            let (name, datatype, shape) = (&info.name, view.datatype, view.shape);
-            Err(Refusal(format!(
-                "input {name:?}: expected {expected}, found {datatype} of shape {shape:?}"
-            )))
-        };
-        if !right {
-            return refuse(format!("{} of shape {:?} (-1: any)", info.datatype, info.shape));
-        }
-        match (batch, examples) {
-            (Batch::None, _) => {}
-            (_, Some(examples)) if examples != view.shape[0] => {
-                return refuse(format!("{examples} examples, as in the input before it"));
-            }
-            _ => examples = Some(view.shape[0]),
-        }
-    }
-    Ok(examples)
 }
 
 /// Runs `size` examples at a time, each piece filled up to `filled` of them.

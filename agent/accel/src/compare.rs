@@ -159,12 +159,8 @@ struct Small {
 fn small() -> Result<[Small; 2], Refusal> {
     let resnet8 = family_of("resnet8", [3, 32, 32])?;
     let resnet8 = Trainer::for_evaluation(&resnet8, Loss::default()).map_err(Refusal::of)?;
-    let node = |operator: &str, inputs: &[&str], output: &str| NodeProto {
-        name: operator.to_owned(),
-        op_type: operator.to_owned(),
-        input: inputs.iter().map(|name| (*name).to_owned()).collect(),
-        output: vec![output.to_owned()],
-        ..NodeProto::default()
+    let node = |operator: &str, inputs: &[&str], output: &str| {
+        NodeProto::new(operator, operator, inputs, &[output])
     };
     let graph = GraphProto {
         name: "means".to_owned(),

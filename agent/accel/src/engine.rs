@@ -1,7 +1,7 @@
 //! What the helper asks of an engine: models are loaded from ONNX files and run on bytes.
 
 use models::artifact::TensorInfo;
-use models::engine::frames::Header;
+use models::engine::frames::{self, Header};
 
 /// Why something cannot be done, for people; the helper goes on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -67,38 +67,17 @@ pub struct View<'a> {
     pub bytes: &'a [u8],
 }
 
-/// Bytes of an element; `None` for a type that no frame carries.
-pub fn width(datatype: &str) -> Option<usize> {
-    match datatype {
-        "FP64" | "INT64" => Some(8),
-        "FP32" | "INT32" => Some(4),
-        "INT8" | "UINT8" | "BOOL" => Some(1),
-        _ => None,
-    }
-}
-
 /// The tensors of a body.
 ///
 /// # Errors
 /// [`Refusal`] when the body does not hold what the headers say.
-pub fn views<'a>(headers: &'a [Header], mut body: &'a [u8]) -> Result<Vec<View<'a>>, Refusal> {
-    let mut views = Vec::with_capacity(headers.len());
-    for Header { datatype, shape } in headers {
-        let width = width(datatype).ok_or_else(|| {
-            Refusal(format!("datatype {datatype:?} is not known to this program"))
-        })?;
-        let len = shape.iter().try_fold(width, |len, extent| len.checked_mul(*extent));
-        let (bytes, rest) = len.and_then(|len| body.split_at_checked(len)).ok_or_else(|| {
-            Refusal(format!("{} bytes for {datatype} of shape {shape:?}", body.len()))
-        })?;
-        body = rest;
-        views.push(View { datatype, shape, bytes });
-    }
-    if body.is_empty() {
-        Ok(views)
-    } else {
-        Err(Refusal(format!("{} bytes beyond the inputs", body.len())))
-    }
+pub fn views<'a>(headers: &'a [Header], body: &'a [u8]) -> Result<Vec<View<'a>>, Refusal> {
+    let parts = frames::split(headers, body).map_err(Refusal::of)?;
+    let view = |(header, bytes): (&'a Header, &'a [u8])| {
+        let Header { datatype, shape } = header;
+        View { datatype, shape, bytes }
+    };
+    Ok(headers.iter().zip(parts).map(view).collect())
 }
 
 #[cfg(test)]
@@ -124,7 +103,7 @@ mod tests {
         let refused =
             |header: Header, len: usize| views(&[header], &vec![0; len]).unwrap_err().to_string();
         assert!(refused(header("FP32", &[2]), 7).contains("FP32 of shape [2]"));
-        assert!(refused(header("FP32", &[2]), 9).contains("1 bytes beyond"));
+        assert!(refused(header("FP32", &[2]), 9).contains("1 bytes too many"));
         assert!(refused(header("FP32", &[usize::MAX, 2]), 8).contains("FP32"));
         assert!(refused(header("COMPLEX", &[1]), 8).contains("COMPLEX"));
     }

@@ -154,19 +154,9 @@ fn headers(ready: &Ready, outputs: &[Tensor]) -> Vec<TensorHeader> {
         name: declared.get(index).map(|info| info.name.clone()).unwrap_or_default(),
         datatype: tensor.data().datatype().to_owned(),
         shape: tensor.shape().iter().map(|extent| *extent as u64).collect(),
-        size: Size(size(tensor)),
+        size: Size(tensor.size() as u64),
     };
     outputs.iter().enumerate().map(header).collect()
-}
-
-/// Length of a tensor's elements in bytes.
-fn size(tensor: &Tensor) -> u64 {
-    let width = match tensor.data().datatype() {
-        "FP64" | "INT64" => 8,
-        "FP32" | "INT32" => 4,
-        _ => 1,
-    };
-    tensor.data().len() as u64 * width
 }
 
 fn invalid(message: impl Into<String>) -> Failure {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use models::tensor::width;
 use serde::de::{DeserializeSeed, Deserializer, Error, SeqAccess, Visitor};
 use serde_json::Value;
 
@@ -41,7 +42,7 @@ impl Nested {
                  UINT8 or BOOL"
             )
         })?;
-        let mut out = Vec::with_capacity(self.elements.len() * usize::try_from(width).unwrap_or(8));
+        let mut out = Vec::with_capacity(self.elements.len() * width);
         for (index, element) in self.elements.iter().enumerate() {
             if !element.append(datatype, &mut out) {
                 return Err(format!("element {index} is {element}, which is no {datatype}"));
@@ -124,16 +125,6 @@ fn extend<const N: usize>(out: &mut Vec<u8>, bytes: [u8; N]) -> bool {
 #[expect(clippy::cast_possible_truncation, reason = "rounds to the nearest f32")]
 fn as_f32(value: f64) -> f32 {
     value as f32
-}
-
-/// Bytes of one element of a datatype of the Open Inference Protocol; `None` when unknown.
-pub fn width(datatype: &str) -> Option<u64> {
-    match datatype {
-        "FP64" | "INT64" => Some(8),
-        "FP32" | "INT32" => Some(4),
-        "INT8" | "UINT8" | "BOOL" => Some(1),
-        _ => None,
-    }
 }
 
 /// The shortest decimal number that reads back as this one, as `serde_json` writes an `f32` into

@@ -9,13 +9,28 @@ use crate::tensor::Tensor;
 
 /// What the first axis of the inputs means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Batch {
+pub enum Batch {
     /// Any number of examples.
     Open,
     /// This number of examples in every run.
     Fixed(usize),
     /// No batch: inputs have the shapes that are declared.
     None,
+}
+
+impl Batch {
+    /// By the declared shapes.
+    pub fn of(inputs: &[TensorInfo], outputs: &[TensorInfo]) -> Self {
+        let first = |info: &TensorInfo| info.shape.first().copied();
+        let Some(extent) = inputs.first().and_then(first) else { return Self::None };
+        let shared = inputs.iter().all(|info| first(info) == Some(extent) && info.shape.len() > 1);
+        let answered = outputs.iter().all(|info| first(info) == Some(-1));
+        match usize::try_from(extent) {
+            Ok(extent) if shared => Self::Fixed(extent),
+            Err(_) if shared && answered => Self::Open,
+            Ok(_) | Err(_) => Self::None,
+        }
+    }
 }
 
 /// Inputs and outputs as a model's file declares them.
@@ -28,64 +43,18 @@ pub(super) struct Declared {
 
 impl Declared {
     pub(super) fn new(inputs: Vec<TensorInfo>, outputs: Vec<TensorInfo>) -> Self {
-        let batch = batch(&inputs, &outputs);
+        let batch = Batch::of(&inputs, &outputs);
         Self { inputs, outputs, batch }
     }
 
-    /// Checks everything but the batch; the number of examples, if there is a batch.
+    /// See [`check`].
     ///
     /// # Errors
     /// [`EngineError::Input`] names the input that does not fit.
     pub(super) fn check(&self, inputs: &[Tensor]) -> Result<Option<usize>, EngineError> {
-        if inputs.len() != self.inputs.len() {
-            let names: Vec<&str> = self.inputs.iter().map(|info| info.name.as_str()).collect();
-            let name = self.inputs.get(inputs.len()).map_or("", |info| &info.name);
-            return Err(EngineError::Input {
-                name: name.to_owned(),
-                expected: format!("{} inputs ({})", names.len(), names.join(", ")),
-                found: inputs.len().to_string(),
-            });
-        }
-        let mut batch = None;
-        for (info, tensor) in self.inputs.iter().zip(inputs) {
-            self.check_input(info, tensor, &mut batch)?;
-        }
-        Ok(batch)
-    }
-
-    fn check_input(
-        &self,
-        info: &TensorInfo,
-        tensor: &Tensor,
-        batch: &mut Option<usize>,
-    ) -> Result<(), EngineError> {
-        let shape = tensor.shape();
-        let refuse = |expected: String| {
-            let found = format!("{} of shape {shape:?}", tensor.data().datatype());
-            Err(EngineError::Input { name: info.name.clone(), expected, found })
-        };
-        let free = usize::from(self.batch != Batch::None);
-        let fits = |(axis, (declared, found)): (usize, (&i64, &usize))| {
-            *found > 0 && (axis < free || *declared < 0 || i64::try_from(*found) == Ok(*declared))
-        };
-        let right = tensor.data().datatype() == info.datatype
-            && shape.len() == info.shape.len()
-            && info.shape.iter().zip(shape).enumerate().all(fits);
-        if !right {
-            return refuse(format!("{} of shape {:?} (-1: any)", info.datatype, info.shape));
-        }
-        if self.batch == Batch::None {
-            return Ok(());
-        }
-        match *batch {
-            Some(examples) if examples != shape[0] => {
-                refuse(format!("{examples} examples, as in the input before it"))
-            }
-            _ => {
-                *batch = Some(shape[0]);
-                Ok(())
-            }
-        }
+        let inputs: Vec<(&str, &[usize])> =
+            inputs.iter().map(|tensor| (tensor.data().datatype(), tensor.shape())).collect();
+        check(&self.inputs, self.batch, &inputs)
     }
 
     /// Checks inputs and runs them: as they are, or in pieces where a fixed batch is another, or
@@ -120,16 +89,61 @@ impl Declared {
     }
 }
 
-/// What the first axis means, by the declared shapes.
-fn batch(inputs: &[TensorInfo], outputs: &[TensorInfo]) -> Batch {
-    let first = |info: &TensorInfo| info.shape.first().copied();
-    let Some(extent) = inputs.first().and_then(first) else { return Batch::None };
-    let shared = inputs.iter().all(|info| first(info) == Some(extent) && info.shape.len() > 1);
-    let answered = outputs.iter().all(|info| first(info) == Some(-1));
-    match usize::try_from(extent) {
-        Ok(extent) if shared => Batch::Fixed(extent),
-        Err(_) if shared && answered => Batch::Open,
-        Ok(_) | Err(_) => Batch::None,
+/// Checks the element types and shapes of inputs, all but the batch; the number of examples, if
+/// there is a batch.
+///
+/// # Errors
+/// [`EngineError::Input`] names the input that does not fit.
+pub fn check(
+    declared: &[TensorInfo],
+    batch: Batch,
+    inputs: &[(&str, &[usize])],
+) -> Result<Option<usize>, EngineError> {
+    if inputs.len() != declared.len() {
+        let names: Vec<&str> = declared.iter().map(|info| info.name.as_str()).collect();
+        let name = declared.get(inputs.len()).map_or("", |info| &info.name);
+        return Err(EngineError::Input {
+            name: name.to_owned(),
+            expected: format!("{} inputs ({})", names.len(), names.join(", ")),
+            found: inputs.len().to_string(),
+        });
+    }
+    let mut examples = None;
+    for (info, input) in declared.iter().zip(inputs) {
+        check_input(info, batch, *input, &mut examples)?;
+    }
+    Ok(examples)
+}
+
+fn check_input(
+    info: &TensorInfo,
+    batch: Batch,
+    (datatype, shape): (&str, &[usize]),
+    examples: &mut Option<usize>,
+) -> Result<(), EngineError> {
+    let refuse = |expected: String| {
+        let found = format!("{datatype} of shape {shape:?}");
+        Err(EngineError::Input { name: info.name.clone(), expected, found })
+    };
+    let free = usize::from(batch != Batch::None);
+    let fits = |(axis, (declared, found)): (usize, (&i64, &usize))| {
+        *found > 0 && (axis < free || *declared < 0 || i64::try_from(*found) == Ok(*declared))
+    };
+    let right = datatype == info.datatype
+        && shape.len() == info.shape.len()
+        && info.shape.iter().zip(shape).enumerate().all(fits);
+    if !right {
+        return refuse(format!("{} of shape {:?} (-1: any)", info.datatype, info.shape));
+    }
+    match (batch, *examples) {
+        (Batch::None, _) => Ok(()),
+        (_, Some(examples)) if examples != shape[0] => {
+            refuse(format!("{examples} examples, as in the input before it"))
+        }
+        _ => {
+            *examples = Some(shape[0]);
+            Ok(())
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::TensorInfo;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, width};
 
 /// Changes when older helpers would not understand.
 pub const PROTOCOL: u32 = 1;
@@ -197,31 +197,42 @@ pub fn pack(tensors: &[Tensor]) -> (Vec<Header>, Vec<u8>) {
     (tensors.iter().map(header).collect(), body)
 }
 
-/// The tensors of a body.
+/// The elements of each tensor of a body.
 ///
 /// # Errors
-/// [`FrameError::Body`].
-pub fn unpack(headers: &[Header], mut body: &[u8]) -> Result<Vec<Tensor>, FrameError> {
-    let mut tensors = Vec::with_capacity(headers.len());
+/// [`FrameError::Body`] when the body does not hold what the headers say.
+pub fn split<'a>(headers: &[Header], mut body: &'a [u8]) -> Result<Vec<&'a [u8]>, FrameError> {
+    let mut parts = Vec::with_capacity(headers.len());
     for Header { datatype, shape } in headers {
-        let width = match datatype.as_str() {
-            "FP64" | "INT64" => 8,
-            "FP32" | "INT32" => 4,
-            _ => 1_usize,
-        };
+        let width = width(datatype).ok_or_else(|| {
+            FrameError::Body(format!("datatype {datatype:?} is not known to this program"))
+        })?;
         let len = shape.iter().try_fold(width, |len, extent| len.checked_mul(*extent));
         let part = len.and_then(|len| body.split_at_checked(len));
         let (part, rest) = part.ok_or_else(|| {
             FrameError::Body(format!("{} bytes for {datatype} of shape {shape:?}", body.len()))
         })?;
         body = rest;
-        let tensor = Tensor::from_le_bytes(datatype, shape, part);
-        tensors.push(tensor.map_err(|error| FrameError::Body(error.to_string()))?);
+        parts.push(part);
     }
-    if !body.is_empty() {
-        return Err(FrameError::Body(format!("{} bytes too many", body.len())));
+    if body.is_empty() {
+        Ok(parts)
+    } else {
+        Err(FrameError::Body(format!("{} bytes too many", body.len())))
     }
-    Ok(tensors)
+}
+
+/// The tensors of a body.
+///
+/// # Errors
+/// [`FrameError::Body`].
+pub fn unpack(headers: &[Header], body: &[u8]) -> Result<Vec<Tensor>, FrameError> {
+    let parts = split(headers, body)?.into_iter();
+    let tensor = |(header, part): (&Header, &[u8])| {
+        let tensor = Tensor::from_le_bytes(&header.datatype, &header.shape, part);
+        tensor.map_err(|error| FrameError::Body(error.to_string()))
+    };
+    headers.iter().zip(parts).map(tensor).collect()
 }
 
 #[cfg(test)]

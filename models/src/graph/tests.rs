@@ -13,14 +13,7 @@ fn node(
     output: &str,
     attribute: Vec<AttributeProto>,
 ) -> NodeProto {
-    NodeProto {
-        name: format!("the {operator}"),
-        op_type: operator.to_owned(),
-        input: inputs.iter().map(|name| (*name).to_owned()).collect(),
-        output: vec![output.to_owned()],
-        attribute,
-        ..NodeProto::default()
-    }
+    NodeProto::new(&format!("the {operator}"), operator, inputs, &[output]).with(attribute)
 }
 
 fn floats(name: &str, shape: &[usize]) -> TensorProto {

@@ -18,6 +18,16 @@ pub(crate) struct Window {
 }
 
 impl Window {
+    /// One place at a time.
+    pub(crate) const POINT: Self = Self {
+        kernel: [1; 2],
+        stride: [1; 2],
+        dilation: [1; 2],
+        begin: [0; 2],
+        end: [0; 2],
+        ceil: false,
+    };
+
     /// Largest extent of a kernel, stride, dilation or padding: far above what networks use, and
     /// small enough that no sum of them overflows.
     pub(super) const EXTENT_MAX: usize = 1 << 16;

@@ -206,8 +206,29 @@ impl<const R: usize, const N: usize> Work for ProductsTile<'_, R, N> {
 #[inline(always)]
 unsafe fn products_tile<S: Simd, const R: usize, const N: usize>(job: &Products<'_>) {
     let mut sums = [[S::splat(0.0); N]; R];
+    add_products::<S, R, N>(job, job.columns_step, &mut sums);
+    for (r, sums) in sums.iter().enumerate() {
+        for (v, sum) in sums.iter().enumerate() {
+            let target = job.target.add(r * job.target_step + v * S::LANES);
+            let lanes = if v + 1 == N { job.last_lanes } else { S::LANES };
+            put::<S>(target, lanes, *sum, job.add);
+        }
+    }
+}
+
+/// Adds a tile's products to sums; `columns_step` is the job's, a constant where the caller knows
+/// it.
+///
+/// # Safety
+/// Every address that is read can be.
+#[inline(always)]
+pub(super) unsafe fn add_products<S: Simd, const R: usize, const N: usize>(
+    job: &Products<'_>,
+    columns_step: usize,
+    sums: &mut [[S::Vector; N]; R],
+) {
     for run in job.runs {
-        let mut columns = job.columns.add(run.row * job.columns_step);
+        let mut columns = job.columns.add(run.row * columns_step);
         let mut source = job.source.add(run.from);
         for _ in 0..run.len {
             let mut factors = [S::splat(0.0); N];
@@ -220,15 +241,8 @@ unsafe fn products_tile<S: Simd, const R: usize, const N: usize>(job: &Products<
                     sums[r][v] = S::multiply_add(input, factors[v], sums[r][v]);
                 }
             }
-            columns = columns.add(job.columns_step);
+            columns = columns.add(columns_step);
             source = source.add(1);
-        }
-    }
-    for (r, sums) in sums.iter().enumerate() {
-        for (v, sum) in sums.iter().enumerate() {
-            let target = job.target.add(r * job.target_step + v * S::LANES);
-            let lanes = if v + 1 == N { job.last_lanes } else { S::LANES };
-            put::<S>(target, lanes, *sum, job.add);
         }
     }
 }

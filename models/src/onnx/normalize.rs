@@ -53,14 +53,7 @@ impl ModelProto {
             let name = format!("{to}.values");
             let shape = if values.len() == 1 { &[][..] } else { &shape[..] };
             graph.initializer.push(TensorProto::from_f32(&name, shape, values));
-            let node = NodeProto {
-                input: vec![from.clone(), name],
-                output: vec![to.clone()],
-                name: to.clone(),
-                op_type: operator.to_owned(),
-                ..NodeProto::default()
-            };
-            graph.node.insert(at, node);
+            graph.node.insert(at, NodeProto::new(to, operator, &[from, &name], &[to]));
         }
         Ok(())
     }

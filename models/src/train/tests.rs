@@ -117,12 +117,7 @@ fn the_inference_file_computes_what_evaluation_does() {
 }
 
 fn node(operator: &str, inputs: &[&str], output: &str) -> NodeProto {
-    NodeProto {
-        op_type: operator.to_owned(),
-        input: inputs.iter().map(|name| (*name).to_owned()).collect(),
-        output: vec![output.to_owned()],
-        ..NodeProto::default()
-    }
+    NodeProto::new("", operator, inputs, &[output])
 }
 
 /// Values of a tensor, around 0.1.

@@ -1,3 +1,5 @@
+use models::artifact::TensorInfo;
+
 use super::*;
 
 /// Gives back its input, in runs whose sizes it remembers.

@@ -18,14 +18,8 @@ fn node(
     output: &str,
     attribute: Vec<AttributeProto>,
 ) -> NodeProto {
-    NodeProto {
-        name: format!("the {operator} of {output}"),
-        op_type: operator.to_owned(),
-        input: inputs.iter().map(|name| (*name).to_owned()).collect(),
-        output: vec![output.to_owned()],
-        attribute,
-        ..NodeProto::default()
-    }
+    let name = format!("the {operator} of {output}");
+    NodeProto::new(&name, operator, inputs, &[output]).with(attribute)
 }
 
 fn tensor(name: &str, dims: &[usize]) -> TensorProto {

@@ -3,22 +3,15 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::engine::testing::{self, dense};
 use crate::onnx::{
-    AttributeProto, Dimension, DimensionValue, GraphProto, ModelProto, NodeProto,
-    OperatorSetIdProto, TensorProto, TypeValue,
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
 };
-use crate::tensor::Data;
 use crate::train::{Loss, Sgd, Trainer};
 use crate::zoo;
 
 fn node(operator: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
-    NodeProto {
-        name: format!("the {operator}"),
-        op_type: operator.to_owned(),
-        input: inputs.iter().map(|name| (*name).to_owned()).collect(),
-        output: outputs.iter().map(|name| (*name).to_owned()).collect(),
-        ..NodeProto::default()
-    }
+    NodeProto::new(&format!("the {operator}"), operator, inputs, outputs)
 }
 
 /// A model from `x [n, ..example]` to outputs of shape `[n, 2]`.
@@ -37,38 +30,6 @@ fn model(
     };
     let opset = OperatorSetIdProto { domain: String::new(), version: Some(17) };
     ModelProto { graph: Some(graph), opset_import: vec![opset], ..ModelProto::default() }
-}
-
-/// Its first axis of inputs and outputs has this extent.
-fn fix_batch(mut model: ModelProto, batch: i64) -> ModelProto {
-    let graph = model.graph.as_mut().unwrap();
-    for info in graph.input.iter_mut().chain(&mut graph.output) {
-        let kind = info.r#type.as_mut().and_then(|kind| kind.value.as_mut());
-        let Some(TypeValue::Tensor(tensor)) = kind else { panic!("a tensor") };
-        let value = Some(DimensionValue::Value(batch));
-        tensor.shape.as_mut().unwrap().dim[0] = Dimension { value, ..Dimension::default() };
-    }
-    model
-}
-
-/// `y [n, 2] = x [n, 3] w + b`
-fn dense() -> ModelProto {
-    let tensors = vec![
-        TensorProto::from_f32("w", &[3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]),
-        TensorProto::from_f32("b", &[2], &[0.5, -0.5]),
-    ];
-    model(&[3], &["y"], vec![node("Gemm", &["x", "w", "b"], &["y"])], tensors)
-}
-
-/// `examples` rows of [`dense`]'s input and its output.
-fn rows(examples: usize) -> (Tensor, Vec<f32>) {
-    let x: Vec<f32> =
-        (0..examples * 3).map(|at| f32::from(u8::try_from(at % 97).unwrap())).collect();
-    let y = x.chunks(3).flat_map(|row| {
-        let [a, b, c] = [row[0], row[1], row[2]];
-        [a + 3.0 * b + 5.0 * c + 0.5, 2.0 * a + 4.0 * b + 6.0 * c - 0.5]
-    });
-    (Tensor::f32(&[examples, 3], x.clone()).unwrap(), y.collect())
 }
 
 fn refusal(model: &ModelProto) -> String {
@@ -157,51 +118,8 @@ fn threads_of_a_pool_change_no_bit() {
 }
 
 #[test]
-fn any_number_of_examples_runs_on_open_and_fixed_batches() {
-    for batch in [-1, 1, 2, 5] {
-        let model = if batch < 0 { dense() } else { fix_batch(dense(), batch) };
-        let session = Native.load(&model.to_bytes()).unwrap();
-        assert_eq!(session.inputs()[0].shape, [batch, 3]);
-        assert_eq!(session.outputs()[0].name, "y");
-        for examples in [1, 2, 3, 7, 69] {
-            let (x, y) = rows(examples);
-            let outputs = session.run(&[x]).unwrap();
-            assert_eq!(outputs[0].shape(), [examples, 2], "batch {batch}");
-            assert_eq!(outputs[0].as_f32().unwrap(), y, "batch {batch}");
-        }
-    }
-}
-
-#[test]
-fn threads_share_a_session() {
-    let session = Native.load(&dense().to_bytes()).unwrap();
-    std::thread::scope(|scope| {
-        for thread in 0..4 {
-            let session = &session;
-            scope.spawn(move || {
-                for run in 0..50 {
-                    let (x, y) = rows(1 + (thread + run) % 7);
-                    assert_eq!(session.run(&[x]).unwrap()[0].as_f32().unwrap(), y);
-                }
-            });
-        }
-    });
-}
-
-#[test]
-fn inputs_that_do_not_fit_are_named() {
-    let session = Native.load(&dense().to_bytes()).unwrap();
-    let refused = |inputs: &[Tensor]| session.run(inputs).unwrap_err().to_string();
-    let (x, _) = rows(2);
-    let expected = "input \"x\": expected FP32 of shape [-1, 3] (-1: any), found ";
-    let wide = Tensor::f32(&[1, 4], vec![0.0; 4]).unwrap();
-    assert_eq!(refused(&[wide]), format!("{expected}FP32 of shape [1, 4]"));
-    let empty = Tensor::f32(&[0, 3], vec![]).unwrap();
-    assert_eq!(refused(&[empty]), format!("{expected}FP32 of shape [0, 3]"));
-    let integers = Tensor::new(&[1, 3], Data::I32(vec![0; 3])).unwrap();
-    assert_eq!(refused(&[integers]), format!("{expected}INT32 of shape [1, 3]"));
-    assert_eq!(refused(&[]), "input \"x\": expected 1 inputs (x), found 0");
-    assert_eq!(refused(&[x.clone(), x]), "input \"\": expected 1 inputs (x), found 2");
+fn dense_layers_run_on_any_batch_from_any_thread() {
+    testing::check(&Native, 64);
 }
 
 #[test]

@@ -180,14 +180,7 @@ fn product(
     let weights = writer.tensor(&[m, d, 1, 1], &maps);
     let bias = writer.tensor(&[m], bias);
     let place = writer.reshape(place, &[rows, d, 1, 1]);
-    let window = Window {
-        kernel: [1; 2],
-        stride: [1; 2],
-        dilation: [1; 2],
-        begin: [0; 2],
-        end: [0; 2],
-        ceil: false,
-    };
+    let window = Window::POINT;
     let mut attributes = geometry(&window);
     attributes.push(AttributeProto::int("group", 1));
     attributes.push(AttributeProto::ints("dilations", &[1, 1]));

@@ -131,14 +131,8 @@ impl<'g> Writer<'g> {
             1 => self.node.clone(),
             part => format!("{}/{part}", self.node),
         };
-        self.proto.node.push(NodeProto {
-            input: inputs.iter().map(|name| (*name).to_owned()).collect(),
-            output: vec![place.name.clone()],
-            name,
-            op_type: operator.to_owned(),
-            attribute: attributes,
-            ..NodeProto::default()
-        });
+        let node = NodeProto::new(&name, operator, inputs, &[&place.name]).with(attributes);
+        self.proto.node.push(node);
         place
     }
 

@@ -9,6 +9,7 @@ use tract_onnx::pb::{
 };
 
 use super::*;
+use crate::engine::testing::{self, dense, rows};
 use crate::tensor::Data;
 
 /// A declared value; extents below 0 are the symbol `n`.
@@ -67,80 +68,13 @@ fn model(
     .encode_to_vec()
 }
 
-/// `y [n, 2] = x [n, 3] w + b`, for a batch that is fixed or, below 0, open.
-fn dense(batch: i64) -> Vec<u8> {
-    model(
-        vec![node("Gemm", "", &["x", "w", "b"], &["y"])],
-        vec![value("x", 1, &[batch, 3])],
-        vec![value("y", 1, &[batch, 2])],
-        vec![
-            floats("w", &[3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]),
-            floats("b", &[2], &[0.5, -0.5]),
-        ],
-    )
-}
-
-/// `examples` rows of [`dense`]'s input and its output.
-fn rows(examples: usize) -> (Tensor, Vec<f32>) {
-    let x: Vec<f32> =
-        (0..examples * 3).map(|at| f32::from(u8::try_from(at % 97).unwrap())).collect();
-    let y = x.chunks(3).flat_map(|row| {
-        let [a, b, c] = [row[0], row[1], row[2]];
-        [a + 3.0 * b + 5.0 * c + 0.5, 2.0 * a + 4.0 * b + 6.0 * c - 0.5]
-    });
-    (Tensor::f32(&[examples, 3], x.clone()).unwrap(), y.collect())
-}
-
 fn refusal(onnx: &[u8]) -> String {
     Tract.load(onnx).unwrap_err().to_string()
 }
 
 #[test]
-fn any_number_of_examples_runs_on_open_and_fixed_batches() {
-    for batch in [-1, 1, 2, 5] {
-        let session = Tract.load(&dense(batch)).unwrap();
-        assert_eq!(session.inputs()[0].shape, [batch, 3]);
-        for examples in [1, 2, 3, 7, BATCH_MAX, 2 * BATCH_MAX + 5] {
-            let (x, y) = rows(examples);
-            let outputs = session.run(&[x]).unwrap();
-            assert_eq!(outputs[0].shape(), [examples, 2], "batch {batch}");
-            assert_eq!(outputs[0].as_f32().unwrap(), y, "batch {batch}");
-        }
-    }
-}
-
-#[test]
-fn threads_share_a_session() {
-    let session = Tract.load(&dense(-1)).unwrap();
-    std::thread::scope(|scope| {
-        for thread in 0..4 {
-            let session = &session;
-            scope.spawn(move || {
-                for run in 0..50 {
-                    let (x, y) = rows(1 + (thread + run) % 7);
-                    assert_eq!(session.run(&[x]).unwrap()[0].as_f32().unwrap(), y);
-                }
-            });
-        }
-    });
-}
-
-#[test]
-fn inputs_that_do_not_fit_are_named() {
-    let session = Tract.load(&dense(-1)).unwrap();
-    let refused = |inputs: &[Tensor]| session.run(inputs).unwrap_err().to_string();
-    let (x, _) = rows(2);
-    let expected = "input \"x\": expected FP32 of shape [-1, 3] (-1: any), found ";
-    let wide = Tensor::f32(&[1, 4], vec![0.0; 4]).unwrap();
-    assert_eq!(refused(&[wide]), format!("{expected}FP32 of shape [1, 4]"));
-    let flat = Tensor::f32(&[3], vec![0.0; 3]).unwrap();
-    assert_eq!(refused(&[flat]), format!("{expected}FP32 of shape [3]"));
-    let empty = Tensor::f32(&[0, 3], vec![]).unwrap();
-    assert_eq!(refused(&[empty]), format!("{expected}FP32 of shape [0, 3]"));
-    let integers = Tensor::new(&[1, 3], Data::I32(vec![0; 3])).unwrap();
-    assert_eq!(refused(&[integers]), format!("{expected}INT32 of shape [1, 3]"));
-    assert_eq!(refused(&[]), "input \"x\": expected 1 inputs (x), found 0");
-    assert_eq!(refused(&[x.clone(), x]), "input \"\": expected 1 inputs (x), found 2");
+fn dense_layers_run_on_any_batch_from_any_thread() {
+    testing::check(&Tract, BATCH_MAX);
 }
 
 #[test]
@@ -220,7 +154,7 @@ proptest! {
     /// Whatever a damaged model does, it does not panic.
     #[test]
     fn damaged_models_are_errors(at: prop::sample::Index, with: u8, end: prop::sample::Index) {
-        let mut bytes = dense(-1);
+        let mut bytes = dense().to_bytes();
         let at = at.index(bytes.len());
         bytes[at] = with;
         let end = 1 + end.index(2 * bytes.len());

@@ -6,7 +6,7 @@
 #![expect(clippy::needless_range_loop, reason = "constant ranges are unrolled into registers")]
 
 use crate::kernels::simd::{Simd, Work};
-use crate::kernels::tile::{Products, Run};
+use crate::kernels::tile::{Products, Run, add_products};
 
 /// Sums over runs and their inputs `p`: lane `l` of vector `v` of row `r` is
 /// `bias[v][l] + source[r * step + from + p] * weights[row + p][v][l]`, with the residual, between
@@ -66,14 +66,16 @@ impl<const R: usize, const N: usize> Work for Tile<'_, R, N> {
         let job = self.job;
         let mut sums = start::<S, R, N>(job);
         let mut made = [[S::splat(0.0); N]; R];
-        if S::products::<R, N>(&products(job, made.as_mut_ptr().cast(), N * S::LANES, S::LANES)) {
+        let width = N * S::LANES;
+        let products = products(job, made.as_mut_ptr().cast(), width, S::LANES);
+        if S::products::<R, N>(&products) {
             for r in 0..R {
                 for v in 0..N {
                     sums[r][v] = S::add(sums[r][v], made[r][v]);
                 }
             }
         } else {
-            add::<S, R, N>(job, &mut sums);
+            add_products::<S, R, N>(&products, width, &mut sums);
         }
         if !job.residual.is_null() {
             for r in 0..R {
@@ -129,29 +131,4 @@ unsafe fn start<S: Simd, const R: usize, const N: usize>(job: &Sums<'_>) -> [[S:
         }
     }
     sums
-}
-
-#[inline(always)]
-unsafe fn add<S: Simd, const R: usize, const N: usize>(
-    job: &Sums<'_>,
-    sums: &mut [[S::Vector; N]; R],
-) {
-    for run in job.runs {
-        let mut weights = job.weights.add(run.row * (N * S::LANES));
-        let mut source = job.source.add(run.from);
-        for _ in 0..run.len {
-            let mut factors = [S::splat(0.0); N];
-            for v in 0..N {
-                factors[v] = S::load(weights.add(v * S::LANES));
-            }
-            for r in 0..R {
-                let input = S::splat(*source.add(r * job.step));
-                for v in 0..N {
-                    sums[r][v] = S::multiply_add(input, factors[v], sums[r][v]);
-                }
-            }
-            weights = weights.add(N * S::LANES);
-            source = source.add(1);
-        }
-    }
 }

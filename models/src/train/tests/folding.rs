@@ -32,11 +32,8 @@ fn what_others_need_is_not_folded() {
     use crate::onnx::{
         GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
     };
-    let node = |operator: &str, inputs: &[&str], output: &str| NodeProto {
-        op_type: operator.to_owned(),
-        input: inputs.iter().map(|name| (*name).to_owned()).collect(),
-        output: vec![output.to_owned()],
-        ..NodeProto::default()
+    let node = |operator: &str, inputs: &[&str], output: &str| {
+        NodeProto::new("", operator, inputs, &[output])
     };
     let norm = |x: &str, y: &str| node("BatchNormalization", &[x, "s", "b", "m", "v"], y);
     let seen = vec![

@@ -8,14 +8,7 @@ use super::*;
 const BYTES_MAX: usize = 1 << 27;
 
 fn node(operator: &str, inputs: &[&str], attribute: Vec<AttributeProto>) -> NodeProto {
-    NodeProto {
-        name: "odd".to_owned(),
-        op_type: operator.to_owned(),
-        input: inputs.iter().map(|name| (*name).to_owned()).collect(),
-        output: vec!["y".to_owned()],
-        attribute,
-        ..NodeProto::default()
-    }
+    NodeProto::new("odd", operator, inputs, &["y"]).with(attribute)
 }
 
 /// A value of fixed extents.

@@ -103,14 +103,7 @@ impl Lowering<'_> {
                 extents: [m, d, 1],
                 bias: &bias,
             };
-            let window = Window {
-                kernel: [1; 2],
-                stride: [1; 2],
-                dilation: [1; 2],
-                begin: [0; 2],
-                end: [0; 2],
-                ceil: false,
-            };
+            let window = Window::POINT;
             let (source, target) = (*source, *target);
             Conv::new(&Definition { window, groups: 1, source, target, weights, function })
         });

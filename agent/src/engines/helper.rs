@@ -21,8 +21,9 @@ use super::program::Program;
 
 /// Starts in a row without one good answer, at most; then the helper is given up.
 const STARTS_MAX: u32 = 3;
-/// How long the helper may take until it says hello.
-const HELLO_LIMIT: Duration = Duration::from_mins(1);
+/// How long the helper may take until it says hello, which it does once its engine has started:
+/// the first use of a GPU can take half a minute.
+const HELLO_LIMIT: Duration = Duration::from_secs(90);
 /// How long it may take to load a model: the first use of a GPU can take a minute.
 const LOAD_LIMIT: Duration = Duration::from_mins(3);
 /// How long a run may take where nobody says less.
@@ -188,10 +189,6 @@ impl Inner {
                 if engine == self.engine =>
             {
                 Ok(())
-            }
-            Ok((Reply::Refused { reason }, _)) => {
-                self.failed(state, "it refused to serve");
-                Err(HelperError::Failed(reason))
             }
             Ok((reply, _)) => Err(self.nonsense(state, &reply)),
             Err(error) => Err(self.failed(state, &what(&error, HELLO_LIMIT))),

@@ -9,8 +9,8 @@ help: ## Show this.
 setup: ## Get what is not built from source (nats-server), into .tools.
 	@scripts/setup.sh
 
-build: ## Build dunlin and dunlin-agent, optimised.
-	cargo build --release -p agent -p broker-api
+build: ## Build dunlin, dunlin-agent and its engine tract, optimised.
+	cargo build --release -p agent -p broker-api -p tract-helper
 
 dist: ## Build everything that is copied to machines, into dist/, with checksums and SBOMs.
 	@scripts/dist.sh

@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 all=(dunlin-accel-{x86_64,aarch64} dunlin-agent-accel-{x86_64,aarch64}
-    dunlin-agent-{x86_64,aarch64,armv7} dunlin-{x86_64,aarch64})
+    dunlin-agent-{x86_64,aarch64,armv7} dunlin-tract-{x86_64,aarch64,armv7} dunlin-{x86_64,aarch64})
 # The oldest glibc that helpers run with.
 glibc=2.27
 
@@ -21,15 +21,15 @@ make_file() {
     case $1 in
         dunlin-accel-*) package=accel target=$architecture-unknown-linux-gnu.$glibc ;;
         dunlin-agent-*) package=agent target=$architecture-unknown-linux-musl ;;
+        dunlin-tract-*) package=tract-helper target=$architecture-unknown-linux-musl ;;
         dunlin-*) package=broker-api target=$architecture-unknown-linux-musl ;;
     esac
     case $target in armv7-*) target+=eabihf ;; esac
     program=${1%-"$architecture"}
-    if [ "$program" = dunlin-agent-accel ]; then
-        helper "dunlin-accel-$architecture"
+    if [ "$package" = agent ]; then
+        carry tract "$architecture"
+        if [ "$program" = dunlin-agent-accel ]; then carry accel "$architecture"; fi
         program=dunlin-agent
-        features=(--features embedded-accel)
-        inside=(--inside "dist/sbom/dunlin-accel-$architecture.cdx.json")
     fi
     build_for "$target"
     "${build[@]}" --locked --profile dist -p "$package" --bin "$program" "${features[@]}"
@@ -41,12 +41,15 @@ make_file() {
     made+=("$1")
 }
 
-# Puts a helper where the build of an agent takes it from.
-helper() {
-    case " ${made[*]} " in *" $1 "*) ;; *) make_file "$1" ;; esac
-    DUNLIN_ACCEL_PROGRAM="$PWD/dist/.$1.gz"
-    export DUNLIN_ACCEL_PROGRAM
-    gzip -9 --no-name --stdout "dist/$1" >"$DUNLIN_ACCEL_PROGRAM"
+# Puts a helper where the build of the agent that carries it takes it from.
+carry() {
+    local file=dunlin-$1-$2 variable
+    case " ${made[*]} " in *" $file "*) ;; *) make_file "$file" ;; esac
+    gzip -9 --no-name --stdout "dist/$file" >"dist/.$file.gz"
+    variable=DUNLIN_$(printf %s "$1" | tr '[:lower:]' '[:upper:]')_PROGRAM
+    export "$variable=$PWD/dist/.$file.gz"
+    features+=(--features "embedded-$1")
+    inside+=(--inside "dist/sbom/$file.cdx.json")
 }
 
 # Fails when a program is for another machine, or needs more of it than its target says.
@@ -77,7 +80,7 @@ copy() {
         dunlin-agent-x86_64) device="PC" ;;
         dunlin-agent-aarch64) device="Raspberry Pi 3 and later; any 64-bit ARM" ;;
         dunlin-agent-armv7) device="Raspberry Pi 2 and later; 32-bit ARM" ;;
-        dunlin-accel-*) device="beside a dunlin-agent" ;;
+        dunlin-accel-* | dunlin-tract-*) device="beside a dunlin-agent" ;;
         *) device="the broker's machine, and its operator's" ;;
     esac
     printf 'scp dist/%s USER@HOST:%s   # %s\n' "$1" "$as" "$device"

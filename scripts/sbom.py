@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Prints what is linked into a program, as a CycloneDX 1.6 document in JSON.
 
-    scripts/sbom.py FILE PACKAGE TARGET RUSTC [--features F] [--inside SBOM]
+    scripts/sbom.py FILE PACKAGE TARGET RUSTC [--features F]... [--inside SBOM]...
 
 FILE is the program as it is copied, PACKAGE the crate that it was built from, RUSTC the name and
 version of the compiler, whose standard library is linked. SBOM describes a program that FILE holds.
@@ -76,12 +76,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ["file", "package", "target", "compiler"]:
         parser.add_argument(name)
-    parser.add_argument("--features", default="")
-    parser.add_argument("--inside")
+    parser.add_argument("--features", action="append", default=[])
+    parser.add_argument("--inside", action="append", default=[])
     asked = parser.parse_args()
 
     sums, components, edges, path = checksums(), {}, {}, []
-    for depth, *crate in tree(asked.package, asked.target, asked.features):
+    for depth, *crate in tree(asked.package, asked.target, ",".join(asked.features)):
         made = component(*crate, sums)
         reference = made["bom-ref"]
         components[reference] = made
@@ -102,8 +102,8 @@ def main():
     program |= {"type": "application", "name": os.path.basename(asked.file)}
     program["hashes"] = [{"alg": "SHA-256", "content": digest}]
     program["properties"] = [{"name": "dunlin:target", "value": asked.target}]
-    if asked.inside:
-        with open(asked.inside, encoding="utf-8") as text:
+    for name in asked.inside:
+        with open(name, encoding="utf-8") as text:
             inside = json.load(text)
         held = inside["metadata"]["component"]
         for made in [held, *inside["components"]]:

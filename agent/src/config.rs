@@ -47,9 +47,12 @@ pub struct Config {
     pub cache_bytes: u64,
     /// Bytes of model files that are kept ready to answer, at most.
     pub model_bytes: u64,
-    /// The helper's program, which holds the engines that load libraries; the usual places when
-    /// absent.
+    /// The program `dunlin-accel`, which holds the engines that load libraries; the usual places
+    /// when absent.
     pub accel: Option<PathBuf>,
+    /// The program `dunlin-tract`, which holds the engine of that name; the usual places when
+    /// absent.
+    pub tract: Option<PathBuf>,
     /// Engines that are not to be used.
     pub forbidden_engines: Vec<String>,
     /// Form of the log.
@@ -144,6 +147,7 @@ struct File {
     cache_bytes: Option<u64>,
     model_bytes: Option<u64>,
     accel: Option<PathBuf>,
+    tract: Option<PathBuf>,
     forbid_engines: Vec<String>,
     creds: Option<PathBuf>,
     token: Option<String>,
@@ -177,6 +181,7 @@ impl Config {
             cache_bytes: 2_000_000_000,
             model_bytes: 512_000_000,
             accel: None,
+            tract: None,
             forbidden_engines: Vec::new(),
             log: LogFormat::Human,
             log_level: "info".to_owned(),
@@ -228,6 +233,7 @@ impl Config {
             cache_bytes: args.cache_bytes.or(file.cache_bytes).unwrap_or(defaults.cache_bytes),
             model_bytes: args.model_bytes.or(file.model_bytes).unwrap_or(defaults.model_bytes),
             accel: args.accel.or(file.accel),
+            tract: args.tract.or(file.tract),
             forbidden_engines: forbidden(if args.forbid_engines.is_empty() {
                 file.forbid_engines
             } else {

@@ -17,7 +17,7 @@ use crate::checkpoints::Checkpoints;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::datasets::Datasets;
-use crate::engines::{self, Engines};
+use crate::engines::{self, Cpu, Engines};
 use crate::facts;
 use crate::kept_local::KeptLocal;
 use crate::state::State;
@@ -41,6 +41,7 @@ pub(crate) struct Device {
     /// For heartbeats: what is at work, and what can answer at once.
     pub(crate) tasks: watch::Sender<Vec<TaskId>>,
     pub(crate) models: watch::Sender<Vec<Digest>>,
+    pub(crate) cpu: Cpu,
     engines: watch::Sender<Option<Arc<Engines>>>,
     probe: Arc<Mutex<Probe>>,
     facts: Facts,
@@ -72,6 +73,7 @@ impl Device {
             buffer: Buffer::new(state.telemetry()),
             tasks: watch::Sender::default(),
             models: watch::Sender::default(),
+            cpu: Cpu::find(&engines::Options::of(&config, state.dir())),
             engines: watch::Sender::default(),
             probe: Arc::new(Mutex::new(Probe::new())),
             facts,
@@ -96,7 +98,7 @@ impl Device {
             groups: self.config.groups.clone(),
             labels: self.config.labels.clone(),
             datasets: self.datasets.facts(),
-            engines: engines::names(known.as_deref()),
+            engines: engines::names(&self.cpu, known.as_deref()),
             engine_facts: known.as_ref().map(|known| known.facts()).unwrap_or_default(),
             facts: self.facts.clone(),
             slots: self.config.slots,

@@ -1,42 +1,69 @@
-//! The engines of this device: those of the CPU, which are part of this program, and those of the
-//! helper, which may load libraries and drivers, and may fail.
+//! The engines of this device: those of the CPU, and those of the helper that loads libraries and
+//! drivers.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jobs::engine::EngineFacts;
 use jobs::id::Bytes;
 use models::engine::Engine;
 use models::engine::frames::Probed;
 use models::engine::native::Native;
-use models::engine::tract::Tract;
 
 pub use self::helper::{Helper, HelperError, HelperSession};
-pub use self::program::Program;
+pub use self::program::{Kind, Program};
+pub(crate) use self::session::{AnySession, SessionError};
 
 mod child;
 mod helper;
 mod pipe;
 mod probe;
 mod program;
+mod session;
 pub mod table;
 #[cfg(test)]
 pub(crate) mod testing;
 
-/// Engines of the helper.
+/// Engines of the helper that loads libraries.
 pub const HELPED: [&str; 3] = ["cuda", "webgpu", "ort-cpu"];
 
-/// Engines that are part of this program, the one that is tried first in front.
+/// Engines of the CPU, which every device has and which are trusted; the one that is tried first
+/// in front.
 pub const CPU: [&str; 2] = ["native", "tract"];
 
-/// One of [`CPU`].
-///
-/// # Panics
-/// For another name.
-pub(crate) fn cpu(engine: &str) -> Box<dyn Engine> {
-    match engine {
-        "native" => Box::new(Native),
-        "tract" => Box::new(Tract),
-        other => unreachable!("{other} is no engine of the CPU"),
+/// The engines of the CPU: `native` is part of this program, `tract` has a helper of its own.
+#[derive(Debug, Clone)]
+pub(crate) struct Cpu {
+    tract: Result<Helper, String>,
+}
+
+impl Cpu {
+    /// Finds the helper; it is not started before the first use.
+    pub(crate) fn find(options: &Options) -> Self {
+        let Options { tract, scratch, threads, .. } = options;
+        let program = Program::find(Kind::Tract, tract.as_deref(), scratch.as_deref());
+        Self { tract: program.map(|program| Helper::new("tract", program, *threads)) }
+    }
+
+    /// Loads an ONNX file into one of [`CPU`].
+    ///
+    /// # Errors
+    /// [`SessionError`] when the engine does not take the model, failed, or is not there.
+    ///
+    /// # Panics
+    /// For another name.
+    pub(crate) fn load(&self, engine: &str, onnx: &[u8]) -> Result<AnySession, SessionError> {
+        match (engine, &self.tract) {
+            ("native", _) => Ok(AnySession::Own(Native.load(onnx)?.into())),
+            ("tract", Ok(helper)) => Ok(AnySession::Helped(Arc::new(helper.session(onnx)?))),
+            ("tract", Err(reason)) => Err(SessionError::Absent(reason.clone())),
+            (other, _) => unreachable!("{other} is no engine of the CPU"),
+        }
+    }
+
+    /// Whether one of [`CPU`] is there.
+    fn has(&self, engine: &str) -> bool {
+        engine != "tract" || self.tract.is_ok()
     }
 }
 
@@ -54,11 +81,12 @@ pub struct Engines {
 
 impl Engines {
     /// Probes the helper's engines; may take minutes where drivers hang. `forbidden` ones are not
-    /// touched, `kept` is a file for results, `scratch` a folder for an embedded helper.
+    /// touched, `kept` is a file for results, `scratch` a folder for a helper inside.
     pub fn probe(options: &Options) -> Self {
         let (forbidden, allowed): (Vec<&str>, Vec<&str>) =
             HELPED.into_iter().partition(|engine| options.forbidden.iter().any(|it| it == engine));
-        let program = Program::find(options.helper.as_deref(), options.scratch.as_deref());
+        let program =
+            Program::find(Kind::Accel, options.accel.as_deref(), options.scratch.as_deref());
         let mut probed = match &program {
             Ok(program) => probe::probe_all(program, &allowed, options.kept.as_deref()),
             Err(reason) => {
@@ -99,23 +127,26 @@ fn facts(probed: &Probed) -> EngineFacts {
 }
 
 /// Names of all engines that can be used, those of the helper in front.
-pub(crate) fn names(known: Option<&Engines>) -> Vec<String> {
+pub(crate) fn names(cpu: &Cpu, known: Option<&Engines>) -> Vec<String> {
     let helped = known.map(|known| known.helpers.as_slice()).unwrap_or_default();
-    helped.iter().map(Engine::name).chain(CPU).map(str::to_owned).collect()
+    let own = CPU.into_iter().filter(|engine| cpu.has(engine));
+    helped.iter().map(Engine::name).chain(own).map(str::to_owned).collect()
 }
 
-/// What decides over the helper's engines.
+/// What decides over the engines.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// The helper's program; the usual places if `None`.
-    pub helper: Option<PathBuf>,
+    /// The program `dunlin-accel`; the usual places if `None`.
+    pub accel: Option<PathBuf>,
+    /// The program `dunlin-tract`; the usual places if `None`.
+    pub tract: Option<PathBuf>,
     /// Engines that are not to be touched.
     pub forbidden: Vec<String>,
     /// Threads of an engine that runs on the CPU, 0 for all.
     pub threads: usize,
-    /// Where results are kept.
+    /// Where results of probes are kept.
     pub kept: Option<PathBuf>,
-    /// A folder of this agent alone, for an embedded helper where the system does not run it from
+    /// A folder of this agent alone, for a helper inside where the system does not run it from
     /// memory.
     pub scratch: Option<PathBuf>,
 }
@@ -124,7 +155,8 @@ impl Options {
     /// For an agent with this state folder.
     pub(crate) fn of(config: &crate::config::Config, state: &Path) -> Self {
         Self {
-            helper: config.accel.clone(),
+            accel: config.accel.clone(),
+            tract: config.tract.clone(),
             forbidden: config.forbidden_engines.clone(),
             threads: config.threads,
             kept: Some(state.join("engines.json")),

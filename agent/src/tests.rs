@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
+use crate::engines::testing::{self, Fake};
 use crate::server::Server;
 use crate::{AgentError, run};
 
@@ -61,6 +62,7 @@ impl World {
             heartbeat: Duration::from_millis(100),
             telemetry: Duration::from_millis(200),
             threads: 1,
+            tract: Some(testing::write(self.dir.path(), Fake::Plain)),
             ..Config::new(&self.server.url(), device(), state_dir)
         }
     }

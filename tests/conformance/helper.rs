@@ -61,7 +61,7 @@ impl Helped {
     fn answers(&self) -> Result<(), String> {
         match self.helper.session(b"no model") {
             Ok(_) => Err("it loads what is no model".to_owned()),
-            Err(HelperError::Refused(_)) => Ok(()),
+            Err(HelperError::Refused { .. }) => Ok(()),
             Err(HelperError::Failed(reason) | HelperError::Gone(reason)) => Err(reason),
         }
     }
@@ -106,7 +106,7 @@ impl Session for Loaded {
 
 fn refusal(error: HelperError) -> String {
     match error {
-        HelperError::Refused(reason) => reason,
+        HelperError::Refused { reason, .. } => reason,
         HelperError::Failed(reason) | HelperError::Gone(reason) => panic!("{reason}"),
     }
 }

@@ -12,8 +12,8 @@ use models::onnx::{
 use models::train::{Loss, Trainer};
 use models::zoo;
 
-use crate::engine::{Engine, Model, Refusal, View};
 use crate::probe::{difference, tolerance, values};
+use helper::engine::{Engine, Model, Refusal, View};
 
 /// The networks, for pictures of 3 x 224 x 224.
 const FAMILIES: [&str; 5] = ["resnet8", "resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0"];
@@ -69,7 +69,7 @@ pub fn compare(name: &str, mut output: impl Write) -> Result<(), Refusal> {
     if wrong.is_empty() {
         Ok(())
     } else {
-        Err(Refusal(format!("answers differ by more than {:.0e}: {wrong:?}", tolerance(name))))
+        Err(Refusal::of(format!("answers differ by more than {:.0e}: {wrong:?}", tolerance(name))))
     }
 }
 
@@ -124,7 +124,7 @@ fn times(
     let mut once = |model: &mut dyn Model| {
         answered.clear();
         let view = View { datatype: "FP32", shape, bytes: bytemuck::cast_slice(&examples) };
-        crate::batch::run(model, &[view], &mut answered)
+        helper::batch::run(model, &[view], &mut answered)
     };
     // Once each before the clock counts: algorithms are chosen, shaders compiled.
     once(model.as_mut())?;
@@ -145,7 +145,7 @@ fn times(
 
 fn family_of(family: &str, shape: [usize; 3]) -> Result<Vec<u8>, Refusal> {
     zoo::build(family, shape, CLASSES, 1)
-        .ok_or_else(|| Refusal(format!("there is no family {family}")))
+        .ok_or_else(|| Refusal::of(format!("there is no family {family}")))
 }
 
 /// A model whose own time is short: what remains is the helper's.
@@ -210,9 +210,9 @@ impl Helper {
             .spawn()
             .map_err(Refusal::of)?;
         let (Some(requests), Some(replies)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(Refusal("the helper has no pipes".to_owned()));
+            return Err(Refusal::of("the helper has no pipes".to_owned()));
         };
-        crate::streams::widen(&requests);
+        helper::streams::widen(&requests);
         let mut helper = Self { child, requests, replies, body: Vec::new() };
         helper.reply()?;
         Ok(helper)
@@ -227,7 +227,7 @@ impl Helper {
         self.body.resize(lengths.body, 0);
         self.replies.read_exact(&mut self.body).map_err(Refusal::of)?;
         match frames::decode(&header).map_err(Refusal::of)? {
-            Reply::Refused { reason } => Err(Refusal(reason)),
+            Reply::Refused { reason, .. } => Err(Refusal::of(reason)),
             reply @ (Reply::Hello { .. }
             | Reply::Loaded { .. }
             | Reply::Answered { .. }

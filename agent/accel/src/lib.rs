@@ -1,20 +1,16 @@
 //! The helper of an agent: engines that load shared libraries, in a process of their own.
 //!
-//! [`serve`] answers an agent's frames, [`probe`] finds out whether an engine can be used. A
-//! driver that crashes takes this process along and no other.
+//! [`probe`] finds out whether an engine can be used. A driver that crashes takes this process
+//! along and no other.
 
-pub mod batch;
+use helper::engine::{Engine, Refusal};
+
 pub mod compare;
-pub mod engine;
 pub mod onnxruntime;
 pub mod probe;
-pub mod serve;
-pub mod streams;
 pub mod webgpu;
 
 mod environment;
-
-use engine::{Engine, Refusal};
 
 /// The engines of this program.
 pub const ENGINES: [&str; 3] = ["cuda", "webgpu", "ort-cpu"];
@@ -34,7 +30,7 @@ pub fn start(engine: &str) -> Result<Box<dyn Engine>, Refusal> {
         "ort-cpu" => Ok(Box::new(onnxruntime::OnnxRuntime::on_cpu()?)),
         "cuda" => Ok(Box::new(onnxruntime::OnnxRuntime::on_cuda()?)),
         "webgpu" => Ok(Box::new(webgpu::WebGpu::start()?)),
-        other => Err(Refusal(format!(
+        other => Err(Refusal::of(format!(
             "engine {other:?} is not known: expected one of {}",
             ENGINES.join(", ")
         ))),

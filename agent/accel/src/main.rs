@@ -9,14 +9,18 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use accel::{compare, engine::Refusal, probe, serve, streams};
+use accel::{compare, probe};
+use helper::engine::Refusal;
+use helper::streams;
+
+const PROGRAM: &str = "dunlin-accel";
 
 fn main() -> ExitCode {
     accel::prepare();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match *arguments {
-        ["serve", engine] => run(engine),
+        ["serve", engine] => helper::run(engine, || accel::start(engine)),
         ["probe", engine] => print(engine),
         ["compare", engine] => streams::take_stdout()
             .map_err(Refusal::of)
@@ -24,29 +28,16 @@ fn main() -> ExitCode {
         ["--version"] => {
             #[expect(clippy::print_stdout, reason = "what the flag is for")]
             {
-                println!("dunlin-accel {}", env!("CARGO_PKG_VERSION"));
+                println!("{PROGRAM} {}", env!("CARGO_PKG_VERSION"));
             }
             Ok(())
         }
         _ => {
-            say(&format!("usage: dunlin-accel serve|probe|compare {}", accel::ENGINES.join("|")));
-            return ExitCode::from(2);
+            let usage = format!("serve|probe|compare {}", accel::ENGINES.join("|"));
+            return helper::misused(PROGRAM, &usage);
         }
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(reason) => {
-            say(&reason.to_string());
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run(engine: &str) -> Result<(), Refusal> {
-    let replies = streams::take_stdout().map_err(Refusal::of)?;
-    let requests = streams::take_stdin().map_err(Refusal::of)?;
-    let started = accel::start(engine)?;
-    serve::serve(engine, started.as_ref(), requests, replies).map_err(Refusal::of)
+    helper::ended(PROGRAM, outcome)
 }
 
 fn print(engine: &str) -> Result<(), Refusal> {
@@ -55,9 +46,4 @@ fn print(engine: &str) -> Result<(), Refusal> {
     let mut line = serde_json::to_vec(&probed).map_err(Refusal::of)?;
     line.push(b'\n');
     output.write_all(&line).map_err(Refusal::of)
-}
-
-#[expect(clippy::print_stderr, reason = "the agent keeps what the helper says last")]
-fn say(text: &str) {
-    eprintln!("dunlin-accel: {text}");
 }

@@ -9,15 +9,12 @@ use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{Session, SessionInputValue};
 use ort::value::{TensorElementType, ValueType};
 
-use crate::engine::{About, Engine, Model, Refusal, View};
+use helper::engine::{About, Engine, Model, Refusal, View};
 
 mod driver;
 mod library;
 mod nvidia;
 mod tensors;
-
-/// Threads of a run: the variable's number, or all processors.
-const THREADS: &str = "DUNLIN_THREADS";
 
 /// ONNX Runtime with one of its execution providers.
 #[derive(Debug)]
@@ -46,7 +43,7 @@ impl OnnxRuntime {
     pub fn on_cpu() -> Result<Self, Refusal> {
         let (environment, path) = load(library::Wanted::Cpu)?;
         let about = About { library: Some(library_name(&path)), ..About::default() };
-        Ok(Self { environment, about, threads: threads()?, cuda: false })
+        Ok(Self { environment, about, threads: helper::threads()?, cuda: false })
     }
 
     /// On the first NVIDIA GPU.
@@ -64,7 +61,7 @@ impl OnnxRuntime {
             memory: Some(device.memory),
             library: Some(library_name(&path)),
         };
-        Ok(Self { environment, about, threads: threads()?, cuda: true })
+        Ok(Self { environment, about, threads: helper::threads()?, cuda: true })
     }
 
     fn session(&self, onnx: &[u8]) -> Result<Session, Refusal> {
@@ -104,24 +101,12 @@ fn load(wanted: library::Wanted) -> Result<(Environment, PathBuf), Refusal> {
             Err(error) => reasons.push(format!("{}: {error}", path.display())),
         }
     }
-    Err(Refusal(format!("{}; {}", reasons.join("; "), library::advice(wanted))))
+    Err(Refusal::of(format!("{}; {}", reasons.join("; "), library::advice(wanted))))
 }
 
 fn library_name(path: &std::path::Path) -> String {
     let version = ort::util::probe(path).map_or(String::new(), |minor| format!(" 1.{minor}"));
     format!("ONNX Runtime{version}, {}", path.display())
-}
-
-fn threads() -> Result<usize, Refusal> {
-    match std::env::var(THREADS) {
-        Ok(text) => match text.parse() {
-            Ok(threads @ 1..) => Ok(threads),
-            Ok(0) | Err(_) => {
-                Err(Refusal(format!("{THREADS} is {text:?}, expected a number from 1 on")))
-            }
-        },
-        Err(_) => Ok(std::thread::available_parallelism().map_or(1, std::num::NonZero::get)),
-    }
 }
 
 impl Engine for OnnxRuntime {
@@ -142,10 +127,10 @@ impl Engine for OnnxRuntime {
 
 fn info(outlet: &ort::value::Outlet, what: &str) -> Result<TensorInfo, Refusal> {
     let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else {
-        return Err(Refusal(format!("{what} {:?} is no tensor", outlet.name())));
+        return Err(Refusal::of(format!("{what} {:?} is no tensor", outlet.name())));
     };
     let datatype = datatype(*ty).ok_or_else(|| {
-        Refusal(format!(
+        Refusal::of(format!(
             "{what} {:?} has elements of type {ty}, which no request carries",
             outlet.name()
         ))

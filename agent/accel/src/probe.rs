@@ -7,8 +7,8 @@ use models::engine::frames::Probed;
 use models::train::{Loss, Trainer};
 use models::zoo;
 
-use crate::engine::{Engine, Refusal, View};
-use crate::serve::guard;
+use helper::engine::{Engine, Refusal, View};
+use helper::serve::guard;
 
 /// Largest difference of an output, relative to the largest, that the processor's engine in the
 /// same precision may show: sums in another order.
@@ -49,7 +49,7 @@ pub fn probe(name: &str) -> Probed {
         probed.gflops = Some(rate(engine.as_ref(), small)?);
         Ok(())
     });
-    probed.unusable = outcome.err().map(|refusal| refusal.0);
+    probed.unusable = outcome.err().map(|refusal| refusal.reason);
     probed
 }
 
@@ -80,7 +80,7 @@ fn check(engine: &dyn Engine, tolerance: f32) -> Result<Duration, Refusal> {
     if found <= tolerance {
         Ok(time)
     } else {
-        Err(Refusal(format!(
+        Err(Refusal::of(format!(
             "a known model's answer differs from the processor's by {found:.1e} of the largest \
              output, {tolerance:.0e} at most is accepted"
         )))
@@ -99,7 +99,7 @@ fn rate(engine: &dyn Engine, small: Duration) -> Result<f64, Refusal> {
 
 fn per_second(family: &str, batch: usize, time: Duration) -> Result<f64, Refusal> {
     let cost = zoo::cost(family, SHAPE, CLASSES)
-        .ok_or_else(|| Refusal(format!("there is no family {family}")))?;
+        .ok_or_else(|| Refusal::of(format!("there is no family {family}")))?;
     #[expect(clippy::cast_precision_loss, reason = "a rate")]
     let operations = (2 * cost.multiply_adds * batch as u64) as f64;
     Ok(operations / time.as_secs_f64() / 1e9)
@@ -107,7 +107,7 @@ fn per_second(family: &str, batch: usize, time: Duration) -> Result<f64, Refusal
 
 fn known(family: &str) -> Result<Trainer, Refusal> {
     let onnx = zoo::build(family, SHAPE, CLASSES, SEED)
-        .ok_or_else(|| Refusal(format!("there is no family {family}")))?;
+        .ok_or_else(|| Refusal::of(format!("there is no family {family}")))?;
     Trainer::for_evaluation(&onnx, Loss::default()).map_err(Refusal::of)
 }
 
@@ -139,13 +139,13 @@ fn run(
     let shape = [count, c, h, w];
     let view = View { datatype: "FP32", shape: &shape, bytes: bytemuck::cast_slice(examples) };
     let mut body = Vec::new();
-    crate::batch::run(model.as_mut(), &[view], &mut body)?;
+    helper::batch::run(model.as_mut(), &[view], &mut body)?;
     let mut times = Vec::new();
     let begin = Instant::now();
     while times.len() < runs && (times.is_empty() || begin.elapsed() < MEASURED) {
         body.clear();
         let start = Instant::now();
-        crate::batch::run(model.as_mut(), &[view], &mut body)?;
+        helper::batch::run(model.as_mut(), &[view], &mut body)?;
         times.push(start.elapsed());
     }
     times.sort();

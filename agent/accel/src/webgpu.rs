@@ -13,7 +13,7 @@ use models::engine::plain::Plain;
 use models::onnx;
 use wonnx::utils::{InputTensor, OutputTensor};
 
-use crate::engine::{About, Engine, Model, Refusal, View};
+use helper::engine::{About, Engine, Model, Refusal, View};
 
 mod allowed;
 
@@ -47,7 +47,7 @@ impl WebGpu {
         // As wonnx asks for it, which panics where there is none.
         let adapter = wgpu::util::initialize_adapter_from_env_or_default(&instance, backends, None);
         let Some(adapter) = pollster::block_on(adapter) else {
-            return Err(Refusal(
+            return Err(Refusal::of(
                 "no GPU is reached through Vulkan: install its driver's Vulkan part (such as \
                  mesa-vulkan-drivers, or NVIDIA's libnvidia-gl) and libvulkan1"
                     .to_owned(),
@@ -56,7 +56,7 @@ impl WebGpu {
         let info = adapter.get_info();
         let software = std::env::var_os(SOFTWARE).is_some_and(|value| value == "1");
         if info.device_type == wgpu::DeviceType::Cpu && !software {
-            return Err(Refusal(format!(
+            return Err(Refusal::of(format!(
                 "the only adapter, {}, is a program on the processor: {SOFTWARE}=1 allows it, for \
                  tests",
                 info.name
@@ -89,7 +89,7 @@ impl Engine for WebGpu {
         let several = |size: &usize| *size == 1 || plain.has_batches();
         let sizes: Vec<usize> = SIZES.into_iter().filter(fits).filter(several).collect();
         if sizes.is_empty() {
-            return Err(Refusal(format!(
+            return Err(Refusal::of(format!(
                 "a value of {widest} elements is larger than WebGPU's buffers may be"
             )));
         }
@@ -130,7 +130,7 @@ impl Loaded {
             self.sessions.insert(size, Session(session.map_err(Refusal::of)?));
         }
         let session = self.sessions.get(&size).map(|session| &session.0);
-        session.ok_or_else(|| Refusal("there is no session".to_owned()))
+        session.ok_or_else(|| Refusal::of("there is no session".to_owned()))
     }
 
     /// One run, whose outputs are added to `body`.
@@ -145,7 +145,7 @@ impl Loaded {
                 Ok(())
             }
             Some(OutputTensor::I32(_) | OutputTensor::I64(_) | OutputTensor::U8(_)) | None => {
-                Err(Refusal(format!("wonnx gave no floats for {output:?}")))
+                Err(Refusal::of(format!("wonnx gave no floats for {output:?}")))
             }
         }
     }

@@ -123,7 +123,7 @@ impl Helper {
             (Reply::Answered { engine_us, outputs }, body) => {
                 Ok((frames::unpack(&outputs, &body).unwrap(), engine_us))
             }
-            (Reply::Refused { reason }, body) if body.is_empty() => Err(reason),
+            (Reply::Refused { reason, .. }, body) if body.is_empty() => Err(reason),
             other => panic!("{other:?}"),
         }
     }

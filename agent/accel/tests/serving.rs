@@ -47,7 +47,10 @@ fn what_cannot_be_done_is_refused_and_the_helper_goes_on() {
         let mut helper = Helper::start(engine, &settings);
         for bad in [&b"\x89PNG"[..], b"", &[0xff; 100]] {
             let reply = helper.load(1, bad);
-            assert!(matches!(&reply, Reply::Refused { reason } if !reason.is_empty()), "{reply:?}");
+            assert!(
+                matches!(&reply, Reply::Refused { reason, .. } if !reason.is_empty()),
+                "{reply:?}"
+            );
         }
         let onnx = zoo::build("lenet", [3, 8, 8], 4, 9).unwrap();
         assert!(matches!(helper.load(1, &onnx), Reply::Loaded { .. }));
@@ -63,7 +66,7 @@ fn what_cannot_be_done_is_refused_and_the_helper_goes_on() {
         }
         let short = Header { datatype: "FP32".to_owned(), shape: vec![1, 3, 8, 8] };
         let (reply, _) = helper.ask(&Request::Run { session: 1, inputs: vec![short] }, &[0; 12]);
-        assert!(matches!(&reply, Reply::Refused { reason } if reason.contains("12 bytes")));
+        assert!(matches!(&reply, Reply::Refused { reason, .. } if reason.contains("12 bytes")));
         assert_eq!(helper.run(1, &input(values)).unwrap().0[0].shape(), [1, 4]);
         assert_eq!(helper.end().0, Some(0));
     }

@@ -103,6 +103,11 @@ pub struct Settings {
     #[arg(long, env = "DUNLIN_ACCEL", value_name = "FILE")]
     pub accel: Option<PathBuf>,
 
+    /// The program dunlin-tract, whose engine takes models that this program's own does not
+    /// [default: the one beside this program, or inside of it]
+    #[arg(long, env = "DUNLIN_TRACT", value_name = "FILE")]
+    pub tract: Option<PathBuf>,
+
     /// Engine that is not to be used: cuda, webgpu or ort-cpu; may be repeated
     #[arg(
         long = "forbid-engine",

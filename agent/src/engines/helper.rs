@@ -1,16 +1,18 @@
-//! The helper process of one engine: started when it is needed, asked one thing at a time, each
-//! with a deadline, and given up when it keeps failing.
+//! The helper process of one engine: started when it is needed, ended when no model is in it,
+//! asked one thing at a time, each with a deadline, and left alone for a while when it keeps
+//! failing.
 //!
 //! It may crash, hang, or answer nonsense: whatever it does, a call returns by its deadline with
 //! what happened, and the process is gone then.
 
 use std::io::{Error, ErrorKind, Result};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use models::artifact::TensorInfo;
-use models::engine::frames::{self, Reply, Request};
+use models::engine::frames::{self, Cause, Reply, Request};
 use models::engine::{Engine, EngineError, Session};
 use models::graph::GraphError;
 use models::tensor::Tensor;
@@ -19,8 +21,10 @@ use super::child::Running;
 use super::pipe;
 use super::program::Program;
 
-/// Starts in a row without one good answer, at most; then the helper is given up.
+/// Starts in a row without one good answer, at most; then the helper is left alone for a while.
 const STARTS_MAX: u32 = 3;
+/// How long.
+const REST: Duration = Duration::from_mins(1);
 /// How long the helper may take until it says hello, which it does once its engine has started:
 /// the first use of a GPU can take half a minute.
 const HELLO_LIMIT: Duration = Duration::from_secs(90);
@@ -42,6 +46,8 @@ struct Inner {
     /// Sessions that nobody uses any more, with their processes' numbers. Apart from the state,
     /// which is locked as long as a call takes.
     unused: Mutex<Vec<(u64, u64)>>,
+    /// Sessions that somebody has.
+    used: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -54,6 +60,15 @@ struct State {
     sessions: u64,
     /// What happened last to a process.
     failure: String,
+    /// No process is started before.
+    rest_until: Option<Instant>,
+}
+
+impl State {
+    fn answered(&mut self) {
+        self.starts = 0;
+        self.rest_until = None;
+    }
 }
 
 #[derive(Debug)]
@@ -65,8 +80,13 @@ struct Process {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HelperError {
     /// It said no, and goes on.
-    #[error("{0}")]
-    Refused(String),
+    #[error("{reason}")]
+    Refused {
+        /// Why, for people.
+        reason: String,
+        /// Why, for programs.
+        cause: Cause,
+    },
     /// It crashed, hung or answered nonsense; this process of it is gone.
     #[error("{0}")]
     Failed(String),
@@ -79,8 +99,8 @@ impl Helper {
     /// A helper for an engine; nothing is started before the first use. `threads` 0 leaves their
     /// number to the engine.
     pub fn new(engine: &'static str, program: Program, threads: usize) -> Self {
-        let (state, unused) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Inner { engine, program, threads, state, unused }))
+        let (state, unused, used) = (Mutex::default(), Mutex::default(), AtomicUsize::new(0));
+        Self(Arc::new(Inner { engine, program, threads, state, unused, used }))
     }
 
     /// Loads an ONNX file.
@@ -91,11 +111,13 @@ impl Helper {
         let mut state = self.0.lock();
         state.sessions += 1;
         let session = state.sessions;
-        let reply = self.0.call(&mut state, None, &Request::Load { session }, onnx, LOAD_LIMIT)?;
+        let loaded = self.0.call(&mut state, None, &Request::Load { session }, onnx, LOAD_LIMIT);
+        let reply = loaded.inspect_err(|_| self.0.end_if_unused(&mut state))?;
         let (Reply::Loaded { inputs, outputs }, _) = reply else {
             return Err(self.0.nonsense(&mut state, &reply.0));
         };
         let (helper, generation) = (self.clone(), state.generation);
+        self.0.used.fetch_add(1, Ordering::Relaxed);
         Ok(HelperSession { helper, generation, session, inputs, outputs })
     }
 }
@@ -142,12 +164,12 @@ impl Inner {
         let asked = process.forget(unused, deadline);
         let answered = asked.and_then(|()| process.ask(request, body, deadline));
         match answered {
-            Ok((Reply::Refused { reason }, _)) => {
-                state.starts = 0;
-                Err(HelperError::Refused(reason))
+            Ok((Reply::Refused { reason, cause }, _)) => {
+                state.answered();
+                Err(HelperError::Refused { reason, cause })
             }
             Ok(answer) => {
-                state.starts = 0;
+                state.answered();
                 Ok(answer)
             }
             Err(error) => Err(self.failed(state, &what(&error, limit))),
@@ -162,11 +184,15 @@ impl Inner {
     }
 
     fn start(&self, state: &mut State) -> std::result::Result<(), HelperError> {
-        if state.starts >= STARTS_MAX {
-            let reason = format!("given up after {STARTS_MAX} starts: {}", state.failure);
+        if state.rest_until.is_some_and(|until| Instant::now() < until) {
+            let failure = &state.failure;
+            let reason = format!("left alone for {REST:?} after {STARTS_MAX} starts: {failure}");
             return Err(HelperError::Failed(reason));
         }
         state.starts += 1;
+        // Once they have all failed each further one is followed by a rest as well.
+        let rests = state.starts >= STARTS_MAX;
+        state.rest_until = rests.then(|| Instant::now() + REST);
         state.generation += 1;
         let started = self.program.command().and_then(|mut started| {
             started.command.args(["serve", self.engine]).stdin(Stdio::piped());
@@ -192,6 +218,13 @@ impl Inner {
             }
             Ok((reply, _)) => Err(self.nonsense(state, &reply)),
             Err(error) => Err(self.failed(state, &what(&error, HELLO_LIMIT))),
+        }
+    }
+
+    /// Ends the process if no model is in it: it may hold as much memory as the whole agent.
+    fn end_if_unused(&self, state: &mut State) {
+        if self.used.load(Ordering::Relaxed) == 0 {
+            state.process = None;
         }
     }
 
@@ -312,7 +345,60 @@ impl Session for HelperSession {
 
 impl Drop for HelperSession {
     fn drop(&mut self) {
-        let unused = self.helper.0.unused.lock();
+        let helper = &self.helper.0;
+        let unused = helper.unused.lock();
         unused.unwrap_or_else(PoisonError::into_inner).push((self.generation, self.session));
+        helper.used.fetch_sub(1, Ordering::Relaxed);
+        // Whoever is calling it now has a session, or is about to.
+        if let Ok(mut state) = helper.state.try_lock() {
+            helper.end_if_unused(&mut state);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engines::testing::{self, Fake};
+
+    fn helper(folder: &std::path::Path, fake: Fake) -> Helper {
+        Helper::new("tract", Program::File(testing::write(folder, fake)), 1)
+    }
+
+    fn runs(helper: &Helper) -> bool {
+        helper.0.lock().process.is_some()
+    }
+
+    fn onnx() -> Vec<u8> {
+        models::zoo::build("lenet", [1, 8, 8], 4, 1).unwrap()
+    }
+
+    #[test]
+    fn a_process_ends_with_its_last_model() {
+        let folder = tempfile::tempdir().unwrap();
+        let helper = helper(folder.path(), Fake::Plain);
+        let (first, second) = (helper.session(&onnx()).unwrap(), helper.session(&onnx()).unwrap());
+        drop(first);
+        assert!(runs(&helper));
+        drop(second);
+        assert!(!runs(&helper));
+        let refused = helper.session(b"no model").unwrap_err();
+        assert!(matches!(refused, HelperError::Refused { .. }), "{refused:?}");
+        assert!(!runs(&helper), "a model that is refused keeps no process");
+        helper.session(&onnx()).unwrap();
+    }
+
+    #[test]
+    fn after_some_starts_in_vain_it_rests() {
+        let folder = tempfile::tempdir().unwrap();
+        let helper = helper(folder.path(), Fake::EndsAtOnce);
+        let reason = || helper.session(&onnx()).unwrap_err().to_string();
+        for _ in 0..STARTS_MAX {
+            assert!(reason().starts_with("it ended: exit code 101"), "{}", reason());
+        }
+        assert!(reason().contains("left alone"), "{}", reason());
+        helper.0.lock().rest_until = Some(Instant::now());
+        assert!(reason().starts_with("it ended"), "the rest is over");
+        assert!(reason().contains("left alone"));
     }
 }

@@ -211,7 +211,7 @@ mod tests {
         script(folder.path(), &text);
         let helper = Some(folder.path().join("helper"));
         let forbidden = vec!["webgpu".to_owned(), "ort-cpu".to_owned()];
-        let options = Options { helper, forbidden, ..Options::default() };
+        let options = Options { accel: helper, forbidden, ..Options::default() };
         let mut known = Engines::probe(&options).probed;
         known.sort_by(|a, b| a.engine.cmp(&b.engine));
         assert_eq!(std::fs::read_to_string(asked).unwrap(), "cuda\n");

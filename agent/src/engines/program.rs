@@ -1,24 +1,63 @@
-//! The helper's program: a file, or carried by this program and run from memory.
+//! The programs of helpers: a file, or carried by this program and run from memory.
 
 use std::io::{Error, ErrorKind, Read as _, Result};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-#[cfg(feature = "embedded-accel")]
 mod embedded;
 
-/// The file's name beside the agent.
-const NAME: &str = "dunlin-accel";
+/// Which helper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Its engines load libraries and drivers.
+    Accel,
+    /// Its engine is the CPU's that takes the most models.
+    Tract,
+}
 
-/// Where the helper's program is.
+impl Kind {
+    /// The file's name beside the agent.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Accel => "dunlin-accel",
+            Self::Tract => "dunlin-tract",
+        }
+    }
+
+    const fn option(self) -> &'static str {
+        match self {
+            Self::Accel => "--accel",
+            Self::Tract => "--tract",
+        }
+    }
+
+    /// What this program carries of it, compressed by gzip; the build names the file.
+    const fn inside(self) -> Option<&'static [u8]> {
+        match self {
+            #[cfg(feature = "embedded-accel")]
+            Self::Accel => Some(include_bytes!(env!("DUNLIN_ACCEL_PROGRAM"))),
+            #[cfg(not(feature = "embedded-accel"))]
+            Self::Accel => None,
+            #[cfg(feature = "embedded-tract")]
+            Self::Tract => Some(include_bytes!(env!("DUNLIN_TRACT_PROGRAM"))),
+            #[cfg(not(feature = "embedded-tract"))]
+            Self::Tract => None,
+        }
+    }
+}
+
+/// Where a helper's program is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Program {
     /// A file.
     File(PathBuf),
-    /// Inside of this program; `scratch` is a folder for systems that do not run it from memory.
-    #[cfg(feature = "embedded-accel")]
-    Embedded {
-        /// Where it may be written to, if anywhere.
+    /// Inside of this program.
+    Inside {
+        /// The file's name, if it were one.
+        name: &'static str,
+        /// The program, compressed by gzip.
+        compressed: &'static [u8],
+        /// A folder of this agent alone, for systems that do not run it from memory.
         scratch: Option<PathBuf>,
     },
 }
@@ -29,21 +68,23 @@ impl Program {
     /// # Errors
     /// Why there is none that this system can run, and what to do.
     pub fn find(
+        kind: Kind,
         named: Option<&Path>,
-        #[cfg_attr(not(feature = "embedded-accel"), expect(unused, reason = "none is inside"))]
         scratch: Option<&Path>,
     ) -> std::result::Result<Self, String> {
-        let beside = std::env::current_exe().ok().map(|own| own.with_file_name(NAME));
-        let program = match (named, beside) {
-            (Some(path), _) => Self::File(path.to_owned()),
-            (None, Some(path)) if path.is_file() => Self::File(path),
-            #[cfg(feature = "embedded-accel")]
-            (None, _) => Self::Embedded { scratch: scratch.map(Path::to_owned) },
-            #[cfg(not(feature = "embedded-accel"))]
-            (None, _) => {
+        let name = kind.name();
+        let beside = std::env::current_exe().ok().map(|own| own.with_file_name(name));
+        let program = match (named, beside, kind.inside()) {
+            (Some(path), ..) => Self::File(path.to_owned()),
+            (None, Some(path), _) if path.is_file() => Self::File(path),
+            (None, _, Some(compressed)) => {
+                Self::Inside { name, compressed, scratch: scratch.map(Path::to_owned) }
+            }
+            (None, _, None) => {
                 return Err(format!(
-                    "no helper: copy {NAME} beside the agent, name it with --accel, or use the \
-                     agent that has it inside"
+                    "no helper: copy {name} beside the agent, name it with {}, or use an agent \
+                     that has it inside",
+                    kind.option()
                 ));
             }
         };
@@ -55,15 +96,12 @@ impl Program {
     ///
     /// # Errors
     /// When it cannot be brought into memory, nor into a file.
-    #[cfg_attr(
-        not(feature = "embedded-accel"),
-        expect(clippy::unnecessary_wraps, reason = "a program inside has to be unpacked")
-    )]
     pub(super) fn command(&self) -> Result<Started> {
         match self {
             Self::File(path) => Ok(Started { command: Command::new(path), _held: None }),
-            #[cfg(feature = "embedded-accel")]
-            Self::Embedded { scratch } => embedded::command(scratch.as_deref()),
+            Self::Inside { name, compressed, scratch } => {
+                embedded::command(name, compressed, scratch.as_deref())
+            }
         }
     }
 
@@ -71,16 +109,16 @@ impl Program {
     pub(super) fn stamp(&self) -> String {
         match self {
             Self::File(path) => stamp(path),
-            #[cfg(feature = "embedded-accel")]
-            Self::Embedded { .. } => embedded::stamp(),
+            Self::Inside { compressed, .. } => models::digest::of(compressed),
         }
     }
 
     fn check(&self) -> std::result::Result<(), String> {
         let (what, start) = match self {
             Self::File(path) => (path.display().to_string(), start_of(path)),
-            #[cfg(feature = "embedded-accel")]
-            Self::Embedded { .. } => ("the helper inside".to_owned(), embedded::start()),
+            Self::Inside { name, compressed, .. } => {
+                (format!("the {name} inside"), embedded::start(compressed))
+            }
         };
         let start = start.map_err(|error| format!("{what}: {error}"))?;
         match loader(&start) {
@@ -149,7 +187,7 @@ mod tests {
     fn a_loader_that_is_missing_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("helper");
-        let find = || Program::find(Some(&path), None);
+        let find = || Program::find(Kind::Accel, Some(&path), None);
         let error = find().unwrap_err();
         assert!(error.contains("helper: No such file"), "{error}");
         let own = start_of(Path::new("/proc/self/exe")).unwrap();

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::Duration;
 
 use clap::Args;
 use models::engine::frames::Probed;
@@ -10,7 +10,7 @@ use models::tensor::Tensor;
 use models::train::Definition;
 use models::zoo;
 
-use super::{CPU, Engines, Options, cpu};
+use super::{CPU, Cpu, Engines, Options};
 
 /// What is asked for.
 #[derive(Debug, Clone, Args)]
@@ -18,6 +18,9 @@ pub struct ProbeArgs {
     /// The program dunlin-accel [default: the one beside this program, or inside of it]
     #[arg(long, env = "DUNLIN_ACCEL", value_name = "FILE")]
     pub accel: Option<PathBuf>,
+    /// The program dunlin-tract [default: the one beside this program, or inside of it]
+    #[arg(long, env = "DUNLIN_TRACT", value_name = "FILE")]
+    pub tract: Option<PathBuf>,
     /// The result as JSON
     #[arg(long)]
     pub json: bool,
@@ -28,13 +31,17 @@ const KNOWN: (&str, [usize; 3], usize) = ("resnet18", [3, 32, 32], 8);
 const CLASSES: usize = 10;
 /// Runs, the fastest counts.
 const RUNS: usize = 3;
+/// How long a run may take.
+const RUN_LIMIT: Duration = Duration::from_mins(1);
 
 /// Probes every engine and gives the result as text.
 #[expect(clippy::missing_panics_doc, reason = "names and numbers are JSON")]
 pub fn run(args: &ProbeArgs) -> String {
-    let options = Options { helper: args.accel.clone(), ..Options::default() };
+    let ProbeArgs { accel, tract, .. } = args.clone();
+    let options = Options { accel, tract, ..Options::default() };
     let helped = Engines::probe(&options);
-    let own = CPU.map(probe_cpu);
+    let cpu = Cpu::find(&options);
+    let own = CPU.map(|engine| probe_cpu(&cpu, engine));
     let all: Vec<Probed> = own.into_iter().chain(helped.probed).collect();
     if args.json {
         return serde_json::to_string_pretty(&all).expect("names and numbers are JSON");
@@ -42,34 +49,38 @@ pub fn run(args: &ProbeArgs) -> String {
     text(&all)
 }
 
-/// An engine of the CPU; the rate is that of one thread where the engine uses one.
-fn probe_cpu(engine: &str) -> Probed {
+fn probe_cpu(cpu: &Cpu, engine: &str) -> Probed {
     let device = Some(crate::facts::read(Path::new("/")).cpu).filter(|cpu| !cpu.is_empty());
-    let gflops = rate(engine);
-    let unusable = gflops.is_none().then(|| "it does not run a known model".to_owned());
+    let (gflops, unusable) = match rate(cpu, engine) {
+        Ok(rate) => (Some(rate), None),
+        Err(reason) => (None, Some(reason)),
+    };
     Probed { engine: engine.to_owned(), unusable, device, gflops, ..Probed::default() }
 }
 
-fn rate(engine: &str) -> Option<f64> {
+/// Operations per second, in 10^9; of one thread where the engine uses one.
+fn rate(cpu: &Cpu, engine: &str) -> Result<f64, String> {
+    fn text(error: impl std::fmt::Display) -> String {
+        error.to_string()
+    }
     let (family, shape, examples) = KNOWN;
-    let onnx = zoo::build(family, shape, CLASSES, 1)?.into();
-    let (definition, parameters) = Definition::read_with_parameters(&onnx).ok()?;
-    let onnx = definition.to_inference_onnx(&parameters.into()).ok()?;
-    let session = cpu(engine).load(&onnx).ok()?;
+    let unknown = || format!("there is no family {family}");
+    let onnx = zoo::build(family, shape, CLASSES, 1).ok_or_else(unknown)?.into();
+    let (definition, parameters) = Definition::read_with_parameters(&onnx).map_err(text)?;
+    let onnx = definition.to_inference_onnx(&parameters.into()).map_err(text)?;
+    let session = cpu.load(engine, &onnx).map_err(text)?;
     let extents: Vec<usize> = std::iter::once(examples).chain(shape).collect();
     let values = vec![0.5; extents.iter().product()];
-    let input = [Tensor::f32(&extents, values).ok()?];
-    session.run(&input).ok()?;
-    let times = (0..RUNS).filter_map(|_| {
-        let began = Instant::now();
-        session.run(&input).ok()?;
-        Some(began.elapsed().as_secs_f64())
-    });
-    let best = times.fold(f64::INFINITY, f64::min);
+    let input = [Tensor::f32(&extents, values).map_err(text)?];
+    session.run(&input, RUN_LIMIT).map_err(text)?;
+    let mut best = Duration::MAX;
+    for _ in 0..RUNS {
+        best = best.min(session.run(&input, RUN_LIMIT).map_err(text)?.1);
+    }
+    let cost = zoo::cost(family, shape, CLASSES).ok_or_else(unknown)?;
     #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
-    let operations =
-        2.0 * zoo::cost(family, shape, CLASSES)?.multiply_adds as f64 * examples as f64;
-    Some(operations / best / 1e9)
+    let operations = 2.0 * cost.multiply_adds as f64 * examples as f64;
+    Ok(operations / best.as_secs_f64() / 1e9)
 }
 
 fn text(all: &[Probed]) -> String {
@@ -97,7 +108,9 @@ mod tests {
     fn every_engine_is_shown_with_what_it_has_or_lacks() {
         let folder = tempfile::tempdir().unwrap();
         let accel = Some(testing::write(folder.path(), Fake::Good));
-        let shown = run(&ProbeArgs { accel: accel.clone(), json: false });
+        let tract = Some(testing::write(folder.path(), Fake::Plain));
+        let args = ProbeArgs { accel, tract, json: false };
+        let shown = run(&args);
         let line = |engine: &str| shown.lines().find(|line| line.starts_with(engine)).unwrap();
         for engine in CPU {
             assert!(line(engine).contains("yes"), "{shown}");
@@ -105,10 +118,14 @@ mod tests {
         assert!(line("cuda").contains("1.5  a fake"), "{shown}");
         assert!(line("webgpu").contains("no") && line("webgpu").contains("this is a fake"));
         let all: Vec<Probed> =
-            serde_json::from_str(&run(&ProbeArgs { accel, json: true })).unwrap();
+            serde_json::from_str(&run(&ProbeArgs { json: true, ..args.clone() })).unwrap();
         assert_eq!(all.len(), CPU.len() + HELPED.len());
         let absent = Some(folder.path().join("absent"));
-        let shown = run(&ProbeArgs { accel: absent, json: false });
-        assert!(shown.contains("absent: No such file"), "{shown}");
+        let shown = run(&ProbeArgs { accel: absent.clone(), tract: absent, json: false });
+        let line = |engine: &str| shown.lines().find(|line| line.starts_with(engine)).unwrap();
+        assert!(line("native").contains("yes"), "{shown}");
+        for engine in ["tract", "cuda"] {
+            assert!(line(engine).contains("absent: No such file"), "{shown}");
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use models::engine::frames::{self, Lengths, Reply, Request};
+use models::engine::frames::{self, Cause, Lengths, Reply, Request};
 use models::engine::tract::Tract;
 use models::engine::{Engine as _, Session};
 use models::tensor::Tensor;
@@ -13,7 +13,9 @@ use models::tensor::Tensor;
 /// What a helper does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fake {
-    /// Answers as the CPU does; what it was asked before it answers at once.
+    /// Answers as tract does.
+    Plain,
+    /// Answers as tract does; what it was asked before it answers at once.
     Good,
     /// The same with numbers that are wrong.
     Wrong,
@@ -21,6 +23,8 @@ pub(crate) enum Fake {
     Refuses,
     /// Crashes when it is asked for what it has not seen: the golden input it has.
     Crashes,
+    /// The same, but only one of its processes does.
+    CrashesOnce,
     /// The same by a signal.
     Dies,
     /// The same by not answering.
@@ -34,11 +38,13 @@ pub(crate) enum Fake {
 }
 
 impl Fake {
-    const ALL: [Fake; 9] = [
+    const ALL: [Fake; 11] = [
+        Fake::Plain,
         Fake::Good,
         Fake::Wrong,
         Fake::Refuses,
         Fake::Crashes,
+        Fake::CrashesOnce,
         Fake::Dies,
         Fake::Hangs,
         Fake::Babbles,
@@ -47,7 +53,7 @@ impl Fake {
     ];
 }
 
-/// Writes a helper whose only usable engine is `cuda`.
+/// Writes a helper; of the engines that are probed `cuda` alone is usable.
 pub(crate) fn write(folder: &Path, fake: Fake) -> PathBuf {
     let path = folder.join(format!("helper-{fake:?}"));
     let own = std::env::current_exe().unwrap();
@@ -59,7 +65,7 @@ if [ "$1" = probe ]; then
     exit 0
 fi
 exec 3>&1 1>&2
-DUNLIN_FAKE={fake:?} exec {own} --exact engines::testing::fake_helper --nocapture --test-threads 1
+DUNLIN_FAKE="{fake:?} $2 $0" exec {own} --exact engines::testing::fake_helper --nocapture --test-threads 1
 "#,
         own = own.display()
     );
@@ -71,24 +77,35 @@ DUNLIN_FAKE={fake:?} exec {own} --exact engines::testing::fake_helper --nocaptur
 /// The helper, where the script says so; nothing among the tests.
 #[test]
 fn fake_helper() {
-    let Ok(name) = std::env::var("DUNLIN_FAKE") else { return };
+    let Ok(variable) = std::env::var("DUNLIN_FAKE") else { return };
+    let mut words = variable.splitn(3, ' ');
+    let [name, engine, path] = std::array::from_fn(|_| words.next().unwrap());
     let fake = Fake::ALL.into_iter().find(|fake| format!("{fake:?}") == name).unwrap();
     if fake == Fake::EndsAtOnce {
         end(101);
     }
     let mut out = std::fs::OpenOptions::new().write(true).open("/proc/self/fd/3").unwrap();
-    let hello = Reply::Hello { protocol: frames::PROTOCOL, engine: "cuda".to_owned() };
+    let hello = Reply::Hello { protocol: frames::PROTOCOL, engine: engine.to_owned() };
     say(&mut out, &hello, &[]);
     let mut models: HashMap<u64, Box<dyn Session>> = HashMap::new();
     let mut seen: HashMap<Vec<u8>, Vec<Tensor>> = HashMap::new();
     while let Some((request, body)) = listen(&mut std::io::stdin().lock()) {
         match request {
             Request::Load { .. } if fake == Fake::Refuses => {
-                say(&mut out, &Reply::Refused { reason: "operator Relu".to_owned() }, &[]);
+                let reason = "operator Relu".to_owned();
+                let refused = &Reply::Refused { reason, cause: Cause::Operator };
+                say(&mut out, refused, &[]);
             }
             Request::Load { .. } if fake == Fake::EndsLoading => end(3),
             Request::Load { session } => {
-                let model = Tract.load(&body).unwrap();
+                let model = match Tract.load(&body) {
+                    Ok(model) => model,
+                    Err(error) => {
+                        let (reason, cause) = (error.to_string(), Cause::Other);
+                        say(&mut out, &Reply::Refused { reason, cause }, &[]);
+                        continue;
+                    }
+                };
                 let (inputs, outputs) = (model.inputs().to_vec(), model.outputs().to_vec());
                 models.insert(session, model);
                 say(&mut out, &Reply::Loaded { inputs, outputs }, &[]);
@@ -99,7 +116,10 @@ fn fake_helper() {
             }
             Request::Run { session, inputs } => {
                 if !seen.is_empty() && !seen.contains_key(&body) {
-                    misbehave(fake, &mut out);
+                    misbehave(fake, path, &mut out);
+                }
+                if fake == Fake::Plain {
+                    seen.clear();
                 }
                 let outputs = seen.entry(body).or_insert_with_key(|body| {
                     models[&session].run(&frames::unpack(&inputs, body).unwrap()).unwrap()
@@ -123,9 +143,14 @@ fn end(code: i32) -> ! {
     std::process::exit(code)
 }
 
-fn misbehave(fake: Fake, out: &mut impl Write) {
+fn misbehave(fake: Fake, path: &str, out: &mut impl Write) {
     match fake {
         Fake::Crashes => end(101),
+        Fake::CrashesOnce => {
+            if std::fs::File::create_new(format!("{path}.crashed")).is_ok() {
+                end(101);
+            }
+        }
         // Rust's own handler takes the first one.
         Fake::Dies => loop {
             let own = rustix::process::getpid();
@@ -133,7 +158,12 @@ fn misbehave(fake: Fake, out: &mut impl Write) {
         },
         Fake::Hangs => std::thread::sleep(std::time::Duration::from_mins(10)),
         Fake::Babbles => out.write_all(b"cuda error: out of memory, aborting\n").unwrap(),
-        Fake::Good | Fake::Wrong | Fake::Refuses | Fake::EndsAtOnce | Fake::EndsLoading => {}
+        Fake::Plain
+        | Fake::Good
+        | Fake::Wrong
+        | Fake::Refuses
+        | Fake::EndsAtOnce
+        | Fake::EndsLoading => {}
     }
 }
 

@@ -2,9 +2,12 @@
 
 use jobs::report::{Failure, FailureCode};
 use models::engine::EngineError;
+use models::engine::frames::Cause;
 use models::graph::GraphError;
 use models::params::ParametersError;
 use models::train::TrainError;
+
+use crate::engines::{HelperError, SessionError};
 
 pub(super) fn of_graph(error: &GraphError) -> Failure {
     let code = match error {
@@ -36,6 +39,21 @@ pub(super) fn of_training(error: &TrainError) -> Failure {
         TrainError::Batch { .. } => FailureCode::ShapeMismatch,
         TrainError::Diverged { .. } => FailureCode::Diverged,
         TrainError::State(_) => FailureCode::Internal,
+    };
+    Failure::new(code, error.to_string())
+}
+
+/// Of an engine of the CPU.
+pub(super) fn of_session(error: &SessionError) -> Failure {
+    let code = match error {
+        SessionError::Own(error) => return of_engine(error),
+        SessionError::Helped(HelperError::Refused { cause, .. }) => match cause {
+            Cause::Operator => FailureCode::UnsupportedOperator,
+            Cause::Shape => FailureCode::ShapeMismatch,
+            Cause::Other => FailureCode::InvalidModel,
+        },
+        SessionError::Helped(HelperError::Failed(_) | HelperError::Gone(_))
+        | SessionError::Absent(_) => FailureCode::EngineUnavailable,
     };
     Failure::new(code, error.to_string())
 }

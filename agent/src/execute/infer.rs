@@ -1,5 +1,7 @@
 //! Answers one request to a model.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use jobs::id::Bytes as Size;
 use jobs::report::{Class, Failure, FailureCode, InferReport, ReportBody};
@@ -9,6 +11,7 @@ use models::picture::{self, PictureError};
 use models::tensor::Tensor;
 
 use super::sessions::Ready;
+use super::sessions::loaded::Answered;
 use super::{Outcome, Run, answer};
 
 impl Run {
@@ -17,37 +20,52 @@ impl Run {
         let executor = &self.executor;
         let (device, compute) = (&executor.device, &executor.compute);
         let ready = executor.sessions.get(&task.model.digest, device, compute).await?;
-        ready.provide(|engine| task.engine.allows(engine), device).await?;
-        let (model, wanted, top, policy) = (ready.clone(), task.input, task.top, task.engine);
-        let limit = self.timeout.saturating_sub(self.arrived.elapsed());
-        let (answered, classes) = compute
-            .infer(move || {
-                let inputs = inputs(&model, &wanted, &input)?;
-                let allowed = |engine: &str| policy.allows(engine);
-                let answered = model.model.answer(&inputs, allowed, limit)?;
-                let classes = classes(&answered.outputs, &model.config.labels, top);
-                Ok((answered, classes))
-            })
-            .await?;
+        let task = Arc::new(task);
+        let mut answered = self.answer(&ready, &task, &input).await;
+        if answered.as_ref().is_err_and(|failure| failure.code == FailureCode::EngineUnavailable) {
+            // The last engine failed, perhaps by another request's fault: once more.
+            answered = self.answer(&ready, &task, &input).await;
+        }
+        let (answered, classes) = answered?;
         if !answered.again.is_empty() {
             let (ready, device, again) = (ready.clone(), device.clone(), answered.again.clone());
             tokio::spawn(async move { ready.try_again(again, &device).await });
         }
         let report = InferReport {
-            model: task.model,
+            model: task.model.clone(),
             engine: answered.engine.to_owned(),
             engine_us: u64::try_from(answered.took.as_micros()).unwrap_or(u64::MAX),
             refused_engines: answered.refused,
             outputs: headers(&ready, &answered.outputs),
             classes,
         };
-        if let Some(inbox) = task.answer_to {
-            answer::send(device, &inbox, &report, &answered.outputs).await?;
+        if let Some(inbox) = &task.answer_to {
+            answer::send(device, inbox, &report, &answered.outputs).await?;
             let report = InferReport { outputs: Vec::new(), ..report };
             return Ok(ReportBody::Inferred(report).into());
         }
         let outputs: Vec<u8> = answered.outputs.iter().flat_map(Tensor::to_le_bytes).collect();
         Ok(Outcome { body: ReportBody::Inferred(report), outputs: outputs.into() })
+    }
+
+    /// Makes an engine ready that the task allows, and runs the model.
+    async fn answer(
+        &self,
+        ready: &Arc<Ready>,
+        task: &Arc<InferTask>,
+        input: &Bytes,
+    ) -> Result<(Answered, Vec<Vec<Class>>), Failure> {
+        ready.provide(|engine| task.engine.allows(engine), &self.executor.device).await?;
+        let (ready, task, input) = (ready.clone(), task.clone(), input.clone());
+        let limit = self.timeout.saturating_sub(self.arrived.elapsed());
+        let run = move || {
+            let inputs = inputs(&ready, &task.input, &input)?;
+            let allowed = |engine: &str| task.engine.allows(engine);
+            let answered = ready.model.answer(&inputs, allowed, limit)?;
+            let classes = classes(&answered.outputs, &ready.config.labels, task.top);
+            Ok((answered, classes))
+        };
+        self.executor.compute.infer(run).await
     }
 }
 

@@ -9,7 +9,7 @@ use models::artifact::{Descriptor, Manifest, ModelConfig};
 
 use self::loaded::Loaded;
 use super::compute::Compute;
-use crate::cache::{Cache, Gates, Keep};
+use crate::cache::{Gates, Keep};
 use crate::device::Device;
 
 mod calibrate;
@@ -53,7 +53,7 @@ impl Sessions {
         if let Some(ready) = self.find(manifest) {
             return Ok(ready);
         }
-        let (ready, onnx) = load(manifest, &device.cache, compute).await?;
+        let (ready, onnx) = load(manifest, device, compute).await?;
         let ready = Arc::new(ready);
         self.insert(manifest.clone(), ready.clone());
         let digests = self.lock().iter().map(|(digest, _)| digest.clone()).collect();
@@ -115,17 +115,18 @@ impl Ready {
 /// Manifest, then config and ONNX file, then the first engine of the CPU that takes it.
 async fn load(
     manifest: &Digest,
-    cache: &Cache,
+    device: &Arc<Device>,
     compute: &Compute,
 ) -> Result<(Ready, Bytes), Failure> {
+    let cache = &device.cache;
     let manifest = cache.get_by_digest(manifest, Keep::Disk).await?;
     let manifest = Manifest::parse(&manifest).map_err(|error| invalid(&error))?;
     let (config, onnx_blob) = (blob(&manifest.config)?, blob(manifest.onnx())?);
     let (config, onnx) =
         futures::try_join!(cache.get(&config, Keep::Disk), cache.get(&onnx_blob, Keep::Disk))?;
     let config = ModelConfig::parse(&config).map_err(|error| invalid(&error))?;
-    let bytes = onnx.clone();
-    let model = compute.infer(move || Loaded::load(&bytes)).await?;
+    let (bytes, shared) = (onnx.clone(), device.clone());
+    let model = compute.infer(move || Loaded::load(&shared.cpu, &bytes)).await?;
     Ok((Ready { config, model: Arc::new(model), onnx: onnx_blob }, onnx))
 }
 

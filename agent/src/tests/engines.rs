@@ -11,7 +11,6 @@ use models::train::{Sgd, Trainer};
 
 use super::infer::inferred;
 use super::*;
-use crate::engines::testing::{self, Fake};
 
 const SIDE: usize = 64;
 
@@ -152,6 +151,51 @@ async fn when_a_helper_fails_the_next_engine_answers_and_says_so() {
         assert_eq!(helped.ask("tract", 1).await.1, expected, "the agent lives");
         helped.agent.stop().await;
     }
+}
+
+/// Behind it there is no other engine.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_of_the_cpus_helper_costs_the_request_that_caused_it() {
+    let world = World::new().await;
+    for (fake, recovers) in [(Fake::CrashesOnce, true), (Fake::Crashes, false)] {
+        let tract = Some(testing::write(world.dir.path(), fake));
+        let agent = world.join(Config { tract, ..world.config() }).await;
+        let model = slow_model(&world).await;
+        let tasked = ask(&model, "tract");
+        for number in [1, 2] {
+            let (report, outputs) = world.infer(&tasked, &input(number)).await;
+            if recovers {
+                assert_eq!(inferred(report).engine, "tract");
+                let (_, expected) = world.infer(&ask(&model, "native"), &input(number)).await;
+                assert!(near(&outputs, &expected));
+            } else {
+                let failure = failure_of(report);
+                assert_eq!(failure.code, FailureCode::EngineUnavailable);
+                assert!(failure.message.contains("tract: it ended: exit code 101"), "{failure:?}");
+            }
+        }
+        assert_eq!(
+            inferred(world.infer(&ask(&model, "!tract"), &input(3)).await.0).engine,
+            "native"
+        );
+        agent.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_cpus_helper_the_agents_own_engine_answers() {
+    let world = World::new().await;
+    let mut hellos = world.listen("fleet.pi.hello").await;
+    let tract = Some(world.dir.path().join("absent"));
+    let agent = start(Config { tract, ..world.config() });
+    let hello: jobs::device::Hello = next_as(&mut hellos).await;
+    assert_eq!(hello.engines, ["native"]);
+    let model = slow_model(&world).await;
+    assert_eq!(inferred(world.infer(&ask(&model, ""), &input(1)).await.0).engine, "native");
+    let failure = failure_of(world.infer(&ask(&model, "tract"), &input(1)).await.0);
+    assert_eq!(failure.code, FailureCode::EngineUnavailable);
+    assert!(failure.message.contains("absent: No such file"), "{failure:?}");
+    agent.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -35,14 +35,17 @@ impl Batch {
 
 /// Inputs and outputs as a model's file declares them.
 #[derive(Debug)]
-pub(super) struct Declared {
-    pub(super) inputs: Vec<TensorInfo>,
-    pub(super) outputs: Vec<TensorInfo>,
+pub struct Declared {
+    /// In order.
+    pub inputs: Vec<TensorInfo>,
+    /// In order.
+    pub outputs: Vec<TensorInfo>,
     pub(super) batch: Batch,
 }
 
 impl Declared {
-    pub(super) fn new(inputs: Vec<TensorInfo>, outputs: Vec<TensorInfo>) -> Self {
+    /// What these mean for the batch follows from their shapes.
+    pub fn new(inputs: Vec<TensorInfo>, outputs: Vec<TensorInfo>) -> Self {
         let batch = Batch::of(&inputs, &outputs);
         Self { inputs, outputs, batch }
     }
@@ -51,7 +54,7 @@ impl Declared {
     ///
     /// # Errors
     /// [`EngineError::Input`] names the input that does not fit.
-    pub(super) fn check(&self, inputs: &[Tensor]) -> Result<Option<usize>, EngineError> {
+    pub fn check(&self, inputs: &[Tensor]) -> Result<Option<usize>, EngineError> {
         let inputs: Vec<(&str, &[usize])> =
             inputs.iter().map(|tensor| (tensor.data().datatype(), tensor.shape())).collect();
         check(&self.inputs, self.batch, &inputs)

@@ -1,4 +1,4 @@
-//! What an agent and its helper, which holds the engines that load libraries, say to each other.
+//! What an agent and a helper, which holds engines in a process of its own, say to each other.
 //!
 //! A helper serves one engine. It begins with [`Reply::Hello`]; then each request is answered by
 //! one reply, in order. A message is a frame: the length of its header (`u32`) and of its body
@@ -75,9 +75,25 @@ pub enum Reply {
     Unloaded,
     /// It cannot be done; the helper goes on.
     Refused {
-        /// Why.
+        /// Why, for people.
         reason: String,
+        /// Why, for programs.
+        #[serde(default)]
+        cause: Cause,
     },
+}
+
+/// What stands in the way of a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// The model has an operator, or a form of it, that the engine lacks.
+    Operator,
+    /// Shapes in the model do not fit each other.
+    Shape,
+    /// Anything else.
+    #[default]
+    Other,
 }
 
 /// A tensor of a body.
@@ -87,6 +103,13 @@ pub struct Header {
     pub datatype: String,
     /// Extents, slowest first.
     pub shape: Vec<usize>,
+}
+
+impl Header {
+    /// That of a tensor.
+    pub fn of(tensor: &Tensor) -> Self {
+        Self { datatype: tensor.data().datatype().to_owned(), shape: tensor.shape().to_vec() }
+    }
 }
 
 /// What a helper found out about an engine, as `dunlin-accel probe ENGINE` prints it in JSON.
@@ -186,15 +209,11 @@ pub fn decode<M: DeserializeOwned>(header: &[u8]) -> Result<M, FrameError> {
 
 /// Headers of tensors, and their elements as they travel in a body.
 pub fn pack(tensors: &[Tensor]) -> (Vec<Header>, Vec<u8>) {
-    let header = |tensor: &Tensor| Header {
-        datatype: tensor.data().datatype().to_owned(),
-        shape: tensor.shape().to_vec(),
-    };
     let mut body = Vec::new();
     for tensor in tensors {
         tensor.append_le_bytes(&mut body);
     }
-    (tensors.iter().map(header).collect(), body)
+    (tensors.iter().map(Header::of).collect(), body)
 }
 
 /// The elements of each tensor of a body.
@@ -262,7 +281,7 @@ mod tests {
         assert_eq!((lengths.header, lengths.body), (header.len(), body.len()));
         let Request::Run { inputs, .. } = decode(header).unwrap() else { panic!() };
         assert_eq!(unpack(&inputs, &body).unwrap(), tensors);
-        let reply = Reply::Refused { reason: "operator Mod".into() };
+        let reply = Reply::Refused { reason: "operator Mod".into(), cause: Cause::Operator };
         assert_eq!(decode::<Reply>(&encode(&reply, 0).unwrap()[PREFIX..]), Ok(reply));
     }
 

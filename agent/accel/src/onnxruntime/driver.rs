@@ -7,7 +7,7 @@ use std::ffi::{CStr, c_char, c_int, c_uint};
 
 use libloading::{Library, Symbol};
 
-use crate::engine::Refusal;
+use helper::engine::Refusal;
 
 /// A GPU that the driver can use.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub(super) fn first_device() -> Result<Device, Refusal> {
     let library = unsafe { Library::new(LIBRARY) }.map_err(|error| {
         let cause =
             std::error::Error::source(&error).map_or(error.to_string(), ToString::to_string);
-        Refusal(format!("no NVIDIA GPU: the driver's library cannot be loaded ({cause})"))
+        Refusal::of(format!("no NVIDIA GPU: the driver's library cannot be loaded ({cause})"))
     })?;
     let calls = Calls { library: &library };
     // SAFETY: each call has the C signature of the CUDA driver API (cuda.h) of the same name, and
@@ -51,7 +51,7 @@ pub(super) fn first_device() -> Result<Device, Refusal> {
         let found = calls.get::<GetInt>("cuDeviceGetCount")?(&raw mut count);
         calls.check("cuDeviceGetCount", found)?;
         if count < 1 {
-            return Err(Refusal("no NVIDIA GPU: the driver counts none".to_owned()));
+            return Err(Refusal::of("no NVIDIA GPU: the driver counts none".to_owned()));
         }
         calls.check(
             "cuDriverGetVersion",
@@ -84,17 +84,17 @@ impl<'l> Calls<'l> {
     unsafe fn get<F>(&self, name: &str) -> Result<Symbol<'l, F>, Refusal> {
         // SAFETY: the caller's.
         unsafe { self.library.get(name.as_bytes()) }
-            .map_err(|error| Refusal(format!("{LIBRARY} has no {name}: {error}")))
+            .map_err(|error| Refusal::of(format!("{LIBRARY} has no {name}: {error}")))
     }
 
     #[expect(clippy::unused_self, reason = "reads as a call of the driver")]
     fn check(&self, name: &str, result: c_int) -> Result<(), Refusal> {
         match result {
             0 => Ok(()),
-            100 => Err(Refusal("no NVIDIA GPU: the driver finds none".to_owned())),
-            code => {
-                Err(Refusal(format!("NVIDIA's driver does not work: {name} gives error {code}")))
-            }
+            100 => Err(Refusal::of("no NVIDIA GPU: the driver finds none".to_owned())),
+            code => Err(Refusal::of(format!(
+                "NVIDIA's driver does not work: {name} gives error {code}"
+            ))),
         }
     }
 }

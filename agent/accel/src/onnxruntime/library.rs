@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::engine::Refusal;
+use helper::engine::Refusal;
 
 /// Names the library itself; nothing else is looked for then.
 const PATH: &str = "ORT_DYLIB_PATH";
@@ -43,7 +43,7 @@ pub(super) fn find(wanted: Wanted) -> Result<Vec<PathBuf>, Refusal> {
         return if path.is_file() {
             Ok(vec![path])
         } else {
-            Err(Refusal(format!("{PATH} names {}, which is no file", path.display())))
+            Err(Refusal::of(format!("{PATH} names {}, which is no file", path.display())))
         };
     }
     let mut folders = folders();
@@ -63,7 +63,7 @@ pub(super) fn find(wanted: Wanted) -> Result<Vec<PathBuf>, Refusal> {
         Some(path) => format!("{} has no {CUDA_PROVIDER} beside it", path.display()),
         None => format!("no libonnxruntime.so in {}", folders.join(", ")),
     };
-    Err(Refusal(format!("{missing}: {}", advice(wanted))))
+    Err(Refusal::of(format!("{missing}: {}", advice(wanted))))
 }
 
 /// The libraries of these folders, the newest of each first.

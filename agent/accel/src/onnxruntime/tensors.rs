@@ -5,7 +5,7 @@ use models::engine::frames::Header;
 use ort::session::SessionInputValue;
 use ort::value::{DynValue, PrimitiveTensorElementType, Tensor, TensorRef};
 
-use crate::engine::{Refusal, View};
+use helper::engine::{Refusal, View};
 
 /// A frame's tensor as an input.
 pub(super) fn input<'a>(view: &View<'a>) -> Result<SessionInputValue<'a>, Refusal> {
@@ -17,7 +17,7 @@ pub(super) fn input<'a>(view: &View<'a>) -> Result<SessionInputValue<'a>, Refusa
         "INT8" => value::<i8>(view),
         "UINT8" => value::<u8>(view),
         "BOOL" => value::<bool>(view),
-        other => Err(Refusal(format!("datatype {other:?} is not known to this program"))),
+        other => Err(Refusal::of(format!("datatype {other:?} is not known to this program"))),
     }
 }
 
@@ -33,7 +33,7 @@ where
     let element = |bytes| bytemuck::checked::try_pod_read_unaligned(bytes);
     let elements: Result<Vec<T>, _> =
         view.bytes.chunks_exact(size_of::<T>()).map(element).collect();
-    let elements = elements.map_err(|_| Refusal("a BOOL is neither 0 nor 1".to_owned()))?;
+    let elements = elements.map_err(|_| Refusal::of("a BOOL is neither 0 nor 1".to_owned()))?;
     Ok(Tensor::from_array((view.shape, elements)).map_err(Refusal::of)?.into())
 }
 
@@ -48,9 +48,10 @@ pub(super) fn output(name: &str, value: &DynValue, body: &mut Vec<u8>) -> Result
         Some("INT8") => append::<i8>("INT8", value, body),
         Some("UINT8") => append::<u8>("UINT8", value, body),
         Some("BOOL") => append::<bool>("BOOL", value, body),
-        Some(_) | None => {
-            Err(Refusal(format!("output {name:?} is {}, which no reply carries", value.dtype())))
-        }
+        Some(_) | None => Err(Refusal::of(format!(
+            "output {name:?} is {}, which no reply carries",
+            value.dtype()
+        ))),
     }
 }
 

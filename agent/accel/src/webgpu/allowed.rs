@@ -10,19 +10,19 @@ use std::collections::BTreeMap;
 
 use models::onnx::{GraphProto, ModelProto, NodeProto, TensorProto};
 
-use crate::engine::Refusal;
+use helper::engine::Refusal;
 
 /// Checks a model in plain form, whose tensors may have `bytes_max` bytes.
 ///
 /// # Errors
 /// [`Refusal`] names the node that is not in the list.
 pub(super) fn check(model: &ModelProto, bytes_max: usize) -> Result<(), Refusal> {
-    let Some(graph) = &model.graph else { return Err(Refusal("there is no graph".to_owned())) };
+    let Some(graph) = &model.graph else { return Err(Refusal::of("there is no graph".to_owned())) };
     let known = Known::of(graph);
     for tensor in &graph.initializer {
         let bytes = tensor.shape().map_or(usize::MAX, |(_, len)| len.saturating_mul(4));
         if bytes > bytes_max {
-            return Err(Refusal(format!(
+            return Err(Refusal::of(format!(
                 "a tensor of {bytes} bytes is larger than WebGPU's buffers may be, {bytes_max}"
             )));
         }
@@ -34,7 +34,7 @@ pub(super) fn check(model: &ModelProto, bytes_max: usize) -> Result<(), Refusal>
             Some((_, rule)) => rule(&Form { node, known: &known }).err(),
         };
         if let Some(problem) = problem {
-            return Err(Refusal(format!(
+            return Err(Refusal::of(format!(
                 "node {:?}: {} is not trusted to WebGPU: {problem}",
                 node.name, node.op_type
             )));

@@ -1,47 +1,36 @@
-//! The helper inside of this program, compressed.
+//! A helper inside of this program, compressed.
 
 use std::fs::Permissions;
-use std::io::{Result, Write as _};
+use std::io::{Read as _, Result, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
-use std::sync::OnceLock;
 
 use flate2::read::GzDecoder;
-use models::digest;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
 use super::Started;
 
-/// The program, compressed by gzip; the build names the file.
-static COMPRESSED: &[u8] = include_bytes!(env!("DUNLIN_ACCEL_PROGRAM"));
-
-/// Names the folder in which the helper looks for libraries first.
+/// Names the folder in which a helper looks for libraries first.
 const LIBRARIES: &str = "DUNLIN_LIBRARIES";
 
 /// `MFD_EXEC` of Linux 6.3 and newer: runs also where that is not the default.
 const EXECUTABLE: MemfdFlags = MemfdFlags::from_bits_retain(0x10);
 
-/// Changes when the program does.
-pub(super) fn stamp() -> String {
-    static STAMP: OnceLock<String> = OnceLock::new();
-    STAMP.get_or_init(|| digest::of(COMPRESSED)).clone()
-}
-
-/// Its first bytes.
-pub(super) fn start() -> Result<Vec<u8>> {
-    use std::io::Read as _;
+/// The first bytes of a program that gzip compressed.
+pub(super) fn start(compressed: &[u8]) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    GzDecoder::new(COMPRESSED).take(4096).read_to_end(&mut bytes)?;
+    GzDecoder::new(compressed).take(4096).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// Starts it from memory; from a file in `scratch`, a folder of this agent alone, where the system
-/// forbids that. It looks for libraries beside this program, for it lies in no folder itself.
-pub(super) fn command(scratch: Option<&Path>) -> Result<Started> {
-    let mut started = match (from_memory(), scratch) {
-        (Err(_), Some(scratch)) => from_file(scratch)?,
+/// Starts a program from memory; from a file in `scratch`, a folder of this agent alone, where the
+/// system forbids that. It looks for libraries beside this program, for it lies in no folder
+/// itself.
+pub(super) fn command(name: &str, compressed: &[u8], scratch: Option<&Path>) -> Result<Started> {
+    let mut started = match (from_memory(name, compressed), scratch) {
+        (Err(_), Some(scratch)) => from_file(name, compressed, scratch)?,
         (started, _) => started?,
     };
     let own = std::env::current_exe().ok();
@@ -53,11 +42,11 @@ pub(super) fn command(scratch: Option<&Path>) -> Result<Started> {
     Ok(started)
 }
 
-fn from_file(scratch: &Path) -> Result<Started> {
-    let path = scratch.join("dunlin-accel");
-    let beside = scratch.join("dunlin-accel.new");
+fn from_file(name: &str, compressed: &[u8], scratch: &Path) -> Result<Started> {
+    let path = scratch.join(name);
+    let beside = path.with_extension("new");
     let mut file = std::fs::File::create(&beside)?;
-    std::io::copy(&mut GzDecoder::new(COMPRESSED), &mut file)?;
+    std::io::copy(&mut GzDecoder::new(compressed), &mut file)?;
     file.flush()?;
     drop(file);
     std::fs::set_permissions(&beside, Permissions::from_mode(0o700))?;
@@ -65,19 +54,41 @@ fn from_file(scratch: &Path) -> Result<Started> {
     Ok(Started { command: Command::new(path), _held: None })
 }
 
-fn from_memory() -> Result<Started> {
+fn from_memory(name: &str, compressed: &[u8]) -> Result<Started> {
     // With vm.memfd_noexec=2 such files cannot be run at all.
     let forbidden = std::fs::read_to_string("/proc/sys/vm/memfd_noexec");
     if forbidden.is_ok_and(|value| value.trim() == "2") {
         return Err(std::io::ErrorKind::PermissionDenied.into());
     }
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let memory = memfd_create("dunlin-accel", flags | EXECUTABLE)
-        .or_else(|_| memfd_create("dunlin-accel", flags))?;
+    let memory = memfd_create(name, flags | EXECUTABLE).or_else(|_| memfd_create(name, flags))?;
     let mut file = std::fs::File::from(memory);
-    std::io::copy(&mut GzDecoder::new(COMPRESSED), &mut file)?;
+    std::io::copy(&mut GzDecoder::new(compressed), &mut file)?;
     // Nobody changes it between here and its start.
     fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)?;
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     Ok(Started { command: Command::new(path), _held: Some(file.into()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both ways a program is started, with what a system has for that.
+    #[test]
+    fn a_program_runs_from_memory_and_from_a_file() {
+        let program = std::fs::read("/bin/true").unwrap();
+        let mut compressed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        compressed.write_all(&program).unwrap();
+        let compressed = compressed.finish().unwrap();
+        assert_eq!(start(&compressed).unwrap(), program[..4096]);
+        let folder = tempfile::tempdir().unwrap();
+        let mut from_file = from_file("it", &compressed, folder.path()).unwrap();
+        assert!(from_file.command.status().unwrap().success());
+        assert!(folder.path().join("it").is_file());
+        let mut from_memory = command("it", &compressed, Some(folder.path())).unwrap();
+        assert!(from_memory.command.status().unwrap().success());
+        let folder = from_memory.command.get_envs().find(|(name, _)| *name == LIBRARIES);
+        assert!(folder.is_some() || std::env::var_os(LIBRARIES).is_some());
+    }
 }

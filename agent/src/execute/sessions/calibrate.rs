@@ -9,9 +9,9 @@ use models::artifact::TensorInfo;
 use models::engine::choice::{State, compare};
 use models::tensor::{Data, Tensor};
 
-use super::loaded::{AnySession, Loaded};
+use super::loaded::Loaded;
 use crate::device::Device;
-use crate::engines::{CPU, Engines, HELPED, HelperError, TOLERANCE, cpu};
+use crate::engines::{AnySession, CPU, Cpu, Engines, HELPED, HelperError, SessionError, TOLERANCE};
 
 /// The engine of the CPU whose outputs count, if it takes the model: it takes the most.
 const REFERENCE: &str = "tract";
@@ -47,9 +47,10 @@ pub(super) async fn some(
         }
         // What is known of the helper's engines comes late after a start.
         let known = if CPU.contains(&engine) { None } else { Some(device.engines().await) };
-        let (model, onnx) = (model.clone(), onnx.clone());
+        let (model, onnx, device) = (model.clone(), onnx.clone(), device.clone());
         let trial = tokio::task::spawn_blocking(move || {
-            let (state, session) = attempt(&model, engine, &onnx, known.as_deref());
+            let known = known.as_deref();
+            let (state, session) = attempt(&model, engine, &onnx, &device.cpu, known);
             tracing::debug!(engine, ?state, "calibrated");
             model.put(engine, state, session);
         });
@@ -64,11 +65,12 @@ fn attempt(
     model: &Loaded,
     engine: &'static str,
     onnx: &[u8],
+    cpu: &Cpu,
     known: Option<&Engines>,
 ) -> (State, Option<AnySession>) {
     let session = match model.session(engine) {
         Some((session, _)) => session,
-        None => match load(engine, onnx, known) {
+        None => match load(engine, onnx, cpu, known) {
             Ok(session) => session,
             Err(state) => return (state, None),
         },
@@ -79,7 +81,7 @@ fn attempt(
             REFERENCE => Some(session.clone()),
             _ => model.reference(REFERENCE),
         };
-        let outputs = run(&reference?, &inputs).ok()?.0;
+        let outputs = reference?.run(&inputs, RUN_LIMIT).ok()?.0;
         Some((inputs, outputs))
     });
     let Some((inputs, expected)) = golden else {
@@ -89,9 +91,9 @@ fn attempt(
             (State::Refused("there is nothing to compare it with".to_owned()), None)
         };
     };
-    let outputs = match run(&session, &inputs) {
+    let outputs = match session.run(&inputs, RUN_LIMIT) {
         Ok((outputs, _)) => outputs,
-        Err(reason) => return (State::Failed(reason), None),
+        Err(error) => return (State::Failed(error.to_string()), None),
     };
     if let Err(reason) = compare(&expected, &outputs, TOLERANCE) {
         tracing::warn!(engine, "not trusted with a model: {reason}");
@@ -99,14 +101,26 @@ fn attempt(
     }
     match measure(&session, &inputs) {
         Ok(time) => (State::Measured(time), Some(session)),
-        Err(reason) => (State::Failed(reason), None),
+        Err(error) => (State::Failed(error.to_string()), None),
     }
 }
 
-fn load(engine: &'static str, onnx: &[u8], known: Option<&Engines>) -> Result<AnySession, State> {
+fn load(
+    engine: &'static str,
+    onnx: &[u8],
+    cpu: &Cpu,
+    known: Option<&Engines>,
+) -> Result<AnySession, State> {
+    let state = |error: &SessionError| match error {
+        SessionError::Helped(HelperError::Failed(_) | HelperError::Gone(_)) => {
+            State::Failed(error.to_string())
+        }
+        SessionError::Own(_)
+        | SessionError::Absent(_)
+        | SessionError::Helped(HelperError::Refused { .. }) => State::Refused(error.to_string()),
+    };
     if CPU.contains(&engine) {
-        let session = cpu(engine).load(onnx).map_err(|error| State::Refused(error.to_string()))?;
-        return Ok(AnySession::Cpu(session.into()));
+        return cpu.load(engine, onnx).map_err(|error| state(&error));
     }
     let Some(helper) = known.and_then(|known| known.helper(engine)) else {
         let reason = known.and_then(|known| known.unusable(engine));
@@ -114,32 +128,17 @@ fn load(engine: &'static str, onnx: &[u8], known: Option<&Engines>) -> Result<An
     };
     match helper.session(onnx) {
         Ok(session) => Ok(AnySession::Helped(Arc::new(session))),
-        Err(HelperError::Refused(reason)) => Err(State::Refused(reason)),
-        Err(error) => Err(State::Failed(error.to_string())),
-    }
-}
-
-/// Outputs, and the engine's own time.
-fn run(session: &AnySession, inputs: &[Tensor]) -> Result<(Vec<Tensor>, Duration), String> {
-    match session {
-        AnySession::Cpu(session) => {
-            let began = Instant::now();
-            let outputs = session.run(inputs).map_err(|error| error.to_string())?;
-            Ok((outputs, began.elapsed()))
-        }
-        AnySession::Helped(session) => {
-            session.run_within(inputs, RUN_LIMIT).map_err(|error| error.to_string())
-        }
+        Err(error) => Err(state(&error.into())),
     }
 }
 
 /// The shortest of some runs, transfers to a helper included.
-fn measure(session: &AnySession, inputs: &[Tensor]) -> Result<Duration, String> {
+fn measure(session: &AnySession, inputs: &[Tensor]) -> Result<Duration, SessionError> {
     let until = Instant::now() + RUNS_TIME;
     let mut best = Duration::MAX;
     for _ in 0..RUNS {
         let began = Instant::now();
-        run(session, inputs)?;
+        session.run(inputs, RUN_LIMIT)?;
         best = best.min(began.elapsed());
         if Instant::now() > until {
             break;

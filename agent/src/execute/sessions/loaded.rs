@@ -1,30 +1,32 @@
 //! One model in the engines that have it, and how it answers: by the best of them, and by the
 //! next one when that fails.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jobs::report::{Failure, FailureCode, RefusedEngine};
 use models::artifact::TensorInfo;
-use models::engine::Session;
 use models::engine::choice::{Choice, Refusal, Standing, State, choose};
+use models::engine::declared::Declared;
 use models::tensor::Tensor;
 
-use crate::engines::{CPU, HELPED, HelperError, HelperSession, cpu};
+use crate::engines::{AnySession, CPU, Cpu, HELPED, HelperError, SessionError};
 use crate::execute::failures;
 
-/// How many times its measured time an engine of the helper may take before it counts as hung.
+/// How many times its measured time an engine that is not the CPU's may take before it counts as
+/// hung.
 const SLOWER_MAX: u32 = 50;
 /// The shortest time after which it does.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Failures with one model after which an engine of the helper is left alone.
+/// The same of an engine of the CPU, at least: that a client is in a hurry tells nothing of it.
+const PATIENCE_CPU: Duration = Duration::from_mins(1);
+/// Failures with one model after which an engine that is not the CPU's is left alone.
 const FAILURES_MAX: u32 = 3;
 
 /// A model with its engines.
 #[derive(Debug)]
 pub(in crate::execute) struct Loaded {
-    inputs: Vec<TensorInfo>,
-    outputs: Vec<TensorInfo>,
+    declared: Declared,
     places: Mutex<Vec<Place>>,
     /// One calibration at a time.
     pub(super) calibrating: tokio::sync::Mutex<()>,
@@ -41,15 +43,6 @@ struct Place {
     wanted: bool,
 }
 
-/// A model in an engine; cheap to clone.
-#[derive(Debug, Clone)]
-pub(super) enum AnySession {
-    /// In this program.
-    Cpu(Arc<dyn Session>),
-    /// In a helper.
-    Helped(Arc<HelperSession>),
-}
-
 /// What an engine gave.
 #[derive(Debug)]
 pub(in crate::execute) struct Answered {
@@ -59,24 +52,23 @@ pub(in crate::execute) struct Answered {
     pub(in crate::execute) took: Duration,
     /// Engines that were tried, or could have been better, with the reasons.
     pub(in crate::execute) refused: Vec<RefusedEngine>,
-    /// Engines of the helper that failed and are worth another trial.
+    /// Engines that failed and are worth another trial.
     pub(in crate::execute) again: Vec<&'static str>,
 }
 
 impl Loaded {
     /// Loads an ONNX file into the first engine of the CPU that takes it.
-    pub(super) fn load(onnx: &[u8]) -> Result<Self, Failure> {
+    pub(super) fn load(cpu: &Cpu, onnx: &[u8]) -> Result<Self, Failure> {
         let mut places: Vec<Place> = Vec::new();
         let mut last = None;
-        let mut ready: Option<Arc<dyn Session>> = None;
+        let mut ready: Option<AnySession> = None;
         for engine in CPU {
             let (state, session) = match &ready {
                 Some(_) => (State::Untried, None),
-                None => match cpu(engine).load(onnx) {
+                None => match cpu.load(engine, onnx) {
                     Ok(session) => {
-                        let session: Arc<dyn Session> = session.into();
                         ready = Some(session.clone());
-                        (State::Ready, Some(AnySession::Cpu(session)))
+                        (State::Ready, Some(session))
                     }
                     Err(error) => {
                         let reason = error.to_string();
@@ -91,7 +83,7 @@ impl Loaded {
         let Some(ready) = ready else {
             // The last one takes the most models, so its reason is the one that counts.
             let none = || Failure::new(FailureCode::Internal, "no engine of the CPU".to_owned());
-            return Err(last.as_ref().map_or_else(none, failures::of_engine));
+            return Err(last.as_ref().map_or_else(none, failures::of_session));
         };
         let untried = |engine| Standing { engine, cpu: false, state: State::Untried };
         let helped = HELPED.map(|engine| Place {
@@ -101,89 +93,91 @@ impl Loaded {
             wanted: false,
         });
         places.extend(helped);
-        Ok(Self {
-            inputs: ready.inputs().to_vec(),
-            outputs: ready.outputs().to_vec(),
-            places: Mutex::new(places),
-            calibrating: tokio::sync::Mutex::default(),
-        })
+        let declared = Declared::new(ready.inputs().to_vec(), ready.outputs().to_vec());
+        let (places, calibrating) = (Mutex::new(places), tokio::sync::Mutex::default());
+        Ok(Self { declared, places, calibrating })
     }
 
     /// Declared inputs, in order.
     pub(in crate::execute) fn inputs(&self) -> &[TensorInfo] {
-        &self.inputs
+        &self.declared.inputs
     }
 
     /// Declared outputs, in order.
     pub(in crate::execute) fn outputs(&self) -> &[TensorInfo] {
-        &self.outputs
+        &self.declared.outputs
     }
 
-    /// Answers with the best engine that is allowed, within `limit`; by the next one where one of
-    /// the helper fails.
+    /// Answers with the best engine that is allowed, within `limit`; by the next one where one
+    /// fails.
     pub(in crate::execute) fn answer(
         &self,
         inputs: &[Tensor],
         allowed: impl Fn(&str) -> bool,
         limit: Duration,
     ) -> Result<Answered, Failure> {
+        let examples = self.declared.check(inputs).map_err(|error| failures::of_engine(&error))?;
         let deadline = Instant::now() + limit;
         let Choice { ranked, refused } = self.choice(allowed);
         let mut refused = telling(&ranked, refused);
         let (mut again, mut last) = (Vec::new(), None);
         for engine in ranked {
             let Some((session, time)) = self.session(engine) else { continue };
-            match session {
-                AnySession::Cpu(session) => {
-                    let began = Instant::now();
-                    match session.run(inputs) {
-                        Ok(outputs) => {
-                            let took = began.elapsed();
-                            return Ok(Answered { outputs, engine, took, refused, again });
-                        }
-                        Err(error) => {
-                            refused.push(refusal(engine, &error));
-                            last = Some(failures::of_engine(&error));
-                        }
-                    }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let limit = if CPU.contains(&engine) {
+                left.max(PATIENCE_CPU)
+            } else {
+                hung_after(time, examples.unwrap_or(1)).min(left / 2)
+            };
+            let error = match session.run(inputs, limit) {
+                Ok((outputs, took)) => {
+                    return Ok(Answered { outputs, engine, took, refused, again });
                 }
-                AnySession::Helped(session) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    match session.run_within(inputs, hung_after(time).min(left / 2)) {
-                        Ok((outputs, took)) => {
-                            return Ok(Answered { outputs, engine, took, refused, again });
-                        }
-                        Err(error) => {
-                            refused.push(refusal(engine, &error));
-                            if self.note(engine, &error) {
-                                again.push(engine);
-                            }
-                        }
-                    }
+                Err(error) => error,
+            };
+            refused.push(refusal(engine, &error));
+            match error {
+                SessionError::Helped(HelperError::Failed(_)) => {
+                    self.note(engine, &session, &error, 1, &mut again);
+                }
+                SessionError::Helped(HelperError::Gone(_)) => {
+                    self.note(engine, &session, &error, 0, &mut again);
+                }
+                SessionError::Helped(HelperError::Refused { reason, .. }) => {
+                    last = Some(Failure::new(FailureCode::Internal, reason));
+                }
+                SessionError::Own(_) | SessionError::Absent(_) => {
+                    last = Some(failures::of_session(&error));
                 }
             }
         }
         Err(last.unwrap_or_else(|| unavailable(&refused)))
     }
 
-    /// Notes that an engine of the helper did not answer; whether to try it anew.
-    fn note(&self, engine: &str, error: &HelperError) -> bool {
-        let crashed = match error {
-            HelperError::Refused(_) => return false,
-            HelperError::Failed(_) => 1,
-            HelperError::Gone(_) => 0,
-        };
+    /// Notes that an engine of a helper crashed so many times; puts it into `again` if it is to be
+    /// tried anew.
+    fn note(
+        &self,
+        engine: &'static str,
+        failed: &AnySession,
+        error: &SessionError,
+        crashes: u32,
+        again: &mut Vec<&'static str>,
+    ) {
         let mut places = self.lock();
         let Some(place) = places.iter_mut().find(|place| place.standing.engine == engine) else {
-            return false;
+            return;
         };
         // Of requests that fail side by side one tells.
-        if place.session.take().is_none() {
-            return false;
+        if !place.session.as_ref().is_some_and(|session| session.is(failed)) {
+            return;
         }
-        place.failures += crashed;
+        place.session = None;
+        place.failures += crashes;
         place.standing.state = State::Failed(error.to_string());
-        place.failures < FAILURES_MAX
+        if place.failures < FAILURES_MAX {
+            again.push(engine);
+        }
     }
 
     /// Engines to make ready for a request, where none that it allows is. The one that is to
@@ -204,7 +198,9 @@ impl Loaded {
         }
         let open = |place: &&Place| match place.standing.state {
             State::Untried | State::Ready | State::Measured(_) => true,
-            State::Refused(_) | State::Failed(_) => false,
+            // Behind the CPU's there is no other.
+            State::Failed(_) => place.standing.cpu,
+            State::Refused(_) => false,
         };
         let names = places.iter().filter(open).map(|place| place.standing.engine);
         names.filter(|engine| allowed(engine)).collect()
@@ -261,8 +257,11 @@ impl Loaded {
     }
 }
 
-fn hung_after(time: Option<Duration>) -> Duration {
-    time.map_or(PATIENCE, |time| time.saturating_mul(SLOWER_MAX)).max(PATIENCE)
+/// `time` is that of one example.
+fn hung_after(time: Option<Duration>, examples: usize) -> Duration {
+    let examples = u32::try_from(examples).unwrap_or(u32::MAX);
+    let most = |time: Duration| time.saturating_mul(SLOWER_MAX).saturating_mul(examples);
+    time.map_or(PATIENCE, most).max(PATIENCE)
 }
 
 /// The refusals that a reader of the answer wants to know: of engines that failed, not of those

@@ -1,17 +1,34 @@
 //! What the helper asks of an engine: models are loaded from ONNX files and run on bytes.
 
 use models::artifact::TensorInfo;
-use models::engine::frames::{self, Header};
+use models::engine::frames::{self, Cause, Header};
+use models::graph::GraphError;
 
-/// Why something cannot be done, for people; the helper goes on.
+/// Why something cannot be done; the helper goes on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Refusal(pub String);
+#[error("{reason}")]
+pub struct Refusal {
+    /// For people.
+    pub reason: String,
+    /// For programs.
+    pub cause: Cause,
+}
 
 impl Refusal {
     /// From anything that says what went wrong.
     pub fn of(reason: impl std::fmt::Display) -> Self {
-        Self(reason.to_string())
+        Self { reason: reason.to_string(), cause: Cause::Other }
+    }
+}
+
+impl From<GraphError> for Refusal {
+    fn from(error: GraphError) -> Self {
+        let cause = match error {
+            GraphError::Operator { .. } => Cause::Operator,
+            GraphError::Shape { .. } => Cause::Shape,
+            GraphError::NotOnnx(_) | GraphError::Node { .. } | GraphError::Graph(_) => Cause::Other,
+        };
+        Self { cause, ..Self::of(error) }
     }
 }
 

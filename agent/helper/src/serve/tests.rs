@@ -18,7 +18,7 @@ impl Engine for Fake {
 
     fn load(&self, onnx: &[u8]) -> Result<Box<dyn Model>, Refusal> {
         match onnx {
-            b"" => Err(Refusal("it is empty".to_owned())),
+            b"" => Err(Refusal::of("it is empty".to_owned())),
             b"panic" => panic!("no node {}", 7),
             _ => Ok(Box::new(Halves(TensorInfo {
                 name: "x".to_owned(),
@@ -80,7 +80,7 @@ fn run(session: u64, bytes: &[u8]) -> Vec<u8> {
 
 fn refusal(reply: &Answered) -> &str {
     match reply {
-        (Reply::Refused { reason }, body) if body.is_empty() => reason,
+        (Reply::Refused { reason, .. }, body) if body.is_empty() => reason,
         other => panic!("{other:?}"),
     }
 }

@@ -31,7 +31,7 @@ pub fn take_stdin() -> io::Result<File> {
 }
 
 /// Makes a pipe larger, where it is one and there is room; works without.
-pub(crate) fn widen(pipe: impl AsFd) {
+pub fn widen(pipe: impl AsFd) {
     if rustix::pipe::fcntl_getpipe_size(&pipe).is_ok_and(|len| len < PIPE_LEN) {
         let _ = rustix::pipe::fcntl_setpipe_size(&pipe, PIPE_LEN);
     }

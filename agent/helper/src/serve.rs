@@ -56,7 +56,7 @@ pub fn serve(
         answer.clear();
         let reply = sessions.answer(&request, &body, &mut answer).unwrap_or_else(|refusal| {
             answer.clear();
-            Reply::Refused { reason: refusal.0 }
+            Reply::Refused { reason: refusal.reason, cause: refusal.cause }
         });
         send(&mut replies, &reply, &answer)?;
         body.shrink_to(KEPT_MAX);
@@ -120,7 +120,7 @@ impl Sessions<'_> {
             Request::Load { session } => self.load(*session, body),
             Request::Run { session, inputs } => {
                 let model = self.models.get_mut(session).ok_or_else(|| {
-                    Refusal(format!("session {session} is not loaded: load the model first"))
+                    Refusal::of(format!("session {session} is not loaded: load the model first"))
                 })?;
                 let views = views(inputs, body)?;
                 let begin = Instant::now();
@@ -138,7 +138,7 @@ impl Sessions<'_> {
     fn load(&mut self, session: u64, onnx: &[u8]) -> Result<Reply, Refusal> {
         self.models.remove(&session);
         if self.models.len() >= SESSIONS_MAX {
-            return Err(Refusal(format!(
+            return Err(Refusal::of(format!(
                 "{SESSIONS_MAX} models are loaded, the most there may be: unload one first"
             )));
         }
@@ -150,11 +150,14 @@ impl Sessions<'_> {
 }
 
 /// Runs what foreign code does with foreign models; a panic becomes a refusal.
-pub(crate) fn guard<T>(work: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
+///
+/// # Errors
+/// That of the work, or what the panic said.
+pub fn guard<T>(work: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-        Err(Refusal(format!("the engine panicked: {}", text.unwrap_or("it did not say why"))))
+        Err(Refusal::of(format!("the engine panicked: {}", text.unwrap_or("it did not say why"))))
     })
 }
 

@@ -99,7 +99,7 @@ fn append(
             [first, rest @ ..] if *first == run => rest,
             shape if run == 1 => shape,
             _ => {
-                return Err(Refusal(format!(
+                return Err(Refusal::of(format!(
                     "output {index} has shape {shape:?}, expected {run} examples in front: send \
                      at most {run} examples in a batch"
                 )));
@@ -114,7 +114,9 @@ fn append(
             None => columns.push((example, bytes.to_vec())),
             Some((header, all)) if *header == example => all.extend_from_slice(bytes),
             Some(_) => {
-                return Err(Refusal(format!("output {index} changes its shape between pieces")));
+                return Err(Refusal::of(format!(
+                    "output {index} changes its shape between pieces"
+                )));
             }
         }
     }

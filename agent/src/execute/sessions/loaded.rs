@@ -144,7 +144,9 @@ impl Loaded {
                     self.note(engine, &session, &error, 0, &mut again);
                 }
                 SessionError::Helped(HelperError::Refused { reason, .. }) => {
-                    last = Some(Failure::new(FailureCode::Internal, reason));
+                    if CPU.contains(&engine) {
+                        last = Some(Failure::new(FailureCode::Internal, reason));
+                    }
                 }
                 SessionError::Own(_) | SessionError::Absent(_) => {
                     last = Some(failures::of_session(&error));

@@ -31,7 +31,7 @@ impl Kind {
         }
     }
 
-    /// What this program carries of it, compressed by gzip; the build names the file.
+    /// What this program carries of it, compressed by xz; the build names the file.
     const fn inside(self) -> Option<&'static [u8]> {
         match self {
             #[cfg(feature = "embedded-accel")]
@@ -55,7 +55,7 @@ pub enum Program {
     Inside {
         /// The file's name, if it were one.
         name: &'static str,
-        /// The program, compressed by gzip.
+        /// The program, compressed by xz.
         compressed: &'static [u8],
         /// A folder of this agent alone, for systems that do not run it from memory.
         scratch: Option<PathBuf>,

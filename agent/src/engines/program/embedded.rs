@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
-use flate2::read::GzDecoder;
+use lzma_rust2::XzReader;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
 use super::Started;
@@ -18,10 +18,17 @@ const LIBRARIES: &str = "DUNLIN_LIBRARIES";
 /// `MFD_EXEC` of Linux 6.3 and newer: runs also where that is not the default.
 const EXECUTABLE: MemfdFlags = MemfdFlags::from_bits_retain(0x10);
 
-/// The first bytes of a program that gzip compressed.
+/// The most that unpacking may take, in KiB: the build's dictionary of 16 MiB, and tables.
+const MEMORY_KIB: u32 = 17 * 1024;
+
+fn unpacked(compressed: &[u8]) -> XzReader<&[u8]> {
+    XzReader::new_mem_limit(compressed, false, MEMORY_KIB)
+}
+
+/// The first bytes of a program that xz compressed.
 pub(super) fn start(compressed: &[u8]) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    GzDecoder::new(compressed).take(4096).read_to_end(&mut bytes)?;
+    unpacked(compressed).take(4096).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -46,7 +53,7 @@ fn from_file(name: &str, compressed: &[u8], scratch: &Path) -> Result<Started> {
     let path = scratch.join(name);
     let beside = path.with_extension("new");
     let mut file = std::fs::File::create(&beside)?;
-    std::io::copy(&mut GzDecoder::new(compressed), &mut file)?;
+    std::io::copy(&mut unpacked(compressed), &mut file)?;
     file.flush()?;
     drop(file);
     std::fs::set_permissions(&beside, Permissions::from_mode(0o700))?;
@@ -63,7 +70,7 @@ fn from_memory(name: &str, compressed: &[u8]) -> Result<Started> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let memory = memfd_create(name, flags | EXECUTABLE).or_else(|_| memfd_create(name, flags))?;
     let mut file = std::fs::File::from(memory);
-    std::io::copy(&mut GzDecoder::new(compressed), &mut file)?;
+    std::io::copy(&mut unpacked(compressed), &mut file)?;
     // Nobody changes it between here and its start.
     fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)?;
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
@@ -72,15 +79,34 @@ fn from_memory(name: &str, compressed: &[u8]) -> Result<Started> {
 
 #[cfg(test)]
 mod tests {
+    use lzma_rust2::{XzOptions, XzWriter};
+
     use super::*;
+
+    fn packed(program: &[u8], dictionary: u32) -> Vec<u8> {
+        let mut options = XzOptions::with_preset(0);
+        options.lzma_options.dict_size = dictionary;
+        let mut writer = XzWriter::new(Vec::new(), options).unwrap();
+        writer.write_all(program).unwrap();
+        writer.finish().unwrap()
+    }
+
+    #[test]
+    fn what_is_damaged_or_takes_too_much_memory_does_not_start() {
+        let mut compressed = packed(&[7; 10_000], 1 << 16);
+        assert!(from_memory("it", &compressed[..compressed.len() / 2]).is_err());
+        let middle = compressed.len() / 2;
+        compressed[middle] ^= 1;
+        assert!(from_memory("it", &compressed).is_err());
+        let error = from_memory("it", &packed(&[7; 10_000], 1 << 26)).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::OutOfMemory, "{error}");
+    }
 
     /// Both ways a program is started, with what a system has for that.
     #[test]
     fn a_program_runs_from_memory_and_from_a_file() {
         let program = std::fs::read("/bin/true").unwrap();
-        let mut compressed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        compressed.write_all(&program).unwrap();
-        let compressed = compressed.finish().unwrap();
+        let compressed = packed(&program, 1 << 24);
         assert_eq!(start(&compressed).unwrap(), program[..4096]);
         let folder = tempfile::tempdir().unwrap();
         let mut from_file = from_file("it", &compressed, folder.path()).unwrap();

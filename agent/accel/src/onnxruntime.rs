@@ -11,6 +11,7 @@ use ort::value::{TensorElementType, ValueType};
 
 use helper::engine::{About, Engine, Model, Refusal, View};
 
+mod denied;
 mod driver;
 mod library;
 mod nvidia;
@@ -115,6 +116,7 @@ impl Engine for OnnxRuntime {
     }
 
     fn load(&self, onnx: &[u8]) -> Result<Box<dyn Model>, Refusal> {
+        denied::check(&models::onnx::parse(onnx).map_err(Refusal::of)?)?;
         let session = self.session(onnx)?;
         let infos = |outlets: &[ort::value::Outlet], what: &str| {
             outlets.iter().map(|outlet| info(outlet, what)).collect::<Result<Vec<_>, _>>()

@@ -2,7 +2,8 @@
 
 use std::io::IsTerminal as _;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::{layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use crate::config::{Config, ConfigError, LogFormat};
 
@@ -18,19 +19,19 @@ pub fn start(config: &Config) -> Result<(), ConfigError> {
         }
         custom => custom.to_owned(),
     };
-    let filter = EnvFilter::try_new(filter).map_err(|_| ConfigError::Value {
+    let filter = filter.parse::<Targets>().map_err(|_| ConfigError::Value {
         option: "--log-level",
         value: config.log_level.clone(),
         expected: "error, warn, info, debug, trace, or module=level",
     })?;
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_max_level(LevelFilter::TRACE)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     // A logger that is there already, in a test, stays.
     let _ = match config.log {
-        LogFormat::Human => builder.with_target(false).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        LogFormat::Human => builder.with_target(false).finish().with(filter).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).finish().with(filter).try_init(),
     };
     Ok(())
 }

@@ -9,7 +9,8 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::{layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use failure::CliError;
 use output::Output;
@@ -150,16 +151,20 @@ fn start_log(cli: &Cli) -> Result<(), CliError> {
         | Command::Nats(_) => "warn",
     };
     let level = cli.global.log_level.as_deref().unwrap_or(usual);
-    let filter = EnvFilter::try_new(level).map_err(|error| {
+    let filter = level.parse::<Targets>().map_err(|error| {
         CliError::usage(
             format!("--log-level {level}: {error}"),
             "use error, warn, info, debug or trace, or module=level pairs",
         )
     })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::TRACE)
+        .with_writer(std::io::stderr);
     let done = match cli.global.log {
-        LogFormat::Human => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => builder.json().try_init(),
+        LogFormat::Human => {
+            builder.with_ansi(std::io::stderr().is_terminal()).finish().with(filter).try_init()
+        }
+        LogFormat::Json => builder.json().finish().with(filter).try_init(),
     };
     // A second start in one process (tests) keeps the first log.
     drop(done);

@@ -17,7 +17,7 @@ fail() { say "$*"; exit 1; }
 
 # Builds one file of `all`.
 make_file() {
-    local architecture=${1##*-} target package program features=() inside=()
+    local architecture=${1##*-} target package program level=z features=() inside=()
     case $1 in
         dunlin-accel-*) package=accel target=$architecture-unknown-linux-gnu.$glibc ;;
         dunlin-agent-*) package=agent target=$architecture-unknown-linux-musl ;;
@@ -31,8 +31,12 @@ make_file() {
         if [ "$program" = dunlin-agent-accel ]; then carry accel "$architecture"; fi
         program=dunlin-agent
     fi
-    build_for "$target"
-    "${build[@]}" --locked --profile dist -p "$package" --bin "$program" "${features[@]}"
+    build_for "$target" rustc
+    # Loops become vectors where programs are linked, and only from this level on; in tract, whose
+    # kernels are vectors by hand, that pays nothing.
+    if [ "$package" != tract-helper ]; then level=2; fi
+    "${build[@]}" --locked --profile dist -p "$package" --bin "$program" "${features[@]}" \
+        -- -C opt-level="$level"
     check "$built/dist/$program" "$architecture" "$target"
     mkdir -p dist/sbom
     cp "$built/dist/$program" "dist/$1"

@@ -29,12 +29,13 @@ zig() {
 }
 
 # Sets `build` to the command that builds for a target, `built` to the folder that it fills, and
-# `compiler` to the name and version of the compiler.
+# `compiler` to the name and version of the compiler. With `rustc` as second word the command is
+# cargo's rustc, which takes options for the compiler of the one program that it builds.
 # A target may end in a version of glibc, as in aarch64-unknown-linux-gnu.2.27: the programs then
 # need that one or a newer one. Zig alone can do that, so cross is not taken for it.
 # shellcheck disable=SC2034 # others read them
 build_for() {
-    local triple=${1%%.*} folder=${CARGO_TARGET_DIR:-target} rung=${TOOLCHAIN:-}
+    local triple=${1%%.*} verb=${2:-build} folder=${CARGO_TARGET_DIR:-target} rung=${TOOLCHAIN:-}
     case $rung in
         '' | cross | rustup | source | debian) ;;
         *) fail "TOOLCHAIN=$rung is none of cross, rustup, source, debian" ;;
@@ -44,11 +45,11 @@ build_for() {
         rung=${rung#cross}
     elif [ "$rung" = cross ] || { [ -z "$rung" ] && crosses; }; then
         say "$1: cross"
-        build=(cross build --target "$1") built="$folder/$triple"
+        build=(cross "$verb" --target "$1") built="$folder/$triple"
         return
     fi
     zig
-    build=(cargo zigbuild --target "$1") built="$folder/$triple"
+    build=(cargo-zigbuild "${verb/#build/zigbuild}" --target "$1") built="$folder/$triple"
     if [ "${rung:-rustup}" = rustup ] && by_rustup "$triple"; then
         say "$1: Zig, and Rust's library from rustup"
     elif [ "${rung:-source}" = source ] && has_source; then

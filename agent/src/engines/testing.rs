@@ -31,6 +31,8 @@ pub(crate) enum Fake {
     Hangs,
     /// The same by something that is no frame.
     Babbles,
+    /// Says that it lacks memory, instead of crashing.
+    LacksMemory,
     /// Ends while it starts.
     EndsAtOnce,
     /// Ends while it loads a model.
@@ -38,7 +40,7 @@ pub(crate) enum Fake {
 }
 
 impl Fake {
-    const ALL: [Fake; 11] = [
+    const ALL: [Fake; 12] = [
         Fake::Plain,
         Fake::Good,
         Fake::Wrong,
@@ -48,6 +50,7 @@ impl Fake {
         Fake::Dies,
         Fake::Hangs,
         Fake::Babbles,
+        Fake::LacksMemory,
         Fake::EndsAtOnce,
         Fake::EndsLoading,
     ];
@@ -116,6 +119,11 @@ fn fake_helper() {
             }
             Request::Run { session, inputs } => {
                 if !seen.is_empty() && !seen.contains_key(&body) {
+                    if fake == Fake::LacksMemory {
+                        let reason = "out of memory".to_owned();
+                        say(&mut out, &Reply::Refused { reason, cause: Cause::Other }, &[]);
+                        continue;
+                    }
                     misbehave(fake, path, &mut out);
                 }
                 if fake == Fake::Plain {
@@ -162,6 +170,7 @@ fn misbehave(fake: Fake, path: &str, out: &mut impl Write) {
         | Fake::Good
         | Fake::Wrong
         | Fake::Refuses
+        | Fake::LacksMemory
         | Fake::EndsAtOnce
         | Fake::EndsLoading => {}
     }

@@ -138,6 +138,7 @@ async fn when_a_helper_fails_the_next_engine_answers_and_says_so() {
         (Fake::Dies, "signal 11"),
         (Fake::Hangs, "no answer within"),
         (Fake::Babbles, "a frame of"),
+        (Fake::LacksMemory, "out of memory"),
     ] {
         let helped = Helped::new(fake).await;
         let (_, expected) = helped.ask("tract", 1).await;
@@ -149,6 +150,12 @@ async fn when_a_helper_fails_the_next_engine_answers_and_says_so() {
         assert_eq!(refused.engine, "cuda");
         assert!(refused.reason.contains(words), "{fake:?}: {refused:?}");
         assert_eq!(helped.ask("tract", 1).await.1, expected, "the agent lives");
+        if fake == Fake::LacksMemory {
+            let alone = helped.world.infer(&ask(&helped.model, "cuda"), &input(2)).await.0;
+            let failure = failure_of(alone);
+            assert_eq!(failure.code, FailureCode::EngineUnavailable);
+            assert!(failure.message.contains("cuda: out of memory"), "{failure:?}");
+        }
         helped.agent.stop().await;
     }
 }

@@ -49,5 +49,8 @@ for engine in cuda webgpu; do
 done
 # Every form of every operator that is trusted to the engines, on this hardware.
 DUNLIN_TEST_ENGINES="cuda webgpu" cargo nextest run -p accel --no-fail-fast -E 'test(conformance)' || failed=1
+# And the conformance suite.
+cargo build --workspace --bins --quiet
+cargo nextest run -p tests --test conformance -E 'test(cuda)' --no-capture || failed=1
 [ "$failed" = 0 ] || fail "something above failed"
 say "CUDA and Vulkan answer as the processor"

@@ -157,9 +157,8 @@ fn start_log(cli: &Cli) -> Result<(), CliError> {
             "use error, warn, info, debug or trace, or module=level pairs",
         )
     })?;
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(LevelFilter::TRACE)
-        .with_writer(std::io::stderr);
+    let builder =
+        tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_writer(std::io::stderr);
     let done = match cli.global.log {
         LogFormat::Human => {
             builder.with_ansi(std::io::stderr().is_terminal()).finish().with(filter).try_init()

@@ -33,16 +33,15 @@ pub(crate) fn onnx_runtime() -> Helped {
     engine
 }
 
+/// ONNX Runtime on an NVIDIA GPU; nothing, said so, where there is none.
+pub(crate) fn cuda() -> Option<Helped> {
+    Helped::new("cuda", "").if_it_answers("scripts/gpu-check.sh on a machine with a GPU")
+}
+
 /// WebGPU on an adapter that is a program; nothing, said so, where there is no Vulkan.
 pub(crate) fn webgpu() -> Option<Helped> {
     let engine = Helped::new("webgpu", "DUNLIN_WEBGPU_SOFTWARE=1");
-    match engine.answers() {
-        Ok(()) => Some(engine),
-        Err(reason) => {
-            println!("NOT TESTED: webgpu: {reason}: apt-get install mesa-vulkan-drivers");
-            None
-        }
-    }
+    engine.if_it_answers("apt-get install mesa-vulkan-drivers")
 }
 
 impl Helped {
@@ -55,6 +54,17 @@ impl Helped {
         std::fs::write(&program, script).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
         Self { name, helper: Helper::new(name, Program::File(program), 1), _folder: folder }
+    }
+
+    /// Itself if it answers; else what to do is said.
+    fn if_it_answers(self, advice: &str) -> Option<Self> {
+        match self.answers() {
+            Ok(()) => Some(self),
+            Err(reason) => {
+                println!("NOT TESTED: {}: {reason}: {advice}", self.name);
+                None
+            }
+        }
     }
 
     /// Whether the helper starts: it refuses what is no model.

@@ -44,6 +44,11 @@ fn onnx_runtime_answers_as_it_did() {
 }
 
 #[test]
+fn cuda_answers_as_onnx_runtime() {
+    engines::cuda().iter().for_each(check_all);
+}
+
+#[test]
 fn webgpu_answers_as_onnx_runtime() {
     engines::webgpu().iter().for_each(check_all);
 }

@@ -37,6 +37,11 @@ fn onnx_runtime_answers_as_the_onnx_project_expects() {
 }
 
 #[test]
+fn cuda_answers_as_the_onnx_project_expects() {
+    engines::cuda().iter().for_each(check);
+}
+
+#[test]
 fn webgpu_answers_as_the_onnx_project_expects() {
     engines::webgpu().iter().for_each(check);
 }

@@ -18,5 +18,5 @@ cd "$(dirname "$0")/.."
 
 # What counts of the agent is the file that is copied to devices.
 case " ${*:-start} " in *" start "* | *" train "* | *" reference "*) scripts/dist.sh "dunlin-agent-$(uname -m)" ;; esac
-cargo build --release -p agent -p broker-api -p tract-helper -p tests --bins
+cargo build --release -p agent -p broker-api -p tract-helper -p accel -p tests --bins
 exec "${CARGO_TARGET_DIR:-target}/release/bench" "$@"

@@ -11,8 +11,13 @@ use models::tensor::Tensor;
 use models::train::{Sgd, Trainer};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Deserialize;
+use tests::helper::Started;
 
 use crate::figures::heading;
+
+use self::helped::Helped;
+
+mod helped;
 
 /// What is measured of an answer.
 #[derive(Debug, Args)]
@@ -67,14 +72,26 @@ fn measure_one(family: &str, side: usize, turns: usize) {
     let tensor = Tensor::f32(&[1, 3, side, side], input).unwrap();
     let native = Ours::new(&Native, &onnx, &tensor);
     let tract = Ours::new(&Tract, &onnx, &tensor);
+    let tract_helper = Started::new("dunlin-tract", "tract", "", 1);
+    let mut tract_helper = Helped::new(tract_helper, &onnx, &tensor);
+    let onnx_runtime = Started::onnx_runtime(1);
+    let mut onnx_runtime = onnx_runtime.map(|started| Helped::new(started, &onnx, &tensor));
     let mut peer = peer;
-    let mut times: [Vec<f64>; 3] = Default::default();
+    let mut times: [Vec<f64>; 4] = Default::default();
     for _ in 0..turns {
         times[0].push(native.turn(&tensor));
         times[1].push(tract.turn(&tensor));
-        times[2].extend(peer.as_mut().map(Peer::turn));
+        if let Some(peer) = &mut peer {
+            let turn = peer.turn();
+            times[2].push(turn.processor_ms);
+            times[3].push(turn.wall_ms);
+        }
+        tract_helper.turn(&tensor);
+        if let Some(helper) = &mut onnx_runtime {
+            helper.turn(&tensor);
+        }
     }
-    let [native_ms, tract_ms, peer_ms] = times.map(median);
+    let [native_ms, tract_ms, peer_ms, peer_wall_ms] = times.map(median);
     print!("  {family:<16}{side:>5}{native_ms:>10.3}{tract_ms:>10.3}");
     let Some(peer) = peer else {
         println!("  ONNX Runtime is missing: scripts/setup.sh tests");
@@ -84,6 +101,10 @@ fn measure_one(family: &str, side: usize, turns: usize) {
     let bar = format!("{BAR} {}", if ratio <= BAR { "held" } else { "MISSED" });
     let [ours, theirs] = [&native, &tract].map(|ours| difference(&ours.output, &peer.output));
     println!("{peer_ms:>14.3}{ratio:>8.2}  {bar:<12}{ours:>10.1e}{theirs:>10.1e}");
+    println!("{}", tract_helper.report("tract", None));
+    if let Some(helper) = onnx_runtime {
+        println!("{}", helper.report("ort-cpu", Some(peer_wall_ms)));
+    }
 }
 
 /// A family for inference, and an example.
@@ -173,6 +194,7 @@ struct Peer {
 #[derive(Deserialize)]
 struct Turn {
     processor_ms: f64,
+    wall_ms: f64,
     output: Vec<f32>,
 }
 
@@ -198,21 +220,16 @@ impl Peer {
         let asked = child.stdin.take().unwrap();
         let answered = BufReader::new(child.stdout.take().unwrap());
         let mut peer = Self { child, asked, answered, answers: 1, output: Vec::new() };
-        peer.output = peer.ask().output;
-        let once = peer.turn();
-        peer.answers = answers(once);
+        peer.output = peer.turn().output;
+        peer.answers = answers(peer.turn().processor_ms);
         Some(peer)
     }
 
-    fn ask(&mut self) -> Turn {
+    fn turn(&mut self) -> Turn {
         writeln!(self.asked, "{}", self.answers).unwrap();
         let mut line = String::new();
         self.answered.read_line(&mut line).unwrap();
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("ONNX Runtime: {error}: {line}"))
-    }
-
-    fn turn(&mut self) -> f64 {
-        self.ask().processor_ms
     }
 }
 

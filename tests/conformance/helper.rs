@@ -1,34 +1,25 @@
 //! The engines of the helper process, through the agent's own client.
 
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-
-use agent::engines::{Helper, HelperError, HelperSession, Program};
+use agent::engines::{HelperError, HelperSession};
 use models::artifact::TensorInfo;
 use models::engine::{Engine, EngineError, Session};
 use models::graph::GraphError;
 use models::tensor::Tensor;
+use tests::helper::Started;
 use tests::process;
 
 /// An engine whose helper has to live; a helper that ends, hangs or answers nonsense is a panic.
 #[derive(Debug)]
 pub(crate) struct Helped {
     name: &'static str,
-    helper: Helper,
-    /// Holds the program that sets the variables.
-    _folder: tempfile::TempDir,
+    started: Started,
 }
 
-/// ONNX Runtime on the processor, with the library that `scripts/setup.sh tests` gets.
+/// ONNX Runtime on the processor.
 pub(crate) fn onnx_runtime() -> Helped {
-    let lib = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/onnx/lib");
-    let below = |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let library = below(lib)
-        .flat_map(|python| below(python.path().join("site-packages/onnxruntime/capi")))
-        .map(|entry| entry.path())
-        .find(|path| path.to_string_lossy().contains("libonnxruntime.so."))
-        .expect("ONNX Runtime is missing: run scripts/setup.sh tests");
-    let engine = Helped::new("ort-cpu", &format!("ORT_DYLIB_PATH='{}'", library.display()));
+    let started = Started::onnx_runtime(1);
+    let started = started.expect("ONNX Runtime is missing: run scripts/setup.sh tests");
+    let engine = Helped { name: "ort-cpu", started };
     engine.answers().unwrap();
     engine
 }
@@ -45,15 +36,8 @@ pub(crate) fn webgpu() -> Option<Helped> {
 }
 
 impl Helped {
-    /// A helper that is started with a variable of its own.
     fn new(name: &'static str, variable: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let program = folder.path().join("dunlin-accel");
-        let helper = process::program("dunlin-accel");
-        let script = format!("#!/bin/sh\n{variable} exec '{}' \"$@\"\n", helper.display());
-        std::fs::write(&program, script).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
-        Self { name, helper: Helper::new(name, Program::File(program), 1), _folder: folder }
+        Self { name, started: Started::new("dunlin-accel", name, variable, 1) }
     }
 
     /// Itself if it answers; else what to do is said.
@@ -69,7 +53,7 @@ impl Helped {
 
     /// Whether the helper starts: it refuses what is no model.
     fn answers(&self) -> Result<(), String> {
-        match self.helper.session(b"no model") {
+        match self.started.helper.session(b"no model") {
             Ok(_) => Err("it loads what is no model".to_owned()),
             Err(HelperError::Refused { .. }) => Ok(()),
             Err(HelperError::Failed(reason) | HelperError::Gone(reason)) => Err(reason),
@@ -83,7 +67,7 @@ impl Engine for Helped {
     }
 
     fn load(&self, onnx: &[u8]) -> Result<Box<dyn Session>, EngineError> {
-        match self.helper.session(onnx) {
+        match self.started.helper.session(onnx) {
             Ok(session) => Ok(Box::new(Loaded { name: self.name, session })),
             Err(error) => Err(GraphError::Graph(refusal(error)).into()),
         }

@@ -1,7 +1,7 @@
 //! A fleet of real processes for tests and benchmarks: nats-server, `dunlin`, `dunlin-agent`.
 //!
 //! [`world::World`] starts and kills them, [`process`] runs a program and keeps its log,
-//! [`data`] makes data sets.
+//! [`helper`] starts engines in processes, [`data`] makes data sets.
 
 #![expect(
     clippy::unwrap_used,
@@ -10,5 +10,6 @@
 )]
 
 pub mod data;
+pub mod helper;
 pub mod process;
 pub mod world;

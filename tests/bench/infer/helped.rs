@@ -1,0 +1,71 @@
+//! An answer of an engine in a helper: the engine's own time, and what the pipes add to it.
+
+use std::time::{Duration, Instant};
+
+use agent::engines::HelperSession;
+use models::tensor::Tensor;
+use tests::helper::Started;
+
+use super::{TURN, answers, median};
+
+/// What the pipes may add, in milliseconds.
+const PIPES_BAR: f64 = 0.3;
+/// What the engine may take, in shares of what ONNX Runtime takes in Python.
+const ENGINE_BAR: f64 = 1.05;
+
+/// An engine in a helper with a model.
+pub(super) struct Helped {
+    session: HelperSession,
+    _started: Started,
+    answers: u32,
+    engine_ms: Vec<f64>,
+    pipes_ms: Vec<f64>,
+}
+
+impl Helped {
+    pub(super) fn new(started: Started, onnx: &[u8], input: &Tensor) -> Self {
+        let session = started.helper.session(onnx).unwrap_or_else(|error| panic!("{error}"));
+        let mut helped = Self {
+            session,
+            _started: started,
+            answers: 2,
+            engine_ms: Vec::new(),
+            pipes_ms: Vec::new(),
+        };
+        helped.turn(input);
+        helped.answers = answers(helped.engine_ms[0]);
+        (helped.engine_ms, helped.pipes_ms) = (Vec::new(), Vec::new());
+        helped
+    }
+
+    /// Measures a turn: medians of its answers.
+    pub(super) fn turn(&mut self, input: &Tensor) {
+        let (mut engine_ms, mut pipes_ms) = (Vec::new(), Vec::new());
+        for _ in 0..self.answers {
+            let began = Instant::now();
+            let answered = self.session.run_within(std::slice::from_ref(input), TURN * 1000);
+            let (_, engine) = answered.unwrap_or_else(|error| panic!("{error}"));
+            let ms = |time: Duration| time.as_secs_f64() * 1e3;
+            engine_ms.push(ms(engine));
+            pipes_ms.push(ms(began.elapsed().saturating_sub(engine)));
+        }
+        self.engine_ms.push(median(engine_ms));
+        self.pipes_ms.push(median(pipes_ms));
+    }
+
+    /// The figures, beside ONNX Runtime's time in Python if they are to be.
+    pub(super) fn report(self, name: &str, peer_ms: Option<f64>) -> String {
+        let (engine_ms, pipes_ms) = (median(self.engine_ms), median(self.pipes_ms));
+        let held = |holds: bool| if holds { "held" } else { "MISSED" };
+        let engine = peer_ms.map_or_else(String::new, |peer_ms| {
+            let ratio = engine_ms / peer_ms;
+            let bar = held(ratio <= ENGINE_BAR);
+            format!(", {ratio:.2} of ONNX Runtime's in Python, bar {ENGINE_BAR} {bar}")
+        });
+        let bar = held(pipes_ms <= PIPES_BAR);
+        format!(
+            "    {name} in its helper: {engine_ms:.3} ms{engine}; pipes add {pipes_ms:.3} ms, bar \
+             {PIPES_BAR} {bar}"
+        )
+    }
+}

@@ -2,9 +2,10 @@
 //!
 //! A round's result is computed in two steps. First, what needs whole vectors is summed over
 //! tiles, the same range of every device's vector at a time: [`distances`]. From these few numbers
-//! a rule gives each device a coefficient: [`q_fed_avg`], [`fed_nova`], [`staleness`]. Then tiles
-//! are combined, one after the other: [`mean`], [`combination`]. What comes out moves the global
-//! parameters by a [`server`] optimizer. No step holds more than a tile of every update.
+//! a rule gives each device a coefficient: [`q_fed_avg`], [`fed_nova`], [`robust`],
+//! [`staleness`]. Then tiles are combined, one after the other: [`mean`], [`combination`],
+//! [`robust::trimmed_mean`], [`robust::bulyan`]. What comes out moves the global parameters by a
+//! [`server`] optimizer. No step holds more than a tile of every update.
 //!
 //! Results depend on the order of devices, which the caller keeps, and on nothing else: neither on
 //! the order of arrival, nor on how vectors are cut, nor on the number of threads.
@@ -14,6 +15,7 @@ pub mod distances;
 pub mod fed_nova;
 pub mod mean;
 pub mod q_fed_avg;
+pub mod robust;
 pub mod scaffold;
 pub mod server;
 pub mod staleness;

@@ -249,7 +249,8 @@ impl PairwiseDistances {
     }
 }
 
-/// Squared Euclidean distances between points.
+/// Squared Euclidean distances between points: all that Krum, Bulyan, the geometric median and
+/// centred clipping need to know of them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Distances {
     points: usize,
@@ -270,6 +271,19 @@ impl Distances {
     pub fn squared(&self, i: usize, j: usize) -> f64 {
         assert!(i < self.points && j < self.points, "points among {}", self.points);
         self.squared[i * self.points + j]
+    }
+
+    /// Distances from every point to a combination of them whose `shares [points]` have the sum 1:
+    /// `|p_i - sum b_j p_j|^2 = sum b_j d_ij^2 - 1/2 sum b_j b_k d_jk^2`.
+    ///
+    /// Near the combination itself the difference loses half of the digits: a distance below
+    /// 1e-8 of the points' spread is 0 or noise.
+    pub(super) fn to_combination(&self, shares: &[f64]) -> Vec<f64> {
+        let row = |i| &self.squared[i * self.points..][..self.points];
+        let weighted = |i| row(i).iter().zip(shares).map(|(d, share)| d * share).sum::<f64>();
+        let weighted: Vec<f64> = (0..self.points).map(weighted).collect();
+        let spread = weighted.iter().zip(shares).map(|(d, share)| d * share).sum::<f64>() / 2.0;
+        weighted.iter().map(|d| (d - spread).max(0.0).sqrt()).collect()
     }
 }
 

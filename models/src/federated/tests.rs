@@ -5,10 +5,17 @@ use std::ops::Range;
 use proptest::prelude::*;
 
 use super::combination::combine;
+use super::distances::{Distances, PairwiseDistances};
 
 /// The rows as a tile.
 pub(super) fn slices(rows: &[Vec<f32>]) -> Vec<&[f32]> {
     rows.iter().map(Vec::as_slice).collect()
+}
+
+pub(super) fn distances(rows: &[Vec<f32>]) -> Distances {
+    let mut distances = PairwiseDistances::new(rows.len());
+    distances.add(0, &slices(rows)).unwrap();
+    distances.distances()
 }
 
 pub(super) fn combined(

@@ -61,6 +61,22 @@ pub enum TileError {
     },
 }
 
+impl TileError {
+    /// The same of a row that has another number elsewhere.
+    pub(super) fn of(self, number: impl Fn(usize) -> usize) -> Self {
+        match self {
+            Self::Length { row, expected, found } => {
+                Self::Length { row: number(row), expected, found }
+            }
+            Self::NotFinite { row, column, value } => {
+                Self::NotFinite { row: number(row), column, value }
+            }
+            Self::Coefficient { row, value } => Self::Coefficient { row: number(row), value },
+            Self::Rows { .. } | Self::Overflow { .. } | Self::Order { .. } => self,
+        }
+    }
+}
+
 /// Columns that a thread takes at a time: a dozen rows of them fit its cache.
 pub(super) const CHUNK: usize = 4096;
 

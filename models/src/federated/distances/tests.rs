@@ -1,9 +1,11 @@
 //! Against naive sums.
 
+#![expect(clippy::cast_precision_loss, reason = "a number of devices")]
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::federated::tests::{long, on_threads, slices, updates};
+use crate::federated::tests::{combined, distances, long, on_threads, slices, updates};
 
 fn naive(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum()
@@ -62,6 +64,17 @@ proptest! {
         let rows: Vec<Vec<f32>> = (0..3).map(|seed| long(seed, length)).collect();
         prop_assert_eq!(by_tiles(&rows, &tiles), by_tiles(&rows, &[usize::MAX / 2]));
     }
+
+    #[test]
+    fn lead_to_combinations(rows in updates(1..7), seed in 0.1..2.0_f64) {
+        let shares: Vec<f64> = (1..=rows.len()).map(|at| (seed * at as f64).sin() + 1.5).collect();
+        let total: f64 = shares.iter().sum();
+        let shares: Vec<f64> = shares.iter().map(|share| share / total).collect();
+        let point = combined(None, &rows, &shares);
+        for (row, found) in rows.iter().zip(distances(&rows).to_combination(&shares)) {
+            prop_assert!((found - naive(row, &point).sqrt()).abs() < 1e-3);
+        }
+    }
 }
 
 #[test]
@@ -98,8 +111,6 @@ fn bad_tiles_change_nothing() {
 /// The squares of the largest values fit `f64`.
 #[test]
 fn large_values_have_distances() {
-    let mut distances = PairwiseDistances::new(2);
-    distances.add(0, &[&[f32::MAX], &[-f32::MAX]]).unwrap();
-    let found = distances.distances().squared(0, 1);
+    let found = distances(&[vec![f32::MAX], vec![-f32::MAX]]).squared(0, 1);
     assert!(near(found.sqrt(), 2.0 * f64::from(f32::MAX)));
 }

@@ -1,0 +1,156 @@
+//! Krum and Multi-Krum: the updates that lie closest to their neighbours (Blanchard et al. 2017,
+//! "Machine Learning with Adversaries").
+
+use super::{Influence, Measure, TooFewDevices, Verdict};
+use crate::federated::distances::Distances;
+
+/// Selects the updates with the lowest scores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MultiKrum {
+    /// Devices that may be byzantine, `f`.
+    pub byzantine: usize,
+    /// Devices that are selected, `m`; 1 is Krum.
+    pub selected: usize,
+}
+
+/// Why nothing is selected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum KrumError {
+    /// Too few devices.
+    #[error(transparent)]
+    Devices(#[from] TooFewDevices),
+    /// None is to be selected, or more than there are honest ones.
+    #[error("{selected} devices are to be selected, expected 1 to n - f = {max}")]
+    Selected {
+        /// `m`
+        selected: usize,
+        /// The most that may be.
+        max: usize,
+    },
+}
+
+/// Why the selected have no shares.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+pub enum SharesError {
+    /// Not a weight for each device.
+    #[error("expected a weight for each of {devices} devices, found {weights}")]
+    Devices {
+        /// Devices that were selected among.
+        devices: usize,
+        /// Weights given.
+        weights: usize,
+    },
+    /// A selected one's weight is below 0, NaN or infinite, or none of them is above 0.
+    #[error("device {device}: weight {weight}, expected finite ones of at least 0, one above")]
+    Weight {
+        /// Counted from 0.
+        device: usize,
+        /// What was given.
+        weight: f64,
+    },
+}
+
+/// Which devices were selected.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Selection {
+    /// In the order of devices.
+    chosen: Vec<usize>,
+    /// By device: the one it was chosen or, in the end, left out with.
+    scores: Vec<f64>,
+}
+
+impl MultiKrum {
+    /// Krum: selects one.
+    pub fn krum(byzantine: usize) -> Self {
+        Self { byzantine, selected: 1 }
+    }
+
+    /// Selects by distances between all devices. Of equal scores the first device's counts as
+    /// lower.
+    ///
+    /// A score is the sum of the squared distances to the `n - f - 2` nearest others.
+    ///
+    /// # Errors
+    /// [`KrumError`].
+    pub fn select(self, distances: &Distances) -> Result<Selection, KrumError> {
+        let Self { byzantine, selected } = self;
+        let devices = distances.points();
+        TooFewDevices::check(("krum", "n >= 2 f + 3"), (2, 3), devices, byzantine)?;
+        let max = devices - byzantine;
+        if selected == 0 || selected > max {
+            return Err(KrumError::Selected { selected, max });
+        }
+        let all: Vec<usize> = (0..devices).collect();
+        let scores = scores(distances, &all, byzantine);
+        let mut chosen = all;
+        chosen.sort_by(|a, b| scores[*a].total_cmp(&scores[*b]));
+        chosen.truncate(selected);
+        Ok(Selection::new(chosen, scores))
+    }
+}
+
+/// The scores of some devices among themselves, in their order: sums of squared distances to the
+/// nearest others, all but `f + 1` of them, at least one if there is one.
+pub(super) fn scores(distances: &Distances, among: &[usize], byzantine: usize) -> Vec<f64> {
+    let others = among.len() - 1;
+    let nearest = others.saturating_sub(byzantine.saturating_add(1)).max(1).min(others);
+    let score = |device: &usize| {
+        let others = among.iter().filter(|other| *other != device);
+        let mut squares: Vec<f64> =
+            others.map(|other| distances.squared(*device, *other)).collect();
+        squares.sort_by(f64::total_cmp);
+        squares[..nearest].iter().sum()
+    };
+    among.iter().map(score).collect()
+}
+
+impl Selection {
+    pub(super) fn new(mut chosen: Vec<usize>, scores: Vec<f64>) -> Self {
+        chosen.sort_unstable();
+        Self { chosen, scores }
+    }
+
+    /// The selected devices, in the order of devices.
+    pub fn chosen(&self) -> &[usize] {
+        &self.chosen
+    }
+
+    /// Coefficients for [`combine`](crate::federated::combination::combine), by device: the
+    /// shares of the selected ones' weights, 0 for others. Equal weights give the paper's mean.
+    ///
+    /// # Errors
+    /// [`SharesError`].
+    pub fn coefficients(&self, weights: &[f64]) -> Result<Vec<f64>, SharesError> {
+        let devices = self.scores.len();
+        if weights.len() != devices {
+            return Err(SharesError::Devices { devices, weights: weights.len() });
+        }
+        let total: f64 = self.chosen.iter().map(|device| weights[*device]).sum();
+        let fits = |weight: f64| weight >= 0.0 && total > 0.0 && total.is_finite();
+        if let Some(device) = self.chosen.iter().find(|device| !fits(weights[**device])) {
+            return Err(SharesError::Weight { device: *device, weight: weights[*device] });
+        }
+        let mut coefficients = vec![0.0; weights.len()];
+        for device in &self.chosen {
+            coefficients[*device] = weights[*device] / total;
+        }
+        Ok(coefficients)
+    }
+
+    /// Who was selected, by which score, by device.
+    pub fn influences(&self) -> Vec<Influence> {
+        let kept = self.chosen.iter().map(|device| self.scores[*device]);
+        let limit = kept.fold(0.0, f64::max);
+        let influence = |(device, score): (usize, &f64)| Influence {
+            verdict: match self.chosen.binary_search(&device) {
+                Ok(_) => Verdict::Kept,
+                Err(_) => Verdict::Refused,
+            },
+            measure: Measure::Score { score: *score, limit },
+        };
+        self.scores.iter().enumerate().map(influence).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

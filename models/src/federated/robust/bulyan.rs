@@ -45,7 +45,11 @@ impl Bulyan {
     }
 
     /// Of devices that were selected in some way.
-    fn of(selection: Selection, devices: usize, byzantine: usize) -> Result<Self, TooFewDevices> {
+    pub(in crate::federated) fn of(
+        selection: Selection,
+        devices: usize,
+        byzantine: usize,
+    ) -> Result<Self, TooFewDevices> {
         check(devices, byzantine)?;
         let selected = selection.chosen().len();
         let columns = Columns::new(selected, 0..selected);
@@ -111,7 +115,7 @@ fn median(sorted: &[f32]) -> f64 {
 ///
 /// # Panics
 /// When there are not so many.
-fn nearest_to(sorted: &[f32], reference: f64, count: usize) -> &[f32] {
+pub(in crate::federated) fn nearest_to(sorted: &[f32], reference: f64, count: usize) -> &[f32] {
     assert!(0 < count && count <= sorted.len(), "{count} of {} values", sorted.len());
     let distance = |at: usize| (f64::from(sorted[at]) - reference).abs();
     // The nearest values lie side by side: the window moves up as long as that brings it nearer.
@@ -124,7 +128,7 @@ fn nearest_to(sorted: &[f32], reference: f64, count: usize) -> &[f32] {
 
 #[expect(clippy::cast_possible_truncation, reason = "the mean of f32 values fits f32")]
 #[expect(clippy::cast_precision_loss, reason = "a number of devices")]
-fn mean(values: &[f32]) -> f32 {
+pub(in crate::federated) fn mean(values: &[f32]) -> f32 {
     (values.iter().copied().map(f64::from).sum::<f64>() / values.len() as f64) as f32
 }
 

@@ -42,7 +42,7 @@ test: ## Run every test.
 test-emulated: ## Agents of 64-bit and 32-bit ARM learn and answer beside this machine's, in QEMU.
 	@scripts/setup.sh tests
 	cargo build --workspace --bins --quiet
-	programs=$$(scripts/emulated.sh) && DUNLIN_EMULATED=$$programs cargo nextest run -p tests emulated
+	programs=$$(scripts/emulated.sh) && DUNLIN_EMULATED=$$programs cargo nextest run --workspace emulated
 
 parity: ## Train beside PyTorch's figures on 64-bit and 32-bit ARM, emulated.
 	@scripts/parity.sh

@@ -398,6 +398,7 @@ pub(crate) fn train_spec(rounds: u32, devices: u32) -> JobSpec {
             deadline_ms: Millis(20_000),
             ..Participation::default()
         },
+        strategy: jobs::spec::Strategy::default(),
         evaluate: true,
         target_accuracy: None,
         register_as: Some(id("tiny-mlp")),

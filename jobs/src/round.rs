@@ -25,6 +25,7 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use self::aggregate::{Aggregate, Influence, Verdict};
 use self::machine::{ASK_AGAIN_MS, offer_evaluation};
 use self::member::Member;
 pub(crate) use self::select::mixed;
@@ -32,6 +33,7 @@ use crate::id::{Attempt, BlobRef, DeviceId, Millis, RoundNumber};
 use crate::report::{EvaluationReport, Failure, Progress, UpdateReport};
 use crate::spec::{Participation, Purpose};
 
+mod aggregate;
 mod collect;
 mod machine;
 mod member;
@@ -111,11 +113,8 @@ pub enum Event {
         /// Who.
         device: DeviceId,
     },
-    /// The mean is in the object store; asked for by [`Effect::Aggregate`].
-    Aggregated {
-        /// The new parameters.
-        parameters: BlobRef,
-    },
+    /// The new parameters are in the object store; asked for by [`Effect::Aggregate`].
+    Aggregated(Aggregate),
     /// Aggregation is impossible.
     AggregationFailed {
         /// Why.
@@ -162,7 +161,7 @@ pub enum Effect {
         /// What was reported.
         update: UpdateReport,
     },
-    /// Take the mean of these, in this order, answer with [`Event::Aggregated`].
+    /// Make new parameters of these, in this order, answer with [`Event::Aggregated`].
     Aggregate {
         /// Accepted updates, ordered by device.
         updates: Vec<(DeviceId, UpdateReport)>,
@@ -178,6 +177,13 @@ pub struct Outcome {
     pub round: RoundNumber,
     /// The parameters after this round: new ones, or the old ones when it failed.
     pub parameters: BlobRef,
+    /// What the server optimizer keeps with new parameters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_state: Option<BlobRef>,
+    /// What became of each update that is counted, ordered by device; nothing where the strategy
+    /// takes them all as they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub influences: Vec<(DeviceId, Influence)>,
     /// Why there are no new parameters.
     pub failure: Option<Failure>,
     /// Whose updates are in the mean, with what they said of them; ordered by device.
@@ -257,10 +263,15 @@ enum Phase {
     Selecting { ask_again_at: Millis, found: usize },
     /// Waiting for updates, or only for checks of those that came before the deadline.
     Collecting { since: Millis, closed: bool },
-    /// Waiting for the mean.
+    /// Waiting for the new parameters.
     Aggregating { closed_at: Millis },
     /// Waiting for judgements of the new parameters.
-    Evaluating { closed_at: Millis, since: Millis, parameters: BlobRef },
+    Evaluating {
+        closed_at: Millis,
+        since: Millis,
+        #[serde(flatten)]
+        aggregate: Aggregate,
+    },
     /// Over.
     Ended { outcome: Box<Outcome> },
 }
@@ -315,7 +326,7 @@ impl Round {
             }
             Event::DeviceLost { device } => self.device_lost(now, device),
             Event::DeviceReturned { device } => self.device_returned(now, device),
-            Event::Aggregated { parameters } => self.aggregated(now, parameters),
+            Event::Aggregated(aggregate) => self.aggregated(now, aggregate),
             Event::AggregationFailed { failure } => match self.phase {
                 Phase::Aggregating { .. } => self.fail(now, failure),
                 Phase::Selecting { .. }
@@ -360,9 +371,9 @@ impl Round {
                 owed.collect()
             }
             Phase::Aggregating { .. } => vec![Effect::Aggregate { updates: self.counted() }],
-            Phase::Evaluating { parameters, .. } => {
+            Phase::Evaluating { aggregate, .. } => {
                 let owed = self.judges.iter().filter(|judge| judge.is_at_work());
-                owed.map(|judge| offer_evaluation(judge, parameters)).collect()
+                owed.map(|judge| offer_evaluation(judge, &aggregate.parameters)).collect()
             }
             Phase::Ended { outcome } => vec![Effect::End(outcome.clone())],
         }

@@ -17,12 +17,17 @@ use crate::selector::Selector;
 mod examples;
 mod local;
 mod schedule;
+mod strategy;
 mod validate;
 
 pub use self::examples::{Augment, AugmentError, Normalization, NormalizationError};
 use self::local::is_default;
 pub use self::local::{LocalTraining, Loss, LossError, Optimizer, OptimizerError};
 pub use self::schedule::{Schedule, ScheduleError};
+pub use self::strategy::{
+    Byzantine, CentredClipping, FedAdagrad, FedAdam, FedAvgM, FedTrimmedAvg, FedYogi, MultiKrum,
+    NormBound, Strategy, StrategyError,
+};
 pub use self::validate::{Problem, validate};
 
 /// The kinds of job.
@@ -199,6 +204,9 @@ pub struct TrainSpec {
     /// Who takes part in a round.
     #[serde(default)]
     pub participation: Participation,
+    /// How the updates of a round become new parameters.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub strategy: Strategy,
     /// Whether devices evaluate the new model on their test split after each round.
     #[serde(default = "default_true")]
     pub evaluate: bool,

@@ -97,6 +97,9 @@ pub struct Training {
     phase: Phase,
     /// The newest global parameters.
     parameters: BlobRef,
+    /// What the server optimizer keeps with them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    server_state: Option<BlobRef>,
     /// The number of the newest round.
     number: RoundNumber,
     succeeded: u32,
@@ -133,6 +136,7 @@ impl Training {
             deadline,
             phase: Phase::Training,
             parameters,
+            server_state: None,
             number: RoundNumber(0),
             succeeded: 0,
             failed_in_a_row: 0,
@@ -227,6 +231,11 @@ impl Training {
         &self.parameters
     }
 
+    /// What the server optimizer keeps with [`Training::parameters`].
+    pub fn server_state(&self) -> Option<&BlobRef> {
+        self.server_state.as_ref()
+    }
+
     /// Rounds that gave new parameters.
     pub fn rounds_done(&self) -> u32 {
         self.succeeded
@@ -287,6 +296,7 @@ impl Training {
                 self.succeeded += 1;
                 self.failed_in_a_row = 0;
                 self.parameters = outcome.parameters.clone();
+                self.server_state.clone_from(&outcome.server_state);
                 self.accuracy = outcome.accuracy().or(self.accuracy);
             } else {
                 self.failed_in_a_row += 1;

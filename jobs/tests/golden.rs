@@ -23,8 +23,8 @@ use jobs::report::{
 use jobs::selector::Selector;
 use jobs::spec::{
     Augment, EvaluateTask, InferInput, InferSpec, InferTask, JobSpec, LocalTraining, Loss,
-    Normalization, Offer, Optimizer, Participation, Purpose, Schedule, Task, TaskId, TaskWork,
-    TensorHeader, TrainSpec, TrainTask, WorkSpec,
+    Normalization, Offer, Optimizer, Participation, Purpose, Schedule, Strategy, Task, TaskId,
+    TaskWork, TensorHeader, TrainSpec, TrainTask, WorkSpec,
 };
 use jobs::wire;
 use serde::Serialize;
@@ -313,6 +313,7 @@ fn jobs(golden: &mut Golden) {
             deadline_ms: Millis(60_000),
             failed_rounds_max: 3,
         },
+        strategy: Strategy::default(),
         evaluate: true,
         target_accuracy: Some(0.95),
         register_as: Some(parse("digits-mlp")),
@@ -339,6 +340,7 @@ fn jobs(golden: &mut Golden) {
             normalization: Normalization::Dataset,
             ..LocalTraining::default()
         },
+        strategy: "fedadam:learning_rate=0.25,tau=0.5".parse().unwrap(),
         ..train.clone()
     };
     golden.same("job-train-refined", &job("group=lab", WorkSpec::Train(Box::new(refined))));

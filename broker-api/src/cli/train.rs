@@ -10,7 +10,7 @@ use jobs::job::JobState;
 use jobs::report::Progress;
 use jobs::spec::{
     Augment, LocalTraining, Loss, ModelQuery, Normalization, Optimizer, Participation, Schedule,
-    TrainSpec,
+    Strategy, TrainSpec,
 };
 use reqwest::Method;
 use serde_json::json;
@@ -96,6 +96,16 @@ pub(super) struct TrainArgs {
     /// of each channel over all devices), or mean/std such as 0.49,0.48,0.45/0.25,0.24,0.26.
     #[arg(long, default_value_t = Normalization::default(), value_name = "HOW")]
     normalization: Normalization,
+    #[arg(
+        long,
+        default_value_t = Strategy::default(),
+        help = "How updates become new parameters: fedavg; fedavgm, fedadagrad, fedadam, fedyogi, \
+                with settings such as fedadam:learning_rate=0.1,beta1=0.9; fedmedian, \
+                fedtrimmedavg:fraction=0.2, krum:byzantine=1, multikrum:byzantine=1, \
+                bulyan:byzantine=1, geometricmedian, centredclipping:radius=1 or normbound:norm=1, \
+                which bear wrong updates"
+    )]
+    strategy: Strategy,
     /// Updates without which a round fails.
     #[arg(long, default_value_t = Participation::default().quorum, value_name = "N")]
     quorum: u32,
@@ -185,6 +195,7 @@ fn body(args: &TrainArgs) -> serde_json::Value {
             deadline_ms: millis(args.round_deadline),
             ..Participation::default()
         },
+        strategy: args.strategy,
         evaluate: !args.no_evaluate,
         target_accuracy: args.target_accuracy,
         register_as: args.register_as.clone(),

@@ -15,7 +15,8 @@ use jobs::training::{Effect, Ending, Event};
 use jobs::{subject, wire};
 
 use super::owner::{Owner, REST, Stop};
-use super::state::{is_of, parameters_name, round_key};
+use super::state::{is_of, parameters_name, round_key, server_state_name};
+use super::updates::How;
 use crate::broker::JobEnd;
 use crate::metrics::Counter;
 use crate::record::{EventBody, JobResult};
@@ -116,10 +117,15 @@ impl Owner {
 
     fn aggregate(&self, round: RoundNumber, updates: Vec<(DeviceId, jobs::report::UpdateReport)>) {
         let (fold, done) = (self.updates.clone(), self.done.clone());
-        let name = parameters_name(&self.job, round.0, self.stored.term);
+        let (round_number, term) = (round.0, self.stored.term);
+        let names = (
+            parameters_name(&self.job, round_number, term),
+            server_state_name(&self.job, round_number, term),
+        );
+        let how = How::of(&self.machine);
         self.core.spawn(async move {
-            let event = match fold.aggregate(name, &updates).await {
-                Ok(parameters) => round::Event::Aggregated { parameters },
+            let event = match fold.aggregate(names, &updates, how).await {
+                Ok(aggregate) => round::Event::Aggregated(aggregate),
                 Err(failure) => round::Event::AggregationFailed { failure },
             };
             let _ = done.send(Event::Round { round, event }).await;
@@ -250,12 +256,15 @@ impl Owner {
     fn forget(&mut self, outcome: &Outcome) {
         let mut blobs = std::mem::take(&mut self.stored.updates);
         blobs.push(outcome.parameters.clone());
+        blobs.extend(outcome.server_state.clone());
         self.stored.garbage.push(blobs);
         let old = self.stored.garbage.len().saturating_sub(ROUNDS_KEPT);
         let mut gone: Vec<BlobRef> = self.stored.garbage.drain(..old).flatten().collect();
-        let current = self.machine.parameters();
+        let (parameters, state) = (self.machine.parameters(), self.machine.server_state());
         gone.retain(|blob| {
-            blob != current && !self.stored.garbage.iter().flatten().any(|kept| kept == blob)
+            blob != parameters
+                && Some(blob) != state
+                && !self.stored.garbage.iter().flatten().any(|kept| kept == blob)
         });
         self.remove(gone);
     }
@@ -305,6 +314,7 @@ impl Owner {
         let mut gone: Vec<BlobRef> = self.stored.garbage.drain(..).flatten().collect();
         gone.append(&mut self.stored.updates);
         gone.push(self.machine.parameters().clone());
+        gone.extend(self.machine.server_state().cloned());
         self.remove(gone);
         Ok(())
     }

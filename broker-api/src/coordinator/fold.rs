@@ -26,6 +26,8 @@ pub(super) struct Fold {
     model: Layout,
     /// Values of early updates that may wait in memory.
     room: usize,
+    /// Whether updates are added up, or only looked into.
+    adds: bool,
     /// Who is invited, in order.
     order: Vec<DeviceId>,
     /// By ticket: one device's update may be looked into twice at the same time.
@@ -55,9 +57,9 @@ struct Reading {
     fault: Option<ParametersError>,
 }
 
-/// The bytes of an update, understood piece by piece.
+/// The bytes of an update, or of global parameters, understood piece by piece.
 #[derive(Debug, Default)]
-struct Content {
+pub(super) struct Content {
     head: Vec<u8>,
     layout: Option<Layout>,
     /// Bytes of a value that was cut by a piece's end.
@@ -71,6 +73,7 @@ impl Fold {
         Self {
             model,
             room,
+            adds: true,
             order: Vec::new(),
             reading: BTreeMap::new(),
             in_turn: None,
@@ -84,6 +87,11 @@ impl Fold {
         }
     }
 
+    /// For updates of this model that are looked into, and not added up.
+    pub(super) fn without_mean(model: Layout) -> Self {
+        Self { adds: false, ..Self::new(model, 0) }
+    }
+
     /// Begins a round of these devices; what is left of another round is forgotten.
     pub(super) fn begin(&mut self, mut devices: Vec<DeviceId>) {
         devices.sort();
@@ -92,7 +100,7 @@ impl Fold {
     }
 
     /// Forgets the round, but keeps its memory for the next one.
-    fn forget_all(&mut self) {
+    pub(super) fn forget_all(&mut self) {
         self.order.clear();
         self.reading.clear();
         self.in_turn = None;
@@ -104,12 +112,12 @@ impl Fold {
 
     /// Lets go of all memory: no round follows soon.
     pub(super) fn rest(&mut self) {
-        *self = Self::new(self.model.clone(), self.room);
+        *self = Self { adds: self.adds, ..Self::new(self.model.clone(), self.room) };
     }
 
     /// Begins to read an update.
     pub(super) fn open(&mut self, ticket: u64, part: Part) {
-        if self.next_is(&part.device) && !self.waiting.contains_key(&part.device) {
+        if self.adds && self.next_is(&part.device) && !self.waiting.contains_key(&part.device) {
             self.in_turn = Some(ticket);
             self.reading.insert(ticket, Reading::of(part, None));
             return;
@@ -117,7 +125,7 @@ impl Fold {
         let held: usize = self.waiting.values().map(|(_, values)| values.len()).sum();
         let kept = self.reading.values().filter(|reading| reading.keep.is_some()).count();
         let length = self.model.total_len();
-        let keep = held + (kept + 1) * length <= self.room;
+        let keep = self.adds && held + (kept + 1) * length <= self.room;
         let keep = keep.then(|| {
             let mut values = std::mem::take(&mut self.spare);
             values.clear();
@@ -275,16 +283,32 @@ impl Fold {
         self.model.byte_len() as u64
     }
 
+    /// What is trained.
+    pub(super) fn model(&self) -> &Layout {
+        &self.model
+    }
+
+    /// Values of the mean from `offset` on.
+    pub(super) fn mean(
+        &mut self,
+        offset: usize,
+        length: usize,
+    ) -> Result<Vec<f32>, ParametersError> {
+        let empty = || ParametersError::Format("there are no updates".to_owned());
+        let mean = self.mean.as_ref().ok_or_else(empty)?;
+        let values = mean.piece(offset, length).map_err(|_| empty())?;
+        self.model.check_finite(offset, &values)?;
+        Ok(values)
+    }
+
     /// The next bytes of the blob, `max` (a multiple of 4) of them but at its end, and none after
     /// it; then nothing is left of the round.
     pub(super) fn next_piece(&mut self, max: usize) -> Result<Vec<u8>, ParametersError> {
         let (header, offset) = &mut self.taken;
         let mut piece: Vec<u8> = header.drain(..max.min(header.len())).collect();
-        let empty = || ParametersError::Format("there are no updates".to_owned());
-        let mean = self.mean.as_ref().ok_or_else(empty)?;
-        let values = mean.piece(*offset, (max - piece.len()) / 4).map_err(|_| empty())?;
-        self.model.check_finite(*offset, &values)?;
-        *offset += values.len();
+        let (start, length) = (*offset, (max - piece.len()) / 4);
+        let values = self.mean(start, length)?;
+        self.taken.1 += values.len();
         models::params::append_le_bytes(&values, &mut piece);
         if piece.is_empty() {
             self.forget_all();
@@ -301,7 +325,7 @@ impl Reading {
 
 impl Content {
     /// Reads the header, then hands out values with their offset.
-    fn take(
+    pub(super) fn take(
         &mut self,
         piece: &[u8],
         model: &Layout,
@@ -344,7 +368,7 @@ impl Content {
         Ok(())
     }
 
-    fn finish(self, model: &Layout) -> Result<(), ParametersError> {
+    pub(super) fn finish(self, model: &Layout) -> Result<(), ParametersError> {
         if self.layout.is_none() || self.offset != model.total_len() || !self.rest.is_empty() {
             return Err(ParametersError::Format(format!(
                 "it ends after {} of {} values",
@@ -357,7 +381,7 @@ impl Content {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "numbers of examples are far below 2^53")]
-fn weight(part: &Part) -> f64 {
+pub(super) fn weight(part: &Part) -> f64 {
     part.examples as f64
 }
 

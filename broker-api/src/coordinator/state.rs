@@ -62,10 +62,17 @@ pub fn parameters_name(job: &JobId, round: u32, term: u64) -> String {
     format!("parameters/{job}/{round}/{term}")
 }
 
-/// Whether a blob is named as one that only this job uses: an update, or global parameters.
+/// The same of what the server optimizer keeps with them.
+pub(super) fn server_state_name(job: &JobId, round: u32, term: u64) -> String {
+    format!("server-state/{job}/{round}/{term}")
+}
+
+/// Whether a blob is named as one that only this job uses: an update, global parameters, or what
+/// the server optimizer keeps.
 pub fn is_of(job: &JobId, blob: &BlobRef) -> bool {
     let mut parts = blob.object_name().split('/');
-    matches!(parts.next(), Some("update" | "parameters")) && parts.next() == Some(job.as_str())
+    matches!(parts.next(), Some("update" | "parameters" | "server-state"))
+        && parts.next() == Some(job.as_str())
 }
 
 /// The key of a round's outcome in the bucket `trainings`.

@@ -13,6 +13,8 @@ use crate::broker::Broker;
 use crate::record::JobRecord;
 use crate::testing::*;
 
+mod strategies;
+
 async fn submit(broker: &Broker, spec: JobSpec) -> JobId {
     broker.submit(spec, bytes::Bytes::new(), None, None).await.unwrap().id
 }

@@ -7,12 +7,22 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use jobs::id::{BlobRef, Bytes as Size, DeviceId, JobId};
 use jobs::report::{Failure, FailureCode, UpdateReport};
+use jobs::round::Aggregate;
+use jobs::spec::Strategy;
+use jobs::training::Training;
 use link::blobs::{BlobError, Blobs, Pieces};
+use models::federated::server::ServerError;
 use models::params::{Layout, ParametersError};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use self::robust::{Rule, RuleError};
+use self::server::Base;
 use super::fold::{Fold, Part};
 use super::state::is_of;
+
+pub(super) mod robust;
+pub(super) mod server;
+mod values;
 
 /// Pieces that may wait for the thread.
 const PIECES_WAITING: usize = 16;
@@ -22,6 +32,33 @@ const READ_AT_ONCE: usize = 2;
 const ROOM_BYTES: usize = 8 * 1024 * 1024;
 /// Bytes by which an update's header may be longer than the broker's own.
 const HEADER_SLACK: u64 = 64 * 1024;
+
+/// How updates become new parameters.
+#[derive(Debug, Clone)]
+pub(super) enum How {
+    /// By their mean.
+    Mean,
+    /// By a server optimizer's step against it.
+    Step(Base),
+    /// By a rule that bears wrong ones, from these parameters on.
+    Robust(Rule, BlobRef),
+}
+
+impl How {
+    /// As a training's strategy says, in the round at work.
+    pub(super) fn of(training: &Training) -> Self {
+        let strategy = &training.spec().strategy;
+        let parameters = training.parameters().clone();
+        match (server::optimizer(strategy), robust::rule(strategy)) {
+            (Some(optimizer), _) => {
+                let state = training.server_state().cloned();
+                Self::Step(Base { optimizer, parameters, state })
+            }
+            (None, Some(rule)) => Self::Robust(rule, parameters),
+            (None, None) => Self::Mean,
+        }
+    }
+}
 
 type Work = Box<dyn FnOnce(&mut Fold) + Send>;
 
@@ -37,12 +74,13 @@ pub(super) struct Updates {
 
 impl Updates {
     /// Starts the thread for a model of this layout.
-    pub(super) fn start(blobs: Blobs, model: Layout) -> std::io::Result<Self> {
+    pub(super) fn start(blobs: Blobs, model: Layout, strategy: &Strategy) -> std::io::Result<Self> {
+        let adds = robust::rule(strategy).is_none();
         let byte_len = model.byte_len() as u64;
         let room = model.total_len() + ROOM_BYTES / size_of::<f32>();
         let (work, mut inbox) = mpsc::channel::<Work>(PIECES_WAITING);
         std::thread::Builder::new().name("aggregate".to_owned()).spawn(move || {
-            let mut fold = Fold::new(model, room);
+            let mut fold = if adds { Fold::new(model, room) } else { Fold::without_mean(model) };
             while let Some(work) = inbox.blocking_recv() {
                 work(&mut fold);
             }
@@ -94,7 +132,9 @@ impl Updates {
             Err(ReadError::Parameters(error)) => {
                 invalid(format!("the update of device {device}: {error}"))
             }
-            Err(ReadError::Thread) => Some(thread_failure()),
+            Err(ReadError::Thread | ReadError::Step(_) | ReadError::Rule(_) | ReadError::Cut) => {
+                Some(thread_failure())
+            }
         }
     }
 
@@ -117,20 +157,27 @@ impl Updates {
         Ok(self.ask(move |fold| fold.close(ticket)).await??)
     }
 
-    /// The mean of these updates, in their order, in the object store under a name.
+    /// New parameters of these updates, in their order, in the object store under the first name:
+    /// their mean, or what a server optimizer makes of it. What that keeps is under the second.
     pub(super) async fn aggregate(
         &self,
-        name: String,
+        names: (String, String),
         updates: &[(DeviceId, UpdateReport)],
-    ) -> Result<BlobRef, Failure> {
+        how: How,
+    ) -> Result<Aggregate, Failure> {
         let parts: Arc<[Part]> =
             updates.iter().map(|(device, update)| part(device, update)).collect();
-        self.mean(name, &parts).await.map_err(|error| match error {
+        self.combine(names, &parts, how).await.map_err(|error| match error {
             ReadError::Blob(error) => Failure::new(FailureCode::BlobUnavailable, error.to_string()),
             ReadError::Parameters(error) => {
                 Failure::new(FailureCode::Diverged, format!("the mean of the updates: {error}"))
             }
-            ReadError::Thread => thread_failure(),
+            ReadError::Step(error) => {
+                Failure::new(FailureCode::Diverged, format!("the server's step: {error}"))
+            }
+            ReadError::Thread | ReadError::Rule(RuleError::Fault) => thread_failure(),
+            ReadError::Rule(error) => Failure::new(FailureCode::Diverged, error.to_string()),
+            ReadError::Cut => Failure::new(FailureCode::BlobUnavailable, error.to_string()),
         })
     }
 
@@ -139,7 +186,18 @@ impl Updates {
         self.tell(Fold::rest).await;
     }
 
-    async fn mean(&self, name: String, parts: &Arc<[Part]>) -> Result<BlobRef, ReadError> {
+    async fn combine(
+        &self,
+        names: (String, String),
+        parts: &Arc<[Part]>,
+        how: How,
+    ) -> Result<Aggregate, ReadError> {
+        if let How::Robust(rule, base) = how {
+            let (parameters, influences) = self.robust(names.0, parts, rule, &base).await?;
+            let devices = parts.iter().map(|part| part.device.clone());
+            let influences = devices.zip(influences).collect();
+            return Ok(Aggregate { influences, ..Aggregate::of(parameters) });
+        }
         loop {
             let known = parts.clone();
             let Some(missing) = self.ask(move |fold| fold.add_known(&known)).await? else { break };
@@ -149,7 +207,11 @@ impl Updates {
             }
         }
         let size = Size(self.ask(Fold::seal).await?);
-        self.blobs.put_pieces(name, size, Mean(self)).await
+        if let How::Step(base) = how {
+            let (parameters, server_state) = self.step(names, size, &base).await?;
+            return Ok(Aggregate { server_state, ..Aggregate::of(parameters) });
+        }
+        Ok(Aggregate::of(self.blobs.put_pieces(names.0, size, Mean(self)).await?))
     }
 
     async fn add_again(&self, part: Part) -> Result<(), ReadError> {
@@ -198,6 +260,14 @@ enum ReadError {
     Blob(#[from] BlobError),
     #[error(transparent)]
     Parameters(#[from] ParametersError),
+    #[error(transparent)]
+    Step(#[from] ServerError),
+    #[error(transparent)]
+    Rule(#[from] RuleError),
+    #[error(
+        "the parameters, or what the server optimizer keeps, have another length than the model"
+    )]
+    Cut,
     #[error("the thread that averages ended")]
     Thread,
 }

@@ -163,10 +163,13 @@ impl Round {
 
     pub(super) fn device_returned(&mut self, now: Millis, device: &DeviceId) -> Vec<Effect> {
         let in_time = self.deadline().is_some_and(|deadline| now < deadline);
-        if let Phase::Evaluating { parameters, .. } = &self.phase {
+        if let Phase::Evaluating { aggregate, .. } = &self.phase {
             let judge = find(&mut self.judges, device).filter(|_| in_time);
             let judge = judge.and_then(|judge| judge.returned(now).then_some(judge));
-            return judge.map(|judge| offer_evaluation(judge, parameters)).into_iter().collect();
+            return judge
+                .map(|judge| offer_evaluation(judge, &aggregate.parameters))
+                .into_iter()
+                .collect();
         }
         let collecting = in_time && self.is_collecting(now);
         let Some(member) = find(&mut self.members, device) else { return Vec::new() };

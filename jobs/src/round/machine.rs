@@ -1,7 +1,7 @@
 //! A round when its updates are there: aggregating, evaluating, ending; and its clock.
 
 use super::member::{Member, Standing, shortened};
-use super::{Effect, Outcome, Phase, Round, Update};
+use super::{Aggregate, Effect, Outcome, Phase, Round, Update};
 use crate::id::{Attempt, BlobRef, DeviceId, Millis};
 use crate::report::{EvaluationReport, Failure, FailureCode, UpdateReport};
 use crate::spec::Purpose;
@@ -75,16 +75,17 @@ impl Round {
 
 /// Aggregating, evaluating, ending.
 impl Round {
-    pub(super) fn aggregated(&mut self, now: Millis, parameters: &BlobRef) -> Vec<Effect> {
+    pub(super) fn aggregated(&mut self, now: Millis, aggregate: &Aggregate) -> Vec<Effect> {
         let Phase::Aggregating { closed_at } = self.phase else { return Vec::new() };
-        let parameters = parameters.clone();
-        self.phase = Phase::Evaluating { closed_at, since: now, parameters: parameters.clone() };
+        let parameters = &aggregate.parameters;
+        let aggregate = aggregate.clone();
+        self.phase = Phase::Evaluating { closed_at, since: now, aggregate };
         if self.plan.evaluate {
             let there = self.members.iter().filter(|member| member.answer().is_some());
             let there = there.filter(|member| !member.lost);
             self.judges = there.map(|member| Member::invited(now, member.device.clone())).collect();
         }
-        let offers = self.judges.iter().map(|judge| offer_evaluation(judge, &parameters));
+        let offers = self.judges.iter().map(|judge| offer_evaluation(judge, parameters));
         let mut effects: Vec<Effect> = offers.collect();
         effects.extend(self.judged(now));
         effects
@@ -112,12 +113,10 @@ impl Round {
 
     /// Ends the round when no judgement is to be expected any more.
     pub(super) fn judged(&mut self, now: Millis) -> Vec<Effect> {
-        let Phase::Evaluating { parameters, .. } = &self.phase else { return Vec::new() };
         if self.judges.iter().any(Member::is_reachable) {
             return Vec::new();
         }
-        let parameters = parameters.clone();
-        self.end(now, parameters, None)
+        self.succeed(now)
     }
 
     pub(super) fn cancel(&mut self, now: Millis) -> Vec<Effect> {
@@ -126,10 +125,7 @@ impl Round {
                 self.fail(now, &Failure::new(FailureCode::Cancelled, "stopped on request"))
             }
             // The new parameters are there: the round did what it is for.
-            Phase::Evaluating { parameters, .. } => {
-                let parameters = parameters.clone();
-                self.end(now, parameters, None)
-            }
+            Phase::Evaluating { .. } => self.succeed(now),
             Phase::Ended { .. } => Vec::new(),
         }
     }
@@ -158,13 +154,10 @@ impl Round {
                 let due: Vec<Member<Update>> = due.collect();
                 due.iter().map(|member| self.offer_training(member)).collect()
             }
-            Phase::Evaluating { parameters, .. } if is_over => {
-                let parameters = parameters.clone();
-                self.end(now, parameters, None)
-            }
-            Phase::Evaluating { parameters, .. } => {
+            Phase::Evaluating { .. } if is_over => self.succeed(now),
+            Phase::Evaluating { aggregate, .. } => {
                 let due = self.judges.iter_mut().filter_map(|judge| {
-                    judge.is_due(now).then(|| offer_evaluation(judge, parameters))
+                    judge.is_due(now).then(|| offer_evaluation(judge, &aggregate.parameters))
                 });
                 due.collect()
             }
@@ -189,12 +182,19 @@ impl Round {
                 Failure::new(failure.code, format!("{before}: {}", failure.message))
             },
         );
-        let parameters = self.plan.parameters.clone();
-        effects.extend(self.end(now, parameters, Some(failure)));
+        let before = Aggregate::of(self.plan.parameters.clone());
+        effects.extend(self.end(now, before, Some(failure)));
         effects
     }
 
-    fn end(&mut self, now: Millis, parameters: BlobRef, failure: Option<Failure>) -> Vec<Effect> {
+    /// Ends the round with its new parameters, if they are there.
+    fn succeed(&mut self, now: Millis) -> Vec<Effect> {
+        let Phase::Evaluating { aggregate, .. } = &self.phase else { return Vec::new() };
+        let aggregate = aggregate.clone();
+        self.end(now, aggregate, None)
+    }
+
+    fn end(&mut self, now: Millis, aggregate: Aggregate, failure: Option<Failure>) -> Vec<Effect> {
         let mut effects = Vec::new();
         for judge in self.judges.iter().filter(|judge| judge.is_at_work() && !judge.lost) {
             effects.push(Effect::Withdraw {
@@ -209,7 +209,9 @@ impl Round {
         });
         let outcome = Box::new(Outcome {
             round: self.plan.round,
-            parameters,
+            parameters: aggregate.parameters,
+            server_state: aggregate.server_state,
+            influences: aggregate.influences,
             failure,
             updates: self.counted(),
             evaluations: evaluations.collect(),

@@ -103,7 +103,7 @@ fn a_round_from_beginning_to_end() {
     let updates = vec![(invited[0].clone(), update(1)), (invited[1].clone(), update(2))];
     assert_eq!(effects, [Effect::Aggregate { updates: updates.clone() }]);
     assert_eq!(round.pending_effects(), effects);
-    let effects = round.step(Millis(30), &Event::Aggregated { parameters: blob(9) });
+    let effects = round.step(Millis(30), &Event::Aggregated(Aggregate::of(blob(9))));
     assert_eq!(effects.len(), 2);
     assert_eq!(round.pending_effects(), effects);
     for (index, device) in invited.iter().enumerate() {
@@ -179,7 +179,7 @@ fn the_surplus_is_withdrawn_when_the_target_is_reached() {
         if *device == invited[2]));
     assert_eq!(round.step(Millis(3), &checked(&invited[3], 3)), []);
     assert_eq!(round.step(Millis(9), &received(&invited[2], 1, 4)), []);
-    round.step(Millis(9), &Event::Aggregated { parameters: blob(9) });
+    round.step(Millis(9), &Event::Aggregated(Aggregate::of(blob(9))));
     let effects = round.step(Millis(40_000), &Event::Tick);
     let outcome = outcome(&effects);
     assert_eq!(outcome.updates.len(), 2);
@@ -212,7 +212,7 @@ fn the_deadline_closes_with_a_reason_for_everyone() {
     assert_eq!(round.wake_at(), None);
     let effects = round.step(Millis(60_003), &checked(&invited[4], 5));
     assert!(matches!(&effects[..], [Effect::Aggregate { updates }] if updates.len() == 2));
-    round.step(Millis(60_004), &Event::Aggregated { parameters: blob(9) });
+    round.step(Millis(60_004), &Event::Aggregated(Aggregate::of(blob(9))));
     let effects = round.step(Millis(99_999), &Event::Tick);
     let outcome = outcome(&effects);
     let code = |index: usize| reason(outcome, &invited[index]).code;
@@ -349,7 +349,7 @@ fn evaluation_never_fails_a_round() {
     for (index, device) in invited.iter().enumerate() {
         give(&mut round, 1, device, 1, index as u64);
     }
-    let effects = round.step(Millis(2), &Event::Aggregated { parameters: blob(9) });
+    let effects = round.step(Millis(2), &Event::Aggregated(Aggregate::of(blob(9))));
     assert_eq!(effects.len(), 3);
     let failure = failed(&invited[0], Purpose::Evaluate, 1, FailureCode::InvalidDataset);
     assert_eq!(round.step(Millis(3), &failure), []);

@@ -89,6 +89,12 @@ impl Problems {
         self.check(decay, "work.local.weight_decay", local.weight_decay, "0 or above, finite");
         self.refinements(local);
         self.participation(spec);
+        for (name, value, expected) in spec.strategy.problems() {
+            self.check(false, &format!("work.strategy.{name}"), value, expected);
+        }
+        let (quorum, (needed, why)) = (spec.participation.quorum, spec.strategy.quorum());
+        let expected = format!("at least {needed}, because {why}");
+        self.check(quorum == 0 || quorum >= needed, "work.participation.quorum", quorum, &expected);
         if let Some(target) = spec.target_accuracy {
             let share = target > 0.0 && target <= 1.0;
             self.check(share, "work.target_accuracy", target, "above 0, at most 1");
@@ -246,6 +252,26 @@ mod tests {
             let problems = validate(&spec);
             let found: Vec<&str> = problems.iter().map(|problem| &problem.field[..]).collect();
             assert_eq!(found.join(" ").replace("work.local.", ""), fields);
+        }
+    }
+
+    #[test]
+    fn strategies_are_checked_with_the_quorum_that_they_need() {
+        for (strategy, quorum, fields) in [
+            (r#"{"name":"fedadam","beta1":1,"tau":0}"#, 1, "strategy.beta1 strategy.tau"),
+            (r#"{"name":"krum","byzantine":1}"#, 4, "participation.quorum"),
+            (r#"{"name":"krum","byzantine":1}"#, 5, ""),
+            (r#"{"name":"multikrum","byzantine":1,"selected":5}"#, 5, "participation.quorum"),
+            (r#"{"name":"bulyan","byzantine":1}"#, 6, "participation.quorum"),
+            (r#"{"name":"bulyan","byzantine":1}"#, 7, ""),
+        ] {
+            let spec = spec(&format!(
+                r#"{{"deadline_ms":1,"work":{{"kind":"train","model":"mlp","dataset":"digits",
+                "rounds":1,"participation":{{"quorum":{quorum}}},"strategy":{strategy}}}}}"#
+            ));
+            let problems = validate(&spec);
+            let found: Vec<&str> = problems.iter().map(|problem| &problem.field[..]).collect();
+            assert_eq!(found.join(" ").replace("work.", ""), fields);
         }
     }
 

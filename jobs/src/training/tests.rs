@@ -1,7 +1,7 @@
 use super::*;
 use crate::id::{Attempt, Bytes, DeviceId, Digest, ModelVersion};
 use crate::report::{EvaluationReport, UpdateReport};
-use crate::round::{Effect as RoundEffect, Event as RoundEvent};
+use crate::round::{Aggregate, Effect as RoundEffect, Event as RoundEvent};
 
 fn blob(number: u64) -> BlobRef {
     let digest = Digest::parse(&format!("sha256:{number:064x}")).unwrap();
@@ -59,9 +59,10 @@ fn answer(effect: &Effect, count: usize, accuracy: f64) -> Option<Event> {
             parameters: update.parameters.clone(),
             refused: None,
         },
-        RoundEffect::Aggregate { .. } => {
-            RoundEvent::Aggregated { parameters: blob(round.0.into()) }
-        }
+        RoundEffect::Aggregate { .. } => RoundEvent::Aggregated(Aggregate {
+            server_state: Some(blob(1000 + u64::from(round.0))),
+            ..Aggregate::of(blob(round.0.into()))
+        }),
         RoundEffect::Withdraw { .. } | RoundEffect::End(_) => return None,
     };
     Some(Event::Round { round: *round, event })
@@ -102,6 +103,7 @@ fn rounds_follow_each_other_and_the_last_parameters_are_registered() {
     assert_eq!(published(&effects), [1, 2, 3]);
     assert_eq!(effects.last(), Some(&Effect::Register { parameters: blob(3) }));
     assert_eq!((training.rounds_done(), training.accuracy()), (3, Some(0.5)));
+    assert_eq!(training.server_state(), Some(&blob(1003)));
     assert_eq!(training.wake_at(), None);
     assert_eq!(training.step(Millis(2), &Event::CancelRequested), []);
     let model = ModelRef {
@@ -150,6 +152,32 @@ fn failed_rounds_are_repeated_under_a_new_number_but_not_for_ever() {
             assert!(matches!(&effects[..], [Effect::Round { round, .. }] if round.0 == number + 1));
         }
     }
+}
+
+#[test]
+fn a_round_that_fails_leaves_what_the_server_keeps() {
+    let (mut training, effects) = begin(spec(2));
+    let first = Event::Round {
+        round: RoundNumber(2),
+        event: RoundEvent::AggregationFailed {
+            failure: Failure::new(FailureCode::Diverged, "not a number"),
+        },
+    };
+    let mut all = effects;
+    let mut next = 0;
+    while let Some(effect) = all.get(next) {
+        let aggregate =
+            matches!(effect, Effect::Round { effect: RoundEffect::Aggregate { .. }, .. });
+        let event = if aggregate && training.rounds_done() == 1 {
+            Some(first.clone())
+        } else {
+            answer(effect, 2, 0.5)
+        };
+        all.extend(event.iter().flat_map(|event| training.step(Millis(1), event)));
+        next += 1;
+    }
+    assert_eq!(published(&all), [1, 2]);
+    assert_eq!((training.parameters(), training.server_state()), (&blob(1), Some(&blob(1001))));
 }
 
 #[test]

@@ -199,7 +199,7 @@ impl World {
     ) -> Result<(), String> {
         let parameters = reference(&name, &blob);
         self.objects.insert(name, blob);
-        let event = round::Event::Aggregated { parameters };
+        let event = round::Event::Aggregated(round::Aggregate::of(parameters));
         self.broker_did(term, &Event::Round { round, event })
     }
 

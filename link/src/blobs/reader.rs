@@ -28,6 +28,7 @@ pub struct BlobReader {
     digest: Digest,
     chunk_subject: String,
     size: Size,
+    batch_bytes: u64,
     received: u64,
     /// Where the next chunk is looked for in the stream.
     next_sequence: u64,
@@ -43,6 +44,7 @@ impl BlobReader {
             digest,
             chunk_subject: chunk_subject(&info.nuid),
             size: Size(info.size as u64),
+            batch_bytes: BATCH_BYTES,
             received: 0,
             next_sequence: 1,
             batch: None,
@@ -56,6 +58,14 @@ impl BlobReader {
     #[must_use]
     pub fn unchecked(mut self) -> Self {
         self.hasher = None;
+        self
+    }
+
+    /// Asks for so many bytes at once, at most, and for a chunk at least: what may wait in memory
+    /// where many blobs are read side by side.
+    #[must_use]
+    pub fn in_batches_of(mut self, bytes: u64) -> Self {
+        self.batch_bytes = bytes.clamp(1, BATCH_BYTES);
         self
     }
 
@@ -105,7 +115,7 @@ impl BlobReader {
             "seq": self.next_sequence,
             "next_by_subj": self.chunk_subject,
             "batch": BATCH_CHUNKS,
-            "max_bytes": BATCH_BYTES,
+            "max_bytes": self.batch_bytes,
         });
         let sent =
             self.client.publish_with_reply(direct_get(), inbox, request.to_string().into()).await;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use jobs::id::Millis;
 use jobs::report::{Failure, Progress, UpdateReport};
-use jobs::round::Outcome;
+use jobs::round::{Outcome, Verdict};
 
 use crate::cli::table;
 
@@ -100,7 +100,10 @@ fn moved(outcome: &Outcome) -> u64 {
     up + invited * outcome.parameters.size.0
 }
 
+/// Whose updates are not in the new parameters, and why.
 fn missing(outcome: &Outcome) -> String {
+    let refused = outcome.influences.iter().filter(|(_, it)| it.verdict == Verdict::Refused);
+    let refused = refused.map(|(device, it)| format!("{device} (refused: {})", it.reason));
     let names = outcome.missing.iter().map(|(device, failure)| {
         let Failure { code, message } = failure;
         if message.is_empty() {
@@ -109,7 +112,7 @@ fn missing(outcome: &Outcome) -> String {
             format!("{device} ({}: {message})", code.as_str())
         }
     });
-    names.collect::<Vec<_>>().join(", ")
+    names.chain(refused).collect::<Vec<_>>().join(", ")
 }
 
 /// A round as a line of the table.
@@ -142,8 +145,9 @@ pub(in crate::cli) fn sentence(outcome: &Outcome) -> String {
         parts.push(format!("loss {:.4}", figures.loss));
         parts.push(format!("accuracy {}", table::percent(figures.accuracy)));
     }
-    if !outcome.missing.is_empty() {
-        parts.push(format!("missing: {}", missing(outcome)));
+    let missing = missing(outcome);
+    if !missing.is_empty() {
+        parts.push(format!("missing: {missing}"));
     }
     format!("round {}: {}", outcome.round, parts.join(", "))
 }
@@ -171,6 +175,16 @@ mod tests {
 
     fn blob(size: u64) -> serde_json::Value {
         json!({"digest": format!("sha256:{}", "0".repeat(64)), "size": size})
+    }
+
+    #[test]
+    fn a_refused_update_is_missing() {
+        let mut outcome = outcome(&json!([]));
+        let reason = "far off".to_owned();
+        let refused = jobs::round::Influence { verdict: Verdict::Refused, reason };
+        outcome.influences = vec![("a".parse().unwrap(), refused)];
+        assert!(line(&outcome).ends_with("a (refused: far off)"), "{}", line(&outcome));
+        assert!(sentence(&outcome).contains("missing: ") && sentence(&outcome).contains("far off"));
     }
 
     fn outcome(evaluations: &serde_json::Value) -> Outcome {

@@ -168,7 +168,8 @@ fn telemetry() -> Value {
 
 fn outcome() -> Value {
     let failure = json!({"code": "device_lost", "message": "silent"});
-    json!({"round": 1, "parameters": blob(), "failure": failure,
+    json!({"round": 1, "parameters": blob(), "server_state": blob(), "influences": [["a", {"verdict": "refused", "reason": "far off"}]],
+        "failure": failure,
         "updates": [["a", {"parameters": blob(), "examples": 3, "loss": 0.5, "accuracy": 0.5,
             "steps": 1, "duration_ms": 5, "engine": "native"}]],
         "evaluations": [["a", {"examples": 3, "loss": 0.5, "accuracy": 0.5, "duration_ms": 5}]],
@@ -208,6 +209,7 @@ fn types_are_what_the_schemas_say() {
             "normalization": {"fixed": {"mean": [0.5], "std": [0.25]}}},
         "participation": {"devices": 2, "over_selection": 0.5, "quorum": 1,
             "deadline_ms": 1000, "failed_rounds_max": 3},
+        "strategy": {"name": "fedadam", "learning_rate": 0.5, "beta1": 0.5, "beta2": 0.5, "tau": 0.5},
         "evaluate": true, "target_accuracy": 0.5, "register_as": "x", "seed": 1});
     let infer = json!({"kind": "infer", "model": {"name": "m"},
         "input": {"type": "tensors", "tensors": [

@@ -114,7 +114,7 @@ impl Witness {
             },
             Op::Lost(d) => Event::DeviceLost { device: named(d) },
             Op::Returned(d) => Event::DeviceReturned { device: named(d) },
-            Op::Aggregated(true) => Event::Aggregated { parameters: blob(99) },
+            Op::Aggregated(true) => Event::Aggregated(Aggregate::of(blob(99))),
             Op::Aggregated(false) => {
                 Event::AggregationFailed { failure: Failure::new(FailureCode::Internal, "boom") }
             }
@@ -285,7 +285,7 @@ proptest! {
                         witness.step(Millis(now), &event);
                     }
                     Effect::Aggregate { .. } => {
-                        witness.step(Millis(now), &Event::Aggregated { parameters: blob(99) });
+                        witness.step(Millis(now), &Event::Aggregated(Aggregate::of(blob(99))));
                     }
                     Effect::FindDevices
                     | Effect::Offer { .. }

@@ -1,0 +1,201 @@
+//! What becomes of the mean when a server optimizer takes it for a gradient.
+
+use jobs::spec::Strategy;
+use models::federated::server::{Aggregate, ServerOptimizer};
+
+use super::*;
+use crate::coordinator::updates::server::optimizer;
+
+fn spec(rounds: u32, strategy: Strategy) -> JobSpec {
+    let mut spec = train_spec(rounds, 2);
+    let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
+    train.strategy = strategy;
+    spec
+}
+
+fn values(parameters: &Parameters) -> Vec<f32> {
+    parameters.items().iter().flat_map(|item| item.values.clone()).collect()
+}
+
+/// Holds what devices were given to steps over whole vectors, from round to round.
+fn assert_stepped(
+    given: &watch::Receiver<BTreeMap<u32, Parameters>>,
+    rounds: u32,
+    optimizer: &ServerOptimizer,
+) {
+    let given = given.borrow();
+    assert_eq!(given.keys().copied().collect::<Vec<_>>(), (1..=rounds).collect::<Vec<_>>());
+    let mut x = values(&given[&1]);
+    let mut state = optimizer.state(x.len());
+    for round in 1..rounds {
+        let mean = values(&mean_after_a_round(&given[&round]));
+        assert_ne!(x, mean);
+        let moments = state.piece(0, x.len());
+        optimizer.step(moments, &mut x, Aggregate::Parameters(&mean)).unwrap();
+        let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&values(&given[&(round + 1)])), bits(&x), "after round {round}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_optimizer_steps_from_round_to_round() {
+    for text in ["fedavgm:learning_rate=0.5", "fedadagrad", "fedadam:tau=0.1", "fedyogi"] {
+        let strategy: Strategy = text.parse().unwrap();
+        let world = World::new().await;
+        let broker = world.broker().await;
+        let d1 = Device::start(&world, "d1").await;
+        let _d2 = Device::start(&world, "d2").await;
+        joined(&broker, 2).await;
+        let job = submit(&broker, spec(4, strategy)).await;
+        let record = ended(&broker, &job).await;
+        assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+        assert_stepped(&d1.given, 4, &optimizer(&strategy).unwrap());
+        let states: Vec<&BlobRef> =
+            record.rounds.iter().filter_map(|round| round.server_state.as_ref()).collect();
+        assert_eq!(states.len(), 4, "{text}");
+        let blobs = &broker.core.store.blobs;
+        until("the states are cleaned up", async || {
+            let mut left = 0;
+            for state in &states {
+                left += usize::from(blobs.size(state).await.unwrap().is_some());
+            }
+            left == 0
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn another_broker_goes_on_with_what_the_optimizer_kept() {
+    let strategy: Strategy = "fedadam".parse().unwrap();
+    let world = World::new().await;
+    let first_runtime = tokio::runtime::Runtime::new().unwrap();
+    let first = world.broker_on(&first_runtime).await;
+    let d1 = Device::start(&world, "d1").await;
+    let (gate, open) = watch::channel(false);
+    let waits = move |task: &jobs::spec::Task| match task.id.purpose {
+        Purpose::Train if task.id.round.0 == 3 => Action::After(open.clone()),
+        Purpose::Train | Purpose::Evaluate | Purpose::Infer | Purpose::Telemetry => Action::Work,
+    };
+    let d2 = Device::start_as(&world, "d2", waits).await;
+    joined(&first, 2).await;
+    let job = submit(&first, spec(5, strategy)).await;
+    until("the third round", async || d1.given.borrow().contains_key(&3)).await;
+    let second = world.broker().await;
+    first_runtime.shutdown_background();
+    gate.send(true).unwrap();
+    let record = ended(&second, &job).await;
+    assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+    let optimizer = optimizer(&strategy).unwrap();
+    assert_stepped(&d1.given, 5, &optimizer);
+    assert_stepped(&d2.given, 5, &optimizer);
+}
+
+/// What a rule makes of rows that lie whole in memory, from `x` on, with examples for weights.
+fn whole(rule: &str, x: &[f32], rows: &[&[f32]], weights: &[f64]) -> Vec<f32> {
+    use models::federated::{combination, distances, robust};
+    let mut combined = vec![0.0; x.len()];
+    let points = |rows: &[&[f32]]| {
+        let mut sums = distances::PairwiseDistances::new(rows.len());
+        sums.add(0, rows).unwrap();
+        sums.distances()
+    };
+    let mut linear = |centre, coefficients: &[f64]| {
+        combination::combine(centre, rows, coefficients, &mut combined).unwrap();
+    };
+    match rule {
+        "krum" | "multikrum" => {
+            let selected = if rule == "krum" { 1 } else { rows.len() - 1 };
+            let krum = robust::krum::MultiKrum { byzantine: 1, selected };
+            linear(None, &krum.select(&points(rows)).unwrap().coefficients(weights).unwrap());
+        }
+        "geometricmedian" => {
+            let median = robust::geometric_median::GeometricMedian::default();
+            linear(None, &median.locate(&points(rows), weights).unwrap().shares);
+        }
+        "centredclipping" => {
+            let rule = robust::centred_clipping::CentredClipping { radius: 2.0, iterations: 3 };
+            let points = points(&[&[x], rows].concat());
+            linear(Some(x), &rule.coefficients(&points).unwrap().coefficients);
+        }
+        "normbound" => {
+            let mut norms = distances::UpdateNorms::new(rows.len());
+            norms.add(0, Some(x), rows).unwrap();
+            let total: f64 = weights.iter().sum();
+            let shares: Vec<f64> = weights.iter().map(|weight| weight / total).collect();
+            let bound = robust::norm_bound::NormBound::new(2.0).unwrap();
+            linear(Some(x), &bound.clip(&norms.norms(), &shares).unwrap().coefficients);
+        }
+        "bulyan" => {
+            let mut bulyan = robust::bulyan::Bulyan::new(&points(rows), 1).unwrap();
+            bulyan.tile(rows, &mut combined).unwrap();
+        }
+        "fedmedian" => {
+            let mut median = robust::trimmed_mean::TrimmedMean::median(rows.len()).unwrap();
+            median.tile(rows, &mut combined).unwrap();
+        }
+        "fedtrimmedavg" => {
+            let mut mean = robust::trimmed_mean::TrimmedMean::new(rows.len(), 0.2).unwrap();
+            mean.tile(rows, &mut combined).unwrap();
+        }
+        other => panic!("{other}"),
+    }
+    combined
+}
+
+/// Seven devices, the last of which sends something that is far off.
+#[tokio::test]
+async fn a_robust_strategy_bears_a_device_that_is_wrong() {
+    let off = tiny(|items| items.iter_mut().for_each(|item| item.values.fill(1e6)));
+    for text in [
+        "krum:byzantine=1",
+        "multikrum:byzantine=1",
+        "bulyan:byzantine=1",
+        "fedmedian",
+        "fedtrimmedavg",
+        "geometricmedian",
+        "centredclipping:radius=2,iterations=3",
+        "normbound:norm=2",
+    ] {
+        let world = World::new().await;
+        let broker = world.broker().await;
+        let first = Device::start(&world, "d1").await;
+        let mut devices = Vec::new();
+        for name in ["d2", "d3", "d4", "d5", "d6"] {
+            devices.push(Device::start(&world, name).await);
+        }
+        let bytes = off.clone();
+        let wrong = move |task: &jobs::spec::Task| match task.id.purpose {
+            Purpose::Train => Action::Upload(bytes.clone()),
+            Purpose::Evaluate | Purpose::Infer | Purpose::Telemetry => Action::Work,
+        };
+        devices.push(Device::start_as(&world, "d7", wrong).await);
+        joined(&broker, 7).await;
+        let mut spec = spec(2, text.parse().unwrap());
+        let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
+        train.participation.devices = Some(7);
+        train.participation.quorum = 7;
+        let record = ended(&broker, &submit(&broker, spec).await).await;
+        assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+        let given = first.given.borrow();
+        let x = values(&given[&1]);
+        let row = |number: u8| match number {
+            7 => vec![1e6; x.len()],
+            number => x.iter().map(|value| value + f32::from(number)).collect::<Vec<f32>>(),
+        };
+        let rows: Vec<Vec<f32>> = (1..=7).map(row).collect();
+        let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
+        let updates = record.rounds[0].updates.iter();
+        let examples = |update: &jobs::report::UpdateReport| {
+            f64::from(u32::try_from(update.examples).unwrap())
+        };
+        let weights: Vec<f64> = updates.map(|(_, update)| examples(update)).collect();
+        let rule = text.split(':').next().unwrap();
+        assert_eq!(values(&given[&2]), whole(rule, &x, &rows, &weights), "{text}");
+        let influences = &record.rounds[0].influences;
+        assert_eq!(influences.len(), 7, "{text}");
+        let (device, influence) = &influences[6];
+        assert_eq!(device.as_str(), "d7");
+        assert_ne!(influence.verdict, jobs::round::Verdict::Kept, "{text}: {influence:?}");
+    }
+}

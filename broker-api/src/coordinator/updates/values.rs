@@ -1,0 +1,68 @@
+//! Values of a blob, read as they are needed.
+
+use std::collections::VecDeque;
+
+use jobs::id::BlobRef;
+use link::blobs::{BlobReader, Blobs};
+use models::params::{Layout, from_le_bytes};
+
+use super::ReadError;
+use crate::coordinator::fold::Content;
+
+/// The values of a blob, in pieces of any length.
+pub(super) struct Values {
+    reader: BlobReader,
+    /// Of a blob with a header; without it is nothing but values.
+    content: Option<Content>,
+    bytes: Vec<u8>,
+    ready: VecDeque<f32>,
+}
+
+impl Values {
+    /// Of parameters, whose header comes first.
+    pub(super) async fn of_parameters(blobs: &Blobs, blob: &BlobRef) -> Result<Self, ReadError> {
+        Ok(Self { content: Some(Content::default()), ..Self::bare(blobs, blob).await? })
+    }
+
+    /// Of a blob that is nothing but values.
+    pub(super) async fn bare(blobs: &Blobs, blob: &BlobRef) -> Result<Self, ReadError> {
+        let reader = blobs.open(blob).await?;
+        Ok(Self { reader, content: None, bytes: Vec::new(), ready: VecDeque::new() })
+    }
+
+    /// Asks for so many bytes at once, at most, where many blobs are read side by side.
+    pub(super) fn in_batches_of(mut self, bytes: u64) -> Self {
+        self.reader = self.reader.in_batches_of(bytes);
+        self
+    }
+
+    /// The next `length` values.
+    pub(super) async fn next(
+        &mut self,
+        length: usize,
+        model: &Layout,
+    ) -> Result<Vec<f32>, ReadError> {
+        while self.ready.len() < length {
+            let piece = self.reader.next().await?.ok_or(ReadError::Cut)?;
+            let ready = &mut self.ready;
+            if let Some(content) = &mut self.content {
+                content.take(&piece, model, |_, values| ready.extend(values))?;
+            } else {
+                self.bytes.extend_from_slice(&piece);
+                let whole = self.bytes.len() - self.bytes.len() % 4;
+                ready.extend(from_le_bytes(&self.bytes[..whole]));
+                self.bytes.drain(..whole);
+            }
+        }
+        Ok(self.ready.drain(..length).collect())
+    }
+
+    /// Checks that this was all of it, and what its digest says.
+    pub(super) async fn end(&mut self) -> Result<(), ReadError> {
+        let more = self.reader.next().await?.is_some();
+        if more || !self.ready.is_empty() || !self.bytes.is_empty() {
+            return Err(ReadError::Cut);
+        }
+        Ok(())
+    }
+}

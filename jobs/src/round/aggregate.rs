@@ -1,0 +1,46 @@
+//! What the updates of a round come to.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{BlobRef, DeviceId};
+
+/// What the updates of a round came to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Aggregate {
+    /// The new parameters.
+    pub parameters: BlobRef,
+    /// What the server optimizer keeps for the next round, if it keeps anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_state: Option<BlobRef>,
+    /// What became of each update, ordered by device; nothing where all of them count as they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub influences: Vec<(DeviceId, Influence)>,
+}
+
+impl Aggregate {
+    /// New parameters, and nothing to say of them.
+    pub fn of(parameters: BlobRef) -> Self {
+        Self { parameters, server_state: None, influences: Vec::new() }
+    }
+}
+
+/// What a robust strategy made of a device's update.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Influence {
+    /// What became of it.
+    pub verdict: Verdict,
+    /// What it was judged by, for people.
+    pub reason: String,
+}
+
+/// What became of an update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// It counts as it is.
+    Kept,
+    /// It counts less than it would alone.
+    Reduced,
+    /// It does not count.
+    Refused,
+}

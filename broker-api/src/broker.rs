@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use jobs::id::{DeviceId, Digest, JobId, Millis, ModelName, ModelVersion};
 use jobs::report::InferReport;
@@ -18,9 +19,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::coordinator::Trainings;
+use crate::coordinator::state::round_key;
 use crate::error::ApiError;
 use crate::fleet::Fleet;
 use crate::gateway::{self, Gateway};
+use crate::history::RoundRecord;
 use crate::metrics::Metrics;
 use crate::nats_server;
 use crate::record::{DeviceRecord, JobEvent, JobRecord, ModelRecord};
@@ -252,6 +255,29 @@ impl Broker {
         after: u64,
     ) -> Result<BoxStream<'static, JobEvent>, ApiError> {
         self.core.events(id, after).await
+    }
+
+    /// Rounds of a training that ended, the oldest first, as they are read.
+    ///
+    /// # Errors
+    /// An unknown job, or NATS that does not answer.
+    pub async fn rounds(
+        &self,
+        id: &JobId,
+    ) -> Result<BoxStream<'static, Result<RoundRecord, StoreError>>, ApiError> {
+        self.core.stored(id).await?;
+        let outcomes = self.core.outcomes(id);
+        Ok(outcomes.map(|outcome| Ok(RoundRecord::of(&outcome?))).boxed())
+    }
+
+    /// A round of a training, if it ended.
+    ///
+    /// # Errors
+    /// An unknown job, or NATS that does not answer.
+    pub async fn round(&self, id: &JobId, round: u32) -> Result<Option<RoundRecord>, ApiError> {
+        self.core.stored(id).await?;
+        let found = self.core.store.rounds.get(&round_key(id, round)).await?;
+        Ok(found.map(|found| RoundRecord::of(&found.value)))
     }
 
     /// One request, answered now or not at all: nothing is stored.

@@ -26,6 +26,7 @@ mod models;
 mod nats;
 mod output;
 mod picture;
+mod rounds;
 mod serve;
 mod sse;
 mod table;
@@ -92,7 +93,9 @@ enum Command {
     /// Show, follow, cancel and retry jobs.
     Jobs(jobs::JobsArgs),
     /// Train a model on the devices, round by round.
-    Train(Box<train::TrainArgs>),
+    Train(Box<train::Given>),
+    /// Show and export the rounds of a training.
+    Rounds(rounds::RoundsArgs),
     /// Ask a model.
     Infer(infer::InferArgs),
     /// List, show, push, pull and remove models.
@@ -145,6 +148,7 @@ fn start_log(cli: &Cli) -> Result<(), CliError> {
         Command::Devices(_)
         | Command::Jobs(_)
         | Command::Train(_)
+        | Command::Rounds(_)
         | Command::Infer(_)
         | Command::Models(_)
         | Command::Data(_)
@@ -178,6 +182,7 @@ async fn perform(cli: Cli, output: &mut Output) -> Result<(), CliError> {
         Command::Devices(args) => devices::run(args, &client()?, output).await,
         Command::Jobs(args) => jobs::run(args, &client()?, output).await,
         Command::Train(args) => train::run(*args, &client()?, output).await,
+        Command::Rounds(args) => rounds::run(args, &client()?, output).await,
         Command::Infer(args) => infer::run(args, &client()?, output).await,
         Command::Models(args) => models::run(args, &client()?, output).await,
         Command::Data(args) => data::run(&args, output),

@@ -12,6 +12,8 @@ pub enum ApiCode {
     InvalidSpec,
     /// No such job.
     UnknownJob,
+    /// No such round, or it has not ended.
+    UnknownRound,
     /// No such device.
     UnknownDevice,
     /// No such model or version.
@@ -49,6 +51,7 @@ impl ApiCode {
             ApiCode::InvalidBody => "invalid_body",
             ApiCode::InvalidSpec => "invalid_spec",
             ApiCode::UnknownJob => "unknown_job",
+            ApiCode::UnknownRound => "unknown_round",
             ApiCode::UnknownDevice => "unknown_device",
             ApiCode::UnknownModel => "unknown_model",
             ApiCode::UnknownDataset => "unknown_dataset",
@@ -78,6 +81,7 @@ impl ApiCode {
         match self {
             ApiCode::InvalidBody | ApiCode::InvalidSpec => 400,
             ApiCode::UnknownJob
+            | ApiCode::UnknownRound
             | ApiCode::UnknownDevice
             | ApiCode::UnknownModel
             | ApiCode::UnknownDataset

@@ -25,6 +25,7 @@ mod listen;
 mod models;
 mod oip;
 mod openapi;
+mod rounds;
 mod routes;
 
 /// Bounds of the HTTP face.

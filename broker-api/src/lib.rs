@@ -11,6 +11,7 @@ pub mod coordinator;
 pub mod error;
 pub mod fleet;
 pub mod gateway;
+pub mod history;
 pub mod http;
 pub mod metrics;
 pub mod nats_server;

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::stream::{self, BoxStream, StreamExt as _};
+use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use jobs::id::{BlobRef, DatasetName, DeviceId, JobId, Millis};
 use jobs::job::JobState;
 use jobs::report::Failure;
@@ -198,16 +198,19 @@ impl Core {
 
     /// Rounds that ended, the oldest first.
     async fn rounds(&self, id: &JobId) -> Result<Vec<Outcome>, ApiError> {
-        let read = |round| async move { self.store.rounds.get(&round_key(id, round)).await };
-        let mut reads = stream::iter(1..).map(read).buffered(READ_AT_ONCE);
-        let mut rounds = Vec::new();
-        while let Some(outcome) = reads.next().await {
-            match outcome? {
-                Some(outcome) => rounds.push(outcome.value),
-                None => break,
-            }
-        }
-        Ok(rounds)
+        Ok(self.outcomes(id).try_collect().await?)
+    }
+
+    /// Rounds that ended, the oldest first, as they are read.
+    pub(crate) fn outcomes(&self, id: &JobId) -> BoxStream<'static, Result<Outcome, StoreError>> {
+        let (store, id) = (self.store.clone(), id.clone());
+        let read = move |round| {
+            let (rounds, key) = (store.rounds.clone(), round_key(&id, round));
+            async move { rounds.get(&key).await.transpose() }
+        };
+        let reads = stream::iter(1..).map(read).buffered(READ_AT_ONCE);
+        let found = reads.take_while(|read| std::future::ready(read.is_some()));
+        found.filter_map(|read| std::future::ready(read.map(|read| Ok(read?.value)))).boxed()
     }
 
     /// See [`super::Broker::jobs`].

@@ -7,7 +7,6 @@ use super::*;
 use crate::error::ApiCode;
 use crate::record::{EventBody, JobResult};
 use crate::testing::*;
-use futures::StreamExt as _;
 
 fn request() -> crate::request::InferRequest {
     crate::request::infer(br#"{"model":"m","input":[[[0.5,1.0],[1.5,2.0]]]}"#).unwrap()

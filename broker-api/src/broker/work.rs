@@ -248,6 +248,7 @@ pub(crate) fn as_failure(error: &ApiError) -> Failure {
         ApiCode::UnknownDataset => FailureCode::UnknownDataset,
         ApiCode::TooLarge => FailureCode::TooLarge,
         ApiCode::UnknownJob
+        | ApiCode::UnknownRound
         | ApiCode::UnknownDevice
         | ApiCode::UnknownPath
         | ApiCode::MethodNotAllowed

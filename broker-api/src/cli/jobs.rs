@@ -13,6 +13,7 @@ use super::follow;
 use super::output::Output;
 use super::table::{self, Table};
 use super::train::rounds;
+use crate::history::RoundRecord;
 use crate::record::{EventBody, JobEvent, JobRecord, JobResult};
 
 /// `dunlin jobs`
@@ -222,7 +223,7 @@ fn details(job: &JobRecord) -> String {
     if !job.rounds.is_empty() {
         text = format!("{text}\n\n{}", rounds::HEADING);
         for round in &job.rounds {
-            text = format!("{text}\n{}", rounds::line(round));
+            text = format!("{text}\n{}", rounds::line(&RoundRecord::of(round)));
         }
     }
     text
@@ -240,7 +241,7 @@ fn event_line(event: &JobEvent) -> String {
             let names: Vec<&str> = devices.iter().map(jobs::id::DeviceId::as_str).collect();
             format!("round {round}: {}", names.join(", "))
         }
-        EventBody::RoundEnded(outcome) => rounds::sentence(outcome),
+        EventBody::RoundEnded(outcome) => rounds::sentence(&RoundRecord::of(outcome)),
         EventBody::Ended { state: ended, failure, .. } => {
             failure.as_ref().map_or_else(|| state(*ended).to_owned(), failed)
         }

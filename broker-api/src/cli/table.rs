@@ -74,6 +74,12 @@ pub(super) fn duration(us: u64) -> String {
     }
 }
 
+/// As [`duration`], of seconds.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bounded before")]
+pub(super) fn seconds(seconds: f64) -> String {
+    duration((seconds * 1e6).round().clamp(0.0, 1e18) as u64)
+}
+
 /// How long ago something was: `now`, `12 s ago`.
 pub(super) fn ago(now: Millis, then: Millis) -> String {
     let past = now.since(then).0;
@@ -120,6 +126,7 @@ mod tests {
         for (us, text) in cases {
             assert_eq!(duration(us), text);
         }
+        assert_eq!((seconds(1.5), seconds(-1.0)), ("1.5 s".to_owned(), "0.0 ms".to_owned()));
         assert_eq!(ago(Millis(13_000), Millis(1000)), "12.0 s ago");
         assert_eq!(percent(0.9817), "98.2 %");
     }

@@ -142,9 +142,9 @@ async fn training_is_followed_through_a_break() {
     assert_eq!(done, Ok(()), "{text}");
     let lines: Vec<&str> = text.lines().collect();
     assert!(lines[0].ends_with("train mlp on digits, 2 rounds, on devices that have it"));
-    assert_eq!(lines[1], train::rounds::HEADING);
-    assert_eq!(lines[2], "    1    0.5000    50.0 %      1/1     2.0 KB     1.5 s");
-    assert_eq!(lines[3], "    2    0.5000    87.5 %      1/1     2.0 KB     1.5 s");
+    assert_eq!(lines[1], train::live::HEADING);
+    assert_eq!(lines[2], "    1    0.5000    50.0 %      1/1     2.0 KB     1.5 s     1.5 s");
+    assert_eq!(lines[3], "    2    0.5000    87.5 %      1/1     2.0 KB     1.5 s         -");
     let registered =
         "registered digits:1 (2 rounds, 1 devices, accuracy 87.5 % on 10 test examples)";
     assert_eq!(lines[5], registered);
@@ -200,6 +200,75 @@ async fn the_request_says_what_was_typed() {
     assert_eq!((&participation["devices"], &participation["quorum"]), (&json!(2), &json!(2)));
     assert_eq!(participation["deadline_ms"], 30_000);
     assert_eq!(spec["register_as"], "best");
+}
+
+#[tokio::test]
+async fn a_plan_is_submitted_or_refused_before_anything_is_asked() {
+    let said: Arc<Mutex<Option<Value>>> = Arc::default();
+    let keep = Arc::clone(&said);
+    let routes = Router::new().route(
+        "/v1/jobs/{id}",
+        put(move |Path(id): Path<String>, body: String| async move {
+            *keep.lock().unwrap() = Some(serde_json::from_str(&body).unwrap());
+            json_of(&job(&id, "accepted", &Value::Null))
+        }),
+    );
+    let server = broker(routes).await;
+    let folder = tempfile::tempdir().unwrap();
+    let plan = folder.path().join("job.toml");
+    let words = ["train", "--detach", "--rounds", "9", "--plan", plan.to_str().unwrap()];
+    let (_, done) = dunlin(&server, &words).await;
+    assert!(done.unwrap_err().detail.contains("job.toml: "), "there is no such file");
+    std::fs::write(&plan, "[spec]\nmodel = \"mlp\"\n[spec.local]\nmomentum = 2").unwrap();
+    let (_, done) = dunlin(&server, &words).await;
+    let error = done.unwrap_err();
+    assert_eq!(error.code, failure::USAGE);
+    let mistakes: Vec<&str> = error.detail.lines().skip(1).map(str::trim).collect();
+    let momentum = "spec.local.momentum is 2: expected 0 to below 1";
+    assert_eq!(mistakes, ["spec.dataset: missing, expected a name, or --dataset", momentum]);
+    assert_eq!(*said.lock().unwrap(), None);
+    std::fs::write(&plan, "[spec]\nmodel = \"mlp\"\ndataset = \"digits\"\nrounds = 3").unwrap();
+    let (_, done) = dunlin(&server, &words).await;
+    assert_eq!(done, Ok(()));
+    let body = said.lock().unwrap().take().unwrap();
+    assert_eq!((&body["kind"], &body["selector"]), (&json!("train"), &json!("")));
+    assert_eq!((&body["spec"]["dataset"], &body["spec"]["rounds"]), (&json!("digits"), &json!(9)));
+}
+
+#[tokio::test]
+async fn rounds_are_shown_and_exported() {
+    let record = |number, accuracy| {
+        let outcome = serde_json::from_value(outcome(number, accuracy)).unwrap();
+        serde_json::to_value(crate::history::RoundRecord::of(&outcome)).unwrap()
+    };
+    let list = json!({"job": "j", "rounds": [record(1, 0.5), record(2, 0.875)]});
+    let list = move |request: Request| async move {
+        match request.uri().query() {
+            None | Some("format=json") => json_of(&list).into_response(),
+            Some("format=csv") => "round,seconds\n1,1.5\n".into_response(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let routes = Router::new()
+        .route("/v1/jobs/{id}/rounds", get(list))
+        .route("/v1/jobs/{id}/rounds/2", get(move || async move { json_of(&record(2, 0.875)) }));
+    let server = broker(routes).await;
+    let (text, done) = dunlin(&server, &["rounds", "show", "j"]).await;
+    assert_eq!(done, Ok(()));
+    assert_eq!(text.lines().nth(2).unwrap().split_whitespace().nth(2), Some("87.5"), "{text}");
+    let (text, _) = dunlin(&server, &["rounds", "show", "j", "--round", "2"]).await;
+    assert!(text.starts_with("round 2: 1 updates") && text.contains("pi-1"), "{text}");
+    let (text, _) = dunlin(&server, &["--json", "rounds", "show", "j"]).await;
+    assert_eq!(serde_json::from_str::<Value>(&text).unwrap().as_array().unwrap().len(), 2);
+    let (text, _) = dunlin(&server, &["rounds", "export", "j"]).await;
+    assert_eq!(text, "round,seconds\n1,1.5\n");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rounds.json");
+    let words = ["rounds", "export", "j", "--format", "json", "-o", file.to_str().unwrap()];
+    let (text, done) = dunlin(&server, &words).await;
+    assert_eq!((text.as_str(), done), ("", Ok(())));
+    let written: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(written["rounds"][1]["round"], 2);
 }
 
 fn png() -> Vec<u8> {

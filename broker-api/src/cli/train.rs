@@ -1,38 +1,45 @@
 //! `dunlin train`: federated training, round by round before your eyes.
 
-use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use jobs::id::{DatasetName, JobId, Millis, ModelName};
 use jobs::job::JobState;
-use jobs::report::Progress;
 use jobs::spec::{
     Augment, LocalTraining, Loss, ModelQuery, Normalization, Optimizer, Participation, Schedule,
     Strategy, TrainSpec,
 };
 use reqwest::Method;
-use serde_json::json;
 
 use super::client::Client;
 use super::failure::CliError;
 use super::follow::{self, Followed};
 use super::output::Output;
-use crate::record::{EventBody, JobEvent, JobRecord, JobResult};
+use crate::record::{JobRecord, JobResult};
 
+mod given;
+pub(super) mod live;
+mod plan;
 pub(super) mod rounds;
+
+pub(super) use given::Given;
+use plan::Request;
 
 /// `dunlin train`
 #[derive(Debug, Args)]
 pub(super) struct TrainArgs {
+    /// The job as TOML, with the field names of the HTTP API; flags that are given besides
+    /// override it.
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
     /// What devices train on; those without it are not asked.
-    #[arg(long, value_name = "DATASET")]
-    dataset: DatasetName,
+    #[arg(long, value_name = "DATASET", required_unless_present = "plan")]
+    dataset: Option<DatasetName>,
     /// A registered model to go on from (NAME or NAME:VERSION), or a family ('dunlin models
     /// zoo').
-    #[arg(long, value_name = "MODEL")]
-    model: ModelQuery,
+    #[arg(long, value_name = "MODEL", required_unless_present = "plan")]
+    model: Option<ModelQuery>,
     /// Rounds to run.
     #[arg(long, default_value_t = 5)]
     rounds: u32,
@@ -163,11 +170,11 @@ fn millis(duration: Duration) -> Millis {
     Millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// The body of the request.
-fn body(args: &TrainArgs) -> serde_json::Value {
-    let spec = TrainSpec {
-        model: args.model.clone(),
-        dataset: args.dataset.clone(),
+/// What the flags ask for, those that were not given by their defaults.
+fn spec(args: &TrainArgs, model: ModelQuery, dataset: DatasetName) -> TrainSpec {
+    TrainSpec {
+        model,
+        dataset,
         rounds: args.rounds,
         local: LocalTraining {
             epochs: args.epochs,
@@ -200,21 +207,18 @@ fn body(args: &TrainArgs) -> serde_json::Value {
         target_accuracy: args.target_accuracy,
         register_as: args.register_as.clone(),
         seed: args.seed,
-    };
-    let mut body = json!({ "kind": "train", "selector": args.selector, "spec": spec });
-    if let Some(deadline) = args.deadline {
-        body["deadline_ms"] = json!(millis(deadline));
     }
-    body
 }
 
 /// Submits the job and follows it.
 pub(super) async fn run(
-    args: TrainArgs,
+    given: Given,
     client: &Client,
     output: &mut Output,
 ) -> Result<(), CliError> {
-    let body = body(&args);
+    let asked = plan::request(&given)?;
+    let Given { args, .. } = given;
+    let body = asked.body();
     if args.dry_run {
         let request = client.request(Method::POST, "/v1/jobs", &[("dry_run", "true")]);
         let answer: serde_json::Value = client.json(request.json(&body)).await?;
@@ -232,12 +236,12 @@ pub(super) async fn run(
         return Ok(());
     }
     if !output.json {
-        output.line(format_args!("job {}: {}", job.id, announcement(&args)))?;
-        output.line(rounds::HEADING)?;
+        output.line(format_args!("job {}: {}", job.id, announcement(&asked)))?;
+        output.line(live::HEADING)?;
     }
-    let mut view = View::new(output);
+    let mut view = live::View::new(output, asked.spec.rounds);
     let followed = follow::follow(client, &id, 0, |event| view.show(event, output)).await;
-    view.bar.finish_and_clear();
+    view.finish();
     match followed? {
         Followed::Interrupted => {
             if !output.json {
@@ -252,12 +256,13 @@ pub(super) async fn run(
     }
 }
 
-fn announcement(args: &TrainArgs) -> String {
-    let devices = args.devices.map_or_else(String::new, |count| format!(" {count}"));
-    let version = args.model.version.as_ref().map_or_else(String::new, |v| format!(":{v}"));
+fn announcement(asked: &Request) -> String {
+    let TrainSpec { model, dataset, rounds, participation, .. } = &asked.spec;
+    let devices = participation.devices.map_or_else(String::new, |count| format!(" {count}"));
+    let version = model.version.as_ref().map_or_else(String::new, |v| format!(":{v}"));
     format!(
-        "train {}{version} on {}, {} rounds, on{devices} devices that have it",
-        args.model.name, args.dataset, args.rounds
+        "train {}{version} on {dataset}, {rounds} rounds, on{devices} devices that have it",
+        model.name
     )
 }
 
@@ -287,66 +292,6 @@ async fn finish(client: &Client, id: &JobId, output: &mut Output) -> Result<(), 
             ))?)
         }
         _ => Ok(output.line(format_args!("job {id} {}", super::jobs::state(job.state)))?),
-    }
-}
-
-/// What is on the terminal while rounds run.
-struct View {
-    bar: ProgressBar,
-    /// By name: how far each is, as far as it told.
-    devices: BTreeMap<String, Option<Progress>>,
-    round: u32,
-}
-
-impl View {
-    fn new(output: &Output) -> Self {
-        let bar = if output.terminal { ProgressBar::new(1000) } else { ProgressBar::hidden() };
-        let style =
-            ProgressStyle::with_template("{spinner} {prefix} [{bar:24}] {elapsed} {wide_msg}");
-        bar.set_style(style.expect("the template is valid").progress_chars("=> "));
-        Self { bar, devices: BTreeMap::new(), round: 0 }
-    }
-
-    fn show(&mut self, event: &JobEvent, output: &mut Output) -> Result<(), CliError> {
-        if output.json {
-            return Ok(output.document(event)?);
-        }
-        match &event.body {
-            EventBody::RoundStarted { round, devices } => {
-                self.round = *round;
-                self.devices = devices.iter().map(|device| (device.to_string(), None)).collect();
-                self.draw();
-                Ok(())
-            }
-            EventBody::Progress { device, round, progress } if *round == self.round => {
-                self.devices.insert(device.to_string(), Some(*progress));
-                self.draw();
-                Ok(())
-            }
-            EventBody::RoundEnded(outcome) => {
-                let line = rounds::line(outcome);
-                Ok(self.bar.suspend(|| output.line(line))?)
-            }
-            EventBody::Progress { .. }
-            | EventBody::Accepted
-            | EventBody::Placed { .. }
-            | EventBody::Ended { .. } => Ok(()),
-        }
-    }
-
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "a share of 0 to 1 becomes 0 to 1000"
-    )]
-    fn draw(&self) {
-        let all: f64 = self.devices.values().map(|progress| rounds::share(progress.as_ref())).sum();
-        let share = all / self.devices.len().max(1) as f64;
-        self.bar.set_prefix(format!("round {}", self.round));
-        self.bar.set_message(rounds::on_the_way(&self.devices));
-        self.bar.set_position((share * 1000.0) as u64);
-        self.bar.tick();
     }
 }
 

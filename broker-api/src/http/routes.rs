@@ -3,7 +3,7 @@
 use axum::routing::{MethodRouter, get, post};
 
 use super::openapi::operation::{Operation, op};
-use super::{App, devices, events, health, inference, jobs, models};
+use super::{App, devices, events, health, inference, jobs, models, rounds};
 
 /// One path with its handlers.
 pub(super) struct Route {
@@ -23,6 +23,7 @@ fn route(path: &'static str, handler: MethodRouter<App>, operations: Vec<Operati
 pub(super) fn all() -> Vec<Route> {
     let mut routes = job_routes();
     routes.extend(job_part_routes());
+    routes.extend(round_routes());
     routes.extend(fleet_routes());
     routes.extend(model_routes());
     routes.extend(inference_routes());
@@ -140,6 +141,33 @@ fn job_part_routes() -> Vec<Route> {
             vec![
                 op("GET", "/v1/jobs/{id}/devices", "listJobDevices", "Who did what for a job")
                     .json(200, "Devices", "DeviceShares")
+                    .problems(&[404, 503]),
+            ],
+        ),
+    ]
+}
+
+fn round_routes() -> Vec<Route> {
+    const ROUNDS: &str = "/v1/jobs/{id}/rounds";
+    const ROUND: &str = "/v1/jobs/{id}/rounds/{round}";
+    let format = ("format", "string", "json, or csv: a line for each round; else as `Accept` says");
+    vec![
+        route(
+            ROUNDS,
+            get(rounds::list),
+            vec![
+                op("GET", ROUNDS, "listRounds", "Every round that ended, the oldest first")
+                    .query(format)
+                    .json(200, "Rounds; text/csv where that is asked for", "RoundList")
+                    .problems(&[400, 404, 503]),
+            ],
+        ),
+        route(
+            ROUND,
+            get(rounds::show),
+            vec![
+                op("GET", ROUND, "getRound", "A round that ended, device by device")
+                    .json(200, "The round", "Round")
                     .problems(&[404, 503]),
             ],
         ),

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use jobs::id::Millis;
-use jobs::report::{Failure, Progress, UpdateReport};
-use jobs::round::{Outcome, Verdict};
+use jobs::report::Progress;
+use jobs::round::Outcome;
 
 use crate::cli::table;
+use crate::history::RoundRecord;
 
 /// Stands above the lines of [`line()`].
 pub(in crate::cli) const HEADING: &str =
@@ -65,91 +66,62 @@ fn left(ms: u64) -> String {
     }
 }
 
-/// Loss and accuracy of a round: the judgement of the new model when there is one, else what
-/// devices said of their own training; both weighted by examples.
-struct Figures {
-    loss: f64,
-    accuracy: f64,
-    examples: u64,
-    judged: bool,
-}
-
-#[expect(clippy::cast_precision_loss, reason = "example counts are far below 2^53")]
-fn figures(outcome: &Outcome) -> Option<Figures> {
-    if let (Some(loss), Some(accuracy)) = (outcome.loss(), outcome.accuracy()) {
-        let examples = outcome.evaluations.iter().map(|(_, judged)| judged.examples).sum();
-        return Some(Figures { loss, accuracy, examples, judged: true });
-    }
-    let examples: u64 = outcome.updates.iter().map(|(_, update)| update.examples).sum();
-    let mean = |value: fn(&UpdateReport) -> f64| {
-        let weighted = outcome.updates.iter().map(|(_, u)| u.examples as f64 * value(u));
-        weighted.sum::<f64>() / examples as f64
-    };
-    (examples > 0).then(|| Figures {
-        loss: mean(|update| update.loss),
-        accuracy: mean(|update| update.accuracy),
-        examples,
-        judged: false,
-    })
-}
-
-/// Parameters that went to the devices and came back.
-fn moved(outcome: &Outcome) -> u64 {
-    let up: u64 = outcome.updates.iter().map(|(_, update)| update.parameters.size.0).sum();
-    let invited = (outcome.updates.len() + outcome.missing.len()) as u64;
-    up + invited * outcome.parameters.size.0
-}
-
 /// Whose updates are not in the new parameters, and why.
-fn missing(outcome: &Outcome) -> String {
-    let refused = outcome.influences.iter().filter(|(_, it)| it.verdict == Verdict::Refused);
-    let refused = refused.map(|(device, it)| format!("{device} (refused: {})", it.reason));
-    let names = outcome.missing.iter().map(|(device, failure)| {
-        let Failure { code, message } = failure;
-        if message.is_empty() {
-            format!("{device} ({})", code.as_str())
-        } else {
-            format!("{device} ({}: {message})", code.as_str())
-        }
-    });
-    names.chain(refused).collect::<Vec<_>>().join(", ")
+fn missing(round: &RoundRecord) -> String {
+    let names = round.missing().map(|member| format!("{} ({})", member.device, member.why()));
+    names.collect::<Vec<_>>().join(", ")
+}
+
+/// The columns of the table but the last one.
+pub(in crate::cli) fn row(round: &RoundRecord) -> String {
+    let loss = round.loss.map_or_else(|| "-".to_owned(), |loss| format!("{loss:.4}"));
+    let accuracy = round.accuracy.map_or_else(|| "-".to_owned(), table::percent);
+    let devices = format!("{}/{}", round.devices, round.invited);
+    columns(round.round, &loss, &accuracy, &devices, &table::bytes(round.bytes))
+        + &format!("  {:>8}", table::seconds(round.seconds))
+}
+
+/// The columns up to the time.
+pub(in crate::cli) fn columns(
+    round: u32,
+    loss: &str,
+    accuracy: &str,
+    devices: &str,
+    moved: &str,
+) -> String {
+    format!("{round:>5}  {loss:>8}  {accuracy:>8}  {devices:>7}  {moved:>9}")
+}
+
+/// What stands in the last column.
+pub(in crate::cli) fn remarks(round: &RoundRecord) -> String {
+    let missing = missing(round);
+    match &round.failure {
+        None => missing,
+        Some(failure) if missing.is_empty() => format!("failed: {}", failure.message),
+        Some(failure) => format!("{missing}  failed: {}", failure.message),
+    }
 }
 
 /// A round as a line of the table.
-pub(in crate::cli) fn line(outcome: &Outcome) -> String {
-    let figures = figures(outcome);
-    let loss = figures.as_ref().map_or_else(|| "-".to_owned(), |f| format!("{:.4}", f.loss));
-    let accuracy = figures.as_ref().map_or_else(|| "-".to_owned(), |f| table::percent(f.accuracy));
-    let invited = outcome.updates.len() + outcome.missing.len();
-    let devices = format!("{}/{invited}", outcome.updates.len());
-    let time = table::duration(outcome.ended_at.since(outcome.started_at).0 * 1000);
-    let mut line = format!(
-        "{:>5}  {loss:>8}  {accuracy:>8}  {devices:>7}  {:>9}  {time:>8}  {}",
-        outcome.round,
-        table::bytes(moved(outcome)),
-        missing(outcome),
-    );
-    if let Some(failure) = &outcome.failure {
-        line = format!("{}  failed: {}", line.trim_end(), failure.message);
-    }
-    line.trim_end().to_owned()
+pub(in crate::cli) fn line(round: &RoundRecord) -> String {
+    format!("{}  {}", row(round), remarks(round)).trim_end().to_owned()
 }
 
 /// A round as a sentence.
-pub(in crate::cli) fn sentence(outcome: &Outcome) -> String {
-    let mut parts = vec![match &outcome.failure {
+pub(in crate::cli) fn sentence(round: &RoundRecord) -> String {
+    let mut parts = vec![match &round.failure {
         Some(failure) => format!("failed: {}: {}", failure.code.as_str(), failure.message),
-        None => format!("{} updates", outcome.updates.len()),
+        None => format!("{} updates", round.devices),
     }];
-    if let Some(figures) = figures(outcome) {
-        parts.push(format!("loss {:.4}", figures.loss));
-        parts.push(format!("accuracy {}", table::percent(figures.accuracy)));
+    if let (Some(loss), Some(accuracy)) = (round.loss, round.accuracy) {
+        parts.push(format!("loss {loss:.4}"));
+        parts.push(format!("accuracy {}", table::percent(accuracy)));
     }
-    let missing = missing(outcome);
+    let missing = missing(round);
     if !missing.is_empty() {
         parts.push(format!("missing: {missing}"));
     }
-    format!("round {}: {}", outcome.round, parts.join(", "))
+    format!("round {}: {}", round.round, parts.join(", "))
 }
 
 /// All rounds in a few words.
@@ -160,17 +132,20 @@ pub(in crate::cli) fn summary(rounds: &[Outcome]) -> String {
     devices.sort();
     devices.dedup();
     let text = format!("{} rounds, {} devices", good.len(), devices.len());
-    match good.last().and_then(|round| figures(round)).filter(|figures| figures.judged) {
-        None => text,
-        Some(Figures { accuracy, examples, .. }) => {
+    let last = good.last().map(|round| RoundRecord::of(round)).filter(|round| round.judged);
+    match last {
+        Some(RoundRecord { accuracy: Some(accuracy), examples, .. }) => {
             format!("{text}, accuracy {} on {examples} test examples", table::percent(accuracy))
         }
+        _ => text,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use jobs::report::Failure;
+    use jobs::round::Verdict;
     use serde_json::json;
 
     fn blob(size: u64) -> serde_json::Value {
@@ -183,8 +158,9 @@ mod tests {
         let reason = "far off".to_owned();
         let refused = jobs::round::Influence { verdict: Verdict::Refused, reason };
         outcome.influences = vec![("a".parse().unwrap(), refused)];
-        assert!(line(&outcome).ends_with("a (refused: far off)"), "{}", line(&outcome));
-        assert!(sentence(&outcome).contains("missing: ") && sentence(&outcome).contains("far off"));
+        let round = RoundRecord::of(&outcome);
+        assert!(line(&round).contains("  a (refused: far off), c ("), "{}", line(&round));
+        assert!(sentence(&round).contains("1 updates") && sentence(&round).contains("far off"));
     }
 
     fn outcome(evaluations: &serde_json::Value) -> Outcome {
@@ -206,7 +182,7 @@ mod tests {
     fn a_round_is_a_line_under_the_heading() {
         let judged = |accuracy: f64, examples: u64| json!({"examples": examples, "loss": 0.25, "accuracy": accuracy, "duration_ms": 1});
         let outcome = outcome(&json!([["a", judged(0.9, 100)], ["b", judged(0.6, 50)]]));
-        let line = line(&outcome);
+        let line = line(&RoundRecord::of(&outcome));
         let expected = "    2    0.2500    80.0 %      2/3     5.0 KB    250 ms  \
             c (device_lost: silent for 6 s)";
         assert_eq!(line, expected);
@@ -259,12 +235,14 @@ mod tests {
     #[test]
     fn without_a_judgement_training_speaks() {
         let mut outcome = outcome(&json!([]));
-        assert!(sentence(&outcome).contains("loss 1.2500, accuracy 50.0 %"));
+        let said = sentence(&RoundRecord::of(&outcome));
+        assert!(said.contains("loss 1.2500, accuracy 50.0 %"), "{said}");
         assert_eq!(summary(&[outcome.clone()]), "1 rounds, 2 devices");
         outcome.updates.clear();
         let code = jobs::report::FailureCode::NoQuorum;
         outcome.failure = Some(Failure::new(code, "0 of 1 updates"));
-        assert!(line(&outcome).ends_with("failed: 0 of 1 updates"), "{}", line(&outcome));
-        assert!(line(&outcome).contains("         -         -      0/1"), "{}", line(&outcome));
+        let line = line(&RoundRecord::of(&outcome));
+        assert!(line.ends_with("failed: 0 of 1 updates"), "{line}");
+        assert!(line.contains("         -         -      0/1"), "{line}");
     }
 }

@@ -1,0 +1,41 @@
+//! The flags of `dunlin train`, and which of them were typed: only those override a plan.
+
+use std::collections::BTreeSet;
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Command, Error, FromArgMatches};
+
+use super::TrainArgs;
+
+/// The flags.
+#[derive(Debug)]
+pub(in crate::cli) struct Given {
+    /// All of them, with defaults filled in.
+    pub(super) args: TrainArgs,
+    /// Names of those that were typed.
+    pub(super) typed: BTreeSet<String>,
+}
+
+impl Args for Given {
+    fn augment_args(command: Command) -> Command {
+        TrainArgs::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        TrainArgs::augment_args_for_update(command)
+    }
+}
+
+impl FromArgMatches for Given {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
+        let typed = matches.ids().map(clap::Id::as_str);
+        let typed = typed.filter(|id| matches.value_source(id) == Some(ValueSource::CommandLine));
+        let typed = typed.map(str::to_owned).collect();
+        Ok(Self { args: TrainArgs::from_arg_matches(matches)?, typed })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,398 @@
+//! What is asked for: by flags, or by a plan, the job as TOML with the field names of the HTTP
+//! API, which flags override.
+
+use std::path::Path;
+
+use jobs::id::{DatasetName, Millis, ModelName};
+use jobs::selector::Selector;
+use jobs::spec::{JobSpec, ModelQuery, TrainSpec, WorkSpec, validate};
+use serde::Deserialize as _;
+use serde_json::{Map, Value, json};
+
+use super::{Given, TrainArgs, millis, spec};
+use crate::cli::failure::CliError;
+use crate::request::TRAIN_DEADLINE;
+
+/// The flags that say something of the job, and the fields that they are.
+const FIELDS: &[(&str, &str)] = &[
+    ("dataset", "spec.dataset"),
+    ("model", "spec.model"),
+    ("rounds", "spec.rounds"),
+    ("devices", "spec.participation.devices"),
+    ("epochs", "spec.local.epochs"),
+    ("batch_size", "spec.local.batch_size"),
+    ("steps_max", "spec.local.steps_max"),
+    ("learning_rate", "spec.local.learning_rate"),
+    ("momentum", "spec.local.momentum"),
+    ("weight_decay", "spec.local.weight_decay"),
+    ("optimizer", "spec.local.optimizer"),
+    ("loss", "spec.local.loss"),
+    ("schedule", "spec.local.schedule"),
+    ("warm_up", "spec.local.warm_up"),
+    ("proximal", "spec.local.proximal"),
+    ("gradient_norm_max", "spec.local.gradient_norm_max"),
+    ("label_smoothing", "spec.local.label_smoothing"),
+    ("freeze", "spec.local.frozen"),
+    ("keep_local", "spec.local.kept_local"),
+    ("augment", "spec.local.augment"),
+    ("normalization", "spec.local.normalization"),
+    ("strategy", "spec.strategy"),
+    ("quorum", "spec.participation.quorum"),
+    ("over_selection", "spec.participation.over_selection"),
+    ("round_deadline", "spec.participation.deadline_ms"),
+    ("target_accuracy", "spec.target_accuracy"),
+    ("no_evaluate", "spec.evaluate"),
+    ("register_as", "spec.register_as"),
+    ("seed", "spec.seed"),
+    ("selector", "selector"),
+    ("deadline", "deadline_ms"),
+];
+/// Fields that a job cannot be without, and what they are.
+const NEEDED: [(&str, &str); 2] =
+    [("model", "a registered model or a family, or --model"), ("dataset", "a name, or --dataset")];
+/// Members of a plan.
+const MEMBERS: [&str; 4] = ["kind", "selector", "deadline_ms", "spec"];
+/// Bytes of a plan, at most.
+const PLAN_BYTES_MAX: u64 = 1024 * 1024;
+/// Values of a plan that cannot be read and are told at once, at most.
+const UNREADABLE_MAX: usize = 100;
+
+/// A training job, as it will be asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Request {
+    /// Who may take part.
+    pub(super) selector: String,
+    /// How long all of it may take.
+    pub(super) deadline: Option<Millis>,
+    /// What is trained, and how.
+    pub(super) spec: TrainSpec,
+}
+
+impl Request {
+    /// The body for the broker.
+    pub(super) fn body(&self) -> Value {
+        let mut body = json!({ "kind": "train", "selector": self.selector, "spec": self.spec });
+        if let Some(deadline) = self.deadline {
+            body["deadline_ms"] = json!(deadline);
+        }
+        body
+    }
+}
+
+/// What the command line asks for.
+///
+/// A plan's mistakes are told all at once, before anything is asked of the broker.
+pub(super) fn request(given: &Given) -> Result<Request, CliError> {
+    let Some(path) = &given.args.plan else { return Ok(of_flags(&given.args)) };
+    let text = read(path)?;
+    complete(&text, given).map_err(|problems| {
+        let count = match problems.len() {
+            1 => "a mistake".to_owned(),
+            count => format!("{count} mistakes"),
+        };
+        CliError::usage(
+            format!("{} has {count}:\n  {}", path.display(), problems.join("\n  ")),
+            "its fields are those of POST /v1/jobs, see /openapi.json of the broker",
+        )
+    })
+}
+
+fn read(path: &Path) -> Result<String, CliError> {
+    let file = |error| CliError::file(path, &error);
+    let bytes = std::fs::metadata(path).map_err(file)?.len();
+    if bytes > PLAN_BYTES_MAX {
+        let detail =
+            format!("{} has {bytes} bytes, expected {PLAN_BYTES_MAX} at most", path.display());
+        return Err(CliError::usage(detail, "a plan is a few lines of TOML"));
+    }
+    std::fs::read_to_string(path).map_err(file)
+}
+
+/// What flags alone ask for. A model and a data set that were not given are placeholders.
+fn of_flags(args: &TrainArgs) -> Request {
+    let placeholder = "placeholder";
+    let model = args.model.clone().unwrap_or_else(|| ModelQuery {
+        name: ModelName::parse(placeholder).expect("letters are a name"),
+        version: None,
+    });
+    let dataset = args.dataset.clone();
+    let dataset =
+        dataset.unwrap_or_else(|| DatasetName::parse(placeholder).expect("letters are a name"));
+    Request {
+        selector: args.selector.clone(),
+        deadline: args.deadline.map(millis),
+        spec: spec(args, model, dataset),
+    }
+}
+
+/// The plan with the flags that were typed; everything that is wrong with it.
+fn complete(text: &str, given: &Given) -> Result<Request, Vec<String>> {
+    let plan: Value = toml::from_str(text).map_err(|error| vec![error.to_string()])?;
+    let mut plan = plan;
+    let flags = of_flags(&given.args).body();
+    let typed = FIELDS.iter().filter(|(flag, _)| given.typed.contains(*flag));
+    for (_, field) in typed {
+        put(&mut plan, field, at(&flags, field).cloned());
+    }
+    if at(&plan, "spec.rounds").is_none() {
+        put(&mut plan, "spec.rounds", at(&flags, "spec.rounds").cloned());
+    }
+    let mut problems = Vec::new();
+    let request = parse(&plan, &flags, &mut problems);
+    if let Some(request) = request {
+        let deadline_ms = request.deadline.unwrap_or(TRAIN_DEADLINE);
+        let work = WorkSpec::Train(Box::new(request.spec.clone()));
+        let job = JobSpec { selector: Selector::default(), deadline_ms, work };
+        let beyond = validate(&job).into_iter().map(|problem| problem.to_string());
+        problems.extend(beyond.map(|text| match text.strip_prefix("work.") {
+            Some(field) => format!("spec.{field}"),
+            None => text,
+        }));
+        if problems.is_empty() {
+            return Ok(request);
+        }
+    }
+    Err(problems)
+}
+
+/// Reads what can be read; what cannot is left out and is a problem.
+fn parse(plan: &Value, flags: &Value, problems: &mut Vec<String>) -> Option<Request> {
+    let mut wrong = |field: &str, text: String| problems.push(format!("{field}: {text}"));
+    let mut plan = plan.as_object().cloned().unwrap_or_default();
+    for name in plan.keys().filter(|name| !MEMBERS.contains(&name.as_str())) {
+        wrong(name, format!("unknown field, expected one of {}", MEMBERS.join(", ")));
+    }
+    match plan.get("kind") {
+        Some(kind) if kind != "train" => wrong("kind", format!("{kind}, expected \"train\"")),
+        _ => {}
+    }
+    let selector = plan.remove("selector").unwrap_or_else(|| json!(""));
+    match selector.as_str().map(Selector::parse) {
+        Some(Ok(_)) => {}
+        Some(Err(error)) => wrong("selector", error.to_string()),
+        None => wrong("selector", format!("{selector}, expected text such as \"arch=aarch64\"")),
+    }
+    let selector = selector.as_str().unwrap_or_default().to_owned();
+    let deadline = plan.remove("deadline_ms").and_then(|value| {
+        let deadline = Millis::deserialize(&value);
+        deadline.map_err(|error| wrong("deadline_ms", error.to_string())).ok()
+    });
+    let mut spec = plan.remove("spec").unwrap_or_default();
+    for (name, expected) in NEEDED {
+        if spec.get(name).is_none() {
+            wrong(&format!("spec.{name}"), format!("missing, expected {expected}"));
+            put(&mut spec, name, at(flags, &format!("spec.{name}")).cloned());
+        }
+    }
+    let mut taken = Vec::new();
+    for _ in 0..UNREADABLE_MAX {
+        let error = match serde_path_to_error::deserialize::<_, TrainSpec>(&spec) {
+            Ok(spec) => return Some(Request { selector, deadline, spec }),
+            Err(error) => error,
+        };
+        let place: Vec<String> = error.path().iter().map_while(field).collect();
+        let place = place.join(".");
+        let field = format!("spec.{place}");
+        let text = error.inner().to_string();
+        // What was taken away before is not missing.
+        let within = format!("{place}.");
+        let known = taken.iter().any(|taken: &String| taken.starts_with(&within));
+        if !(known && text.starts_with("missing field")) {
+            wrong(field.trim_end_matches('.'), text);
+        }
+        let default = at(flags, &field).cloned();
+        if place.is_empty() || (at(&spec, &place).is_none() && default.is_none()) {
+            return None;
+        }
+        put(&mut spec, &place, default);
+        taken.push(place);
+    }
+    None
+}
+
+/// The name of a field on the way to a value; none where the way goes through a list.
+fn field(segment: &serde_path_to_error::Segment) -> Option<String> {
+    match segment {
+        serde_path_to_error::Segment::Map { key } => Some(key.clone()),
+        serde_path_to_error::Segment::Seq { .. }
+        | serde_path_to_error::Segment::Enum { .. }
+        | serde_path_to_error::Segment::Unknown => None,
+    }
+}
+
+/// The value of a field, by names with dots between them.
+fn at<'a>(value: &'a Value, field: &str) -> Option<&'a Value> {
+    field.split('.').try_fold(value, |value, name| value.get(name))
+}
+
+/// Sets a field, or takes it away; tables that are missing on the way are made. Nothing is done
+/// where the way goes through what is no table.
+fn put(value: &mut Value, field: &str, new: Option<Value>) {
+    let mut place = value;
+    let (parents, name) = field.rsplit_once('.').unwrap_or(("", field));
+    for parent in parents.split('.').filter(|parent| !parent.is_empty()) {
+        let Some(table) = table(place) else { return };
+        place = table.entry(parent).or_insert(Value::Null);
+    }
+    let Some(table) = table(place) else { return };
+    match new {
+        Some(new) => drop(table.insert(name.to_owned(), new)),
+        None => drop(table.remove(name)),
+    }
+}
+
+fn table(value: &mut Value) -> Option<&mut Map<String, Value>> {
+    if value.is_null() {
+        *value = Value::Object(Map::new());
+    }
+    value.as_object_mut()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{Args as _, Command, FromArgMatches as _};
+
+    fn given(words: &str) -> Given {
+        let command = Given::augment_args(Command::new("train"));
+        let words = ["train"].into_iter().chain(words.split_whitespace());
+        Given::from_arg_matches(&command.try_get_matches_from(words).unwrap()).unwrap()
+    }
+
+    fn planned(text: &str, flags: &str) -> Result<Request, Vec<String>> {
+        complete(text, &given(&format!("--plan x {flags}")))
+    }
+
+    const PLAN: &str = r#"
+        selector = "label.site=lab"
+        deadline_ms = 60000
+        [spec]
+        model = "mlp"
+        dataset = "digits"
+        rounds = 7
+        seed = 3
+        [spec.local]
+        learning_rate = 0.5
+        schedule = { kind = "step", every = 10, factor = 0.5 }
+        [spec.participation]
+        devices = 3
+        quorum = 2
+        [spec.strategy]
+        name = "fedadam"
+    "#;
+
+    #[test]
+    fn every_flag_of_the_job_overrides_a_plan() {
+        let others = ["plan", "detach", "dry_run"];
+        let command = Given::augment_args(Command::new("train"));
+        let of_job = command.get_arguments().map(|flag| flag.get_id().as_str());
+        let of_job = of_job.filter(|flag| !others.contains(flag));
+        let mut flags: Vec<&str> = of_job.collect();
+        let mut fields: Vec<&str> = FIELDS.iter().map(|(flag, _)| *flag).collect();
+        flags.sort_unstable();
+        fields.sort_unstable();
+        assert_eq!(flags, fields, "FIELDS says which field of the job each flag is");
+    }
+
+    #[test]
+    fn without_a_plan_flags_and_their_defaults_are_the_job() {
+        let given = given("--model mlp:2 --dataset digits --no-evaluate -l arch=aarch64");
+        let asked = request(&given).unwrap();
+        assert_eq!((asked.spec.rounds, asked.spec.evaluate), (5, false));
+        assert_eq!((asked.selector.as_str(), asked.deadline), ("arch=aarch64", None));
+    }
+
+    #[test]
+    fn a_plan_is_the_job_and_typed_flags_override_it() {
+        let plain = planned(PLAN, "").unwrap();
+        assert_eq!(plain.deadline, Some(Millis(60_000)));
+        let spec = &plain.spec;
+        assert_eq!((spec.rounds, spec.seed, spec.local.epochs), (7, 3, 1));
+        assert_eq!((spec.participation.devices, spec.participation.quorum), (Some(3), 2));
+        assert!(spec.strategy.to_string().starts_with("fedadam:"), "{}", spec.strategy);
+        // Typed as the default is typed all the same.
+        let flags = "--rounds 5 --strategy fedavg --learning-rate 0.25 --deadline 1s \
+            --selector arch=arm --model resnet8 --freeze stem.* --no-evaluate --seed 0";
+        let changed = planned(PLAN, flags).unwrap();
+        let spec = &changed.spec;
+        assert_eq!((spec.rounds, spec.seed, spec.evaluate), (5, 0, false));
+        assert_eq!(spec.strategy.to_string(), "fedavg");
+        assert_eq!(
+            (spec.model.name.as_str(), &spec.local.frozen[..]),
+            ("resnet8", &["stem.*".to_owned()][..])
+        );
+        assert!((spec.local.learning_rate - 0.25).abs() < f32::EPSILON);
+        assert_eq!((changed.deadline, changed.selector.as_str()), (Some(Millis(1000)), "arch=arm"));
+        assert_eq!(spec.local.schedule, plain.spec.local.schedule, "what is not typed stays");
+    }
+
+    #[test]
+    fn a_plan_may_leave_to_flags_what_a_job_needs() {
+        let asked = planned("", "--model mlp --dataset digits").unwrap();
+        assert_eq!(asked, request(&given("--model mlp --dataset digits")).unwrap());
+        let problems = planned("kind = \"train\"", "").unwrap_err();
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert!(problems[0].starts_with("spec.model: missing, expected"));
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once_with_their_fields() {
+        let text = r#"
+            kind = "infer"
+            colour = "red"
+            selector = "arch ~ arm"
+            deadline_ms = "soon"
+            [spec]
+            model = "MLP"
+            rounds = 0
+            [spec.local]
+            epohcs = 3
+            batch_size = -1
+            learning_rate = -0.5
+            augment = ["flip", "spin"]
+            [spec.participation]
+            quorum = "two"
+            [spec.strategy]
+            name = "fedsum"
+        "#;
+        let problems = planned(text, "").unwrap_err();
+        let fields: Vec<&str> =
+            problems.iter().map(|problem| problem.split([':', ' ']).next().unwrap()).collect();
+        let mut sorted = fields.clone();
+        sorted.sort_unstable();
+        assert_eq!(
+            sorted,
+            [
+                "colour",
+                "deadline_ms",
+                "kind",
+                "selector",
+                "spec.dataset",
+                "spec.local.augment",
+                "spec.local.batch_size",
+                "spec.local.epohcs",
+                "spec.local.learning_rate",
+                "spec.model",
+                "spec.participation.quorum",
+                "spec.rounds",
+                "spec.strategy.name",
+            ],
+            "{problems:#?}"
+        );
+    }
+
+    #[test]
+    fn a_plan_that_is_no_toml_is_told_with_its_line() {
+        let problems = planned("[spec\nmodel = 1", "").unwrap_err();
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].contains("line 1"), "{problems:?}");
+    }
+
+    #[test]
+    fn what_is_no_table_is_a_mistake_and_ends_the_search() {
+        for text in ["spec = 3", "spec.participation = 3", "[[spec]]"] {
+            let problems = planned(text, "--devices 3 --model mlp --dataset d").unwrap_err();
+            assert!(!problems.is_empty() && problems.len() < 4, "{text}: {problems:?}");
+        }
+    }
+}

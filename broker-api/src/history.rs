@@ -1,0 +1,284 @@
+//! The history of a training: one row for each round that ended, and what each device had to do
+//! with it; pure.
+//!
+//! HTTP and the operator's commands show the same rows; [`RoundRecord::csv`] is one as CSV.
+
+use std::collections::BTreeMap;
+
+use jobs::id::{DeviceId, Millis};
+use jobs::report::{EvaluationReport, Failure, UpdateReport};
+use jobs::round::{Outcome, Verdict};
+use serde::{Deserialize, Serialize};
+
+/// A round that ended, as people see it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RoundRecord {
+    /// Which.
+    pub round: u32,
+    /// When it began, since the Unix epoch.
+    pub started_at: Millis,
+    /// From its beginning to its end.
+    pub seconds: f64,
+    /// Of the new parameters if `judged`, else as devices said of their own training; the mean
+    /// weighted by examples.
+    pub loss: Option<f64>,
+    /// As `loss`, 0 to 1.
+    pub accuracy: Option<f64>,
+    /// Whether loss and accuracy are of test examples.
+    pub judged: bool,
+    /// Examples behind loss and accuracy.
+    pub examples: u64,
+    /// Devices whose updates are in the new parameters.
+    pub devices: usize,
+    /// Devices that were invited.
+    pub invited: usize,
+    /// Bytes of parameters that went to devices and came back.
+    pub bytes: u64,
+    /// Why there are no new parameters.
+    pub failure: Option<Failure>,
+    /// Everyone invited, ordered by device.
+    pub members: Vec<MemberRecord>,
+}
+
+/// A device in a round that ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MemberRecord {
+    /// Who.
+    pub device: DeviceId,
+    /// What became of its update.
+    pub part: Part,
+    /// Why it is `missing`, `reduced` or `refused`.
+    pub reason: Option<String>,
+    /// Why it is missing, as a code and in words.
+    pub failure: Option<Failure>,
+    /// What it said of its training.
+    pub update: Option<UpdateReport>,
+    /// Its judgement of the new parameters.
+    pub evaluation: Option<EvaluationReport>,
+}
+
+/// What became of a device's update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// It counts as it is.
+    Counted,
+    /// It counts less than it would alone.
+    Reduced,
+    /// The strategy does not count it.
+    Refused,
+    /// There is none.
+    Missing,
+}
+
+impl Part {
+    /// The word in JSON and text.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Part::Counted => "counted",
+            Part::Reduced => "reduced",
+            Part::Refused => "refused",
+            Part::Missing => "missing",
+        }
+    }
+}
+
+impl RoundRecord {
+    /// What CSV has above its rows.
+    pub const CSV_HEADING: &str = "round,seconds,loss,accuracy,devices,invited,bytes,failure\n";
+
+    /// The record of a round.
+    pub fn of(outcome: &Outcome) -> Self {
+        let members = members(outcome);
+        let figures = figures(outcome);
+        let counts = |member: &&MemberRecord| matches!(member.part, Part::Counted | Part::Reduced);
+        let Millis(took) = outcome.ended_at.since(outcome.started_at);
+        #[expect(clippy::cast_precision_loss, reason = "a round is far shorter than 2^53 ms")]
+        let seconds = took as f64 / 1000.0;
+        Self {
+            round: outcome.round.0,
+            started_at: outcome.started_at,
+            seconds,
+            loss: figures.as_ref().map(|figures| figures.loss),
+            accuracy: figures.as_ref().map(|figures| figures.accuracy),
+            judged: figures.as_ref().is_some_and(|figures| figures.judged),
+            examples: figures.as_ref().map_or(0, |figures| figures.examples),
+            devices: members.iter().filter(counts).count(),
+            invited: outcome.updates.len() + outcome.missing.len(),
+            bytes: moved(outcome),
+            failure: outcome.failure.clone(),
+            members,
+        }
+    }
+
+    /// Everyone whose update is not in the new parameters.
+    pub fn missing(&self) -> impl Iterator<Item = &MemberRecord> {
+        let without = |member: &&MemberRecord| matches!(member.part, Part::Missing | Part::Refused);
+        self.members.iter().filter(without)
+    }
+
+    /// The record as a row under [`RoundRecord::CSV_HEADING`] (RFC 4180); what is not known is
+    /// empty.
+    pub fn csv(&self) -> String {
+        let number = |value: Option<f64>| value.map_or_else(String::new, |value| value.to_string());
+        let failure = self.failure.as_ref().map_or_else(String::new, |failure| {
+            csv_text(&format!("{}: {}", failure.code.as_str(), failure.message))
+        });
+        let Self { round, seconds, devices, invited, bytes, .. } = self;
+        let (loss, accuracy) = (number(self.loss), number(self.accuracy));
+        format!("{round},{seconds},{loss},{accuracy},{devices},{invited},{bytes},{failure}\n")
+    }
+}
+
+impl MemberRecord {
+    /// Why its update is not in the new parameters, or not in full: `code: words`.
+    pub fn why(&self) -> String {
+        match (&self.failure, &self.reason) {
+            (Some(Failure { code, message }), _) if message.is_empty() => code.as_str().to_owned(),
+            (Some(Failure { code, message }), _) => format!("{}: {message}", code.as_str()),
+            (None, Some(reason)) => format!("{}: {reason}", self.part.as_str()),
+            (None, None) => String::new(),
+        }
+    }
+}
+
+/// Text as one field of CSV: in quotes, with quotes doubled.
+fn csv_text(text: &str) -> String {
+    format!("\"{}\"", text.replace('"', "\"\""))
+}
+
+fn members(outcome: &Outcome) -> Vec<MemberRecord> {
+    let member = |device: &DeviceId, part| MemberRecord {
+        device: device.clone(),
+        part,
+        reason: None,
+        failure: None,
+        update: None,
+        evaluation: None,
+    };
+    let mut members: BTreeMap<&DeviceId, MemberRecord> = BTreeMap::new();
+    for (device, failure) in &outcome.missing {
+        let missing =
+            MemberRecord { failure: Some(failure.clone()), ..member(device, Part::Missing) };
+        members.insert(device, missing);
+    }
+    for (device, update) in &outcome.updates {
+        let counted =
+            MemberRecord { update: Some(update.clone()), ..member(device, Part::Counted) };
+        members.insert(device, counted);
+    }
+    for (device, influence) in &outcome.influences {
+        let Some(member) = members.get_mut(device) else { continue };
+        member.part = match influence.verdict {
+            Verdict::Kept => Part::Counted,
+            Verdict::Reduced => Part::Reduced,
+            Verdict::Refused => Part::Refused,
+        };
+        member.reason = Some(influence.reason.clone());
+    }
+    for (device, evaluation) in &outcome.evaluations {
+        if let Some(member) = members.get_mut(device) {
+            member.evaluation = Some(evaluation.clone());
+        }
+    }
+    members.into_values().collect()
+}
+
+struct Figures {
+    loss: f64,
+    accuracy: f64,
+    examples: u64,
+    judged: bool,
+}
+
+#[expect(clippy::cast_precision_loss, reason = "example counts are far below 2^53")]
+fn figures(outcome: &Outcome) -> Option<Figures> {
+    if let (Some(loss), Some(accuracy)) = (outcome.loss(), outcome.accuracy()) {
+        let examples = outcome.evaluations.iter().map(|(_, judged)| judged.examples).sum();
+        return Some(Figures { loss, accuracy, examples, judged: true });
+    }
+    let examples: u64 = outcome.updates.iter().map(|(_, update)| update.examples).sum();
+    let mean = |value: fn(&UpdateReport) -> f64| {
+        let weighted = outcome.updates.iter().map(|(_, u)| u.examples as f64 * value(u));
+        weighted.sum::<f64>() / examples as f64
+    };
+    (examples > 0).then(|| Figures {
+        loss: mean(|update| update.loss),
+        accuracy: mean(|update| update.accuracy),
+        examples,
+        judged: false,
+    })
+}
+
+fn moved(outcome: &Outcome) -> u64 {
+    let up: u64 = outcome.updates.iter().map(|(_, update)| update.parameters.size.0).sum();
+    let invited = (outcome.updates.len() + outcome.missing.len()) as u64;
+    up + invited * outcome.parameters.size.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn outcome(evaluations: &Value) -> Outcome {
+        let blob = json!({"digest": format!("sha256:{}", "0".repeat(64)), "size": 1000});
+        let update = |examples: u64, loss: f64| {
+            json!({"parameters": blob, "examples": examples, "loss": loss, "accuracy": 0.5,
+                "steps": 1, "duration_ms": 1, "engine": "native"})
+        };
+        serde_json::from_value(json!({
+            "round": 2, "parameters": blob, "failure": null,
+            "updates": [["a", update(300, 1.0)], ["b", update(100, 2.0)]],
+            "influences": [["a", {"verdict": "refused", "reason": "far off"}],
+                ["b", {"verdict": "reduced", "reason": "long"}]],
+            "evaluations": evaluations,
+            "missing": [["c", {"code": "device_lost", "message": "silent for 6 s"}]],
+            "started_at": 1000, "ended_at": 1250,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_round_is_judged_by_test_examples_or_else_by_training() {
+        let record = RoundRecord::of(&outcome(&json!([])));
+        assert_eq!((record.loss, record.accuracy), (Some(1.25), Some(0.5)));
+        assert_eq!((record.judged, record.examples), (false, 400));
+        let judged = |accuracy: f64, examples: u64| json!({"examples": examples, "loss": 0.25, "accuracy": accuracy, "duration_ms": 1});
+        let judged = outcome(&json!([["a", judged(0.9, 100)], ["b", judged(0.6, 50)]]));
+        let record = RoundRecord::of(&judged);
+        assert_eq!((record.loss, record.judged, record.examples), (Some(0.25), true, 150));
+        assert!((record.accuracy.unwrap() - 0.8).abs() < 1e-12);
+        assert_eq!(record.csv(), format!("2,0.25,0.25,{},1,3,5000,\n", record.accuracy.unwrap()));
+        assert_eq!(record.members[0].evaluation, Some(judged.evaluations[0].1.clone()));
+    }
+
+    #[test]
+    fn everyone_invited_is_listed_with_what_became_of_the_update() {
+        let record = RoundRecord::of(&outcome(&json!([])));
+        let members = record.members.iter().map(|m| (m.device.as_str(), m.part, m.why()));
+        let expected = [
+            ("a", Part::Refused, "refused: far off".to_owned()),
+            ("b", Part::Reduced, "reduced: long".to_owned()),
+            ("c", Part::Missing, "device_lost: silent for 6 s".to_owned()),
+        ];
+        assert_eq!(members.collect::<Vec<_>>(), expected);
+        assert_eq!((record.devices, record.invited), (1, 3));
+        let missing: Vec<&str> = record.missing().map(|m| m.device.as_str()).collect();
+        assert_eq!(missing, ["a", "c"]);
+        let written = serde_json::to_value(&record).unwrap();
+        assert_eq!(serde_json::from_value::<RoundRecord>(written).unwrap(), record);
+    }
+
+    #[test]
+    fn a_failure_is_one_field_of_csv() {
+        let mut outcome = outcome(&json!([]));
+        (outcome.updates, outcome.influences) = (Vec::new(), Vec::new());
+        let code = jobs::report::FailureCode::NoQuorum;
+        outcome.failure = Some(Failure::new(code, "0 of \"1\",\nupdates"));
+        let row = RoundRecord::of(&outcome).csv();
+        assert_eq!(row, "2,0.25,,,0,1,1000,\"no_quorum: 0 of \"\"1\"\",\nupdates\"\n");
+        let columns = RoundRecord::CSV_HEADING.matches(',').count();
+        assert_eq!(row.split('"').next().unwrap().matches(',').count(), columns);
+    }
+}

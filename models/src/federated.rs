@@ -12,6 +12,7 @@
 
 pub mod combination;
 pub mod distances;
+pub mod encoding;
 pub mod fed_nova;
 pub mod mean;
 pub mod q_fed_avg;

@@ -63,6 +63,36 @@ impl WeightedMean {
     /// # Errors
     /// [`EmptyMean`].
     pub fn piece(&self, offset: usize, length: usize) -> Result<Vec<f32>, EmptyMean> {
+        self.read(offset, length, |sums, piece| piece.extend(divided(sums, self.weight)))
+    }
+
+    /// The same where some of the vectors, of this weight together, were differences from a vector
+    /// of which `base` is the part from `offset` on: the mean of as many values, all of them
+    /// parameters.
+    ///
+    /// # Errors
+    /// [`EmptyMean`].
+    pub fn piece_from(
+        &self,
+        offset: usize,
+        base: &[f32],
+        differences: f64,
+    ) -> Result<Vec<f32>, EmptyMean> {
+        self.read(offset, base.len(), |sums, piece| {
+            let base = &base[piece.len()..];
+            let moved =
+                sums.iter().zip(base).map(|(sum, base)| sum + f64::from(*base) * differences);
+            piece.extend(moved.map(|sum| narrowed(sum / self.weight)));
+        })
+    }
+
+    /// Lets `append` take `length` sums from `offset` on, fewer at the vector's end.
+    fn read(
+        &self,
+        offset: usize,
+        length: usize,
+        append: impl Fn(&[f64], &mut Vec<f32>),
+    ) -> Result<Vec<f32>, EmptyMean> {
         if !(self.weight > 0.0 && self.weight.is_finite()) {
             return Err(EmptyMean);
         }
@@ -72,7 +102,7 @@ impl WeightedMean {
         let (first, mut start) = (offset / BLOCK, offset % BLOCK);
         for sums in self.blocks.iter().skip(first) {
             let end = sums.len().min(start + length - piece.len());
-            piece.extend(divided(&sums[start..end], self.weight));
+            append(&sums[start..end], &mut piece);
             if piece.len() == length {
                 break;
             }
@@ -94,9 +124,13 @@ fn add(sums: &mut [f64], values: &[f32], weight: f64) {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the mean of f32 values fits f32")]
 fn divided(sums: &[f64], weight: f64) -> impl Iterator<Item = f32> {
-    sums.iter().map(move |sum| (sum / weight) as f32)
+    sums.iter().map(move |sum| narrowed(sum / weight))
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the purpose")]
+fn narrowed(value: f64) -> f32 {
+    value as f32
 }
 
 #[cfg(test)]

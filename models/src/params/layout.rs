@@ -6,7 +6,7 @@ use bytes::Bytes;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
-use super::{Parameters, ParametersError};
+use super::{Parameter, Parameters, ParametersError};
 use crate::onnx::TensorProto;
 
 /// Longest header accepted: 100,000 tensors with long names fit.
@@ -166,6 +166,24 @@ impl Layout {
         }
         mine.get(theirs.len())
             .map_or(Ok(()), |extra| Err(ParametersError::Unexpected(extra.name.clone())))
+    }
+
+    /// Parameters of these values, which lie as in the blob.
+    ///
+    /// # Errors
+    /// [`ParametersError::Format`] when the values are not as many as the layout has.
+    pub fn parameters(&self, values: &[f32]) -> Result<Parameters, ParametersError> {
+        if values.len() != self.total_len() {
+            let (expected, found) = (self.total_len(), values.len());
+            let problem = format!("{found} values, expected {expected}");
+            return Err(ParametersError::Format(problem));
+        }
+        let item = |span: &Span| Parameter {
+            name: span.name.clone(),
+            shape: span.shape.clone(),
+            values: values[span.elements.clone()].to_vec(),
+        };
+        Parameters::new(self.spans.iter().map(item).collect())
     }
 
     /// Checks a piece of the data: `values` from element `offset` on.

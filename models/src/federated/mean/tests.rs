@@ -45,6 +45,36 @@ proptest! {
     }
 
     #[test]
+    fn differences_and_parameters_have_one_mean(vectors in vectors(), cut in 1..10_usize) {
+        let length = vectors[0].0.len();
+        let base: Vec<f32> = (0_u8..40).take(length).map(|at| 500.0 - f32::from(at) / 3.0).collect();
+        let (mut mean, mut differences) = (WeightedMean::new(length), 0.0);
+        let mut whole = Vec::new();
+        // Every other vector is taken for differences.
+        for (index, (values, weight)) in vectors.iter().enumerate() {
+            mean.add_piece(0, values, *weight);
+            mean.add_weight(*weight);
+            let mut values: Vec<f64> = values.iter().copied().map(f64::from).collect();
+            if index % 2 == 0 {
+                differences += weight;
+                values.iter_mut().zip(&base).for_each(|(value, base)| *value += f64::from(*base));
+            }
+            whole.push((values, *weight));
+        }
+        let total: f64 = whole.iter().map(|(_, weight)| weight).sum();
+        for (at, base) in base.chunks(cut).enumerate() {
+            let found = mean.piece_from(at * cut, base, differences).unwrap();
+            prop_assert_eq!(found.len(), base.len());
+            for (index, found) in found.iter().enumerate() {
+                let at = at * cut + index;
+                let expected = whole.iter().map(|(v, n)| v[at] * n).sum::<f64>() / total;
+                let tolerance = f64::from(f32::EPSILON) * expected.abs().max(1.0);
+                prop_assert!((f64::from(*found) - expected).abs() <= tolerance);
+            }
+        }
+    }
+
+    #[test]
     fn has_the_same_bits_however_it_is_cut(vectors in vectors(), cut in 1..10_usize) {
         prop_assert_eq!(mean(&vectors, cut), mean(&vectors, 1000));
     }

@@ -1,5 +1,8 @@
 //! Host tensors: shape, element type, row-major data.
 
+// Elements travel as they lie in memory.
+const _: () = assert!(cfg!(target_endian = "little"), "big-endian machines are not supported");
+
 /// Elements of a tensor.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(missing_docs, reason = "the variants are the ONNX element types of the same names")]
@@ -173,37 +176,16 @@ impl Tensor {
     }
 
     /// The elements as little-endian bytes, as they travel.
-    pub fn to_le_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        self.append_le_bytes(&mut bytes);
-        bytes
-    }
-
-    /// Adds the elements as little-endian bytes.
-    pub fn append_le_bytes(&self, bytes: &mut Vec<u8>) {
+    pub fn le_bytes(&self) -> &[u8] {
         match &self.data {
-            Data::F32(v) => append(bytes, v, |x| x.to_le_bytes()),
-            Data::F64(v) => append(bytes, v, |x| x.to_le_bytes()),
-            Data::I64(v) => append(bytes, v, |x| x.to_le_bytes()),
-            Data::I32(v) => append(bytes, v, |x| x.to_le_bytes()),
-            Data::I8(v) => append(bytes, v, |x| x.to_le_bytes()),
-            Data::U8(v) => bytes.extend_from_slice(v),
-            Data::Bool(v) => append(bytes, v, |x| [u8::from(*x)]),
+            Data::F32(v) => bytemuck::cast_slice(v),
+            Data::F64(v) => bytemuck::cast_slice(v),
+            Data::I64(v) => bytemuck::cast_slice(v),
+            Data::I32(v) => bytemuck::cast_slice(v),
+            Data::I8(v) => bytemuck::cast_slice(v),
+            Data::U8(v) => v,
+            Data::Bool(v) => bytemuck::cast_slice(v),
         }
-    }
-}
-
-/// Adds the bytes of each element; the compiler makes one copy of memory of it.
-pub(crate) fn append<T, const N: usize>(
-    bytes: &mut Vec<u8>,
-    elements: &[T],
-    to: impl Fn(&T) -> [u8; N],
-) {
-    let start = bytes.len();
-    bytes.resize(start + elements.len() * N, 0);
-    let (places, _) = bytes[start..].as_chunks_mut::<N>();
-    for (place, element) in places.iter_mut().zip(elements) {
-        *place = to(element);
     }
 }
 
@@ -214,15 +196,15 @@ mod tests {
     #[test]
     fn bytes_round_trip() {
         let tensor = Tensor::f32(&[2, 1], vec![1.5, -2.0]).unwrap();
-        let back = Tensor::from_le_bytes("FP32", &[2, 1], &tensor.to_le_bytes()).unwrap();
+        let back = Tensor::from_le_bytes("FP32", &[2, 1], tensor.le_bytes()).unwrap();
         assert_eq!(back, tensor);
         for length in [7, 9, 12] {
             assert!(Tensor::from_le_bytes("FP32", &[2, 1], &vec![0; length]).is_err(), "{length}");
         }
-        let mut bytes = vec![9];
-        Tensor::new(&[2], Data::I64(vec![1, -2])).unwrap().append_le_bytes(&mut bytes);
-        assert_eq!(bytes[..9], [9, 1, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(bytes[9..], [254, 255, 255, 255, 255, 255, 255, 255]);
+        let tensor = Tensor::new(&[2], Data::I64(vec![1, -2])).unwrap();
+        let (first, second) = tensor.le_bytes().split_at(8);
+        assert_eq!(first, [1, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(second, [254, 255, 255, 255, 255, 255, 255, 255]);
         assert!(Tensor::from_le_bytes("BF16", &[1], &[0; 2]).is_err());
     }
 }

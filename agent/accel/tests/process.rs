@@ -119,7 +119,7 @@ impl Helper {
         inputs: &[Tensor],
     ) -> Result<(Vec<Tensor>, u64), String> {
         let (headers, body) = frames::pack(inputs);
-        match self.ask(&Request::Run { session, inputs: headers }, &body) {
+        match self.ask(&Request::Run { session, inputs: headers }, &body.concat()) {
             (Reply::Answered { engine_us, outputs }, body) => {
                 Ok((frames::unpack(&outputs, &body).unwrap(), engine_us))
             }

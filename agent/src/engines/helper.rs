@@ -111,7 +111,8 @@ impl Helper {
         let mut state = self.0.lock();
         state.sessions += 1;
         let session = state.sessions;
-        let loaded = self.0.call(&mut state, None, &Request::Load { session }, onnx, LOAD_LIMIT);
+        let load = Request::Load { session };
+        let loaded = self.0.call(&mut state, None, &load, &[onnx], LOAD_LIMIT);
         let reply = loaded.inspect_err(|_| self.0.end_if_unused(&mut state))?;
         let (Reply::Loaded { inputs, outputs }, _) = reply else {
             return Err(self.0.nonsense(&mut state, &reply.0));
@@ -147,7 +148,7 @@ impl Inner {
         state: &mut State,
         generation: Option<u64>,
         request: &Request,
-        body: &[u8],
+        body: &[&[u8]],
         limit: Duration,
     ) -> std::result::Result<(Reply, Vec<u8>), HelperError> {
         if generation.is_some_and(|wanted| wanted != state.generation || state.process.is_none()) {
@@ -268,12 +269,15 @@ impl Process {
     fn ask(
         &mut self,
         request: &Request,
-        body: &[u8],
+        body: &[&[u8]],
         deadline: Instant,
     ) -> Result<(Reply, Vec<u8>)> {
-        let head = frames::encode(request, body.len()).map_err(Error::other)?;
+        let length = body.iter().map(|part| part.len()).sum();
+        let head = frames::encode(request, length).map_err(Error::other)?;
         pipe::write_all(self.child.stdin()?, &head, deadline)?;
-        pipe::write_all(self.child.stdin()?, body, deadline)?;
+        for part in body {
+            pipe::write_all(self.child.stdin()?, part, deadline)?;
+        }
         self.answer(deadline)
     }
 

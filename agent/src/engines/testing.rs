@@ -139,7 +139,7 @@ fn fake_helper() {
                     outputs[0] = Tensor::f32(outputs[0].shape(), wrong).unwrap();
                 }
                 let (outputs, body) = frames::pack(&outputs);
-                say(&mut out, &Reply::Answered { engine_us: 3, outputs }, &body);
+                say(&mut out, &Reply::Answered { engine_us: 3, outputs }, &body.concat());
             }
         }
     }

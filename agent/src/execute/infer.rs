@@ -44,7 +44,8 @@ impl Run {
             let report = InferReport { outputs: Vec::new(), ..report };
             return Ok(ReportBody::Inferred(report).into());
         }
-        let outputs: Vec<u8> = answered.outputs.iter().flat_map(Tensor::to_le_bytes).collect();
+        let outputs: Vec<&[u8]> = answered.outputs.iter().map(Tensor::le_bytes).collect();
+        let outputs = outputs.concat();
         Ok(Outcome { body: ReportBody::Inferred(report), outputs: outputs.into() })
     }
 

@@ -63,7 +63,7 @@ impl Model for Loaded {
         let inputs: Vec<Tensor> = inputs.iter().map(tensor).collect::<Result<_, _>>()?;
         let outputs = self.0.run(&inputs).map_err(Refusal::of)?;
         for output in &outputs {
-            output.append_le_bytes(body);
+            body.extend_from_slice(output.le_bytes());
         }
         Ok(outputs.iter().map(Header::of).collect())
     }

@@ -71,8 +71,9 @@ fn it_answers_as_the_native_engine_does_whatever_the_number_of_threads() {
         let mut said = frame(&Request::Load { session: 4 }, &onnx);
         let examples = [1, 2, 70];
         for count in examples {
-            let (inputs, body) = frames::pack(&[input(count)]);
-            said.extend(frame(&Request::Run { session: 4, inputs }, &body));
+            let tensors = [input(count)];
+            let (inputs, body) = frames::pack(&tensors);
+            said.extend(frame(&Request::Run { session: 4, inputs }, &body.concat()));
         }
         let Ended { replies, status, log } = run(&["serve", "tract"], threads, said);
         assert!(status.success(), "{log}");
@@ -91,12 +92,13 @@ fn it_answers_as_the_native_engine_does_whatever_the_number_of_threads() {
 
 #[test]
 fn what_it_cannot_do_is_refused_and_it_goes_on() {
-    let (inputs, body) = frames::pack(&[input(1)]);
+    let tensors = [input(1)];
+    let (inputs, body) = frames::pack(&tensors);
     let said = [
         frame(&Request::Load { session: 1 }, b"\x89PNG"),
         frame(&Request::Load { session: 1 }, &model()),
         frame(&Request::Run { session: 1, inputs: Vec::new() }, &[]),
-        frame(&Request::Run { session: 1, inputs }, &body),
+        frame(&Request::Run { session: 1, inputs }, &body.concat()),
     ];
     let Ended { replies, status, log } = run(&["serve", "tract"], "2", said.concat());
     assert!(status.success(), "{log}");

@@ -207,13 +207,9 @@ pub fn decode<M: DeserializeOwned>(header: &[u8]) -> Result<M, FrameError> {
     serde_json::from_slice(header).map_err(|error| FrameError::Header(error.to_string()))
 }
 
-/// Headers of tensors, and their elements as they travel in a body.
-pub fn pack(tensors: &[Tensor]) -> (Vec<Header>, Vec<u8>) {
-    let mut body = Vec::new();
-    for tensor in tensors {
-        tensor.append_le_bytes(&mut body);
-    }
-    (tensors.iter().map(Header::of).collect(), body)
+/// Headers of tensors, and the parts of the body that travels with them.
+pub fn pack(tensors: &[Tensor]) -> (Vec<Header>, Vec<&[u8]>) {
+    tensors.iter().map(|tensor| (Header::of(tensor), tensor.le_bytes())).unzip()
 }
 
 /// The elements of each tensor of a body.
@@ -274,7 +270,8 @@ mod tests {
             Tensor::new(&[2], Data::Bool(vec![true, false])).unwrap(),
             Tensor::f32(&[0, 4], vec![]).unwrap(),
         ];
-        let (inputs, body) = pack(&tensors);
+        let (inputs, parts) = pack(&tensors);
+        let body = parts.concat();
         let request = Request::Run { session: 7, inputs };
         let bytes = encode(&request, body.len()).unwrap();
         let (lengths, header) = split(&bytes);

@@ -253,5 +253,5 @@ pub fn from_le_bytes(bytes: &[u8]) -> Vec<f32> {
 
 /// Appends values as little-endian bytes, as they lie in a blob.
 pub fn append_le_bytes(values: &[f32], bytes: &mut Vec<u8>) {
-    crate::tensor::append(bytes, values, |value| value.to_le_bytes());
+    bytes.extend_from_slice(bytemuck::cast_slice(values));
 }

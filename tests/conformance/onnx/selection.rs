@@ -142,7 +142,7 @@ fn drops(node: &NodeProto, inputs: &[TensorProto]) -> bool {
         let name = node.input.get(at)?;
         inputs.iter().find(|input| input.name == *name).map(tensors::tensor)
     };
-    let trains = input(2).is_some_and(|value| value.to_le_bytes() != [0]);
+    let trains = input(2).is_some_and(|value| value.le_bytes() != [0]);
     let ratio = input(1).is_none_or(|value| value.as_f32() != Some(&[0.0]));
     node.op_type == "Dropout" && trains && ratio
 }

@@ -1,6 +1,6 @@
 //! Measures the promises of the README with real processes and prints them beside their bars.
 //!
-//! `bench [start] [answer] [round] [infer] [train] [accuracy] [reference]`; without a word all but the
+//! `bench [start] [answer] [round] [scale] [infer] [train] [accuracy] [reference]`; without a word all but the
 //! last two, which take hours. Each figure is taken together with its limit in one interleaved
 //! run, so that both meet the same noise.
 
@@ -19,6 +19,8 @@ mod infer;
 mod pytorch;
 mod reference;
 mod round;
+mod scale;
+mod simulated;
 mod start;
 mod train;
 
@@ -28,6 +30,8 @@ struct Args {
     /// What to measure; all but accuracy and reference when absent
     #[arg(value_enum)]
     sections: Vec<Section>,
+    #[command(flatten)]
+    simulated: simulated::Options,
     #[command(flatten)]
     infer: infer::Options,
     #[command(flatten)]
@@ -44,6 +48,8 @@ enum Section {
     Answer,
     /// A round without training
     Round,
+    /// A round of a thousand devices, and ten thousand that are there
+    Scale,
     /// An answer of each engine beside ONNX Runtime's
     Infer,
     /// Training steps beside PyTorch
@@ -57,6 +63,9 @@ enum Section {
 #[tokio::main]
 async fn main() {
     let mut args = Args::parse();
+    if let Some(server) = args.simulated.server() {
+        return simulated::play(server, &args.simulated).await;
+    }
     if args.sections.is_empty() {
         args.sections =
             vec![Section::Start, Section::Answer, Section::Round, Section::Infer, Section::Train];
@@ -67,6 +76,7 @@ async fn main() {
             Section::Start => start::measure().await,
             Section::Answer => answer::measure().await,
             Section::Round => round::measure().await,
+            Section::Scale => scale::measure().await,
             Section::Infer => infer::measure(&args.infer),
             Section::Train => train::measure(&args.train),
             Section::Accuracy => accuracy::measure().await,

@@ -56,10 +56,7 @@ async fn measure_case(case: &Case) {
     assert_eq!(job["state"], "succeeded", "{job:#}");
     let rounds = job["rounds"].as_array().unwrap();
     let mut times = Times::default();
-    // From the end of a round to the end of the next: what is between them counts too.
-    for pair in rounds[WARM_UP - 1..].windows(2) {
-        times.push(Duration::from_millis(ended(&pair[1]) - ended(&pair[0])));
-    }
+    between_ends(&rounds[WARM_UP - 1..]).for_each(|time| times.push(time));
     let model = rounds[0]["parameters"]["size"].as_u64().unwrap();
     let limit = moving_only(&world, usize::try_from(model).unwrap()).await;
     let median = times.median();
@@ -72,8 +69,10 @@ async fn measure_case(case: &Case) {
     println!("  {:<44} {:>12}", "an agent's peak memory", mb(agent));
 }
 
-fn ended(round: &Value) -> u64 {
-    round["ended_at"].as_u64().unwrap()
+/// From the end of a round to the end of the next: what is between them counts too.
+pub(crate) fn between_ends(rounds: &[Value]) -> impl Iterator<Item = Duration> {
+    let ended = |round: &Value| round["ended_at"].as_u64().unwrap();
+    rounds.windows(2).map(move |pair| Duration::from_millis(ended(&pair[1]) - ended(&pair[0])))
 }
 
 /// The same transfers without Dunlin: a model put once, got by all at the same time, put by all.

@@ -36,6 +36,8 @@ pub(crate) struct Device {
     pub(crate) cache: Cache,
     pub(crate) checkpoints: Checkpoints,
     pub(crate) kept_local: KeptLocal,
+    /// Control variates, kept in the same way.
+    pub(crate) controls: KeptLocal,
     pub(crate) datasets: Datasets,
     pub(crate) buffer: Buffer,
     /// For heartbeats: what is at work, and what can answer at once.
@@ -68,6 +70,7 @@ impl Device {
                 config.cache_bytes,
             ),
             kept_local: KeptLocal::open(state.kept_local(), config.cache_bytes),
+            controls: KeptLocal::open(state.controls(), config.cache_bytes),
             blobs,
             datasets: Datasets::new(config.data.clone(), facts.memory.0),
             buffer: Buffer::new(state.telemetry()),

@@ -14,8 +14,6 @@ use crate::files;
 
 /// Files that are kept, at most.
 const FILES_MAX: usize = 128;
-/// Of a job: the newest round's, and those that it began with.
-const ROUNDS: usize = 2;
 const SUFFIX: &str = "safetensors";
 
 /// The directory of these files.
@@ -32,26 +30,32 @@ impl KeptLocal {
         Self { dir, bytes_max }
     }
 
-    /// What the device kept of the last round of a job before this one.
-    pub(crate) fn before(&self, job: &JobId, round: u32) -> Option<Parameters> {
-        let last = self.rounds(job).into_iter().filter(|kept| *kept < round).max()?;
-        let path = self.path(job, last);
+    /// The last round of a job before this one of which the device kept anything.
+    pub(crate) fn last_before(&self, job: &JobId, round: u32) -> Option<u32> {
+        self.rounds(job).into_iter().filter(|kept| *kept < round).max()
+    }
+
+    /// What the device kept of a round of a job.
+    pub(crate) fn of(&self, job: &JobId, round: u32) -> Option<Parameters> {
+        let path = self.path(job, round);
         let read = fs::read(&path).map_err(|error| error.to_string());
         let parameters = read.and_then(|bytes| {
             Parameters::from_safetensors(&bytes).map_err(|error| error.to_string())
         });
         let damaged = |error: &String| {
             let file = path.display();
-            tracing::warn!(%file, "parameters kept of round {last} cannot be used: {error}");
+            tracing::warn!(%file, "parameters kept of round {round} cannot be used: {error}");
         };
         parameters.inspect_err(damaged).ok()
     }
 
-    /// Keeps parameters of a round; those of the oldest jobs go when there are too many.
+    /// Keeps parameters of a round. Of the job's others only those stay that it began with, for
+    /// another attempt. Those of the oldest jobs go when there are too many.
     pub(crate) fn keep(
         &self,
         job: &JobId,
         round: u32,
+        began_with: Option<u32>,
         parameters: &Parameters,
     ) -> Result<(), Failure> {
         let bytes = parameters.to_safetensors();
@@ -65,11 +69,10 @@ impl KeptLocal {
             let max = self.bytes_max;
             return Err(failed(format!("{size} bytes, {max} are allowed: --cache-bytes")));
         }
-        let mut rounds = self.rounds(job);
-        rounds.retain(|kept| *kept != round);
-        rounds.sort_unstable();
-        for old in rounds.iter().rev().skip(ROUNDS - 1) {
-            let _ = fs::remove_file(self.path(job, *old));
+        for old in self.rounds(job) {
+            if old != round && Some(old) != began_with {
+                let _ = fs::remove_file(self.path(job, old));
+            }
         }
         files::make_room(&self.dir, Some(&path), FILES_MAX - 1, self.bytes_max - size);
         files::replace(&path, &[&bytes]).map_err(|error| failed(error.to_string()))
@@ -105,28 +108,37 @@ mod tests {
         name.parse().unwrap()
     }
 
+    fn before(kept: &KeptLocal, name: &str, round: u32) -> Option<Parameters> {
+        kept.of(&job(name), kept.last_before(&job(name), round)?)
+    }
+
+    fn keep(kept: &KeptLocal, name: &str, round: u32, value: f32) {
+        let began_with = kept.last_before(&job(name), round);
+        kept.keep(&job(name), round, began_with, &of(value)).unwrap();
+    }
+
     #[test]
     fn a_round_begins_with_what_the_last_one_left_whichever_attempt_it_is() {
         let dir = tempfile::tempdir().unwrap();
         let kept = KeptLocal::open(dir.path().into(), 10_000);
-        assert_eq!(kept.before(&job("a"), 1), None);
+        assert_eq!(before(&kept, "a", 1), None);
         for round in [1_u8, 2, 4] {
-            kept.keep(&job("a"), round.into(), &of(round.into())).unwrap();
-            kept.keep(&job("a1"), round.into(), &of(-1.0)).unwrap();
+            keep(&kept, "a", round.into(), round.into());
+            keep(&kept, "a1", round.into(), -1.0);
         }
         // Another attempt at the last one.
         for _ in 0..3 {
-            assert_eq!(kept.before(&job("a"), 4), Some(of(2.0)));
-            kept.keep(&job("a"), 4, &of(4.5)).unwrap();
+            assert_eq!(before(&kept, "a", 4), Some(of(2.0)));
+            keep(&kept, "a", 4, 4.5);
         }
-        assert_eq!(kept.before(&job("a"), 5), Some(of(4.5)));
-        assert_eq!(kept.before(&job("a"), 2), None);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2 * ROUNDS);
+        assert_eq!(before(&kept, "a", 5), Some(of(4.5)));
+        assert_eq!(before(&kept, "a", 2), None);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4);
         fs::write(dir.path().join("a.5.part"), b"half").unwrap();
         KeptLocal::open(dir.path().into(), 10_000);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2 * ROUNDS);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4);
         fs::write(kept.path(&job("a"), 4), b"half").unwrap();
-        assert_eq!(kept.before(&job("a"), 5), None);
+        assert_eq!(before(&kept, "a", 5), None);
     }
 
     #[test]
@@ -135,14 +147,14 @@ mod tests {
         let size = of(1.0).to_safetensors().len() as u64;
         let kept = KeptLocal::open(dir.path().into(), 3 * size);
         for number in 0..9 {
-            kept.keep(&job(&format!("j{number}")), 1, &of(1.0)).unwrap();
+            keep(&kept, &format!("j{number}"), 1, 1.0);
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
         let none = KeptLocal::open(dir.path().join("none"), 3 * size);
-        let failure = none.keep(&job("a"), 1, &of(1.0)).unwrap_err();
+        let failure = none.keep(&job("a"), 1, None, &of(1.0)).unwrap_err();
         assert_eq!(failure.code, FailureCode::DiskFull);
         let small = KeptLocal::open(dir.path().into(), size - 1);
-        let failure = small.keep(&job("a"), 1, &of(1.0)).unwrap_err();
+        let failure = small.keep(&job("a"), 1, None, &of(1.0)).unwrap_err();
         assert!(failure.message.contains("--cache-bytes"), "{failure:?}");
     }
 }

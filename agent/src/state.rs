@@ -38,7 +38,7 @@ impl State {
     /// Makes and locks the directory.
     pub(crate) fn open(dir: &Path) -> Result<Self, StateError> {
         let unusable = |source| StateError::Unusable { dir: dir.to_owned(), source };
-        for part in ["blobs", "checkpoints", "kept_local"] {
+        for part in ["blobs", "checkpoints", "kept_local", "controls"] {
             std::fs::create_dir_all(dir.join(part)).map_err(unusable)?;
         }
         let lock = File::create(dir.join("lock")).map_err(unusable)?;
@@ -62,6 +62,11 @@ impl State {
     /// Parameters that stay on the device.
     pub(crate) fn kept_local(&self) -> PathBuf {
         self.dir.join("kept_local")
+    }
+
+    /// Control variates of trainings.
+    pub(crate) fn controls(&self) -> PathBuf {
+        self.dir.join("controls")
     }
 
     /// Telemetry that waits for a connection.

@@ -23,6 +23,7 @@ use crate::engines::testing::{self, Fake};
 use crate::server::Server;
 use crate::{AgentError, run};
 
+mod control;
 mod engines;
 mod infer;
 mod joining;

@@ -33,6 +33,7 @@ const INBOX_MAX: usize = 256;
 
 /// What executors tell.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "few wait at a time")]
 pub(crate) enum Told {
     /// How far a training is: the newest of it is to be taken there.
     Progress(TaskId, Latest),

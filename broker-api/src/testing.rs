@@ -113,6 +113,8 @@ pub(crate) struct Device {
     pub(crate) withdrawn: watch::Receiver<Vec<TaskId>>,
     /// The parameters that training began from, by round.
     pub(crate) given: watch::Receiver<BTreeMap<u32, Parameters>>,
+    /// The server's control variates it was given, by round.
+    pub(crate) controls: watch::Receiver<BTreeMap<u32, Parameters>>,
     _guard: DropGuard,
 }
 
@@ -124,6 +126,7 @@ struct Agent {
     offered: watch::Sender<Vec<Task>>,
     withdrawn: watch::Sender<Vec<TaskId>>,
     given: watch::Sender<BTreeMap<u32, Parameters>>,
+    controls: watch::Sender<BTreeMap<u32, Parameters>>,
 }
 
 impl Device {
@@ -140,6 +143,7 @@ impl Device {
         let (offered_sender, offered) = watch::channel(Vec::new());
         let (withdrawn_sender, withdrawn) = watch::channel(Vec::new());
         let (given_sender, given) = watch::channel(BTreeMap::new());
+        let (controls_sender, controls) = watch::channel(BTreeMap::new());
         let hello = hello(name);
         let agent = Arc::new(Agent {
             blobs: Blobs::new(client.clone()),
@@ -148,6 +152,7 @@ impl Device {
             offered: offered_sender,
             withdrawn: withdrawn_sender,
             given: given_sender,
+            controls: controls_sender,
             hello: hello.clone(),
         });
         let token = CancellationToken::new();
@@ -172,7 +177,7 @@ impl Device {
                 tokio::spawn(inner.clone().run_until_cancelled_owned(task));
             }
         }));
-        Self { offered, withdrawn, given, _guard: token.drop_guard() }
+        Self { offered, withdrawn, given, controls, _guard: token.drop_guard() }
     }
 
     /// Waits until a task of this purpose was offered.
@@ -317,7 +322,25 @@ impl Agent {
         self.given.send_modify(|given| drop(given.insert(task.id.round.0, parameters)));
         let step = self.number();
         items.iter_mut().flat_map(|item| &mut item.values).for_each(|value| *value += step);
-        self.upload(task, Parameters::new(items).unwrap().to_safetensors()).await
+        let body =
+            self.upload(task, Parameters::new(items.clone()).unwrap().to_safetensors()).await;
+        let ReportBody::Trained(mut update) = body else { return body };
+        update.initial_loss = work.initial_loss.then(|| initial_loss(&self.hello.device));
+        if let Some(control) = &work.control {
+            if let Some(server) = &control.server {
+                let server = self.blobs.get(server).await.unwrap();
+                let server = Parameters::from_safetensors(&server).unwrap();
+                self.controls.send_modify(|given| drop(given.insert(task.id.round.0, server)));
+            }
+            let change = number(&self.hello.device) / 8.0;
+            for item in &mut items {
+                item.values.fill(change);
+            }
+            let name = format!("{}/control", update.parameters.object_name());
+            let change = Parameters::new(items).unwrap().to_safetensors();
+            update.control_change = Some(self.blobs.put_named(name, change.into()).await.unwrap());
+        }
+        ReportBody::Trained(update)
     }
 
     async fn upload(&self, task: &Task, bytes: Vec<u8>) -> ReportBody {
@@ -332,9 +355,11 @@ impl Agent {
             examples: examples(&self.hello.device),
             loss: 0.5,
             accuracy: 0.5,
-            steps: 1,
+            steps: steps(&self.hello.device),
             duration_ms: Millis(1),
             engine: "test".to_owned(),
+            initial_loss: None,
+            control_change: None,
         })
     }
 
@@ -343,10 +368,24 @@ impl Agent {
     }
 }
 
+/// Steps that a device says it takes.
+pub(crate) fn steps(device: &DeviceId) -> u64 {
+    digit(device).into()
+}
+
+/// The loss that a device has before it trains.
+pub(crate) fn initial_loss(device: &DeviceId) -> f64 {
+    f64::from(number(device)) / 2.0
+}
+
 /// What a device adds to each value.
 pub(crate) fn number(device: &DeviceId) -> f32 {
+    digit(device).into()
+}
+
+fn digit(device: &DeviceId) -> u8 {
     let digit = device.as_str().chars().last().and_then(|digit| digit.to_digit(10));
-    f32::from(u8::try_from(digit.unwrap_or(1)).unwrap())
+    u8::try_from(digit.unwrap_or(1)).unwrap()
 }
 
 /// The weight of a device in the mean.

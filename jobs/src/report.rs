@@ -96,6 +96,13 @@ pub struct UpdateReport {
     pub duration_ms: Millis,
     /// Which engine trained.
     pub engine: String,
+    /// Mean loss of the round's parameters on the local examples, where the task asks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initial_loss: Option<f64>,
+    /// By what the device's control variate changed (safetensors, as the parameters; 0 for what is
+    /// not trained), where the task has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control_change: Option<BlobRef>,
 }
 
 /// The judgement of one device on its test split.

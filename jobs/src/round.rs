@@ -384,6 +384,11 @@ impl Round {
         &self.plan
     }
 
+    /// Devices that could have been invited, and those that were.
+    pub fn eligible(&self) -> usize {
+        self.members.len() + self.spares.len()
+    }
+
     /// Where the round is, for people.
     pub fn status(&self) -> Status {
         let phase = match self.phase {

@@ -26,7 +26,7 @@ pub use self::local::{LocalTraining, Loss, LossError, Optimizer, OptimizerError}
 pub use self::schedule::{Schedule, ScheduleError};
 pub use self::strategy::{
     Byzantine, CentredClipping, FedAdagrad, FedAdam, FedAvgM, FedTrimmedAvg, FedYogi, MultiKrum,
-    NormBound, Strategy, StrategyError,
+    NormBound, QFedAvg, Scaffold, Strategy, StrategyError,
 };
 pub use self::validate::{Problem, validate};
 
@@ -359,6 +359,7 @@ pub struct Task {
 /// What a task does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "a task is one value at a time")]
 pub enum TaskWork {
     /// Start from `parameters`, train, upload the result, report it on `report.<job>.<device>`.
     Train(TrainTask),
@@ -390,6 +391,24 @@ pub struct TrainTask {
     /// Rounds of the job in all; not told where the step size is constant.
     #[serde(default, skip_serializing_if = "is_default")]
     pub rounds: u32,
+    /// Whether to tell the loss of `parameters` on the training examples.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub initial_loss: bool,
+    /// Control variates that correct the gradients, with [`Strategy::Scaffold`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<ControlVariates>,
+}
+
+/// Control variates of a round (Karimireddy et al. 2020).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlVariates {
+    /// The server's, as parameters (safetensors); all 0 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<BlobRef>,
+    /// The round that left the device's own: the last one whose update of the device counted; all
+    /// 0 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<RoundNumber>,
 }
 
 /// Evaluation of one round.

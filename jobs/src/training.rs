@@ -16,12 +16,14 @@
 //! - A job that fails registers nothing; the parameters of its rounds were published.
 //! - Every round that ended is published, a failed one too.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use crate::id::{BlobRef, Millis, ModelRef, RoundNumber};
+use crate::id::{BlobRef, DeviceId, Millis, ModelRef, RoundNumber};
 use crate::report::{Failure, FailureCode};
-use crate::round::{self, Outcome, Plan, Round, mixed};
-use crate::spec::TrainSpec;
+use crate::round::{self, DEVICES_MAX, Outcome, Plan, Round, mixed};
+use crate::spec::{ControlVariates, Strategy, TrainSpec};
 
 /// What happened to a training job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -86,6 +88,8 @@ pub const OUTCOMES_MAX: usize = 50;
 /// Devices named in the outcomes before the last one, at most: the stored state has to fit
 /// into one message.
 const OUTCOME_DEVICES_MAX: usize = 400;
+/// Devices whose last counted round is known, at most.
+const COUNTED_MAX: usize = 2 * DEVICES_MAX;
 /// Pause after a failed round, so that whatever failed can recover.
 const REST_MS: Millis = Millis(1000);
 
@@ -108,6 +112,9 @@ pub struct Training {
     round: Option<Round>,
     /// The newest outcomes, the oldest first.
     history: Vec<Outcome>,
+    /// The last round in which a device's update counted, with [`Strategy::Scaffold`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    counted: BTreeMap<DeviceId, RoundNumber>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -143,6 +150,7 @@ impl Training {
             accuracy: None,
             round: None,
             history: Vec::new(),
+            counted: BTreeMap::new(),
         };
         let effects = training.begin_round(now);
         (training, effects)
@@ -236,6 +244,15 @@ impl Training {
         self.server_state.as_ref()
     }
 
+    /// The control variates that a device works with in the round at work, if the strategy has
+    /// any.
+    pub fn control(&self, device: &DeviceId) -> Option<ControlVariates> {
+        matches!(self.spec.strategy, Strategy::Scaffold(_)).then(|| ControlVariates {
+            server: self.server_state.clone(),
+            device: self.counted.get(device).copied(),
+        })
+    }
+
     /// Rounds that gave new parameters.
     pub fn rounds_done(&self) -> u32 {
         self.succeeded
@@ -298,6 +315,7 @@ impl Training {
                 self.parameters = outcome.parameters.clone();
                 self.server_state.clone_from(&outcome.server_state);
                 self.accuracy = outcome.accuracy().or(self.accuracy);
+                self.count(outcome);
             } else {
                 self.failed_in_a_row += 1;
             }
@@ -305,6 +323,20 @@ impl Training {
             effects.push(Effect::PublishRound(outcome.clone()));
         }
         (effects, ended)
+    }
+
+    /// Remembers whose update counted; who is forgotten begins anew.
+    fn count(&mut self, outcome: &Outcome) {
+        if !matches!(self.spec.strategy, Strategy::Scaffold(_)) {
+            return;
+        }
+        let counted = outcome.updates.iter().map(|(device, _)| (device.clone(), outcome.round));
+        self.counted.extend(counted);
+        while self.counted.len() > COUNTED_MAX {
+            let oldest = self.counted.iter().min_by_key(|(_, round)| **round);
+            let Some(device) = oldest.map(|(device, _)| device.clone()) else { return };
+            self.counted.remove(&device);
+        }
     }
 
     /// What follows a round that ended.

@@ -193,6 +193,8 @@ fn offers(golden: &mut Golden) {
         seed: 12_884_901_889,
         rounds_done: 0,
         rounds: 0,
+        initial_loss: false,
+        control: None,
     };
     golden.same("offer-train", &offer(Purpose::Train, TaskWork::Train(train.clone())));
     let local = LocalTraining {
@@ -258,6 +260,8 @@ fn reports(golden: &mut Golden) {
         steps: 15,
         duration_ms: Millis(23),
         engine: "native".to_owned(),
+        initial_loss: None,
+        control_change: None,
     };
     golden.same("report-trained", &report(Purpose::Train, ReportBody::Trained(trained)));
     let evaluated =

@@ -220,7 +220,7 @@ impl Trainer {
     /// not finite.
     pub fn set_control_variate(&mut self, control: Option<&Parameters>) -> Result<(), TrainError> {
         if let Some(control) = control {
-            control.check_like(&self.layout_of(self.weights.iter().map(|(id, _)| id)))?;
+            control.check_like(&self.trained_layout())?;
         }
         self.corrections.set_controls(control);
         Ok(())
@@ -237,6 +237,11 @@ impl Trainer {
     /// Names and shapes of [`Trainer::parameters`].
     pub fn layout(&self) -> &Layout {
         self.definition.layout()
+    }
+
+    /// Names and shapes of the weights that are trained: no frozen ones, no running statistics.
+    pub fn trained_layout(&self) -> Layout {
+        self.layout_of(self.weights.iter().map(|(id, _)| id))
     }
 
     fn layout_of<'a>(&self, ids: impl Iterator<Item = &'a ValueId>) -> Layout {

@@ -8,9 +8,11 @@ use jobs::report::{EvaluationReport, Failure, FailureCode, ReportBody, UpdateRep
 use jobs::spec::{EvaluateTask, TaskId, TrainTask};
 use link::blobs::Existing;
 use models::dataset::{Batches, Dataset, Examples, Normalization, Order};
+use models::params::Parameters;
 use models::train::Trainer;
 use tokio::sync::mpsc;
 
+use self::control::Control;
 pub(super) use self::memory::Promises;
 use self::memory::{Need, Promise};
 pub(crate) use self::meter::Latest;
@@ -22,6 +24,7 @@ use crate::checkpoints::Saver;
 use crate::device::Device;
 use crate::work::Told;
 
+mod control;
 mod memory;
 mod meter;
 mod prepare;
@@ -34,6 +37,8 @@ const ENGINE: &str = "native";
 struct LocalRun {
     id: TaskId,
     task: TrainTask,
+    /// The server's control variate, if there is one.
+    control: Option<Bytes>,
     stopped: Stopped,
     tell: mpsc::Sender<Told>,
     room: Room,
@@ -71,6 +76,9 @@ struct Trained {
     examples: u64,
     sums: Sums,
     steps: u64,
+    initial_loss: Option<f64>,
+    /// By what the device's control variate changed, if it has one.
+    control_change: Option<Vec<u8>>,
 }
 
 impl Run {
@@ -86,9 +94,14 @@ impl Run {
             return self.untouched(task.parameters, parameters, examples).await;
         }
         let graph = device.cache.get(&task.graph, Keep::Disk).await?;
+        let control = match task.control.as_ref().and_then(|control| control.server.as_ref()) {
+            Some(server) => Some(device.cache.get(server, Keep::Memory).await?),
+            None => None,
+        };
         let local = LocalRun {
             id: self.id.clone(),
             task,
+            control,
             stopped: self.stopped.clone(),
             tell: self.executor.tell.clone(),
             room: self.room(),
@@ -96,20 +109,31 @@ impl Run {
         let shared = device.clone();
         let work = move || local.train_or_stop(&shared, &graph, &parameters);
         let trained = self.executor.compute.train(self.thread_name("train"), work).await?;
-        let Trained { parameters, examples, sums, steps } = trained;
-        let stored = device.blobs.put_named(self.update_name(), parameters.into()).await;
-        let stored = stored.map_err(|error| cache::explain(&error))?;
+        let parameters = self.upload(self.update_name(), trained.parameters).await?;
+        let control_change = match trained.control_change {
+            Some(change) => {
+                Some(self.upload(format!("{}/control", self.update_name()), change).await?)
+            }
+            None => None,
+        };
         // The checkpoint stays until the next round: should the agent end before its report is
         // stored, the last steps are all that is done again.
         Ok(ReportBody::Trained(UpdateReport {
-            parameters: stored,
-            examples,
-            loss: sums.loss(),
-            accuracy: sums.accuracy(),
-            steps,
+            parameters,
+            examples: trained.examples,
+            loss: trained.sums.loss(),
+            accuracy: trained.sums.accuracy(),
+            steps: trained.steps,
             duration_ms: self.duration(),
             engine: ENGINE.to_owned(),
+            initial_loss: trained.initial_loss,
+            control_change,
         }))
+    }
+
+    async fn upload(&self, name: String, bytes: Vec<u8>) -> Result<BlobRef, Failure> {
+        let stored = self.executor.device.blobs.put_named(name, bytes.into()).await;
+        stored.map_err(|error| cache::explain(&error))
     }
 
     /// Judges parameters on the test split.
@@ -175,6 +199,8 @@ impl Run {
             steps: 0,
             duration_ms: self.duration(),
             engine: ENGINE.to_owned(),
+            initial_loss: None,
+            control_change: None,
         }))
     }
 
@@ -212,22 +238,14 @@ impl LocalRun {
         let key = key(&self.id, &self.task, &dataset, &normalization);
         let mut saver = device.checkpoints.of(&self.id, key);
         let trained = self.train(device, graph, parameters, &dataset, &normalization, &mut saver);
-        match trained {
-            Ok((parameters, sums, steps)) => {
-                let examples = dataset.train.len() as u64;
-                Ok(Trained { parameters, examples, sums, steps })
+        trained.inspect_err(|failure| {
+            if failure.code != FailureCode::ShuttingDown {
+                saver.remove();
             }
-            Err(failure) => {
-                if failure.code != FailureCode::ShuttingDown {
-                    saver.remove();
-                }
-                Err(failure)
-            }
-        }
+        })
     }
 
-    /// Trains as the task says; every wait is between two batches. The parameters, the sums of
-    /// the last epoch, and the number of steps.
+    /// Trains as the task says; every wait is between two batches.
     fn train(
         &self,
         device: &Device,
@@ -236,7 +254,7 @@ impl LocalRun {
         dataset: &Arc<Dataset>,
         normalization: &Normalization,
         saver: &mut Saver,
-    ) -> Result<(Vec<u8>, Sums, u64), Failure> {
+    ) -> Result<Trained, Failure> {
         let local = &self.task.local;
         let examples = &dataset.train;
         if examples.is_empty() {
@@ -248,8 +266,6 @@ impl LocalRun {
         let all = per_epoch * u64::from(local.epochs);
         let all = local.steps_max.map_or(all, |max| all.min(u64::from(max)));
         let augmentation = settings::augmentation(&local.augment, dataset)?;
-        let mut batches =
-            Batches::new(examples, normalization).augmented(augmentation, self.task.seed);
         let (optimizer, settings) = settings::of(&self.task, all);
         let loss = settings.loss;
         let trainer = Trainer::with_settings(graph, optimizer, settings);
@@ -257,16 +273,54 @@ impl LocalRun {
         check_fit(&trainer, dataset, loss)?;
         let now = (&self.id, self.id.round.0);
         let kept = begin(&mut trainer, parameters, &device.kept_local, now, &local.kept_local)?;
+        let control = self.task.control.as_ref().map(|variates| {
+            let received = self.control.as_deref();
+            Control::begin(&mut trainer, variates, received, &device.controls, &self.id)
+        });
+        let control = control.transpose()?;
         // Held until the first step has taken it.
-        let mut promise = Some(self.room.promise(&trainer, examples, local.batch_size)?);
-        let (step, mut sums) = resume(&mut trainer, saver);
-        let mut meter = Meter::new(Steps { per_epoch, all }, step);
+        let promise = self.room.promise(&trainer, examples, local.batch_size)?;
+        let initial_loss = self.task.initial_loss.then(|| {
+            let plain = Batches::new(examples, normalization);
+            judge(&mut trainer, plain, batch_size, None, &self.stopped).map(|sums| sums.loss())
+        });
+        let initial_loss = initial_loss.transpose()?;
+        let mut batches =
+            Batches::new(examples, normalization).augmented(augmentation, self.task.seed);
+        let steps = Steps { per_epoch, all };
+        let (sums, steps) = self.steps(&mut trainer, &mut batches, steps, promise, saver)?;
+        trainer.check_finite().map_err(|error| failures::of_training(&error))?;
+        let mut result = trainer.parameters();
+        let control_change = control.map(|control| {
+            let global = Parameters::from_safetensors(parameters).map_err(prepare::wrong)?;
+            control.end(&global, &result, steps, local.learning_rate)
+        });
+        let control_change = control_change.transpose()?;
+        kept.keep(&mut result)?;
+        let (parameters, examples) = (result.to_safetensors(), examples.len() as u64);
+        Ok(Trained { parameters, examples, sums, steps, initial_loss, control_change })
+    }
+
+    /// Takes the steps from where they were left: the sums of the last epoch, and how many they
+    /// are in all.
+    fn steps(
+        &self,
+        trainer: &mut Trainer,
+        batches: &mut Batches<'_>,
+        steps: Steps,
+        promise: Promise,
+        saver: &mut Saver,
+    ) -> Result<(Sums, u64), Failure> {
+        let (examples, batch_size) = (batches.examples(), self.task.local.batch_size as usize);
+        let mut promise = Some(promise);
+        let (step, mut sums) = resume(trainer, saver);
+        let mut meter = Meter::new(steps, step);
         while !meter.is_done() {
             let (epoch, taken) = meter.place();
             if taken == 0 {
                 sums = Sums::default();
             }
-            let order = Order::new(examples.len(), self.task.seed, epoch);
+            let order = Order::new(examples, self.task.seed, epoch);
             for indices in order.batches(batch_size).skip(usize::try_from(taken).unwrap_or(0)) {
                 if meter.is_done() {
                     break;
@@ -290,10 +344,7 @@ impl LocalRun {
                 }
             }
         }
-        trainer.check_finite().map_err(|error| failures::of_training(&error))?;
-        let mut parameters = trainer.parameters();
-        kept.keep(&mut parameters)?;
-        Ok((parameters.to_safetensors(), sums, meter.step))
+        Ok((sums, meter.step))
     }
 
     /// Progress may be lost: whoever trains does not wait.
@@ -344,12 +395,24 @@ fn evaluate(
         let message = "the data set has no test examples: evaluate elsewhere";
         return Err(Failure::new(FailureCode::InvalidDataset, message));
     }
-    let mut promise = Some(room.promise(&trainer, &dataset.test, task.batch_size)?);
-    let indices: Vec<usize> = (0..dataset.test.len()).collect();
+    let promise = room.promise(&trainer, &dataset.test, task.batch_size)?;
     let normalization = settings::normalization(&task.normalization, dataset)?;
-    let mut batches = Batches::new(&dataset.test, &normalization);
+    let batches = Batches::new(&dataset.test, &normalization);
+    judge(&mut trainer, batches, task.batch_size as usize, Some(promise), stopped)
+}
+
+/// What a trainer makes of examples in their order; the promise is held until the first batch has
+/// taken it.
+fn judge(
+    trainer: &mut Trainer,
+    mut batches: Batches<'_>,
+    batch_size: usize,
+    mut promise: Option<Promise>,
+    stopped: &Stopped,
+) -> Result<Sums, Failure> {
+    let indices: Vec<usize> = (0..batches.examples()).collect();
     let mut sums = Sums::default();
-    for indices in indices.chunks(task.batch_size as usize) {
+    for indices in indices.chunks(batch_size) {
         check_stop(stopped)?;
         let (x, labels) = batches.get(indices, 0);
         let done = trainer.evaluate(x, labels).map_err(|e| failures::of_training(&e))?;
@@ -391,6 +454,8 @@ mod tests {
             seed: 1,
             rounds_done: 0,
             rounds: 0,
+            initial_loss: false,
+            control: None,
         };
         let id = format!("job1-1-train-{attempt}").parse().unwrap();
         key(&id, &task, &dataset, &normalization)

@@ -33,6 +33,8 @@ pub(super) fn training(model: &Model, job: &str, attempt: u32, local: LocalTrain
         seed: 7,
         rounds_done: 0,
         rounds: 0,
+        initial_loss: false,
+        control: None,
     });
     task(job, Purpose::Train, attempt, work)
 }

@@ -107,7 +107,8 @@ pub(super) struct TrainArgs {
         long,
         default_value_t = Strategy::default(),
         help = "How updates become new parameters: fedavg; fedavgm, fedadagrad, fedadam, fedyogi, \
-                with settings such as fedadam:learning_rate=0.1,beta1=0.9; fedmedian, \
+                with settings such as fedadam:learning_rate=0.1,beta1=0.9; qfedavg:q=1, fednova, \
+                scaffold, which make up for devices that differ; fedmedian, \
                 fedtrimmedavg:fraction=0.2, krum:byzantine=1, multikrum:byzantine=1, \
                 bulyan:byzantine=1, geometricmedian, centredclipping:radius=1 or normbound:norm=1, \
                 which bear wrong updates"

@@ -102,13 +102,9 @@ async fn try_begin(
         (machine, effects, prepared, layout)
     };
     mark_running(core, job).await?;
-    let updates =
-        Updates::start(core.store.blobs.clone(), layout, &spec.strategy).map_err(|error| {
-            StoreError::Unavailable {
-                doing: "starting a thread".to_owned(),
-                reason: error.to_string(),
-            }
-        })?;
+    let updates = Updates::start(core.store.blobs.clone(), layout, &spec).map_err(|error| {
+        StoreError::Unavailable { doing: "starting a thread".to_owned(), reason: error.to_string() }
+    })?;
     let (ears, done, returns) = listen(core, job).await?;
     let value = StoredTraining { prepared: Some(prepared.clone()), ..stored.value.clone() };
     let owner = Owner {

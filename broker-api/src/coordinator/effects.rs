@@ -9,7 +9,8 @@ use jobs::job::JobState;
 use jobs::report::FailureCode;
 use jobs::round::{self, Outcome};
 use jobs::spec::{
-    EvaluateTask, LocalTraining, Offer, Purpose, Schedule, Task, TaskId, TaskWork, TrainTask,
+    EvaluateTask, LocalTraining, Offer, Purpose, Schedule, Strategy, Task, TaskId, TaskWork,
+    TrainTask,
 };
 use jobs::training::{Effect, Ending, Event};
 use jobs::{subject, wire};
@@ -97,8 +98,11 @@ impl Owner {
     }
 
     fn check(&mut self, round: RoundNumber, device: DeviceId, update: jobs::report::UpdateReport) {
-        if !self.stored.updates.contains(&update.parameters) {
-            self.stored.updates.push(update.parameters.clone());
+        for blob in [Some(&update.parameters), update.control_change.as_ref()].into_iter().flatten()
+        {
+            if !self.stored.updates.contains(blob) {
+                self.stored.updates.push(blob.clone());
+            }
         }
         let (core, job) = (self.core.clone(), self.job.clone());
         let (updates, done) = (self.updates.clone(), self.done.clone());
@@ -203,9 +207,17 @@ impl Owner {
                 let constant = local.schedule == Schedule::Constant && local.warm_up == 0;
                 let (rounds_done, rounds) =
                     if constant { (0, 0) } else { (self.machine.rounds_done(), self.spec.rounds) };
-                let task =
-                    TrainTask { graph, parameters, dataset, local, seed, rounds_done, rounds };
-                TaskWork::Train(task)
+                TaskWork::Train(TrainTask {
+                    graph,
+                    parameters,
+                    dataset,
+                    local,
+                    seed,
+                    rounds_done,
+                    rounds,
+                    initial_loss: matches!(self.spec.strategy, Strategy::QFedAvg(_)),
+                    control: self.machine.control(&device),
+                })
             }
         };
         let timeout_ms = self.spec.participation.deadline_ms;

@@ -9,15 +9,33 @@
 use std::collections::BTreeMap;
 
 use jobs::id::{BlobRef, DeviceId};
+use jobs::report::UpdateReport;
 use models::federated::mean::WeightedMean;
 use models::params::{Layout, ParametersError};
 
 /// One update in the mean.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Part {
     pub(super) device: DeviceId,
     pub(super) parameters: BlobRef,
     pub(super) examples: u64,
+    pub(super) steps: u64,
+    /// See [`jobs::report::UpdateReport::initial_loss`].
+    pub(super) initial_loss: f64,
+    pub(super) control_change: Option<BlobRef>,
+}
+
+impl Part {
+    pub(super) fn of(device: &DeviceId, update: &UpdateReport) -> Self {
+        Self {
+            device: device.clone(),
+            parameters: update.parameters.clone(),
+            examples: update.examples,
+            steps: update.steps,
+            initial_loss: update.initial_loss.unwrap_or_default(),
+            control_change: update.control_change.clone(),
+        }
+    }
 }
 
 /// The updates of one round.

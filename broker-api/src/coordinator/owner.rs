@@ -99,7 +99,6 @@ pub(super) async fn run(core: Arc<Core>, job: JobId, stored: Versioned<StoredTra
 }
 
 /// What an owner heard.
-#[expect(clippy::large_enum_variant, reason = "one at a time")]
 enum Heard {
     Report(Option<Message>),
     Done(Event),

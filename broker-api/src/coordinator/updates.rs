@@ -5,22 +5,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use jobs::id::{BlobRef, Bytes as Size, DeviceId, JobId};
+use jobs::id::{Bytes as Size, DeviceId, JobId};
 use jobs::report::{Failure, FailureCode, UpdateReport};
-use jobs::round::Aggregate;
-use jobs::spec::Strategy;
+use jobs::round::{Aggregate, Round};
+use jobs::spec::{Strategy, TrainSpec};
 use jobs::training::Training;
 use link::blobs::{BlobError, Blobs, Pieces};
 use models::federated::server::ServerError;
 use models::params::{Layout, ParametersError};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use self::robust::{Rule, RuleError};
+use self::rules::{RuleError, Start};
 use self::server::Base;
 use super::fold::{Fold, Part};
 use super::state::is_of;
 
-pub(super) mod robust;
+pub(super) mod rules;
 pub(super) mod server;
 mod values;
 
@@ -40,21 +40,25 @@ pub(super) enum How {
     Mean,
     /// By a server optimizer's step against it.
     Step(Base),
-    /// By a rule that bears wrong ones, from these parameters on.
-    Robust(Rule, BlobRef),
+    /// By a rule that looks at all of them.
+    Rule(Start),
 }
 
 impl How {
     /// As a training's strategy says, in the round at work.
     pub(super) fn of(training: &Training) -> Self {
-        let strategy = &training.spec().strategy;
+        let spec = training.spec();
         let parameters = training.parameters().clone();
-        match (server::optimizer(strategy), robust::rule(strategy)) {
+        match (server::optimizer(&spec.strategy), rules::rule(spec)) {
             (Some(optimizer), _) => {
                 let state = training.server_state().cloned();
                 Self::Step(Base { optimizer, parameters, state })
             }
-            (None, Some(rule)) => Self::Robust(rule, parameters),
+            (None, Some(rule)) => {
+                let control = training.server_state().cloned();
+                let eligible = training.round().map_or(0, Round::eligible);
+                Self::Rule(Start { rule, parameters, control, eligible })
+            }
             (None, None) => Self::Mean,
         }
     }
@@ -66,6 +70,7 @@ type Work = Box<dyn FnOnce(&mut Fold) + Send>;
 #[derive(Debug, Clone)]
 pub(super) struct Updates {
     blobs: Blobs,
+    strategy: Strategy,
     byte_len: u64,
     work: mpsc::Sender<Work>,
     reading: Arc<Semaphore>,
@@ -74,8 +79,8 @@ pub(super) struct Updates {
 
 impl Updates {
     /// Starts the thread for a model of this layout.
-    pub(super) fn start(blobs: Blobs, model: Layout, strategy: &Strategy) -> std::io::Result<Self> {
-        let adds = robust::rule(strategy).is_none();
+    pub(super) fn start(blobs: Blobs, model: Layout, spec: &TrainSpec) -> std::io::Result<Self> {
+        let adds = rules::rule(spec).is_none();
         let byte_len = model.byte_len() as u64;
         let room = model.total_len() + ROOM_BYTES / size_of::<f32>();
         let (work, mut inbox) = mpsc::channel::<Work>(PIECES_WAITING);
@@ -87,6 +92,7 @@ impl Updates {
         })?;
         Ok(Self {
             blobs,
+            strategy: spec.strategy,
             byte_len,
             work,
             reading: Arc::new(Semaphore::new(READ_AT_ONCE)),
@@ -107,23 +113,32 @@ impl Updates {
         update: &UpdateReport,
     ) -> Option<Failure> {
         let invalid = |text: String| Some(Failure::new(FailureCode::InvalidUpdate, text));
-        let part = part(device, update);
-        if part.parameters.name.is_some() && !is_of(job, &part.parameters) {
-            let name = part.parameters.object_name();
-            return invalid(format!(
-                "device {device} names blob {name:?}, which is not of this job"
-            ));
-        }
+        let part = Part::of(device, update);
         if part.examples == 0 {
             return invalid(format!("device {device} sent an update of no examples"));
         }
-        let size = part.parameters.size.0;
-        if size > self.byte_len + HEADER_SLACK {
-            let model = self.byte_len;
-            return invalid(format!("device {device}: {size} bytes, the model has {model}"));
+        if let Some(wrong) = self.strategy.refuses(update) {
+            return invalid(format!("the update of device {device}: {wrong}"));
+        }
+        for blob in [Some(&part.parameters), part.control_change.as_ref()].into_iter().flatten() {
+            if blob.name.is_some() && !is_of(job, blob) {
+                let name = blob.object_name();
+                return invalid(format!(
+                    "device {device} names blob {name:?}, which is not of this job"
+                ));
+            }
+            let size = blob.size.0;
+            if size > self.byte_len + HEADER_SLACK {
+                let model = self.byte_len;
+                return invalid(format!("device {device}: {size} bytes, the model has {model}"));
+            }
         }
         let Ok(_permit) = self.reading.acquire().await else { return None };
-        match self.read(&part).await {
+        let mut read = self.read(&part).await;
+        if let (Ok(()), Some(change)) = (&read, &part.control_change) {
+            read = self.check_change(change).await;
+        }
+        match read {
             Ok(()) => None,
             Err(ReadError::Blob(error)) => {
                 let text = format!("the update of device {device}: {error}");
@@ -132,7 +147,10 @@ impl Updates {
             Err(ReadError::Parameters(error)) => {
                 invalid(format!("the update of device {device}: {error}"))
             }
-            Err(ReadError::Thread | ReadError::Step(_) | ReadError::Rule(_) | ReadError::Cut) => {
+            Err(ReadError::Cut) => {
+                invalid(format!("device {device}: the change of its control variate is cut"))
+            }
+            Err(ReadError::Thread | ReadError::Step(_) | ReadError::Rule(_)) => {
                 Some(thread_failure())
             }
         }
@@ -166,7 +184,7 @@ impl Updates {
         how: How,
     ) -> Result<Aggregate, Failure> {
         let parts: Arc<[Part]> =
-            updates.iter().map(|(device, update)| part(device, update)).collect();
+            updates.iter().map(|(device, update)| Part::of(device, update)).collect();
         self.combine(names, &parts, how).await.map_err(|error| match error {
             ReadError::Blob(error) => Failure::new(FailureCode::BlobUnavailable, error.to_string()),
             ReadError::Parameters(error) => {
@@ -192,11 +210,8 @@ impl Updates {
         parts: &Arc<[Part]>,
         how: How,
     ) -> Result<Aggregate, ReadError> {
-        if let How::Robust(rule, base) = how {
-            let (parameters, influences) = self.robust(names.0, parts, rule, &base).await?;
-            let devices = parts.iter().map(|part| part.device.clone());
-            let influences = devices.zip(influences).collect();
-            return Ok(Aggregate { influences, ..Aggregate::of(parameters) });
+        if let How::Rule(start) = how {
+            return self.combine_by(names, parts, &start).await;
         }
         loop {
             let known = parts.clone();
@@ -275,12 +290,4 @@ enum ReadError {
 fn thread_failure() -> Failure {
     let text = "the thread that averages met a fault of the program: see the broker's log";
     Failure::new(FailureCode::Internal, text)
-}
-
-fn part(device: &DeviceId, update: &UpdateReport) -> Part {
-    Part {
-        device: device.clone(),
-        parameters: update.parameters.clone(),
-        examples: update.examples,
-    }
 }

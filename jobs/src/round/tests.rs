@@ -27,6 +27,8 @@ fn update(number: u64) -> UpdateReport {
         steps: 3,
         duration_ms: Millis(20),
         engine: "native".to_owned(),
+        initial_loss: None,
+        control_change: None,
     }
 }
 

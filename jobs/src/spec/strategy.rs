@@ -6,11 +6,16 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::{LocalTraining, Optimizer, Schedule};
+use crate::report::UpdateReport;
+
 /// How a broker makes new parameters of a round's updates.
 ///
 /// Server optimizers, [`Strategy::FedAvgM`] to [`Strategy::FedYogi`], take the round's parameters
 /// less the mean of the updates, weighted by examples, as a gradient, with which they go a step.
 /// What they keep lasts as long as the job.
+///
+/// [`Strategy::QFedAvg`] to [`Strategy::Scaffold`] make up for devices that differ.
 ///
 /// The others bear some devices' updates being wrong, by fault or by intent.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -26,6 +31,14 @@ pub enum Strategy {
     FedAdam(FedAdam),
     /// Yogi, without correction of its beginning (Reddi et al. 2021).
     FedYogi(FedYogi),
+    /// Devices on whose examples the round's parameters have a high loss pull more (Li et al. 2020).
+    QFedAvg(QFedAvg),
+    /// Devices that take more steps do not pull the more for it; the mean is weighted by examples
+    /// (Wang et al. 2020).
+    FedNova {},
+    /// Devices correct their gradients by what all of them see, so that they do not drift apart;
+    /// examples do not count (Karimireddy et al. 2020).
+    Scaffold(Scaffold),
     /// The median of each coordinate; examples do not count (Yin et al. 2018).
     FedMedian {},
     /// The mean of each coordinate without its lowest and highest values; examples do not count
@@ -75,7 +88,15 @@ impl Strategy {
                 share("beta2", beta2),
                 above_0("tau", tau),
             ],
+            Self::QFedAvg(QFedAvg { q, learning_rate }) => vec![
+                ("q", q, (0.0..=100.0).contains(&q), "0 to 100"),
+                above_0("learning_rate", learning_rate.unwrap_or(1.0)),
+            ],
+            Self::Scaffold(Scaffold { learning_rate }) => {
+                vec![above_0("learning_rate", learning_rate)]
+            }
             Self::FedAvg {}
+            | Self::FedNova {}
             | Self::FedMedian {}
             | Self::GeometricMedian {}
             | Self::Krum(_)
@@ -100,6 +121,66 @@ impl Strategy {
         checked.into_iter().filter_map(wrong).collect()
     }
 
+    /// Settings of local training with which it would not be what it is: the name, the value, what
+    /// is accepted.
+    pub(super) fn conflicts(
+        &self,
+        local: &LocalTraining,
+    ) -> Vec<(&'static str, String, &'static str)> {
+        let mut found = Vec::new();
+        let mut check = |name, value: &dyn fmt::Display, right: bool, expected| {
+            if !right {
+                found.push((name, value.to_string(), expected));
+            }
+        };
+        let nova = matches!(self, Self::FedNova {});
+        let scaffold = matches!(self, Self::Scaffold(_));
+        if nova || scaffold || matches!(self, Self::QFedAvg(_)) {
+            let expected = "1 or above: the strategy looks at the training";
+            check("epochs", &local.epochs, local.epochs > 0, expected);
+        }
+        if nova || scaffold {
+            let sgd = local.optimizer == Optimizer::Sgd;
+            check("optimizer", &local.optimizer, sgd, "sgd, whose steps the strategy weighs");
+            let constant = local.schedule == Schedule::Constant && local.warm_up == 0;
+            let expected = "constant, without warm_up: the strategy weighs steps of one size";
+            check("schedule", &local.schedule, constant, expected);
+        }
+        if nova {
+            let one = local.proximal == 0.0 || local.momentum == 0.0;
+            let expected = "0 with momentum: fednova weighs the steps of one or the other";
+            check("proximal", &local.proximal, one, expected);
+            let pull = local.proximal * local.learning_rate;
+            check("proximal", &local.proximal, pull < 1.0, "below 1 / learning_rate");
+        }
+        if scaffold {
+            check("momentum", &local.momentum, local.momentum == 0.0, "0 with scaffold");
+            check("proximal", &local.proximal, local.proximal == 0.0, "0 with scaffold");
+            let norm = local.gradient_norm_max;
+            let expected = "absent with scaffold, which corrects whole gradients";
+            check("gradient_norm_max", &norm.unwrap_or_default(), norm.is_none(), expected);
+            let kept = &local.kept_local;
+            let expected = "empty with scaffold, which compares all parameters";
+            check("kept_local", &kept.join(", "), kept.is_empty(), expected);
+        }
+        found
+    }
+
+    /// Why an update does not have what this strategy needs of it, if it does not.
+    pub fn refuses(&self, update: &UpdateReport) -> Option<String> {
+        let UpdateReport { steps, initial_loss, control_change, .. } = update;
+        let finite = initial_loss.is_some_and(|loss| loss.is_finite() && loss >= 0.0);
+        if matches!(self, Self::QFedAvg(_)) && !finite {
+            Some(format!("the loss before the training is {initial_loss:?}: an older agent?"))
+        } else if matches!(self, Self::FedNova {}) && !(1..=u32::MAX.into()).contains(steps) {
+            Some(format!("{steps} steps, expected 1 to {}", u32::MAX))
+        } else if matches!(self, Self::Scaffold(_)) && control_change.is_none() {
+            Some("the change of its control variate is missing: an older agent?".to_owned())
+        } else {
+            None
+        }
+    }
+
     /// Updates without which it cannot work, and why.
     pub(super) fn quorum(&self) -> (u32, &'static str) {
         let needed = |factor, byzantine: u32| byzantine.saturating_mul(factor).saturating_add(3);
@@ -122,6 +203,9 @@ impl Strategy {
             | Self::FedAdagrad(_)
             | Self::FedAdam(_)
             | Self::FedYogi(_)
+            | Self::QFedAvg(_)
+            | Self::FedNova {}
+            | Self::Scaffold(_)
             | Self::FedMedian {}
             | Self::FedTrimmedAvg(_)
             | Self::GeometricMedian {}
@@ -204,6 +288,39 @@ impl Default for FedYogi {
     }
 }
 
+/// `x -= sum F_k^q d_k / sum h_k` with `d_k = (x - w_k) / learning_rate` and
+/// `h_k = q F_k^(q-1) |d_k|^2 + F_k^q / learning_rate`; `F_k` is the loss of `x` on a device's
+/// examples.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QFedAvg {
+    /// How much fairness counts: 0 weighs all devices alike.
+    pub q: f64,
+    /// Above 0; that of the local training when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f64>,
+}
+
+impl Default for QFedAvg {
+    fn default() -> Self {
+        Self { q: 0.1, learning_rate: None }
+    }
+}
+
+/// How far the parameters move towards the mean of the updates.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Scaffold {
+    /// Share of the way, above 0.
+    pub learning_rate: f64,
+}
+
+impl Default for Scaffold {
+    fn default() -> Self {
+        Self { learning_rate: 1.0 }
+    }
+}
+
 /// How much of each coordinate's values is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -264,8 +381,9 @@ pub struct NormBound {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{text:?} is no strategy: {reason}; expected fedavg, fedavgm, fedadagrad, fedadam, fedyogi, \
-     fedmedian, fedtrimmedavg, krum, multikrum, bulyan, geometricmedian, centredclipping or \
-     normbound, with settings such as fedadam:learning_rate=0.1,beta1=0.9"
+     qfedavg, fednova, scaffold, fedmedian, fedtrimmedavg, krum, multikrum, bulyan, \
+     geometricmedian, centredclipping or normbound, with settings such as \
+     fedadam:learning_rate=0.1,beta1=0.9"
 )]
 pub struct StrategyError {
     text: String,
@@ -314,93 +432,4 @@ impl FromStr for Strategy {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn text_and_json_say_the_same() {
-        for (text, json) in [
-            ("fedavg", r#"{"name":"fedavg"}"#),
-            ("fedavgm:learning_rate=1.0,momentum=0.5", r#"{"name":"fedavgm","momentum":0.5}"#),
-            ("fedadagrad:learning_rate=0.1,tau=0.001", r#"{"name":"fedadagrad"}"#),
-            (
-                "fedadam:beta1=0.9,beta2=0.99,learning_rate=0.1,tau=0.25",
-                r#"{"name":"fedadam","tau":0.25}"#,
-            ),
-            ("fedyogi:beta1=0.9,beta2=0.99,learning_rate=0.01,tau=0.001", r#"{"name":"fedyogi"}"#),
-            ("fedmedian", r#"{"name":"fedmedian"}"#),
-            ("fedtrimmedavg:fraction=0.2", r#"{"name":"fedtrimmedavg"}"#),
-            ("krum:byzantine=2", r#"{"name":"krum","byzantine":2}"#),
-            ("multikrum:byzantine=0", r#"{"name":"multikrum"}"#),
-            (
-                "multikrum:byzantine=1,selected=3",
-                r#"{"name":"multikrum","byzantine":1,"selected":3}"#,
-            ),
-            ("bulyan:byzantine=1", r#"{"name":"bulyan","byzantine":1}"#),
-            ("geometricmedian", r#"{"name":"geometricmedian"}"#),
-            (
-                "centredclipping:iterations=1,radius=2.5",
-                r#"{"name":"centredclipping","radius":2.5}"#,
-            ),
-            ("normbound:norm=10.0", r#"{"name":"normbound","norm":10}"#),
-        ] {
-            let strategy: Strategy = text.parse().unwrap();
-            assert_eq!(serde_json::from_str::<Strategy>(json).unwrap(), strategy);
-            let written = serde_json::to_string(&strategy).unwrap();
-            assert_eq!(serde_json::from_str::<Strategy>(&written).unwrap(), strategy);
-            assert_eq!(strategy.to_string().parse(), Ok(strategy));
-            let mut words: Vec<String> = text.split([':', ',']).map(str::to_owned).collect();
-            let shown = strategy.to_string();
-            let mut found: Vec<String> = shown.split([':', ',']).map(str::to_owned).collect();
-            words.sort();
-            found.sort();
-            assert_eq!(found, words);
-        }
-        assert_eq!("fedavg".parse(), Ok(Strategy::default()));
-        assert_eq!("fedadam".parse(), Ok(Strategy::FedAdam(FedAdam::default())));
-    }
-
-    #[test]
-    fn settings_out_of_range_are_found() {
-        for (text, names) in [
-            ("fedavg", ""),
-            ("fedadam", ""),
-            ("fedavgm:learning_rate=0,momentum=1", "learning_rate momentum"),
-            ("fedadagrad:tau=0,learning_rate=inf", "learning_rate tau"),
-            ("fedyogi:beta1=-0.1,beta2=1,tau=-1", "beta1 beta2 tau"),
-            ("fedtrimmedavg:fraction=0.5", "fraction"),
-            ("multikrum:selected=0", "selected"),
-            ("centredclipping:radius=0,iterations=0", "radius iterations"),
-            ("normbound:norm=-1", "norm"),
-        ] {
-            let strategy = text.parse::<Strategy>();
-            // JSON has no infinity: it is refused before.
-            let Ok(strategy) = strategy else {
-                assert!(text.contains("inf"), "{strategy:?}");
-                continue;
-            };
-            let found: Vec<&str> = strategy.problems().iter().map(|problem| problem.0).collect();
-            assert_eq!(found.join(" "), names);
-        }
-        let steep = FedAdam { learning_rate: f64::INFINITY, ..FedAdam::default() };
-        assert_eq!(Strategy::FedAdam(steep).problems()[0].0, "learning_rate");
-    }
-
-    #[test]
-    fn what_is_no_strategy_says_why() {
-        for (text, words) in [
-            ("fedprox", "unknown variant `fedprox`"),
-            ("normbound", "missing field `norm`"),
-            ("krum:byzantine=0.5", "expected u32"),
-            ("", "unknown variant ``"),
-            ("fedavg:momentum=0.9", "unknown field `momentum`"),
-            ("fedadam:momentum=0.9", "unknown field `momentum`"),
-            ("fedadam:beta1", "\"beta1\" has no value"),
-            ("fedadam:beta1=much", "beta1 is \"much\", not a number"),
-            ("fedadam:beta1=0,beta1=0", "beta1 is there twice"),
-        ] {
-            let error = text.parse::<Strategy>().unwrap_err().to_string();
-            assert!(error.contains(words), "{error}");
-        }
-    }
-}
+mod tests;

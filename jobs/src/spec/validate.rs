@@ -92,6 +92,9 @@ impl Problems {
         for (name, value, expected) in spec.strategy.problems() {
             self.check(false, &format!("work.strategy.{name}"), value, expected);
         }
+        for (name, value, expected) in spec.strategy.conflicts(local) {
+            self.check(false, &format!("work.local.{name}"), value, expected);
+        }
         let (quorum, (needed, why)) = (spec.participation.quorum, spec.strategy.quorum());
         let expected = format!("at least {needed}, because {why}");
         self.check(quorum == 0 || quorum >= needed, "work.participation.quorum", quorum, &expected);

@@ -41,6 +41,8 @@ fn answer(effect: &Effect, count: usize, accuracy: f64) -> Option<Event> {
                     steps: u64::MAX,
                     duration_ms: Millis(u64::MAX),
                     engine: "e".repeat(1000),
+                    initial_loss: None,
+                    control_change: None,
                 },
             }
         }

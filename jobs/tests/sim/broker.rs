@@ -326,6 +326,8 @@ impl World {
                         seed: 1,
                         rounds_done: 0,
                         rounds: 0,
+                        initial_loss: false,
+                        control: None,
                     })
                 } else {
                     TaskWork::Evaluate(EvaluateTask {

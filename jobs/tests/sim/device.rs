@@ -148,6 +148,8 @@ impl World {
             steps: 1,
             duration_ms: Millis(1),
             engine: "sim".to_owned(),
+            initial_loss: None,
+            control_change: None,
         })
     }
 

@@ -50,6 +50,11 @@ impl<'a> Batches<'a> {
         self
     }
 
+    /// Number of examples.
+    pub fn examples(&self) -> usize {
+        self.examples.len()
+    }
+
     /// The examples with these indices as they are in an epoch: `x [n, c, h, w]`, `labels [n]`.
     ///
     /// # Panics

@@ -31,7 +31,8 @@ pub(super) fn begin<'a>(
     let mut parameters = Parameters::from_safetensors(received).map_err(wrong)?;
     let received = parameters.named(patterns);
     if !patterns.is_empty()
-        && let Some(own) = store.before(&id.job, round)
+        && let Some(last) = store.last_before(&id.job, round)
+        && let Some(own) = store.of(&id.job, last)
     {
         parameters.replace(own).map_err(wrong)?;
     }
@@ -47,12 +48,13 @@ impl Kept<'_> {
             return Ok(());
         }
         let own = parameters.named(self.patterns);
-        self.store.keep(&self.id.job, self.id.round.0, &own)?;
+        let (job, round) = (&self.id.job, self.id.round.0);
+        self.store.keep(job, round, self.store.last_before(job, round), &own)?;
         parameters.replace(self.received).map_err(wrong)
     }
 }
 
-fn wrong(error: ParametersError) -> Failure {
+pub(super) fn wrong(error: ParametersError) -> Failure {
     failures::of_training(&TrainError::Parameters(error))
 }
 

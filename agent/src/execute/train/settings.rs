@@ -143,7 +143,17 @@ mod tests {
     fn task(local: LocalTraining, rounds_done: u32, rounds: u32) -> TrainTask {
         let blob = BlobRef::by_digest(link::digest::of(b""), Bytes(0));
         let (graph, dataset) = (blob.clone(), DatasetName::parse("digits").unwrap());
-        TrainTask { graph, parameters: blob, dataset, local, seed: 1, rounds_done, rounds }
+        TrainTask {
+            graph,
+            parameters: blob,
+            dataset,
+            local,
+            seed: 1,
+            rounds_done,
+            rounds,
+            initial_loss: false,
+            control: None,
+        }
     }
 
     /// What the step size of each step is multiplied with, round after round.

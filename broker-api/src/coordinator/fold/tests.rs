@@ -16,7 +16,14 @@ fn parameters(values: &[f32]) -> Parameters {
 fn part(device: &str, examples: u64) -> Part {
     let digest = Digest::parse(&format!("sha256:{examples:064x}")).unwrap();
     let parameters = BlobRef::by_digest(digest, Size(0));
-    Part { device: DeviceId::parse(device).unwrap(), parameters, examples }
+    Part {
+        device: DeviceId::parse(device).unwrap(),
+        parameters,
+        examples,
+        steps: 1,
+        initial_loss: 0.0,
+        control_change: None,
+    }
 }
 
 fn model() -> Layout {

@@ -1,6 +1,6 @@
 //! What becomes of the mean when a server optimizer takes it for a gradient.
 
-use jobs::spec::Strategy;
+use jobs::spec::{LocalTraining, Strategy, TrainTask};
 use models::federated::server::{Aggregate, ServerOptimizer};
 
 use super::*;
@@ -89,6 +89,110 @@ async fn another_broker_goes_on_with_what_the_optimizer_kept() {
     let optimizer = optimizer(&strategy).unwrap();
     assert_stepped(&d1.given, 5, &optimizer);
     assert_stepped(&d2.given, 5, &optimizer);
+}
+
+/// Three rounds of two devices; what the first one was given in each.
+async fn rounds(strategy: &str) -> (JobRecord, Vec<Vec<f32>>, Device) {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let d1 = Device::start(&world, "d1").await;
+    let _d2 = Device::start(&world, "d2").await;
+    joined(&broker, 2).await;
+    let mut spec = spec(3, strategy.parse().unwrap());
+    let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
+    train.local = LocalTraining { momentum: 0.0, learning_rate: 0.5, ..LocalTraining::default() };
+    let record = ended(&broker, &submit(&broker, spec).await).await;
+    assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+    let given = d1.given.borrow().values().map(values).collect();
+    (record, given, d1)
+}
+
+fn assert_moved_by(given: &[Vec<f32>], step: f64) {
+    assert_eq!(given.len(), 3);
+    for pair in given.windows(2) {
+        for (before, after) in pair[0].iter().zip(&pair[1]) {
+            let expected = f64::from(*before) + step;
+            assert!((f64::from(*after) - expected).abs() < 1e-5, "{before} {after} {step}");
+        }
+    }
+}
+
+fn trainings(device: &Device) -> Vec<TrainTask> {
+    let offered = device.offered.borrow();
+    let training = |task: &jobs::spec::Task| match &task.work {
+        TaskWork::Train(work) => Some(work.clone()),
+        TaskWork::Evaluate(_) | TaskWork::Infer(_) | TaskWork::Telemetry => None,
+    };
+    offered.iter().filter_map(training).collect()
+}
+
+/// The two devices add 1 and 2 to every value, in 1 and 2 steps, and weigh 10 and 30.
+#[tokio::test]
+async fn fed_nova_weighs_steps() {
+    let (record, given, _) = rounds("fednova").await;
+    let effective = 0.25 * 1.0 + 0.75 * 2.0;
+    assert_moved_by(&given, effective * (0.25 * 1.0 / 1.0 + 0.75 * 2.0 / 2.0));
+    let (_, influence) = &record.rounds[0].influences[1];
+    assert!(influence.reason.starts_with("steps of weight 2.00, share 0.65"), "{influence:?}");
+}
+
+/// The losses before the training are 0.5 and 1.
+#[tokio::test]
+async fn q_fed_avg_weighs_losses() {
+    let (record, given, d1) = rounds("qfedavg:q=1").await;
+    let length = f64::from(u32::try_from(given[0].len()).unwrap());
+    let (first, second) = ((0.5, 1.0), (1.0, 2.0));
+    let pull = |(loss, step): (f64, f64)| 2.0 * loss * step;
+    let weight = |(loss, step): (f64, f64)| 4.0 * step * step * length + 2.0 * loss;
+    let step = (pull(first) + pull(second)) / (weight(first) + weight(second));
+    assert_moved_by(&given, step);
+    assert!(record.rounds[2].influences[0].1.reason.starts_with("loss 0.5000 before"));
+    let asked: Vec<bool> = trainings(&d1).iter().map(|work| work.initial_loss).collect();
+    assert_eq!(asked, [true; 3]);
+}
+
+/// The control variates of the two devices change by 1/8 and 2/8 in each round.
+#[tokio::test]
+async fn scaffold_moves_the_servers_control_variate() {
+    let (record, given, d1) = rounds("scaffold:learning_rate=0.5").await;
+    assert_moved_by(&given, 0.5 * 1.5);
+    let controls = d1.controls.borrow();
+    assert_eq!(controls.keys().copied().collect::<Vec<_>>(), [2, 3], "0 in the first round");
+    for (round, control) in controls.iter() {
+        let expected = (f32::from(u8::try_from(*round).unwrap()) - 1.0) * (0.125 + 0.25) / 2.0;
+        assert!(
+            values(control).iter().all(|value| (value - expected).abs() < 1e-6),
+            "{round}: {control:?}"
+        );
+    }
+    let own = |work: &TrainTask| work.control.as_ref().unwrap().device.map(|round| round.0);
+    let own: Vec<Option<u32>> = trainings(&d1).iter().map(own).collect();
+    assert_eq!(own, [None, Some(1), Some(2)]);
+    assert!(record.rounds.iter().all(|round| round.server_state.is_some()));
+}
+
+/// An agent that does not know of control variates sends none.
+#[tokio::test]
+async fn an_update_without_a_control_variate_is_refused() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let _d1 = Device::start(&world, "d1").await;
+    let bytes = tiny(|_| ());
+    let old = move |task: &jobs::spec::Task| match task.id.purpose {
+        Purpose::Train => Action::Upload(bytes.clone()),
+        Purpose::Evaluate | Purpose::Infer | Purpose::Telemetry => Action::Work,
+    };
+    let _d2 = Device::start_as(&world, "d2", old).await;
+    joined(&broker, 2).await;
+    let mut spec = spec(1, "scaffold".parse().unwrap());
+    let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
+    train.local = LocalTraining { momentum: 0.0, ..LocalTraining::default() };
+    train.participation.quorum = 1;
+    let record = ended(&broker, &submit(&broker, spec).await).await;
+    assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+    let (device, failure) = &record.rounds[0].missing[0];
+    assert_eq!((device.as_str(), failure.code), ("d2", FailureCode::InvalidUpdate));
+    assert!(failure.message.contains("control variate is missing"), "{failure:?}");
 }
 
 /// What a rule makes of rows that lie whole in memory, from `x` on, with examples for weights.

@@ -42,6 +42,9 @@ pub(in crate::coordinator) fn optimizer(strategy: &Strategy) -> Option<ServerOpt
     };
     match *strategy {
         Strategy::FedAvg {}
+        | Strategy::QFedAvg(_)
+        | Strategy::FedNova {}
+        | Strategy::Scaffold(_)
         | Strategy::FedMedian {}
         | Strategy::FedTrimmedAvg(_)
         | Strategy::Krum(_)

@@ -1,50 +1,85 @@
-//! Robust strategies: the updates are read side by side, in tiles, once for distances between
-//! them if the rule needs any, and once to be combined. No more than a tile of each is in memory.
+//! Strategies that look at all updates of a round: these are read side by side, in tiles, once for
+//! distances between them if the rule needs any, and once to be combined. No more than a tile of
+//! each is in memory.
 
 use bytes::{Bytes, BytesMut};
-use futures::future::try_join_all;
 use jobs::id::{BlobRef, Bytes as Size};
-use jobs::round::{Influence, Verdict};
-use jobs::spec::{Byzantine, CentredClipping, MultiKrum, NormBound, Strategy};
+use jobs::round::{Aggregate, Influence, Verdict};
+use jobs::spec::{Byzantine, CentredClipping, MultiKrum, NormBound, Scaffold, Strategy, TrainSpec};
 use link::blobs::Pieces;
 use models::federated::combination::combine;
-use models::federated::distances::{PairwiseDistances, UpdateNorms};
+use models::federated::fed_nova::{self, FedNovaError, LocalSteps};
+use models::federated::q_fed_avg::{QFedAvg, QFedAvgError};
 use models::federated::robust;
 use models::federated::tile::TileError;
 use models::params::{Layout, append_le_bytes};
 
-use super::values::Values;
+use self::rows::{Rows, blocking};
 use super::{ReadError, Updates};
-use crate::coordinator::fold::Part;
+use crate::coordinator::fold::{Part, weight};
 
-/// Values of a tile, over all devices.
-const TILE_VALUES: usize = if cfg!(test) { 20 } else { 2 * 1024 * 1024 };
-/// Values of one device in a tile, at least.
-const ROW_MIN: usize = if cfg!(test) { 3 } else { 4096 };
-/// Bytes of all updates that may be under way to this broker.
-const BATCHES_BYTES: u64 = 64 * 1024 * 1024;
+mod control;
+mod rows;
 
-/// A rule that bears wrong updates.
+/// What is made of all updates of a round.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(in crate::coordinator) enum Rule {
+    QFedAvg(QFedAvg),
+    /// After local steps with this momentum, or with this pull of a proximal term.
+    FedNova {
+        momentum: f64,
+        pull: f64,
+    },
+    /// So far towards the plain mean.
+    Scaffold {
+        learning_rate: f64,
+    },
     Median,
     TrimmedMean(f64),
-    MultiKrum { byzantine: usize, selected: Option<usize> },
-    Bulyan { byzantine: usize },
+    MultiKrum {
+        byzantine: usize,
+        selected: Option<usize>,
+    },
+    Bulyan {
+        byzantine: usize,
+    },
     GeometricMedian,
     CentredClipping(robust::centred_clipping::CentredClipping),
     NormBound(f64),
 }
 
-/// The robust rule of a strategy; none where updates are averaged.
-pub(in crate::coordinator) fn rule(strategy: &Strategy) -> Option<Rule> {
+/// What a rule starts from.
+#[derive(Debug, Clone)]
+pub(in crate::coordinator) struct Start {
+    pub(in crate::coordinator) rule: Rule,
+    /// The round's parameters.
+    pub(in crate::coordinator) parameters: BlobRef,
+    /// The server's control variate, with [`Rule::Scaffold`]; all 0 before its first round.
+    pub(in crate::coordinator) control: Option<BlobRef>,
+    /// Devices that could have taken part.
+    pub(in crate::coordinator) eligible: usize,
+}
+
+/// The rule of a training's strategy; none where updates are averaged while they arrive.
+pub(in crate::coordinator) fn rule(spec: &TrainSpec) -> Option<Rule> {
     let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
-    Some(match *strategy {
+    let local = &spec.local;
+    let local_rate = f64::from(local.learning_rate);
+    Some(match spec.strategy {
         Strategy::FedAvg {}
         | Strategy::FedAvgM(_)
         | Strategy::FedAdagrad(_)
         | Strategy::FedAdam(_)
         | Strategy::FedYogi(_) => return None,
+        Strategy::QFedAvg(it) => {
+            let learning_rate = it.learning_rate.unwrap_or(local_rate);
+            Rule::QFedAvg(QFedAvg { q: it.q, learning_rate })
+        }
+        Strategy::FedNova {} => {
+            let pull = f64::from(local.proximal) * local_rate;
+            Rule::FedNova { momentum: local.momentum.into(), pull }
+        }
+        Strategy::Scaffold(Scaffold { learning_rate }) => Rule::Scaffold { learning_rate },
         Strategy::FedMedian {} => Rule::Median,
         Strategy::FedTrimmedAvg(it) => Rule::TrimmedMean(it.fraction),
         Strategy::Krum(Byzantine { byzantine }) => {
@@ -66,6 +101,10 @@ pub(in crate::coordinator) fn rule(strategy: &Strategy) -> Option<Rule> {
 /// Why a rule gives nothing.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::coordinator) enum RuleError {
+    #[error(transparent)]
+    QFedAvg(#[from] QFedAvgError),
+    #[error(transparent)]
+    FedNova(#[from] FedNovaError),
     #[error(transparent)]
     Devices(#[from] robust::TooFewDevices),
     #[error(transparent)]
@@ -94,7 +133,7 @@ enum Combiner {
     Linear {
         coefficients: Vec<f64>,
         centred: bool,
-        influences: Vec<robust::Influence>,
+        influences: Vec<Influence>,
     },
 }
 
@@ -122,17 +161,20 @@ impl Combiner {
     }
 
     fn influences(&self) -> Vec<Influence> {
-        let influences = match self {
-            Self::Columns(rule) => rule.influences(),
-            Self::Bulyan(rule) => rule.influences(),
+        match self {
+            Self::Columns(rule) => told(&rule.influences()),
+            Self::Bulyan(rule) => told(&rule.influences()),
             Self::Linear { influences, .. } => influences.clone(),
-        };
-        influences.iter().map(told).collect()
+        }
     }
 }
 
-/// An influence in words.
-fn told(influence: &robust::Influence) -> Influence {
+/// Influences in words.
+fn told(influences: &[robust::Influence]) -> Vec<Influence> {
+    influences.iter().map(in_words).collect()
+}
+
+fn in_words(influence: &robust::Influence) -> Influence {
     let verdict = match influence.verdict {
         robust::Verdict::Kept => Verdict::Kept,
         robust::Verdict::Reduced => Verdict::Reduced,
@@ -156,44 +198,76 @@ fn told(influence: &robust::Influence) -> Influence {
 }
 
 impl Updates {
-    /// Stores what a rule makes of updates that were trained from `base`, and tells what became of
-    /// each.
-    pub(super) async fn robust(
+    /// Stores under the first name what a rule makes of updates that were trained from the round's
+    /// parameters, and tells what became of each; with [`Rule::Scaffold`] the server's next
+    /// control variate is stored under the second.
+    pub(super) async fn combine_by(
+        &self,
+        names: (String, String),
+        parts: &[Part],
+        start: &Start,
+    ) -> Result<Aggregate, ReadError> {
+        let model = self.ask(|fold| fold.model().clone()).await?;
+        let combiner = self.combiner(parts, start, &model).await?;
+        let centre = combiner.is_centred().then_some(&start.parameters);
+        let (parameters, combiner) =
+            self.combined(names.0, &blobs(parts, centre), combiner, &model).await?;
+        let devices = parts.iter().map(|part| part.device.clone());
+        let influences = devices.zip(combiner.influences()).collect();
+        let server_state = if matches!(start.rule, Rule::Scaffold { .. }) {
+            Some(self.move_control(names.1, parts, start, &model).await?)
+        } else {
+            None
+        };
+        Ok(Aggregate { parameters, server_state, influences })
+    }
+
+    /// Stores what a combiner makes of blobs.
+    async fn combined(
         &self,
         name: String,
-        parts: &[Part],
-        rule: Rule,
-        base: &BlobRef,
-    ) -> Result<(BlobRef, Vec<Influence>), ReadError> {
-        let model = self.ask(|fold| fold.model().clone()).await?;
-        let combiner = self.combiner(parts, rule, base, &model).await?;
-        let centre = combiner.is_centred().then_some(base);
-        let rows = Rows::open(self, parts, centre, &model).await?;
-        let size = Size(model.byte_len() as u64);
+        blobs: &[&BlobRef],
+        combiner: Combiner,
+        model: &Layout,
+    ) -> Result<(BlobRef, Combiner), ReadError> {
+        let rows = Rows::open(self, blobs, combiner.is_centred(), model).await?;
         let ready = BytesMut::from(&model.header()[..]);
         let mut result = Combined { rows, combiner: Some(combiner), ready };
-        let parameters = self.blobs.put_pieces(name, size, &mut result).await?;
-        let influences = result.combiner.map(|combiner| combiner.influences());
-        Ok((parameters, influences.unwrap_or_default()))
+        let size = Size(model.byte_len() as u64);
+        let stored = self.blobs.put_pieces(name, size, &mut result).await?;
+        Ok((stored, result.combiner.ok_or(RuleError::Fault)?))
     }
 
     /// Reads the updates once, if the rule has to know something of them as a whole.
     async fn combiner(
         &self,
         parts: &[Part],
-        rule: Rule,
-        base: &BlobRef,
+        start: &Start,
         model: &Layout,
     ) -> Result<Combiner, ReadError> {
-        let devices = parts.len();
-        let weights: Vec<f64> = parts.iter().map(super::super::fold::weight).collect();
-        let rows = async |centre| Rows::open(self, parts, centre, model).await;
+        let (devices, base) = (parts.len(), &start.parameters);
+        let weights: Vec<f64> = parts.iter().map(weight).collect();
+        let rows = async |centre: Option<&BlobRef>| {
+            Rows::open(self, &blobs(parts, centre), centre.is_some(), model).await
+        };
         let linear = |coefficients, centred, influences| Combiner::Linear {
             coefficients,
             centred,
             influences,
         };
-        Ok(match rule {
+        Ok(match start.rule {
+            Rule::QFedAvg(rule) => {
+                let norms = rows(Some(base)).await?.norms().await?;
+                let (shares, influences) = by_loss(rule, parts, &norms)?;
+                linear(shares, true, influences)
+            }
+            Rule::FedNova { momentum, pull } => {
+                let (shares, influences) = by_steps(parts, &weights, momentum, pull)?;
+                linear(shares, true, influences)
+            }
+            Rule::Scaffold { learning_rate } => {
+                linear(vec![learning_rate / count(devices); devices], true, Vec::new())
+            }
             Rule::Median => Combiner::Columns(
                 robust::trimmed_mean::TrimmedMean::median(devices).map_err(RuleError::from)?,
             ),
@@ -207,7 +281,7 @@ impl Updates {
                 let krum = robust::krum::MultiKrum { byzantine, selected };
                 let selection = krum.select(&distances).map_err(RuleError::from)?;
                 let coefficients = selection.coefficients(&weights).map_err(RuleError::from)?;
-                linear(coefficients, false, selection.influences())
+                linear(coefficients, false, told(&selection.influences()))
             }
             Rule::Bulyan { byzantine } => {
                 let distances = rows(None).await?.distances().await?;
@@ -218,13 +292,13 @@ impl Updates {
                 let distances = rows(None).await?.distances().await?;
                 let median = robust::geometric_median::GeometricMedian::default();
                 let located = median.locate(&distances, &weights).map_err(RuleError::from)?;
-                let influences = located.influences();
+                let influences = told(&located.influences());
                 linear(located.shares, false, influences)
             }
             Rule::CentredClipping(rule) => {
                 let distances = rows(Some(base)).await?.distances().await?;
                 let clipped = rule.coefficients(&distances).map_err(RuleError::from)?;
-                linear(clipped.coefficients.clone(), true, clipped.influences())
+                linear(clipped.coefficients.clone(), true, told(&clipped.influences()))
             }
             Rule::NormBound(norm) => {
                 let norms = rows(Some(base)).await?.norms().await?;
@@ -232,84 +306,9 @@ impl Updates {
                 let shares: Vec<f64> = weights.iter().map(|weight| weight / total).collect();
                 let bound = robust::norm_bound::NormBound::new(norm).map_err(RuleError::from)?;
                 let clipped = bound.clip(&norms, &shares).map_err(RuleError::from)?;
-                linear(clipped.coefficients.clone(), true, clipped.influences())
+                linear(clipped.coefficients.clone(), true, told(&clipped.influences()))
             }
         })
-    }
-}
-
-/// Updates side by side, behind the centre if there is one.
-struct Rows {
-    model: Layout,
-    values: Vec<Values>,
-    offset: usize,
-    length: usize,
-    centred: bool,
-}
-
-impl Rows {
-    async fn open(
-        updates: &Updates,
-        parts: &[Part],
-        centre: Option<&BlobRef>,
-        model: &Layout,
-    ) -> Result<Self, ReadError> {
-        let blobs = centre.into_iter().chain(parts.iter().map(|part| &part.parameters));
-        let blobs: Vec<&BlobRef> = blobs.collect();
-        let batch = BATCHES_BYTES / blobs.len().max(1) as u64;
-        let open = blobs.iter().map(async |blob| {
-            let values = Values::of_parameters(&updates.blobs, blob).await?;
-            Ok::<_, ReadError>(values.in_batches_of(batch))
-        });
-        let values = try_join_all(open).await?;
-        let length = (TILE_VALUES / values.len().max(1)).max(ROW_MIN);
-        let centred = centre.is_some();
-        Ok(Self { model: model.clone(), values, offset: 0, length, centred })
-    }
-
-    /// The next tile with its offset; `None` at the end, when each digest was right.
-    async fn next(&mut self) -> Result<Option<(usize, Vec<Vec<f32>>)>, ReadError> {
-        let offset = self.offset;
-        let length = self.length.min(self.model.total_len() - offset);
-        if length == 0 {
-            return Ok(None);
-        }
-        let (model, whole) = (&self.model, offset + length == self.model.total_len());
-        let next = self.values.iter_mut().map(async |values| {
-            let row = values.next(length, model).await?;
-            if whole {
-                values.end().await?;
-            }
-            Ok::<_, ReadError>(row)
-        });
-        let rows = try_join_all(next).await?;
-        self.offset += length;
-        Ok(Some((offset, rows)))
-    }
-
-    async fn distances(mut self) -> Result<models::federated::distances::Distances, ReadError> {
-        let mut sums = PairwiseDistances::new(self.values.len());
-        while let Some((offset, rows)) = self.next().await? {
-            sums = blocking(move || {
-                let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
-                sums.add(offset, &rows).map(|()| sums)
-            })
-            .await?;
-        }
-        Ok(sums.distances())
-    }
-
-    async fn norms(mut self) -> Result<Vec<f64>, ReadError> {
-        let mut sums = UpdateNorms::new(self.values.len() - usize::from(self.centred));
-        while let Some((offset, rows)) = self.next().await? {
-            sums = blocking(move || {
-                let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
-                let (centre, rows) = rows.split_first().expect("the centre is a row");
-                sums.add(offset, Some(centre), rows).map(|()| sums)
-            })
-            .await?;
-        }
-        Ok(sums.norms())
     }
 }
 
@@ -341,9 +340,61 @@ impl Pieces for &mut Combined {
     }
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, TileError> + Send + 'static,
-) -> Result<T, ReadError> {
-    let done = tokio::task::spawn_blocking(work).await.map_err(|_| RuleError::Fault)?;
-    Ok(done.map_err(RuleError::from)?)
+/// The parameters of updates, behind the centre if there is one.
+fn blobs<'a>(parts: &'a [Part], centre: Option<&'a BlobRef>) -> Vec<&'a BlobRef> {
+    centre.into_iter().chain(parts.iter().map(|part| &part.parameters)).collect()
+}
+
+/// Coefficients of q-FedAvg, and what to say of them.
+fn by_loss(
+    rule: QFedAvg,
+    parts: &[Part],
+    norms: &[f64],
+) -> Result<(Vec<f64>, Vec<Influence>), RuleError> {
+    let losses: Vec<f64> = parts.iter().map(|part| part.initial_loss).collect();
+    let shares = rule.coefficients(&losses, norms)?;
+    let told = losses
+        .iter()
+        .zip(&shares)
+        .map(|(loss, share)| kept(format!("loss {loss:.4} before the training, share {share:.4}")));
+    let told = told.collect();
+    Ok((shares, told))
+}
+
+/// Coefficients of `FedNova`, and what to say of them.
+fn by_steps(
+    parts: &[Part],
+    weights: &[f64],
+    momentum: f64,
+    pull: f64,
+) -> Result<(Vec<f64>, Vec<Influence>), RuleError> {
+    let steps = parts.iter().map(|part| local_steps(part.steps, momentum, pull));
+    let steps: Vec<LocalSteps> = steps.collect();
+    let shares = fed_nova::coefficients(weights, &steps)?;
+    let told = steps.iter().zip(&shares).map(|(steps, share)| {
+        kept(format!("steps of weight {:.2}, share {share:.4}", steps.weight()))
+    });
+    let told = told.collect();
+    Ok((shares, told))
+}
+
+fn local_steps(steps: u64, momentum: f64, pull: f64) -> LocalSteps {
+    // Others were refused when they arrived.
+    let steps = u32::try_from(steps).unwrap_or(u32::MAX);
+    if momentum > 0.0 {
+        LocalSteps::Momentum { steps, momentum }
+    } else if pull > 0.0 {
+        LocalSteps::Proximal { steps, pull }
+    } else {
+        LocalSteps::Plain { steps }
+    }
+}
+
+fn kept(reason: String) -> Influence {
+    Influence { verdict: Verdict::Kept, reason }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a round has far fewer than 2^53 devices")]
+fn count(devices: usize) -> f64 {
+    devices as f64
 }

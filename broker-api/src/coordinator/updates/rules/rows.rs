@@ -1,0 +1,99 @@
+//! Updates side by side, in tiles.
+
+use futures::future::try_join_all;
+use jobs::id::BlobRef;
+use models::federated::distances::{Distances, PairwiseDistances, UpdateNorms};
+use models::federated::tile::TileError;
+use models::params::Layout;
+
+use super::RuleError;
+use crate::coordinator::updates::values::Values;
+use crate::coordinator::updates::{ReadError, Updates};
+
+/// Values of a tile, over all devices.
+const TILE_VALUES: usize = if cfg!(test) { 20 } else { 2 * 1024 * 1024 };
+/// Values of one device in a tile, at least.
+const ROW_MIN: usize = if cfg!(test) { 3 } else { 4096 };
+/// Bytes of all updates that may be under way to this broker.
+const BATCHES_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Updates side by side, behind the centre if there is one.
+pub(super) struct Rows {
+    model: Layout,
+    values: Vec<Values>,
+    offset: usize,
+    length: usize,
+    centred: bool,
+}
+
+impl Rows {
+    /// Opens blobs that are laid out as the model is; the first one is the centre, if so.
+    pub(super) async fn open(
+        updates: &Updates,
+        blobs: &[&BlobRef],
+        centred: bool,
+        model: &Layout,
+    ) -> Result<Self, ReadError> {
+        let batch = BATCHES_BYTES / blobs.len().max(1) as u64;
+        let open = blobs.iter().map(async |blob| {
+            let values = Values::of_parameters(&updates.blobs, blob).await?;
+            Ok::<_, ReadError>(values.in_batches_of(batch))
+        });
+        let values = try_join_all(open).await?;
+        let length = (TILE_VALUES / values.len().max(1)).max(ROW_MIN);
+        Ok(Self { model: model.clone(), values, offset: 0, length, centred })
+    }
+
+    /// The next tile with its offset; `None` at the end, when each digest was right.
+    pub(super) async fn next(&mut self) -> Result<Option<(usize, Vec<Vec<f32>>)>, ReadError> {
+        let offset = self.offset;
+        let length = self.length.min(self.model.total_len() - offset);
+        if length == 0 {
+            return Ok(None);
+        }
+        let (model, whole) = (&self.model, offset + length == self.model.total_len());
+        let next = self.values.iter_mut().map(async |values| {
+            let row = values.next(length, model).await?;
+            if whole {
+                values.end().await?;
+            }
+            Ok::<_, ReadError>(row)
+        });
+        let rows = try_join_all(next).await?;
+        self.offset += length;
+        Ok(Some((offset, rows)))
+    }
+
+    pub(super) async fn distances(mut self) -> Result<Distances, ReadError> {
+        let mut sums = PairwiseDistances::new(self.values.len());
+        while let Some((offset, rows)) = self.next().await? {
+            sums = blocking(move || {
+                let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
+                sums.add(offset, &rows).map(|()| sums)
+            })
+            .await?;
+        }
+        Ok(sums.distances())
+    }
+
+    pub(super) async fn norms(mut self) -> Result<Vec<f64>, ReadError> {
+        let mut sums = UpdateNorms::new(self.values.len() - usize::from(self.centred));
+        while let Some((offset, rows)) = self.next().await? {
+            sums = blocking(move || {
+                let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
+                let (centre, rows) = rows.split_first().expect("the centre is a row");
+                sums.add(offset, Some(centre), rows).map(|()| sums)
+            })
+            .await?;
+        }
+        Ok(sums.norms())
+    }
+}
+
+/// Computes apart from the threads that wait for bytes.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, TileError> + Send + 'static,
+) -> Result<T, ReadError> {
+    let done = tokio::task::spawn_blocking(work).await.map_err(|_| RuleError::Fault)?;
+    Ok(done.map_err(RuleError::from)?)
+}

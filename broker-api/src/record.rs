@@ -1,11 +1,12 @@
 //! What the broker keeps and shows: jobs, events, devices, models. Stored in JetStream as JSON.
 
 use jobs::device::{Hello, Presence, Telemetry};
-use jobs::id::{BlobRef, DeviceId, Digest, JobId, Millis, ModelRef};
+use jobs::id::{BlobRef, DeviceId, Digest, JobId, Millis, ModelRef, RoundNumber};
 use jobs::job::JobState;
 use jobs::report::{Failure, InferReport, Progress};
 use jobs::round::Outcome;
 use jobs::spec::JobSpec;
+use jobs::training::Enough;
 use models::artifact::ModelConfig;
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +51,12 @@ pub enum JobResult {
     Train {
         /// The registered version.
         model: ModelRef,
+        /// The round whose parameters it has.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        round: Option<RoundNumber>,
+        /// Why no further round followed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        enough: Option<Enough>,
     },
     /// Measurements by device.
     Telemetry {

@@ -440,6 +440,8 @@ pub(crate) fn train_spec(rounds: u32, devices: u32) -> JobSpec {
         strategy: jobs::spec::Strategy::default(),
         evaluate: true,
         target_accuracy: None,
+        early_stopping: None,
+        keep: jobs::spec::Keep::default(),
         register_as: Some(id("tiny-mlp")),
         seed: 7,
     };

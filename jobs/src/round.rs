@@ -32,6 +32,7 @@ pub(crate) use self::select::mixed;
 use crate::id::{Attempt, BlobRef, DeviceId, Millis, RoundNumber};
 use crate::report::{EvaluationReport, Failure, Progress, UpdateReport};
 use crate::spec::{Participation, Purpose};
+use crate::training::Best;
 
 mod aggregate;
 mod collect;
@@ -192,6 +193,9 @@ pub struct Outcome {
     pub evaluations: Vec<(DeviceId, EvaluationReport)>,
     /// Everyone invited whose update is not in the mean, and exactly why; ordered by device.
     pub missing: Vec<(DeviceId, Failure)>,
+    /// The best round of the job so far, where it looks for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<Best>,
     /// When it began.
     pub started_at: Millis,
     /// When it ended.

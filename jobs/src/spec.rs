@@ -3,27 +3,28 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use crate::engine::EnginePolicy;
 use crate::id::{
-    Attempt, BlobRef, Bytes, DatasetName, IdError, JobId, Millis, ModelName, ModelRef,
-    ModelVersion, RoundNumber,
+    Attempt, BlobRef, Bytes, DatasetName, IdError, JobId, Millis, ModelName, ModelRef, RoundNumber,
 };
 use crate::selector::Selector;
 
 mod examples;
 mod local;
+mod model;
 mod schedule;
+mod stopping;
 mod strategy;
 mod validate;
 
 pub use self::examples::{Augment, AugmentError, Normalization, NormalizationError};
 use self::local::is_default;
 pub use self::local::{LocalTraining, Loss, LossError, Optimizer, OptimizerError};
+pub use self::model::ModelQuery;
 pub use self::schedule::{Schedule, ScheduleError};
+pub use self::stopping::{EarlyStopping, Keep, Metric, StoppingError};
 pub use self::strategy::{
     Byzantine, CentredClipping, FedAdagrad, FedAdam, FedAvgM, FedTrimmedAvg, FedYogi, MultiKrum,
     NormBound, QFedAvg, Scaffold, Strategy, StrategyError,
@@ -86,59 +87,6 @@ impl WorkSpec {
             WorkSpec::Train(_) => JobKind::Train,
             WorkSpec::Telemetry => JobKind::Telemetry,
         }
-    }
-}
-
-/// A model by name, and by version if not the newest; also read from `name` or `name:version`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ModelQuery {
-    /// The model's name.
-    pub name: ModelName,
-    /// The version; the newest when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub version: Option<ModelVersion>,
-}
-
-impl FromStr for ModelQuery {
-    type Err = IdError;
-    fn from_str(text: &str) -> Result<Self, IdError> {
-        let (name, version) = match text.split_once(':') {
-            None => (text, None),
-            Some((name, version)) => (name, Some(ModelVersion::parse(version)?)),
-        };
-        Ok(Self { name: ModelName::parse(name)?, version })
-    }
-}
-
-impl<'de> Deserialize<'de> for ModelQuery {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ModelQueryVisitor)
-    }
-}
-
-struct ModelQueryVisitor;
-
-impl<'de> Visitor<'de> for ModelQueryVisitor {
-    type Value = ModelQuery;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a model as \"name\", \"name:version\" or {\"name\": .., \"version\": ..}")
-    }
-
-    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<ModelQuery, E> {
-        text.parse().map_err(E::custom)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ModelQuery, A::Error> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Parts {
-            name: ModelName,
-            #[serde(default)]
-            version: Option<ModelVersion>,
-        }
-        let Parts { name, version } = Parts::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(ModelQuery { name, version })
     }
 }
 
@@ -213,6 +161,12 @@ pub struct TrainSpec {
     /// Ends the job early when the evaluation reaches it, 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_accuracy: Option<f64>,
+    /// Ends the job early when the evaluation does not improve any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub early_stopping: Option<EarlyStopping>,
+    /// Which round's parameters are the result.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub keep: Keep,
     /// Registers the result under this name; the model's own name when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub register_as: Option<ModelName>,
@@ -454,24 +408,6 @@ pub struct InferTask {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_model_is_named_by_text_or_parts() {
-        let parse = |text: &str| serde_json::from_str::<ModelQuery>(text);
-        let both = parse(r#"{"name":"digits","version":"3"}"#).unwrap();
-        assert_eq!(parse(r#""digits:3""#).unwrap(), both);
-        assert_eq!(parse(&serde_json::to_string(&both).unwrap()).unwrap(), both);
-        assert_eq!(parse(r#""digits""#).unwrap().version, None);
-        for (bad, expected) in [
-            (r#""Digits""#, "model name \"Digits\""),
-            (r#""digits:""#, "model version \"\""),
-            (r#"{"name":"a","versoin":"1"}"#, "unknown field `versoin`"),
-            ("7", "\"name:version\""),
-        ] {
-            let error = parse(bad).unwrap_err().to_string();
-            assert!(error.contains(expected), "{error:?} lacks {expected:?}");
-        }
-    }
 
     #[test]
     fn task_ids_are_one_token_and_parse_back() {

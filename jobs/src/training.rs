@@ -11,8 +11,9 @@
 //!
 //! - Every round has a number of its own, also one that repeats a failed one: what was reported
 //!   for another round never counts.
-//! - Enough: `rounds` rounds gave new parameters, or the devices' judgement (mean weighted by
-//!   examples) reached `target_accuracy`. Then the newest parameters are registered.
+//! - Enough: `rounds` rounds gave new parameters, or the judgement (mean weighted by examples)
+//!   reached `target_accuracy`, or has not improved for as long as `early_stopping` says. Then the
+//!   newest parameters are registered, or with `keep: best` those that were judged best.
 //! - A job that fails registers nothing; the parameters of its rounds were published.
 //! - Every round that ended is published, a failed one too.
 
@@ -24,6 +25,11 @@ use crate::id::{BlobRef, DeviceId, Millis, ModelRef, RoundNumber};
 use crate::report::{Failure, FailureCode};
 use crate::round::{self, DEVICES_MAX, Outcome, Plan, Round, mixed};
 use crate::spec::{ControlVariates, Strategy, TrainSpec};
+
+mod progress;
+
+use self::progress::Progress;
+pub use self::progress::{Best, Candidate};
 
 /// What happened to a training job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -67,7 +73,7 @@ pub enum Effect {
     PublishRound(Box<Outcome>),
     /// Register these parameters as a model version, answer with [`Event::Registered`].
     Register {
-        /// The final parameters.
+        /// The result.
         parameters: BlobRef,
     },
     /// The job is over.
@@ -81,6 +87,35 @@ pub struct Ending {
     pub model: Option<ModelRef>,
     /// Why it did not succeed.
     pub failure: Option<Failure>,
+    /// Of a job that succeeded: the round whose parameters were registered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round: Option<RoundNumber>,
+    /// Of a job that succeeded: why no further round followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enough: Option<Enough>,
+}
+
+/// Why a job needs no further round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Enough {
+    /// As many as were asked for gave new parameters.
+    Rounds,
+    /// The judgement reached what was aimed at.
+    TargetAccuracy,
+    /// The judgement does not improve any more.
+    EarlyStopping,
+}
+
+impl Enough {
+    /// The word for it in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Enough::Rounds => "rounds",
+            Enough::TargetAccuracy => "target_accuracy",
+            Enough::EarlyStopping => "early_stopping",
+        }
+    }
 }
 
 /// Full outcomes that are kept, at most; the event stream has them all.
@@ -104,11 +139,16 @@ pub struct Training {
     /// What the server optimizer keeps with them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     server_state: Option<BlobRef>,
+    /// The round that made them; 0 for the initial ones.
+    #[serde(default)]
+    made_by: RoundNumber,
     /// The number of the newest round.
     number: RoundNumber,
     succeeded: u32,
     failed_in_a_row: u32,
     accuracy: Option<f64>,
+    #[serde(default, skip_serializing_if = "Progress::is_empty")]
+    progress: Progress,
     round: Option<Round>,
     /// The newest outcomes, the oldest first.
     history: Vec<Outcome>,
@@ -144,10 +184,12 @@ impl Training {
             phase: Phase::Training,
             parameters,
             server_state: None,
+            made_by: RoundNumber(0),
             number: RoundNumber(0),
             succeeded: 0,
             failed_in_a_row: 0,
             accuracy: None,
+            progress: Progress::default(),
             round: None,
             history: Vec::new(),
             counted: BTreeMap::new(),
@@ -211,7 +253,7 @@ impl Training {
             }
             Phase::Resting { .. } => {}
             Phase::Registering => {
-                effects.push(Effect::Register { parameters: self.parameters.clone() });
+                effects.push(Effect::Register { parameters: self.result().parameters });
             }
             Phase::Ended { ending } => effects.push(Effect::End(ending.clone())),
         }
@@ -250,6 +292,16 @@ impl Training {
         matches!(self.spec.strategy, Strategy::Scaffold(_)).then(|| ControlVariates {
             server: self.server_state.clone(),
             device: self.counted.get(device).copied(),
+        })
+    }
+
+    /// What is registered if no further round follows.
+    pub fn result(&self) -> Candidate {
+        self.progress.kept(&self.spec).cloned().unwrap_or_else(|| Candidate {
+            round: self.made_by,
+            rounds_done: self.succeeded,
+            parameters: self.parameters.clone(),
+            accuracy: self.accuracy,
         })
     }
 
@@ -307,18 +359,21 @@ impl Training {
                 effects.push(self.of_round(effect));
             }
         }
-        if let Some(outcome) = &ended {
+        if let Some(outcome) = &mut ended {
             self.round = None;
             if outcome.failure.is_none() {
+                self.made_by = outcome.round;
                 self.succeeded += 1;
                 self.failed_in_a_row = 0;
                 self.parameters = outcome.parameters.clone();
                 self.server_state.clone_from(&outcome.server_state);
                 self.accuracy = outcome.accuracy().or(self.accuracy);
+                self.progress.note(&self.spec, outcome, self.succeeded);
                 self.count(outcome);
             } else {
                 self.failed_in_a_row += 1;
             }
+            outcome.best = self.progress.best(&self.spec);
             self.record((**outcome).clone());
             effects.push(Effect::PublishRound(outcome.clone()));
         }
@@ -350,17 +405,25 @@ impl Training {
             let message = format!("{limit} rounds in a row failed, the last: {}", last.message);
             return self.end(None, Some(Failure::new(last.code, message)));
         }
-        if self.is_enough(outcome) { self.register() } else { self.begin_round(now) }
+        if self.enough().is_some() { self.register() } else { self.begin_round(now) }
     }
 
-    fn is_enough(&self, last: &Outcome) -> bool {
-        let reached = self.spec.target_accuracy.zip(last.accuracy());
-        self.succeeded >= self.spec.rounds || reached.is_some_and(|(target, now)| now >= target)
+    /// Whether a round that gave new parameters was the last one, and why.
+    fn enough(&self) -> Option<Enough> {
+        let judged = self.history.last().and_then(Outcome::accuracy);
+        if self.succeeded >= self.spec.rounds {
+            Some(Enough::Rounds)
+        } else if self.spec.target_accuracy.zip(judged).is_some_and(|(target, now)| now >= target) {
+            Some(Enough::TargetAccuracy)
+        } else {
+            let stale = self.spec.early_stopping.filter(|early| self.progress.is_stale(early));
+            stale.map(|_| Enough::EarlyStopping)
+        }
     }
 
     fn register(&mut self) -> Vec<Effect> {
         self.phase = Phase::Registering;
-        vec![Effect::Register { parameters: self.parameters.clone() }]
+        vec![Effect::Register { parameters: self.result().parameters }]
     }
 
     /// Ends the job early, unless the round at work has just become the last one.
@@ -368,8 +431,8 @@ impl Training {
         match self.phase {
             Phase::Training => {
                 let (mut effects, ended) = self.drive(now, &round::Event::CancelRequested);
-                let last = ended.filter(|last| last.failure.is_none() && self.is_enough(last));
-                effects.extend(match last {
+                let last = ended.filter(|last| last.failure.is_none());
+                effects.extend(match last.and_then(|_| self.enough()) {
                     Some(_) => self.register(),
                     None => self.end(None, Some(failure)),
                 });
@@ -381,7 +444,11 @@ impl Training {
     }
 
     fn end(&mut self, model: Option<ModelRef>, failure: Option<Failure>) -> Vec<Effect> {
-        let ending = Box::new(Ending { model, failure });
+        let (round, enough) = match &model {
+            Some(_) => (Some(self.result().round), self.enough()),
+            None => (None, None),
+        };
+        let ending = Box::new(Ending { model, failure, round, enough });
         self.phase = Phase::Ended { ending: ending.clone() };
         vec![Effect::End(ending)]
     }

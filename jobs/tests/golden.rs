@@ -22,7 +22,7 @@ use jobs::report::{
 };
 use jobs::selector::Selector;
 use jobs::spec::{
-    Augment, EvaluateTask, InferInput, InferSpec, InferTask, JobSpec, LocalTraining, Loss,
+    Augment, EvaluateTask, InferInput, InferSpec, InferTask, JobSpec, Keep, LocalTraining, Loss,
     Normalization, Offer, Optimizer, Participation, Purpose, Schedule, Strategy, Task, TaskId,
     TaskWork, TensorHeader, TrainSpec, TrainTask, WorkSpec,
 };
@@ -296,6 +296,30 @@ fn reports(golden: &mut Golden) {
     }
 }
 
+/// A training that uses what older agents do not know.
+fn refined(train: &TrainSpec) -> TrainSpec {
+    TrainSpec {
+        local: LocalTraining {
+            optimizer: Optimizer::Adamw,
+            loss: Loss::CrossEntropy,
+            schedule: Schedule::Step { every: 500, factor: 0.5 },
+            warm_up: 20,
+            proximal: 0.5,
+            gradient_norm_max: Some(2.0),
+            label_smoothing: 0.125,
+            frozen: vec!["stem.*".to_owned()],
+            kept_local: vec!["*norm*".to_owned()],
+            augment: vec![Augment::Flip, Augment::PadCrop, Augment::Cutout],
+            normalization: Normalization::Dataset,
+            ..LocalTraining::default()
+        },
+        strategy: "fedadam:learning_rate=0.25,tau=0.5".parse().unwrap(),
+        early_stopping: Some("3:0.25:accuracy".parse().unwrap()),
+        keep: Keep::Best,
+        ..train.clone()
+    }
+}
+
 fn jobs(golden: &mut Golden) {
     let train = TrainSpec {
         model: parse("mlp"),
@@ -320,6 +344,8 @@ fn jobs(golden: &mut Golden) {
         strategy: Strategy::default(),
         evaluate: true,
         target_accuracy: Some(0.95),
+        early_stopping: None,
+        keep: Keep::Last,
         register_as: Some(parse("digits-mlp")),
         seed: 7,
     };
@@ -329,25 +355,7 @@ fn jobs(golden: &mut Golden) {
         work,
     };
     golden.same("job-train", &job("group=lab", WorkSpec::Train(Box::new(train.clone()))));
-    let refined = TrainSpec {
-        local: LocalTraining {
-            optimizer: Optimizer::Adamw,
-            loss: Loss::CrossEntropy,
-            schedule: Schedule::Step { every: 500, factor: 0.5 },
-            warm_up: 20,
-            proximal: 0.5,
-            gradient_norm_max: Some(2.0),
-            label_smoothing: 0.125,
-            frozen: vec!["stem.*".to_owned()],
-            kept_local: vec!["*norm*".to_owned()],
-            augment: vec![Augment::Flip, Augment::PadCrop, Augment::Cutout],
-            normalization: Normalization::Dataset,
-            ..LocalTraining::default()
-        },
-        strategy: "fedadam:learning_rate=0.25,tau=0.5".parse().unwrap(),
-        ..train.clone()
-    };
-    golden.same("job-train-refined", &job("group=lab", WorkSpec::Train(Box::new(refined))));
+    golden.same("job-train-refined", &job("group=lab", WorkSpec::Train(Box::new(refined(&train)))));
     let old = TrainSpec {
         local: LocalTraining::default(),
         participation: Participation::default(),

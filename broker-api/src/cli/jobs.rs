@@ -189,7 +189,7 @@ fn outcome(job: &JobRecord) -> String {
             let best = best.map_or_else(|| "answered".to_owned(), super::infer::class);
             format!("{best} by {device}")
         }
-        Some(JobResult::Train { model }) => format!("{}:{}", model.name, model.version),
+        Some(JobResult::Train { model, .. }) => format!("{}:{}", model.name, model.version),
         Some(JobResult::Telemetry { devices }) => format!("{} devices", devices.len()),
         None if job.rounds.is_empty() => String::new(),
         None => format!("{} rounds so far", job.rounds.len()),

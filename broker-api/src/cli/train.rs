@@ -7,8 +7,8 @@ use clap::Args;
 use jobs::id::{DatasetName, JobId, Millis, ModelName};
 use jobs::job::JobState;
 use jobs::spec::{
-    Augment, LocalTraining, Loss, ModelQuery, Normalization, Optimizer, Participation, Schedule,
-    Strategy, TrainSpec,
+    Augment, EarlyStopping, Keep, LocalTraining, Loss, ModelQuery, Normalization, Optimizer,
+    Participation, Schedule, Strategy, TrainSpec,
 };
 use reqwest::Method;
 
@@ -129,6 +129,17 @@ pub(super) struct TrainArgs {
     /// Ends early when the evaluation reaches it, 0 to 1.
     #[arg(long, value_name = "SHARE")]
     target_accuracy: Option<f64>,
+    #[arg(
+        long,
+        value_name = "PATIENCE[:MIN_DELTA[:METRIC]]",
+        help = "Ends early when the evaluation does not improve any more: in so many rounds, by \
+                more than MIN_DELTA, of loss or accuracy; such as 3 or 3:0.001:accuracy"
+    )]
+    early_stopping: Option<EarlyStopping>,
+    /// Which round's parameters are registered: last or best (as --early-stopping compares them,
+    /// else by loss).
+    #[arg(long, default_value_t = Keep::default(), value_name = "ROUND")]
+    keep: Keep,
     /// Do not let devices judge the model after each round.
     #[arg(long)]
     no_evaluate: bool,
@@ -206,6 +217,8 @@ fn spec(args: &TrainArgs, model: ModelQuery, dataset: DatasetName) -> TrainSpec 
         strategy: args.strategy,
         evaluate: !args.no_evaluate,
         target_accuracy: args.target_accuracy,
+        early_stopping: args.early_stopping,
+        keep: args.keep,
         register_as: args.register_as.clone(),
         seed: args.seed,
     }
@@ -282,10 +295,13 @@ async fn finish(client: &Client, id: &JobId, output: &mut Output) -> Result<(), 
         return Ok(());
     }
     match &job.result {
-        Some(JobResult::Train { model }) => {
-            let summary = rounds::summary(&job.rounds);
-            output
-                .line(format_args!("\nregistered {}:{} ({summary})", model.name, model.version))?;
+        Some(JobResult::Train { model, round, enough }) => {
+            let summary = rounds::summary(&job.rounds, *round);
+            let why = rounds::ended_early(&job.rounds, *round, *enough);
+            output.line(format_args!(
+                "\n{why}registered {}:{} ({summary})",
+                model.name, model.version
+            ))?;
             let (name, version) = (&model.name, &model.version);
             Ok(output.line(format_args!(
                 "next: dunlin infer --model {name} PICTURE...\n      \

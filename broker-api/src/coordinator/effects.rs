@@ -278,6 +278,13 @@ impl Owner {
                 && Some(blob) != state
                 && !self.stored.garbage.iter().flatten().any(|kept| kept == blob)
         });
+        // The best round's parameters wait on the list until another round is the best.
+        let result = self.machine.result().parameters;
+        let (kept, gone): (Vec<BlobRef>, Vec<BlobRef>) =
+            gone.into_iter().partition(|blob| *blob == result);
+        if !kept.is_empty() {
+            self.stored.garbage.insert(0, kept);
+        }
         self.remove(gone);
     }
 
@@ -318,7 +325,8 @@ impl Owner {
             Some(failure) if failure.code == FailureCode::Cancelled => JobState::Cancelled,
             Some(_) => JobState::Failed,
         };
-        let result = ending.model.map(|model| JobResult::Train { model });
+        let Ending { model, round, enough, .. } = ending;
+        let result = model.map(|model| JobResult::Train { model, round, enough });
         let end = JobEnd { state, failure: ending.failure, result };
         while let Err(error) = self.write_end(&end).await {
             self.rest(&error).await?;
@@ -326,6 +334,7 @@ impl Owner {
         let mut gone: Vec<BlobRef> = self.stored.garbage.drain(..).flatten().collect();
         gone.append(&mut self.stored.updates);
         gone.push(self.machine.parameters().clone());
+        gone.push(self.machine.result().parameters);
         gone.extend(self.machine.server_state().cloned());
         self.remove(gone);
         Ok(())

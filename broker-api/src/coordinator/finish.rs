@@ -124,15 +124,17 @@ fn unwritable(error: &dyn std::fmt::Display) -> Failure {
 }
 
 fn lineage(job: &JobId, spec: &TrainSpec, training: &Training) -> Lineage {
+    let result = training.result();
     let made = training.history().iter().filter(|outcome| outcome.failure.is_none());
+    let made = made.filter(|outcome| outcome.round <= result.round);
     let devices: BTreeSet<String> = made
         .flat_map(|outcome| outcome.updates.iter().map(|(device, _)| device.to_string()))
         .collect();
     Lineage {
         job: job.to_string(),
         dataset: spec.dataset.to_string(),
-        rounds: training.rounds_done(),
+        rounds: result.rounds_done,
         devices: devices.into_iter().collect(),
-        accuracy: training.accuracy(),
+        accuracy: result.accuracy,
     }
 }

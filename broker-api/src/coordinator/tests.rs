@@ -13,6 +13,7 @@ use crate::broker::Broker;
 use crate::record::JobRecord;
 use crate::testing::*;
 
+mod stopping;
 mod strategies;
 
 async fn submit(broker: &Broker, spec: JobSpec) -> JobId {

@@ -262,7 +262,7 @@ pub(super) async fn result(
             };
             json(StatusCode::OK, &request::answer_json(&Answer { device, report, outputs })?)
         }
-        Some(JobResult::Train { model }) => {
+        Some(JobResult::Train { model, .. }) => {
             let path = format!("/v1/models/{}/versions/{}", model.name, model.version);
             if !wants_onnx(&headers) {
                 let query = jobs::spec::ModelQuery {

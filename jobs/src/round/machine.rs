@@ -216,6 +216,7 @@ impl Round {
             updates: self.counted(),
             evaluations: evaluations.collect(),
             missing: self.members.iter().filter_map(missing).collect(),
+            best: None,
             started_at: self.started_at,
             ended_at: now,
         });

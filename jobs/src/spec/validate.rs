@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{
-    InferInput, InferSpec, JobSpec, LocalTraining, Loss, Schedule, TensorHeader, TrainSpec,
+    InferInput, InferSpec, JobSpec, Keep, LocalTraining, Loss, Schedule, TensorHeader, TrainSpec,
     WorkSpec,
 };
 use crate::round::DEVICES_MAX;
@@ -101,8 +101,21 @@ impl Problems {
         if let Some(target) = spec.target_accuracy {
             let share = target > 0.0 && target <= 1.0;
             self.check(share, "work.target_accuracy", target, "above 0, at most 1");
-            let expected = "true, because target_accuracy is judged by evaluation";
-            self.check(spec.evaluate, "work.evaluate", spec.evaluate, expected);
+        }
+        if let Some(early) = spec.early_stopping {
+            let (patience, delta) = (early.patience.into(), early.min_delta);
+            self.whole("work.early_stopping.patience", patience, 1, 10_000);
+            let least = delta >= 0.0 && delta.is_finite();
+            self.check(least, "work.early_stopping.min_delta", delta, "0 or above, finite");
+        }
+        let judged = [
+            (spec.target_accuracy.is_some(), "target_accuracy is"),
+            (spec.early_stopping.is_some(), "early_stopping is"),
+            (spec.keep == Keep::Best, "the best round is"),
+        ];
+        for (_, what) in judged.into_iter().filter(|(asked, _)| *asked && !spec.evaluate) {
+            let expected = format!("true, because {what} judged by evaluation");
+            self.check(false, "work.evaluate", spec.evaluate, &expected);
         }
     }
 
@@ -271,6 +284,30 @@ mod tests {
             let spec = spec(&format!(
                 r#"{{"deadline_ms":1,"work":{{"kind":"train","model":"mlp","dataset":"digits",
                 "rounds":1,"participation":{{"quorum":{quorum}}},"strategy":{strategy}}}}}"#
+            ));
+            let problems = validate(&spec);
+            let found: Vec<&str> = problems.iter().map(|problem| &problem.field[..]).collect();
+            assert_eq!(found.join(" ").replace("work.", ""), fields);
+        }
+    }
+
+    #[test]
+    fn what_is_judged_needs_evaluation() {
+        for (members, fields) in [
+            (
+                r#""early_stopping":{"patience":0,"min_delta":-1}"#,
+                "early_stopping.patience early_stopping.min_delta",
+            ),
+            (r#""early_stopping":{"patience":3},"keep":"best""#, ""),
+            (
+                r#""evaluate":false,"early_stopping":{"patience":3},"keep":"best""#,
+                "evaluate evaluate",
+            ),
+            (r#""evaluate":false,"keep":"last""#, ""),
+        ] {
+            let spec = spec(&format!(
+                r#"{{"deadline_ms":1,"work":{{"kind":"train","model":"mlp","dataset":"digits",
+                "rounds":1,{members}}}}}"#
             ));
             let problems = validate(&spec);
             let found: Vec<&str> = problems.iter().map(|problem| &problem.field[..]).collect();

@@ -2,6 +2,7 @@ use super::*;
 use crate::id::{Attempt, Bytes, DeviceId, Digest, ModelVersion};
 use crate::report::{EvaluationReport, UpdateReport};
 use crate::round::{Aggregate, Effect as RoundEffect, Event as RoundEvent};
+use crate::spec::Keep;
 
 fn blob(number: u64) -> BlobRef {
     let digest = Digest::parse(&format!("sha256:{number:064x}")).unwrap();
@@ -115,7 +116,12 @@ fn rounds_follow_each_other_and_the_last_parameters_are_registered() {
     };
     let registered = Event::Registered { model: model.clone() };
     let effects = training.step(Millis(3), &registered);
-    let ending = Ending { model: Some(model), failure: None };
+    let ending = Ending {
+        model: Some(model),
+        failure: None,
+        round: Some(RoundNumber(3)),
+        enough: Some(Enough::Rounds),
+    };
     assert_eq!(effects, [Effect::End(Box::new(ending.clone()))]);
     assert_eq!(training.step(Millis(3), &registered), []);
     assert_eq!(training.ending(), Some(&ending));
@@ -129,6 +135,70 @@ fn the_target_ends_the_job_early() {
     let effects = run(&mut training, effects, 2, 0.9);
     assert_eq!(published(&effects), [1]);
     assert!(matches!(effects.last(), Some(Effect::Register { .. })));
+}
+
+/// Rounds are judged by these accuracies, each by two devices.
+fn judged(spec: TrainSpec, accuracies: &[f64]) -> (Training, Vec<Effect>) {
+    let (mut training, mut all) = begin(spec);
+    let mut next = 0;
+    while let Some(effect) = all.get(next) {
+        let done = training.rounds_done() as usize;
+        if let Some(event) = answer(effect, 2, accuracies.get(done).copied().unwrap_or(0.0)) {
+            all.extend(training.step(Millis(1), &event));
+        }
+        next += 1;
+    }
+    (training, all)
+}
+
+#[test]
+fn a_job_that_does_not_improve_ends_with_its_best_round() {
+    let early = "2:0:accuracy".parse().unwrap();
+    for (keep, result) in [(Keep::Best, 2), (Keep::Last, 4)] {
+        let spec = TrainSpec { early_stopping: Some(early), keep, ..spec(10) };
+        let (mut training, effects) = judged(spec, &[0.25, 0.75, 0.5, 0.75]);
+        assert_eq!(published(&effects), [1, 2, 3, 4]);
+        assert_eq!(effects.last(), Some(&Effect::Register { parameters: blob(result) }));
+        let best: Vec<(u32, u32)> = training
+            .history()
+            .iter()
+            .map(|outcome| outcome.best.map(|best| (best.round.0, best.stale)).unwrap())
+            .collect();
+        assert_eq!(best, [(1, 0), (2, 0), (2, 1), (2, 2)]);
+        assert_eq!(training.result().accuracy, Some(0.75));
+        let stored = serde_json::to_vec(&training).unwrap();
+        assert_eq!(serde_json::from_slice::<Training>(&stored).unwrap(), training);
+        let model = ModelRef {
+            name: "mlp".parse().unwrap(),
+            version: ModelVersion::parse("1").unwrap(),
+            digest: blob(1).digest,
+        };
+        training.step(Millis(3), &Event::Registered { model });
+        let ending = training.ending().unwrap();
+        assert_eq!(ending.round, Some(RoundNumber(u32::try_from(result).unwrap())));
+        assert_eq!(ending.enough, Some(Enough::EarlyStopping));
+    }
+}
+
+#[test]
+fn the_best_round_is_the_result_when_all_rounds_are_done() {
+    let spec = TrainSpec { keep: Keep::Best, ..spec(3) };
+    let (training, effects) = judged(spec, &[0.5, 0.5, 0.5]);
+    // Rounds are compared by loss, which is the same in all: the first one is not bettered.
+    assert_eq!(effects.last(), Some(&Effect::Register { parameters: blob(1) }));
+    assert_eq!((training.result().rounds_done, training.rounds_done()), (1, 3));
+}
+
+#[test]
+fn who_does_not_look_for_the_best_writes_nothing_new() {
+    let (training, _) = judged(spec(2), &[0.5, 0.75]);
+    let stored = serde_json::to_value(&training).unwrap();
+    assert_eq!(stored.get("progress"), None);
+    assert!(stored["history"][0].get("best").is_none());
+    // What a broker before wrote is read.
+    let mut old = stored;
+    old.as_object_mut().unwrap().remove("made_by");
+    assert_eq!(serde_json::from_value::<Training>(old).unwrap().rounds_done(), 2);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use jobs::id::{BlobRef, Bytes, Digest, Millis, ModelRef, RoundNumber};
 use jobs::report::TaskReport;
 use jobs::round::Outcome;
-use jobs::spec::{LocalTraining, Offer, Participation, Strategy, TaskId, TrainSpec};
+use jobs::spec::{Keep, LocalTraining, Offer, Participation, Strategy, TaskId, TrainSpec};
 use jobs::training::{Ending, Event, Training};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -166,6 +166,8 @@ impl World {
             strategy: Strategy::default(),
             evaluate: random.random_bool(0.5),
             target_accuracy: None,
+            early_stopping: None,
+            keep: Keep::default(),
             register_as: None,
             seed,
         };

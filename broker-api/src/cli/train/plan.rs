@@ -41,6 +41,8 @@ const FIELDS: &[(&str, &str)] = &[
     ("over_selection", "spec.participation.over_selection"),
     ("round_deadline", "spec.participation.deadline_ms"),
     ("target_accuracy", "spec.target_accuracy"),
+    ("early_stopping", "spec.early_stopping"),
+    ("keep", "spec.keep"),
     ("no_evaluate", "spec.evaluate"),
     ("register_as", "spec.register_as"),
     ("seed", "spec.seed"),

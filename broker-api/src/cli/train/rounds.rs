@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use jobs::id::Millis;
+use jobs::id::{Millis, RoundNumber};
 use jobs::report::Progress;
 use jobs::round::Outcome;
+use jobs::training::Enough;
 
 use crate::cli::table;
 use crate::history::RoundRecord;
@@ -124,9 +125,37 @@ pub(in crate::cli) fn sentence(round: &RoundRecord) -> String {
     format!("round {}: {}", round.round, parts.join(", "))
 }
 
-/// All rounds in a few words.
-pub(in crate::cli) fn summary(rounds: &[Outcome]) -> String {
-    let good: Vec<&Outcome> = rounds.iter().filter(|round| round.failure.is_none()).collect();
+/// Why a job needed fewer rounds than were asked for, or has another round's parameters than the
+/// last one's: sentences that end their line, or nothing.
+pub(in crate::cli) fn ended_early(
+    rounds: &[Outcome],
+    result: Option<RoundNumber>,
+    enough: Option<Enough>,
+) -> String {
+    let Some(last) = rounds.iter().rfind(|round| round.failure.is_none()) else {
+        return String::new();
+    };
+    let mut text = match (enough, last.best) {
+        (Some(Enough::TargetAccuracy), _) => "the target accuracy is reached\n".to_owned(),
+        (Some(Enough::EarlyStopping), Some(best)) => {
+            format!("no better {} in {} rounds\n", best.metric.as_str(), best.stale)
+        }
+        _ => String::new(),
+    };
+    if let (Some(result), Some(best)) = (result, last.best)
+        && result != last.round
+    {
+        let (metric, value) = (best.metric.as_str(), best.value);
+        let _ = writeln!(text, "round {result} was the best: {metric} {value:.4}");
+    }
+    text
+}
+
+/// Rounds up to the one that is the result, in a few words.
+pub(in crate::cli) fn summary(rounds: &[Outcome], result: Option<RoundNumber>) -> String {
+    let good = rounds.iter().filter(|round| round.failure.is_none());
+    let good = good.filter(|round| result.is_none_or(|result| round.round <= result));
+    let good: Vec<&Outcome> = good.collect();
     let mut devices: Vec<_> =
         good.iter().flat_map(|round| round.updates.iter().map(|(device, _)| device)).collect();
     devices.sort();
@@ -192,7 +221,22 @@ mod tests {
             assert_ne!(line.as_bytes()[end - 1], b' ', "{column}");
         }
         let text = "2 rounds, 2 devices, accuracy 80.0 % on 150 test examples";
-        assert_eq!(summary(&[outcome.clone(), outcome]), text);
+        assert_eq!(summary(&[outcome.clone(), outcome], None), text);
+    }
+
+    #[test]
+    fn a_job_that_ends_early_says_why() {
+        let mut rounds = vec![outcome(&json!([])), outcome(&json!([]))];
+        rounds[0].round = RoundNumber(1);
+        let (first, last) = (Some(RoundNumber(1)), Some(RoundNumber(2)));
+        assert_eq!(ended_early(&rounds, last, Some(Enough::Rounds)), "");
+        let target = ended_early(&rounds, last, Some(Enough::TargetAccuracy));
+        assert_eq!(target, "the target accuracy is reached\n");
+        let best = json!({"round": 1, "metric": "loss", "value": 0.25, "stale": 3});
+        rounds[1].best = serde_json::from_value(best).unwrap();
+        let text = ended_early(&rounds, first, Some(Enough::EarlyStopping));
+        assert_eq!(text, "no better loss in 3 rounds\nround 1 was the best: loss 0.2500\n");
+        assert!(summary(&rounds, first).starts_with("1 rounds, "));
     }
 
     #[test]
@@ -237,7 +281,7 @@ mod tests {
         let mut outcome = outcome(&json!([]));
         let said = sentence(&RoundRecord::of(&outcome));
         assert!(said.contains("loss 1.2500, accuracy 50.0 %"), "{said}");
-        assert_eq!(summary(&[outcome.clone()]), "1 rounds, 2 devices");
+        assert_eq!(summary(&[outcome.clone()], None), "1 rounds, 2 devices");
         outcome.updates.clear();
         let code = jobs::report::FailureCode::NoQuorum;
         outcome.failure = Some(Failure::new(code, "0 of 1 updates"));

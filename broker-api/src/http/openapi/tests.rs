@@ -173,7 +173,9 @@ fn outcome() -> Value {
         "updates": [["a", {"parameters": blob(), "examples": 3, "loss": 0.5, "accuracy": 0.5,
             "steps": 1, "duration_ms": 5, "engine": "native"}]],
         "evaluations": [["a", {"examples": 3, "loss": 0.5, "accuracy": 0.5, "duration_ms": 5}]],
-        "missing": [["b", failure]], "started_at": 1, "ended_at": 2})
+        "missing": [["b", failure]],
+        "best": {"round": 1, "metric": "loss", "value": 0.5, "stale": 0},
+        "started_at": 1, "ended_at": 2})
 }
 
 #[test]
@@ -210,7 +212,9 @@ fn types_are_what_the_schemas_say() {
         "participation": {"devices": 2, "over_selection": 0.5, "quorum": 1,
             "deadline_ms": 1000, "failed_rounds_max": 3},
         "strategy": {"name": "fedadam", "learning_rate": 0.5, "beta1": 0.5, "beta2": 0.5, "tau": 0.5},
-        "evaluate": true, "target_accuracy": 0.5, "register_as": "x", "seed": 1});
+        "evaluate": true, "target_accuracy": 0.5,
+        "early_stopping": {"patience": 3, "min_delta": 0.5, "metric": "accuracy"}, "keep": "best",
+        "register_as": "x", "seed": 1});
     let infer = json!({"kind": "infer", "model": {"name": "m"},
         "input": {"type": "tensors", "tensors": [
             {"name": "x", "datatype": "FP32", "shape": [1], "size": 4}]}, "top": 5, "engine": "!webgpu"});
@@ -220,7 +224,7 @@ fn types_are_what_the_schemas_say() {
             "outputs": [{"name": "y", "datatype": "FP32", "shape": [1], "size": 4}],
             "classes": [[{"index": 3, "label": "three", "probability": 0.5}]]}});
     let measured = json!({"kind": "telemetry", "devices": [["pi", telemetry()]]});
-    let trained = json!({"kind": "train", "model": model()});
+    let trained = json!({"kind": "train", "model": model(), "round": 1, "enough": "rounds"});
     for (work, result) in
         [(train, trained.clone()), (infer, answered), (json!({"kind": "telemetry"}), measured)]
     {

@@ -9,6 +9,7 @@ pub mod device;
 pub mod engine;
 pub mod id;
 pub mod job;
+pub mod privacy;
 pub mod report;
 pub mod round;
 pub mod selector;

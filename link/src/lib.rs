@@ -8,6 +8,7 @@ pub mod connect;
 pub mod digest;
 pub mod layout;
 pub mod publish;
+pub mod secret;
 
 #[cfg(test)]
 #[path = "../testing/server.rs"]

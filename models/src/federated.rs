@@ -4,7 +4,7 @@
 //! tiles, the same range of every device's vector at a time: [`distances`]. From these few numbers
 //! a rule gives each device a coefficient: [`q_fed_avg`], [`fed_nova`], [`robust`],
 //! [`staleness`]. Then tiles are combined, one after the other: [`mean`], [`combination`],
-//! [`robust::trimmed_mean`], [`robust::bulyan`]. What comes out moves the global parameters by a
+//! [`robust::trimmed_mean`], [`robust::bulyan`], [`privacy`]. What comes out moves the global parameters by a
 //! [`server`] optimizer. No step holds more than a tile of every update.
 //!
 //! Results depend on the order of devices, which the caller keeps, and on nothing else: neither on
@@ -15,6 +15,7 @@ pub mod distances;
 pub mod encoding;
 pub mod fed_nova;
 pub mod mean;
+pub mod privacy;
 pub mod q_fed_avg;
 pub mod robust;
 pub mod scaffold;

@@ -82,8 +82,16 @@ pub(super) const CHUNK: usize = 4096;
 
 /// Checks number and lengths of rows.
 pub(super) fn check_shape(rows: &[&[f32]], devices: usize, length: usize) -> Result<(), TileError> {
-    if rows.len() != devices || devices == 0 {
-        return Err(TileError::Rows { expected: devices.max(1), found: rows.len() });
+    if devices == 0 {
+        return Err(TileError::Rows { expected: 1, found: rows.len() });
+    }
+    check_rows(rows, devices, length)
+}
+
+/// The same where there may be no devices.
+pub(super) fn check_rows(rows: &[&[f32]], devices: usize, length: usize) -> Result<(), TileError> {
+    if rows.len() != devices {
+        return Err(TileError::Rows { expected: devices, found: rows.len() });
     }
     check_lengths(rows, length)
 }

@@ -107,7 +107,8 @@ fn job_status(code: FailureCode) -> u16 {
         | FailureCode::ShapeMismatch
         | FailureCode::InvalidDataset
         | FailureCode::InvalidUpdate
-        | FailureCode::Diverged => 422,
+        | FailureCode::Diverged
+        | FailureCode::BudgetSpent => 422,
         FailureCode::UnknownModel | FailureCode::UnknownDataset => 404,
         FailureCode::TooLarge => 413,
         FailureCode::Cancelled => 409,

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use jobs::id::{DeviceId, Millis};
+use jobs::privacy::Spent;
 use jobs::report::{EvaluationReport, Failure, UpdateReport};
 use jobs::round::{Outcome, Verdict};
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,9 @@ pub struct RoundRecord {
     pub invited: usize,
     /// Bytes of parameters that went to devices and came back.
     pub bytes: u64,
+    /// What a private job has spent with this round.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub privacy: Option<Spent>,
     /// Why there are no new parameters.
     pub failure: Option<Failure>,
     /// Everyone invited, ordered by device.
@@ -106,6 +110,7 @@ impl RoundRecord {
             devices: members.iter().filter(counts).count(),
             invited: outcome.updates.len() + outcome.missing.len(),
             bytes: moved(outcome),
+            privacy: outcome.privacy,
             failure: outcome.failure.clone(),
             members,
         }

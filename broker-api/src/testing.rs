@@ -438,6 +438,7 @@ pub(crate) fn train_spec(rounds: u32, devices: u32) -> JobSpec {
             ..Participation::default()
         },
         strategy: jobs::spec::Strategy::default(),
+        privacy: None,
         evaluate: true,
         target_accuracy: None,
         early_stopping: None,

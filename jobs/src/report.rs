@@ -232,6 +232,8 @@ failure_codes! {
     Diverged = "diverged", false;
     /// An update has wrong names, shapes, or values that are not finite.
     InvalidUpdate = "invalid_update", false;
+    /// Another round would take more privacy than the job may.
+    BudgetSpent = "budget_spent", false;
     /// Too few updates arrived.
     NoQuorum = "no_quorum", true;
     /// A blob is missing, or its bytes do not match its digest.

@@ -16,7 +16,8 @@
 //!   the quorum is met, or at the deadline, after the checks of what had arrived. A device that
 //!   failed, or is lost, is replaced from the reserve. A transient failure gets one more offer; a
 //!   device that comes back is offered the same work as a newer attempt. When the quorum is out
-//!   of reach the round fails at once.
+//!   of reach the round fails at once. A round that is sampled invites each eligible device by
+//!   chance, replaces none, and closes with whatever there is, be it nothing.
 //! - Aggregating: the counted updates, ordered by device, once per device.
 //! - Evaluating: devices whose update counts judge the result, for half of the round's deadline
 //!   at most. It never fails a round.
@@ -28,8 +29,10 @@ use serde::{Deserialize, Serialize};
 pub use self::aggregate::{Aggregate, Influence, Verdict};
 use self::machine::{ASK_AGAIN_MS, offer_evaluation};
 use self::member::Member;
+pub use self::select::Sampling;
 pub(crate) use self::select::mixed;
 use crate::id::{Attempt, BlobRef, DeviceId, Millis, RoundNumber};
+use crate::privacy::Spent;
 use crate::report::{EvaluationReport, Failure, Progress, UpdateReport};
 use crate::spec::{Participation, Purpose};
 use crate::training::Best;
@@ -185,6 +188,12 @@ pub struct Outcome {
     /// takes them all as they are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub influences: Vec<(DeviceId, Influence)>,
+    /// With an adaptive norm, the noised share of updates that were not longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within: Option<f64>,
+    /// What a private job has spent with this round.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub privacy: Option<Spent>,
     /// Why there are no new parameters.
     pub failure: Option<Failure>,
     /// Whose updates are in the mean, with what they said of them; ordered by device.
@@ -237,6 +246,9 @@ pub struct Plan {
     pub evaluate: bool,
     /// Seeds the selection.
     pub seed: u64,
+    /// Invites each eligible device by chance; absent where `participation` says how many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sampling: Option<Sampling>,
 }
 
 /// Devices that are invited or held in reserve in one round, at most: the stored state has to

@@ -14,7 +14,9 @@ use crate::selector::Selector;
 mod examples;
 mod local;
 mod model;
+mod privacy;
 mod schedule;
+mod settings;
 mod stopping;
 mod strategy;
 mod validate;
@@ -23,6 +25,7 @@ pub use self::examples::{Augment, AugmentError, Normalization, NormalizationErro
 use self::local::is_default;
 pub use self::local::{LocalTraining, Loss, LossError, Optimizer, OptimizerError};
 pub use self::model::ModelQuery;
+pub use self::privacy::{AdaptiveClip, Clip, Privacy, PrivacyError, PrivacyMode};
 pub use self::schedule::{Schedule, ScheduleError};
 pub use self::stopping::{EarlyStopping, Keep, Metric, StoppingError};
 pub use self::strategy::{
@@ -155,6 +158,9 @@ pub struct TrainSpec {
     /// How the updates of a round become new parameters.
     #[serde(default, skip_serializing_if = "is_default")]
     pub strategy: Strategy,
+    /// What is promised of the devices' data; nothing when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub privacy: Option<Privacy>,
     /// Whether devices evaluate the new model on their test split after each round.
     #[serde(default = "default_true")]
     pub evaluate: bool,

@@ -14,6 +14,8 @@
 //! - Enough: `rounds` rounds gave new parameters, or the judgement (mean weighted by examples)
 //!   reached `target_accuracy`, or has not improved for as long as `early_stopping` says. Then the
 //!   newest parameters are registered, or with `keep: best` those that were judged best.
+//! - Also enough: another round would exceed the budget of a private job. Without new parameters
+//!   until then the job fails.
 //! - A job that fails registers nothing; the parameters of its rounds were published.
 //! - Every round that ended is published, a failed one too.
 
@@ -26,10 +28,12 @@ use crate::report::{Failure, FailureCode};
 use crate::round::{self, DEVICES_MAX, Outcome, Plan, Round, mixed};
 use crate::spec::{ControlVariates, Strategy, TrainSpec};
 
+mod ledger;
 mod progress;
 
+use self::ledger::Ledger;
 use self::progress::Progress;
-pub use self::progress::{Best, Candidate};
+pub use self::progress::{Best, Candidate, Enough};
 
 /// What happened to a training job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -95,29 +99,6 @@ pub struct Ending {
     pub enough: Option<Enough>,
 }
 
-/// Why a job needs no further round.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Enough {
-    /// As many as were asked for gave new parameters.
-    Rounds,
-    /// The judgement reached what was aimed at.
-    TargetAccuracy,
-    /// The judgement does not improve any more.
-    EarlyStopping,
-}
-
-impl Enough {
-    /// The word for it in JSON.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Enough::Rounds => "rounds",
-            Enough::TargetAccuracy => "target_accuracy",
-            Enough::EarlyStopping => "early_stopping",
-        }
-    }
-}
-
 /// Full outcomes that are kept, at most; the event stream has them all.
 pub const OUTCOMES_MAX: usize = 50;
 /// Devices named in the outcomes before the last one, at most: the stored state has to fit
@@ -155,6 +136,12 @@ pub struct Training {
     /// The last round in which a device's update counted, with [`Strategy::Scaffold`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     counted: BTreeMap<DeviceId, RoundNumber>,
+    /// What was spent of the budget of a private job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ledger: Option<Ledger>,
+    /// What only those know who may know who takes part in a round.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    secret_seed: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -178,7 +165,21 @@ impl Training {
         deadline: Millis,
         parameters: BlobRef,
     ) -> (Self, Vec<Effect>) {
+        Self::begin_in_secret(now, spec, deadline, parameters, None)
+    }
+
+    /// The same; where a private job leaves to chance who takes part, that is drawn by a number
+    /// that nobody else knows.
+    pub fn begin_in_secret(
+        now: Millis,
+        spec: TrainSpec,
+        deadline: Millis,
+        parameters: BlobRef,
+        secret_seed: Option<u64>,
+    ) -> (Self, Vec<Effect>) {
         let mut training = Self {
+            ledger: spec.privacy.as_ref().map(Ledger::of),
+            secret_seed,
             spec,
             deadline,
             phase: Phase::Training,
@@ -323,7 +324,15 @@ impl Training {
         }
     }
 
+    /// Begins the next round, or ends where the budget of a private job does not allow for it.
     fn begin_round(&mut self, now: Millis) -> Vec<Effect> {
+        match self.budget_spent() {
+            Some(_) if self.succeeded > 0 => return self.register(),
+            Some(reason) => {
+                return self.end(None, Some(Failure::new(FailureCode::BudgetSpent, reason)));
+            }
+            None => {}
+        }
         self.number = RoundNumber(self.number.0.saturating_add(1));
         self.phase = Phase::Training;
         let (round, effects) = Round::begin(
@@ -334,6 +343,7 @@ impl Training {
                 participation: self.spec.participation.clone(),
                 evaluate: self.spec.evaluate,
                 seed: mixed(self.spec.seed ^ mixed(u64::from(self.number.0))),
+                sampling: self.sampling(),
             },
         );
         self.round = Some(round);
@@ -356,10 +366,12 @@ impl Training {
             if let round::Effect::End(outcome) = effect {
                 ended = Some(outcome);
             } else {
+                self.pay_for(&effect);
                 effects.push(self.of_round(effect));
             }
         }
         if let Some(outcome) = &mut ended {
+            self.account(outcome);
             self.round = None;
             if outcome.failure.is_none() {
                 self.made_by = outcome.round;
@@ -417,7 +429,8 @@ impl Training {
             Some(Enough::TargetAccuracy)
         } else {
             let stale = self.spec.early_stopping.filter(|early| self.progress.is_stale(early));
-            stale.map(|_| Enough::EarlyStopping)
+            let stale = stale.map(|_| Enough::EarlyStopping);
+            stale.or_else(|| self.budget_spent().map(|_| Enough::PrivacyBudget))
         }
     }
 

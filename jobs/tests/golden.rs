@@ -342,6 +342,7 @@ fn jobs(golden: &mut Golden) {
             failed_rounds_max: 3,
         },
         strategy: Strategy::default(),
+        privacy: None,
         evaluate: true,
         target_accuracy: Some(0.95),
         early_stopping: None,
@@ -356,6 +357,7 @@ fn jobs(golden: &mut Golden) {
     };
     golden.same("job-train", &job("group=lab", WorkSpec::Train(Box::new(train.clone()))));
     golden.same("job-train-refined", &job("group=lab", WorkSpec::Train(Box::new(refined(&train)))));
+    golden.same("job-train-private", &job("", WorkSpec::Train(Box::new(private(&train)))));
     let old = TrainSpec {
         local: LocalTraining::default(),
         participation: Participation::default(),
@@ -373,6 +375,17 @@ fn jobs(golden: &mut Golden) {
     let old = InferSpec { model: parse("digits-mlp"), input: InferInput::Picture, top: 5, engine };
     golden.old("job-infer", &job("", WorkSpec::Infer(old)));
     golden.same("job-telemetry", &job("", WorkSpec::Telemetry));
+}
+
+fn private(train: &TrainSpec) -> TrainSpec {
+    let privacy =
+        "central:initial=0.5,noise_multiplier=1.25,delta=0.0001,epsilon_budget=8,sampling_rate=0.5";
+    TrainSpec {
+        privacy: Some(parse(privacy)),
+        participation: Participation { devices: Some(30), ..Participation::default() },
+        target_accuracy: None,
+        ..train.clone()
+    }
 }
 
 fn telemetry() -> Telemetry {

@@ -8,7 +8,7 @@ use jobs::id::{DatasetName, JobId, Millis, ModelName};
 use jobs::job::JobState;
 use jobs::spec::{
     Augment, EarlyStopping, Keep, LocalTraining, Loss, ModelQuery, Normalization, Optimizer,
-    Participation, Schedule, Strategy, TrainSpec,
+    Participation, Privacy, Schedule, Strategy, TrainSpec,
 };
 use reqwest::Method;
 
@@ -114,6 +114,15 @@ pub(super) struct TrainArgs {
                 which bear wrong updates"
     )]
     strategy: Strategy,
+    #[arg(
+        long,
+        value_name = "PROMISE",
+        help = "Differential privacy up to a budget, such as \
+                central:norm=1,noise_multiplier=1.1,epsilon_budget=8,delta=1e-5: the broker adds \
+                noise to the mean of updates that are no longer than norm; initial=0.1 in place of \
+                norm begins with a norm that adapts, sampling_rate=0.1 draws devices by chance"
+    )]
+    privacy: Option<Privacy>,
     /// Updates without which a round fails.
     #[arg(long, default_value_t = Participation::default().quorum, value_name = "N")]
     quorum: u32,
@@ -215,6 +224,7 @@ fn spec(args: &TrainArgs, model: ModelQuery, dataset: DatasetName) -> TrainSpec 
             ..Participation::default()
         },
         strategy: args.strategy,
+        privacy: args.privacy,
         evaluate: !args.no_evaluate,
         target_accuracy: args.target_accuracy,
         early_stopping: args.early_stopping,

@@ -8,6 +8,7 @@ use jobs::job::JobState;
 use jobs::report::{Failure, FailureCode};
 use jobs::spec::{JobSpec, TrainSpec, WorkSpec};
 use jobs::training::{Effect, Event, Training};
+use link::secret::Secret;
 use tokio::sync::mpsc;
 
 use super::RENEW_EVERY;
@@ -83,6 +84,7 @@ async fn try_begin(
     }
     let deadline = record.accepted_at.plus(record.spec.deadline_ms);
     let spec = *spec;
+    let secret = secret_of(&stored.value)?;
     let known = stored.value.machine.clone().zip(stored.value.prepared.clone());
     let (machine, effects, prepared, layout) = if let Some((machine, prepared)) = known {
         let layout = match layout_of(core, &prepared).await {
@@ -97,8 +99,13 @@ async fn try_begin(
             Ok(prepared) => prepared,
             Err(unprepared) => return Err(give_up(core, job, unprepared).await?),
         };
-        let (machine, effects) =
-            Training::begin(core.fleet.now(), spec.clone(), deadline, parameters);
+        let (machine, effects) = Training::begin_in_secret(
+            core.fleet.now(),
+            spec.clone(),
+            deadline,
+            parameters,
+            spec.privacy.map(|_| secret_number(&secret)),
+        );
         (machine, effects, prepared, layout)
     };
     mark_running(core, job).await?;
@@ -106,7 +113,8 @@ async fn try_begin(
         StoreError::Unavailable { doing: "starting a thread".to_owned(), reason: error.to_string() }
     })?;
     let (ears, done, returns) = listen(core, job).await?;
-    let value = StoredTraining { prepared: Some(prepared.clone()), ..stored.value.clone() };
+    let mut value = StoredTraining { prepared: Some(prepared.clone()), ..stored.value.clone() };
+    value.secret = spec.privacy.map(|_| secret.clone());
     let owner = Owner {
         core: core.clone(),
         job: job.clone(),
@@ -115,6 +123,7 @@ async fn try_begin(
         prepared,
         updates,
         machine,
+        secret,
         stored: value,
         revision: stored.revision,
         stored_at: Instant::now(),
@@ -125,6 +134,18 @@ async fn try_begin(
         returns,
     };
     Ok((owner, ears, effects))
+}
+
+/// The secret of a training, a new one before its first state is stored.
+fn secret_of(stored: &StoredTraining) -> Result<Secret, StoreError> {
+    let known = stored.secret.clone().map_or_else(Secret::random, Ok);
+    known.map_err(|error| unavailable("drawing a key", &error))
+}
+
+/// Draws who takes part in rounds; tells nothing of the noise.
+fn secret_number(secret: &Secret) -> u64 {
+    let derived = secret.derive(b"sampling");
+    derived.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 /// A job that has begun is shown as running.

@@ -42,6 +42,11 @@ impl Owner {
                     self.check(round, device, update);
                 }
                 Effect::Round { round, effect: round::Effect::Aggregate { updates } } => {
+                    // Which updates are combined is settled, and a private round paid for,
+                    // before there is noise.
+                    if self.spec.privacy.is_some() {
+                        self.save().await?;
+                    }
                     self.aggregate(round, updates);
                 }
                 Effect::Round { effect: round::Effect::End(_), .. } => {}
@@ -126,7 +131,7 @@ impl Owner {
             parameters_name(&self.job, round_number, term),
             server_state_name(&self.job, round_number, term),
         );
-        let how = How::of(&self.machine);
+        let how = How::of(&self.machine, &self.secret);
         self.core.spawn(async move {
             let event = match fold.aggregate(names, &updates, how).await {
                 Ok(aggregate) => round::Event::Aggregated(aggregate),

@@ -18,6 +18,7 @@ use jobs::round;
 use jobs::spec::{JobSpec, TrainSpec};
 use jobs::training::{Effect, Event, Training};
 use jobs::{subject, wire};
+use link::secret::Secret;
 use tokio::sync::{broadcast, mpsc, watch};
 
 use super::RENEW_EVERY;
@@ -60,6 +61,8 @@ pub(super) struct Owner {
     pub(super) prepared: Prepared,
     pub(super) updates: Updates,
     pub(super) machine: Training,
+    /// What a private training's noise is made of.
+    pub(super) secret: Secret,
     pub(super) stored: StoredTraining,
     pub(super) revision: u64,
     pub(super) stored_at: Instant,

@@ -3,6 +3,7 @@
 use jobs::id::{BlobRef, JobId};
 use jobs::spec::Normalization;
 use jobs::training::Training;
+use link::secret::Secret;
 use models::picture::Preprocessing;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,9 @@ pub struct StoredTraining {
     /// Updates that were reported for the round at work, used or not.
     #[serde(default)]
     pub updates: Vec<BlobRef>,
+    /// What a private training's noise is made of; stored before the first use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<Secret>,
     /// Blobs of rounds that are over, the oldest round first.
     #[serde(default)]
     pub garbage: Vec<Vec<BlobRef>>,

@@ -8,18 +8,22 @@ use bytes::Bytes;
 use jobs::id::{Bytes as Size, DeviceId, JobId};
 use jobs::report::{Failure, FailureCode, UpdateReport};
 use jobs::round::{Aggregate, Round};
-use jobs::spec::{Strategy, TrainSpec};
+use jobs::spec::{PrivacyMode, Strategy, TrainSpec};
 use jobs::training::Training;
 use link::blobs::{BlobError, Blobs, Pieces};
+use link::secret::Secret;
+use models::federated::privacy::PrivacyError;
 use models::federated::server::ServerError;
 use models::params::{Layout, ParametersError};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use self::private::Private;
 use self::rules::{RuleError, Start};
 use self::server::Base;
 use super::fold::{Fold, Part};
 use super::state::is_of;
 
+pub(super) mod private;
 pub(super) mod rules;
 pub(super) mod server;
 mod values;
@@ -42,11 +46,16 @@ pub(super) enum How {
     Step(Base),
     /// By a rule that looks at all of them.
     Rule(Start),
+    /// By their mean with noise.
+    Private(Private),
 }
 
 impl How {
     /// As a training's strategy says, in the round at work.
-    pub(super) fn of(training: &Training) -> Self {
+    pub(super) fn of(training: &Training, secret: &Secret) -> Self {
+        if let Some(private) = Private::of(training, secret) {
+            return Self::Private(private);
+        }
         let spec = training.spec();
         let parameters = training.parameters().clone();
         match (server::optimizer(&spec.strategy), rules::rule(spec)) {
@@ -75,12 +84,15 @@ pub(super) struct Updates {
     work: mpsc::Sender<Work>,
     reading: Arc<Semaphore>,
     tickets: Arc<AtomicU64>,
+    /// Whether all updates weigh the same, however many examples made them.
+    equal: bool,
 }
 
 impl Updates {
     /// Starts the thread for a model of this layout.
     pub(super) fn start(blobs: Blobs, model: Layout, spec: &TrainSpec) -> std::io::Result<Self> {
-        let adds = rules::rule(spec).is_none();
+        let noised = spec.privacy.is_some_and(|privacy| privacy.mode == PrivacyMode::Central);
+        let adds = rules::rule(spec).is_none() && !noised;
         let byte_len = model.byte_len() as u64;
         let room = model.total_len() + ROOM_BYTES / size_of::<f32>();
         let (work, mut inbox) = mpsc::channel::<Work>(PIECES_WAITING);
@@ -97,6 +109,7 @@ impl Updates {
             work,
             reading: Arc::new(Semaphore::new(READ_AT_ONCE)),
             tickets: Arc::default(),
+            equal: spec.privacy.is_some(),
         })
     }
 
@@ -113,7 +126,7 @@ impl Updates {
         update: &UpdateReport,
     ) -> Option<Failure> {
         let invalid = |text: String| Some(Failure::new(FailureCode::InvalidUpdate, text));
-        let part = Part::of(device, update);
+        let part = self.part(device, update);
         if part.examples == 0 {
             return invalid(format!("device {device} sent an update of no examples"));
         }
@@ -150,9 +163,9 @@ impl Updates {
             Err(ReadError::Cut) => {
                 invalid(format!("device {device}: the change of its control variate is cut"))
             }
-            Err(ReadError::Thread | ReadError::Step(_) | ReadError::Rule(_)) => {
-                Some(thread_failure())
-            }
+            Err(
+                ReadError::Thread | ReadError::Step(_) | ReadError::Rule(_) | ReadError::Privacy(_),
+            ) => Some(thread_failure()),
         }
     }
 
@@ -184,7 +197,7 @@ impl Updates {
         how: How,
     ) -> Result<Aggregate, Failure> {
         let parts: Arc<[Part]> =
-            updates.iter().map(|(device, update)| Part::of(device, update)).collect();
+            updates.iter().map(|(device, update)| self.part(device, update)).collect();
         self.combine(names, &parts, how).await.map_err(|error| match error {
             ReadError::Blob(error) => Failure::new(FailureCode::BlobUnavailable, error.to_string()),
             ReadError::Parameters(error) => {
@@ -194,6 +207,7 @@ impl Updates {
                 Failure::new(FailureCode::Diverged, format!("the server's step: {error}"))
             }
             ReadError::Thread | ReadError::Rule(RuleError::Fault) => thread_failure(),
+            ReadError::Privacy(error) => Failure::new(FailureCode::Diverged, error.to_string()),
             ReadError::Rule(error) => Failure::new(FailureCode::Diverged, error.to_string()),
             ReadError::Cut => Failure::new(FailureCode::BlobUnavailable, error.to_string()),
         })
@@ -210,6 +224,10 @@ impl Updates {
         parts: &Arc<[Part]>,
         how: How,
     ) -> Result<Aggregate, ReadError> {
+        if let How::Private(private) = &how {
+            let (parameters, within) = self.private(names.0, parts, private).await?;
+            return Ok(Aggregate { within, ..Aggregate::of(parameters) });
+        }
         if let How::Rule(start) = how {
             return self.combine_by(names, parts, &start).await;
         }
@@ -237,6 +255,13 @@ impl Updates {
             self.ask(move |fold| fold.add_piece(&part, &piece)).await??;
         }
         Ok(self.ask(move |fold| fold.close_again(&part)).await??)
+    }
+
+    fn part(&self, device: &DeviceId, update: &UpdateReport) -> Part {
+        let part = Part::of(device, update);
+        // None are refused.
+        let examples = if self.equal { part.examples.min(1) } else { part.examples };
+        Part { examples, ..part }
     }
 
     async fn tell(&self, work: impl FnOnce(&mut Fold) + Send + 'static) {
@@ -279,6 +304,8 @@ enum ReadError {
     Step(#[from] ServerError),
     #[error(transparent)]
     Rule(#[from] RuleError),
+    #[error(transparent)]
+    Privacy(#[from] PrivacyError),
     #[error(
         "the parameters, or what the server optimizer keeps, have another length than the model"
     )]

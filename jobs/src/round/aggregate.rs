@@ -15,12 +15,15 @@ pub struct Aggregate {
     /// What became of each update, ordered by device; nothing where all of them count as they are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub influences: Vec<(DeviceId, Influence)>,
+    /// With an adaptive norm, the noised share of updates that were not longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within: Option<f64>,
 }
 
 impl Aggregate {
     /// New parameters, and nothing to say of them.
     pub fn of(parameters: BlobRef) -> Self {
-        Self { parameters, server_state: None, influences: Vec::new() }
+        Self { parameters, server_state: None, influences: Vec::new(), within: None }
     }
 }
 

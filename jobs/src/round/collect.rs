@@ -34,8 +34,18 @@ impl Round {
         self.spares = eligible.split_off(invited.min(eligible.len()));
         self.spares.reverse();
         self.target = wanted.unwrap_or(eligible.len());
+        if let Some(sampling) = &self.plan.sampling {
+            eligible.extend(std::mem::take(&mut self.spares));
+            eligible.retain(|device| sampling.draws(device));
+            self.target = eligible.len();
+        }
         self.phase = Phase::Collecting { since: now, closed: false };
-        eligible.into_iter().map(|device| self.invite(now, device)).collect()
+        let invite = |device| self.invite(now, device);
+        let mut effects: Vec<Effect> = eligible.into_iter().map(invite).collect();
+        if self.members.is_empty() {
+            effects.extend(self.settle(now));
+        }
+        effects
     }
 
     fn invite(&mut self, now: Millis, device: DeviceId) -> Effect {
@@ -203,11 +213,11 @@ impl Round {
         let answered = self.count(|_| true);
         let unchecked = self.count(|update| !update.checked);
         let open = self.members.iter().filter(|member| member.is_open()).count();
-        if answered + open < self.quorum() {
+        if answered + open < self.updates_min() {
             let message = self.no_quorum(answered);
             effects.extend(self.fail(now, &Failure::new(FailureCode::NoQuorum, message)));
         } else if unchecked == 0
-            && answered >= self.quorum()
+            && answered >= self.updates_min()
             && (closed || !self.members.iter().any(Member::is_reachable))
         {
             effects.extend(self.aggregate(now, None));

@@ -33,6 +33,12 @@ impl Round {
         (self.plan.participation.quorum as usize).max(1)
     }
 
+    /// Updates that new parameters are made of, at least. A sampled round gives new parameters
+    /// whoever was drawn: that there are none would tell who was not.
+    pub(super) fn updates_min(&self) -> usize {
+        if self.plan.sampling.is_some() { 0 } else { self.quorum() }
+    }
+
     /// When this phase ends at the latest.
     pub(super) fn deadline(&self) -> Option<Millis> {
         let all = self.plan.participation.deadline_ms;
@@ -212,6 +218,8 @@ impl Round {
             parameters: aggregate.parameters,
             server_state: aggregate.server_state,
             influences: aggregate.influences,
+            within: aggregate.within,
+            privacy: None,
             failure,
             updates: self.counted(),
             evaluations: evaluations.collect(),

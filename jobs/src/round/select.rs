@@ -1,7 +1,27 @@
 //! Who is invited.
 
+use serde::{Deserialize, Serialize};
+
 use super::DEVICES_MAX;
 use crate::id::DeviceId;
+
+/// Leaves to chance who is invited: each device on its own (Poisson sampling).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Sampling {
+    /// The chance of each device, 0 to 1.
+    pub rate: f64,
+    /// Draws them; a secret.
+    pub seed: u64,
+}
+
+impl Sampling {
+    /// Whether this device is invited.
+    pub(super) fn draws(&self, device: &DeviceId) -> bool {
+        #[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
+        let drawn = (rank(self.seed, device) >> 11) as f64;
+        drawn < self.rate * 2_f64.powi(53)
+    }
+}
 
 /// The devices, each once, in an order that the seed decides; bounded.
 pub(super) fn ranked(seed: u64, devices: &[DeviceId]) -> Vec<DeviceId> {

@@ -4,6 +4,7 @@ use crate::report::FailureCode;
 
 mod model;
 mod properties;
+mod sampling;
 
 fn device(name: &str) -> DeviceId {
     DeviceId::parse(name).unwrap()
@@ -37,7 +38,14 @@ fn judgement(accuracy: f64) -> EvaluationReport {
 }
 
 fn plan(participation: Participation) -> Plan {
-    Plan { round: RoundNumber(1), parameters: blob(0), participation, evaluate: true, seed: 7 }
+    Plan {
+        round: RoundNumber(1),
+        parameters: blob(0),
+        participation,
+        evaluate: true,
+        seed: 7,
+        sampling: None,
+    }
 }
 
 fn all_of(quorum: u32) -> Participation {

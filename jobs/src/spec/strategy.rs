@@ -4,7 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
+
+use super::settings;
 
 use super::{LocalTraining, Optimizer, Schedule};
 use crate::report::UpdateReport;
@@ -410,22 +412,7 @@ impl FromStr for Strategy {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let fail = |reason: String| StrategyError { text: text.to_owned(), reason };
-        let (name, settings) = text.split_once(':').unwrap_or((text, ""));
-        let mut fields = Map::new();
-        for setting in settings.split(',').filter(|setting| !setting.is_empty()) {
-            let (name, value) =
-                setting.split_once('=').ok_or_else(|| fail(format!("{setting:?} has no value")))?;
-            let value: Value = match (value.parse::<u32>(), value.parse::<f64>()) {
-                (Ok(count), _) => count.into(),
-                (_, Ok(number)) => number.into(),
-                (Err(_), Err(_)) => {
-                    return Err(fail(format!("{name} is {value:?}, not a number")));
-                }
-            };
-            if fields.insert(name.to_owned(), value).is_some() {
-                return Err(fail(format!("{name} is there twice")));
-            }
-        }
+        let (name, mut fields) = settings::parse(text).map_err(fail)?;
         fields.insert("name".to_owned(), name.into());
         serde_json::from_value(fields.into()).map_err(|error| fail(error.to_string()))
     }

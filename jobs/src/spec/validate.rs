@@ -95,6 +95,9 @@ impl Problems {
         for (name, value, expected) in spec.strategy.conflicts(local) {
             self.check(false, &format!("work.local.{name}"), value, expected);
         }
+        for (name, value, expected) in super::privacy::problems(spec) {
+            self.add(format!("work.{name}"), value, expected);
+        }
         let (quorum, (needed, why)) = (spec.participation.quorum, spec.strategy.quorum());
         let expected = format!("at least {needed}, because {why}");
         self.check(quorum == 0 || quorum >= needed, "work.participation.quorum", quorum, &expected);

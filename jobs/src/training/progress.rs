@@ -33,6 +33,32 @@ pub struct Candidate {
     pub accuracy: Option<f64>,
 }
 
+/// Why a job needs no further round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Enough {
+    /// As many as were asked for gave new parameters.
+    Rounds,
+    /// The judgement reached what was aimed at.
+    TargetAccuracy,
+    /// The judgement does not improve any more.
+    EarlyStopping,
+    /// Another would exceed the budget of a private job.
+    PrivacyBudget,
+}
+
+impl Enough {
+    /// The word for it in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Enough::Rounds => "rounds",
+            Enough::TargetAccuracy => "target_accuracy",
+            Enough::EarlyStopping => "early_stopping",
+            Enough::PrivacyBudget => "privacy_budget",
+        }
+    }
+}
+
 /// The judgements of a job that looks at them.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Progress {

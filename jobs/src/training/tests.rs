@@ -4,6 +4,8 @@ use crate::report::{EvaluationReport, UpdateReport};
 use crate::round::{Aggregate, Effect as RoundEffect, Event as RoundEvent};
 use crate::spec::Keep;
 
+mod private;
+
 fn blob(number: u64) -> BlobRef {
     let digest = Digest::parse(&format!("sha256:{number:064x}")).unwrap();
     BlobRef::by_digest(digest, Bytes(number))

@@ -164,6 +164,7 @@ impl World {
             local: LocalTraining::default(),
             participation,
             strategy: Strategy::default(),
+            privacy: None,
             evaluate: random.random_bool(0.5),
             target_accuracy: None,
             early_stopping: None,

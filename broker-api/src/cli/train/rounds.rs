@@ -95,12 +95,10 @@ pub(in crate::cli) fn columns(
 
 /// What stands in the last column.
 pub(in crate::cli) fn remarks(round: &RoundRecord) -> String {
-    let missing = missing(round);
-    match &round.failure {
-        None => missing,
-        Some(failure) if missing.is_empty() => format!("failed: {}", failure.message),
-        Some(failure) => format!("{missing}  failed: {}", failure.message),
-    }
+    let missing = Some(missing(round)).filter(|missing| !missing.is_empty());
+    let spent = round.privacy.map(|spent| format!("epsilon {:.4}", spent.epsilon));
+    let failed = round.failure.as_ref().map(|failure| format!("failed: {}", failure.message));
+    missing.into_iter().chain(spent).chain(failed).collect::<Vec<_>>().join("  ")
 }
 
 /// A round as a line of the table.
@@ -117,6 +115,9 @@ pub(in crate::cli) fn sentence(round: &RoundRecord) -> String {
     if let (Some(loss), Some(accuracy)) = (round.loss, round.accuracy) {
         parts.push(format!("loss {loss:.4}"));
         parts.push(format!("accuracy {}", table::percent(accuracy)));
+    }
+    if let Some(spent) = &round.privacy {
+        parts.push(format!("epsilon {:.4} at delta {}", spent.epsilon, spent.delta));
     }
     let missing = missing(round);
     if !missing.is_empty() {
@@ -137,6 +138,7 @@ pub(in crate::cli) fn ended_early(
     };
     let mut text = match (enough, last.best) {
         (Some(Enough::TargetAccuracy), _) => "the target accuracy is reached\n".to_owned(),
+        (Some(Enough::PrivacyBudget), _) => "the privacy budget is spent\n".to_owned(),
         (Some(Enough::EarlyStopping), Some(best)) => {
             format!("no better {} in {} rounds\n", best.metric.as_str(), best.stale)
         }
@@ -160,7 +162,10 @@ pub(in crate::cli) fn summary(rounds: &[Outcome], result: Option<RoundNumber>) -
         good.iter().flat_map(|round| round.updates.iter().map(|(device, _)| device)).collect();
     devices.sort();
     devices.dedup();
-    let text = format!("{} rounds, {} devices", good.len(), devices.len());
+    let mut text = format!("{} rounds, {} devices", good.len(), devices.len());
+    if let Some(spent) = rounds.last().and_then(|round| round.privacy) {
+        let _ = write!(text, ", epsilon {:.4} at delta {}", spent.epsilon, spent.delta);
+    }
     let last = good.last().map(|round| RoundRecord::of(round)).filter(|round| round.judged);
     match last {
         Some(RoundRecord { accuracy: Some(accuracy), examples, .. }) => {
@@ -237,6 +242,18 @@ mod tests {
         let text = ended_early(&rounds, first, Some(Enough::EarlyStopping));
         assert_eq!(text, "no better loss in 3 rounds\nround 1 was the best: loss 0.2500\n");
         assert!(summary(&rounds, first).starts_with("1 rounds, "));
+    }
+
+    #[test]
+    fn what_a_private_job_has_spent_is_told() {
+        let mut outcome = outcome(&json!([]));
+        outcome.privacy = serde_json::from_value(json!({"rounds": 2, "epsilon": 1.5,
+            "delta": 0.001, "noise_multiplier": 1.0, "sampling_rate": 1.0, "norm": 1.0}))
+        .unwrap();
+        let record = RoundRecord::of(&outcome);
+        assert!(line(&record).ends_with("  epsilon 1.5000"), "{}", line(&record));
+        assert!(sentence(&record).contains("epsilon 1.5000 at delta 0.001"));
+        assert!(summary(&[outcome], None).contains("epsilon 1.5000 at delta 0.001"));
     }
 
     #[test]

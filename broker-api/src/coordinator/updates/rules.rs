@@ -2,6 +2,8 @@
 //! distances between them if the rule needs any, and once to be combined. No more than a tile of
 //! each is in memory.
 
+use std::ops::Range;
+
 use bytes::{Bytes, BytesMut};
 use jobs::id::{BlobRef, Bytes as Size};
 use jobs::round::{Aggregate, Influence, Verdict};
@@ -9,12 +11,14 @@ use jobs::spec::{Byzantine, CentredClipping, MultiKrum, NormBound, Scaffold, Str
 use link::blobs::Pieces;
 use models::federated::combination::combine;
 use models::federated::fed_nova::{self, FedNovaError, LocalSteps};
+use models::federated::privacy::PrivateMean;
 use models::federated::q_fed_avg::{QFedAvg, QFedAvgError};
 use models::federated::robust;
 use models::federated::tile::TileError;
 use models::params::{Layout, append_le_bytes};
 
-use self::rows::{Rows, blocking};
+pub(super) use self::rows::Rows;
+use self::rows::{blocking, fix};
 use super::{ReadError, Updates};
 use crate::coordinator::fold::{Part, weight};
 
@@ -126,7 +130,7 @@ pub(in crate::coordinator) enum RuleError {
 }
 
 /// How tiles are combined, once it is known.
-enum Combiner {
+pub(super) enum Combiner {
     Columns(robust::trimmed_mean::TrimmedMean),
     Bulyan(robust::bulyan::Bulyan),
     /// By coefficients; of the differences from the centre, if so.
@@ -135,11 +139,16 @@ enum Combiner {
         centred: bool,
         influences: Vec<Influence>,
     },
+    /// Of the differences from the centre, with noise but on values that are fixed.
+    Private {
+        mean: PrivateMean,
+        fixed: Vec<Range<usize>>,
+    },
 }
 
 impl Combiner {
-    /// The combined tile; with a centre it is the first row.
-    fn tile(&mut self, rows: &[Vec<f32>]) -> Result<Vec<f32>, TileError> {
+    /// The combined tile at `offset`; with a centre it is the first row.
+    fn tile(&mut self, offset: usize, rows: &[Vec<f32>]) -> Result<Vec<f32>, TileError> {
         let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
         let mut combined = vec![0.0; rows.first().map_or(0, |row| row.len())];
         match self {
@@ -152,12 +161,17 @@ impl Combiner {
                 let (centre, rows) = rows.split_first().expect("the centre is a row");
                 combine(Some(centre), rows, coefficients, &mut combined)?;
             }
+            Self::Private { mean, fixed } => {
+                let (centre, rows) = rows.split_first().expect("the centre is a row");
+                mean.tile(offset, centre, rows, &mut combined)?;
+                fix(fixed, offset, centre, &mut combined);
+            }
         }
         Ok(combined)
     }
 
     fn is_centred(&self) -> bool {
-        matches!(self, Self::Linear { centred: true, .. })
+        matches!(self, Self::Linear { centred: true, .. } | Self::Private { .. })
     }
 
     fn influences(&self) -> Vec<Influence> {
@@ -165,6 +179,8 @@ impl Combiner {
             Self::Columns(rule) => told(&rule.influences()),
             Self::Bulyan(rule) => told(&rule.influences()),
             Self::Linear { influences, .. } => influences.clone(),
+            // Norms of updates are not covered by noise.
+            Self::Private { .. } => Vec::new(),
         }
     }
 }
@@ -219,11 +235,11 @@ impl Updates {
         } else {
             None
         };
-        Ok(Aggregate { parameters, server_state, influences })
+        Ok(Aggregate { server_state, influences, ..Aggregate::of(parameters) })
     }
 
     /// Stores what a combiner makes of blobs.
-    async fn combined(
+    pub(super) async fn combined(
         &self,
         name: String,
         blobs: &[&BlobRef],
@@ -325,11 +341,11 @@ impl Pieces for &mut Combined {
 
     async fn next(&mut self, max: usize) -> Result<Bytes, ReadError> {
         while self.ready.len() < max
-            && let Some((_, rows)) = self.rows.next().await?
+            && let Some((offset, rows)) = self.rows.next().await?
         {
             let mut combiner = self.combiner.take().ok_or(RuleError::Fault)?;
             let (combiner, tile) =
-                blocking(move || combiner.tile(&rows).map(|tile| (combiner, tile))).await?;
+                blocking(move || combiner.tile(offset, &rows).map(|tile| (combiner, tile))).await?;
             self.combiner = Some(combiner);
             let mut bytes = Vec::with_capacity(4 * tile.len());
             append_le_bytes(&tile, &mut bytes);
@@ -341,7 +357,7 @@ impl Pieces for &mut Combined {
 }
 
 /// The parameters of updates, behind the centre if there is one.
-fn blobs<'a>(parts: &'a [Part], centre: Option<&'a BlobRef>) -> Vec<&'a BlobRef> {
+pub(super) fn blobs<'a>(parts: &'a [Part], centre: Option<&'a BlobRef>) -> Vec<&'a BlobRef> {
     centre.into_iter().chain(parts.iter().map(|part| &part.parameters)).collect()
 }
 

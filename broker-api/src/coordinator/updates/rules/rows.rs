@@ -1,5 +1,7 @@
 //! Updates side by side, in tiles.
 
+use std::ops::Range;
+
 use futures::future::try_join_all;
 use jobs::id::BlobRef;
 use models::federated::distances::{Distances, PairwiseDistances, UpdateNorms};
@@ -17,18 +19,29 @@ const ROW_MIN: usize = if cfg!(test) { 3 } else { 4096 };
 /// Bytes of all updates that may be under way to this broker.
 const BATCHES_BYTES: u64 = 64 * 1024 * 1024;
 
+/// Puts the centre's values where they are fixed, in a tile at `offset`.
+pub(super) fn fix(fixed: &[Range<usize>], offset: usize, centre: &[f32], row: &mut [f32]) {
+    for range in fixed {
+        let start = range.start.saturating_sub(offset).min(row.len());
+        let end = range.end.saturating_sub(offset).min(row.len());
+        row[start..end].copy_from_slice(&centre[start..end]);
+    }
+}
+
 /// Updates side by side, behind the centre if there is one.
-pub(super) struct Rows {
+pub(in crate::coordinator::updates) struct Rows {
     model: Layout,
     values: Vec<Values>,
     offset: usize,
     length: usize,
     centred: bool,
+    /// Values that are the centre's in every row.
+    fixed: Vec<Range<usize>>,
 }
 
 impl Rows {
     /// Opens blobs that are laid out as the model is; the first one is the centre, if so.
-    pub(super) async fn open(
+    pub(in crate::coordinator::updates) async fn open(
         updates: &Updates,
         blobs: &[&BlobRef],
         centred: bool,
@@ -41,7 +54,13 @@ impl Rows {
         });
         let values = try_join_all(open).await?;
         let length = (TILE_VALUES / values.len().max(1)).max(ROW_MIN);
-        Ok(Self { model: model.clone(), values, offset: 0, length, centred })
+        let fixed = Vec::new();
+        Ok(Self { model: model.clone(), values, offset: 0, length, centred, fixed })
+    }
+
+    /// The same with values that are the centre's in every row, whatever is in it.
+    pub(in crate::coordinator::updates) fn with_fixed(self, fixed: &[Range<usize>]) -> Self {
+        Self { fixed: fixed.to_vec(), ..self }
     }
 
     /// The next tile with its offset; `None` at the end, when each digest was right.
@@ -59,7 +78,12 @@ impl Rows {
             }
             Ok::<_, ReadError>(row)
         });
-        let rows = try_join_all(next).await?;
+        let mut rows = try_join_all(next).await?;
+        if let Some((centre, rows)) = rows.split_first_mut().filter(|_| !self.fixed.is_empty()) {
+            for row in rows {
+                fix(&self.fixed, offset, centre, row);
+            }
+        }
         self.offset += length;
         Ok(Some((offset, rows)))
     }
@@ -76,7 +100,7 @@ impl Rows {
         Ok(sums.distances())
     }
 
-    pub(super) async fn norms(mut self) -> Result<Vec<f64>, ReadError> {
+    pub(in crate::coordinator::updates) async fn norms(mut self) -> Result<Vec<f64>, ReadError> {
         let mut sums = UpdateNorms::new(self.values.len() - usize::from(self.centred));
         while let Some((offset, rows)) = self.next().await? {
             sums = blocking(move || {

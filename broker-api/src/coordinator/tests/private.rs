@@ -1,0 +1,182 @@
+//! Trainings that promise differential privacy.
+
+use jobs::spec::Privacy;
+
+use super::*;
+use crate::store::Change;
+
+const TWO_ROUNDS: &str = "central:norm=1,noise_multiplier=2,delta=1e-5,epsilon_budget=3.5";
+
+fn private(rounds: u32, privacy: &str) -> JobSpec {
+    let mut spec = train_spec(rounds, 2);
+    let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
+    train.privacy = Some(privacy.parse().unwrap());
+    spec
+}
+
+fn values(parameters: &Parameters) -> Vec<f64> {
+    let items = parameters.items().iter();
+    items.flat_map(|item| item.values.iter().map(|value| f64::from(*value))).collect()
+}
+
+/// What `d1` and `d2` move each value by, the slow way: each update, of 1 or 2 in every value, is
+/// shortened to the norm 1, and both weigh the same.
+#[expect(clippy::cast_precision_loss, reason = "a few values")]
+fn moved_by(values: usize) -> f64 {
+    let each = 1.0 / (values as f64).sqrt();
+    f64::midpoint(each, each)
+}
+
+#[tokio::test]
+async fn a_private_training_ends_at_its_budget() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let d1 = Device::start(&world, "d1").await;
+    let _d2 = Device::start(&world, "d2").await;
+    joined(&broker, 2).await;
+    let mut spec = private(9, TWO_ROUNDS);
+    let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
+    train.local.frozen = vec!["*bias".to_owned()];
+    let job = submit(&broker, spec).await;
+    let record = ended(&broker, &job).await;
+    assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+    let Some(crate::record::JobResult::Train { enough, .. }) = &record.result else {
+        panic!("{record:?}")
+    };
+    assert_eq!(*enough, Some(jobs::training::Enough::PrivacyBudget));
+    assert_eq!(participants(&record), vec![["d1", "d2"]; 2]);
+    let privacy: Privacy = TWO_ROUNDS.parse().unwrap();
+    for (rounds, outcome) in (1..).zip(&record.rounds) {
+        let spent = outcome.privacy.unwrap();
+        assert_eq!((spent.rounds, spent.planned), (rounds, Some(2)));
+        assert!((spent.epsilon - privacy.epsilon(rounds)).abs() < 1e-12);
+        assert!(outcome.influences.is_empty(), "norms are not told");
+    }
+    let given = d1.given.borrow();
+    let (before, after) = (&given[&1], &given[&2]);
+    for (before, after) in before.items().iter().zip(after.items()) {
+        assert_eq!(before.name.ends_with("bias"), before == after, "{}", before.name);
+    }
+    let differences = values(before).into_iter().zip(values(after)).map(|(x, y)| y - x);
+    let differences: Vec<f64> = differences.filter(|it| it.abs() > 0.0).collect();
+    let count = differences.len();
+    let noise = differences.iter().map(|difference| difference - moved_by(count));
+    #[expect(clippy::cast_precision_loss, reason = "a few values")]
+    let deviation = (noise.map(|it| it * it).sum::<f64>() / count as f64).sqrt();
+    // 2 times 1 / 2, up to chance: six deviations of an estimate of this many.
+    #[expect(clippy::cast_precision_loss, reason = "a few values")]
+    let slack = 6.0 / (2.0 * count as f64).sqrt();
+    assert!(count > 100 && (deviation - 1.0).abs() < slack, "{count} {deviation}");
+}
+
+/// Every state that is stored of a training, in order.
+fn states(broker: &Broker) -> tokio::sync::mpsc::Receiver<Change<StoredTraining>> {
+    broker.core.store.trainings.follow(tokio_util::sync::CancellationToken::new())
+}
+
+/// The state before there was noise in the first round.
+async fn before_noise(
+    changes: &mut tokio::sync::mpsc::Receiver<Change<StoredTraining>>,
+) -> StoredTraining {
+    let finding = async {
+        loop {
+            let Some(Change::Put(_, stored)) = changes.recv().await else { continue };
+            let round = stored.value.machine.as_ref().and_then(|machine| machine.round());
+            if round.is_some_and(|round| round.status().phase == "aggregating") {
+                return stored.value;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, finding).await.expect("it is stored")
+}
+
+/// A broker that dies when it has made a private mean, and before anyone knows: the next one makes
+/// the very same, which was paid for once.
+#[tokio::test]
+async fn another_broker_makes_the_same_noise() {
+    for privacy in [TWO_ROUNDS, &TWO_ROUNDS.replace("norm=1", "initial=1,count_deviation=4")] {
+        let world = World::new().await;
+        let first_runtime = tokio::runtime::Runtime::new().unwrap();
+        let first = world.broker_on(&first_runtime).await;
+        let second = world.broker().await;
+        let mut changes = states(&second);
+        let (gate, open) = watch::channel(false);
+        let waits = move |task: &jobs::spec::Task| match task.id.purpose {
+            Purpose::Train if task.id.round.0 == 2 => Action::After(open.clone()),
+            Purpose::Train | Purpose::Evaluate | Purpose::Infer | Purpose::Telemetry => {
+                Action::Work
+            }
+        };
+        let mut d1 = Device::start_as(&world, "d1", waits.clone()).await;
+        let _d2 = Device::start_as(&world, "d2", waits).await;
+        joined(&first, 2).await;
+        let mut spec = private(9, privacy);
+        let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
+        train.evaluate = false;
+        let job = submit(&first, spec).await;
+        let rounds = async || first.job(&job).await.unwrap().rounds;
+        until("the first round", async || !rounds().await.is_empty()).await;
+        let published = rounds().await[0].parameters.clone();
+        assert!(published.name.as_deref().unwrap().ends_with("/1/1"), "{published:?}");
+        let stored = before_noise(&mut changes).await;
+        let ledger = serde_json::to_value(&stored.machine).unwrap()["ledger"].clone();
+        assert_eq!(ledger["rounds"], 1, "it is paid for: {ledger}");
+        assert!(stored.secret.is_some());
+        first_runtime.shutdown_background();
+        // What the store would hold, had the first broker died then.
+        let trainings = &second.core.store.trainings;
+        let found = trainings.get(job.as_str()).await.unwrap().unwrap();
+        trainings.update(job.as_str(), &stored, found.revision).await.unwrap();
+        let made = state::parameters_name(&job, 1, stored.term + 1);
+        // The second broker offers the second round once more.
+        let is_offered = |task: &jobs::spec::Task| task.id.round.0 == 2;
+        let twice = |tasks: &Vec<_>| tasks.iter().filter(|task| is_offered(task)).count() == 2;
+        let offered = tokio::time::timeout(PATIENCE, d1.offered.wait_for(twice)).await;
+        drop(offered.expect("it takes over").unwrap());
+        gate.send(true).unwrap();
+        let record = ended(&second, &job).await;
+        assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+        assert_eq!(record.rounds[0].parameters.name.as_deref(), Some(&made[..]), "made anew");
+        assert_eq!(record.rounds[0].parameters.digest, published.digest);
+        assert_eq!(record.rounds.len(), 2, "{record:?}");
+        assert_eq!(record.rounds[1].privacy.unwrap().rounds, 2);
+    }
+}
+
+#[tokio::test]
+async fn an_adaptive_norm_follows_what_devices_send() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let _d1 = Device::start(&world, "d1").await;
+    let _d2 = Device::start(&world, "d2").await;
+    joined(&broker, 2).await;
+    let text = "central:initial=0.25,count_deviation=0.001,noise_multiplier=0.001,delta=1e-5,\
+                epsilon_budget=1e6";
+    let record = ended(&broker, &submit(&broker, private(3, text)).await).await;
+    assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+    // Both updates are longer: the norm grows by a factor of exp(0.1).
+    for (index, outcome) in record.rounds.iter().enumerate() {
+        let grown = 0.25 * (0.1 * f64::from(u32::try_from(index).unwrap())).exp();
+        let norm = outcome.privacy.unwrap().norm;
+        assert!((norm - grown).abs() < 0.01, "{norm}, {grown}");
+        assert!(outcome.within.unwrap().abs() < 0.01);
+    }
+}
+
+/// Rounds of those that were drawn, be it nobody.
+#[tokio::test]
+async fn a_sampled_round_has_whom_it_drew() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let _d1 = Device::start(&world, "d1").await;
+    let _d2 = Device::start(&world, "d2").await;
+    joined(&broker, 2).await;
+    let text = "central:norm=1,noise_multiplier=1,delta=1e-5,epsilon_budget=100,sampling_rate=0.4";
+    let record = ended(&broker, &submit(&broker, private(12, text)).await).await;
+    assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+    let sizes: Vec<usize> = record.rounds.iter().map(|round| round.updates.len()).collect();
+    assert_eq!(sizes.len(), 12);
+    assert!(sizes.iter().sum::<usize>() < 24, "{sizes:?}");
+    let spent = record.rounds[11].privacy.unwrap();
+    assert_eq!((spent.rounds, spent.sampling_rate.to_bits()), (12, 0.4_f64.to_bits()));
+}

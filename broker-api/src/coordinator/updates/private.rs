@@ -1,0 +1,106 @@
+//! A private mean: updates are read side by side, once for their norms and once to be combined,
+//! and noise is added before anything is stored. No more than a tile of each is in memory.
+//!
+//! The noise follows from the training's secret, the round, and which updates are combined: a
+//! broker that takes over makes the same parameters of the same updates, bit by bit, and others
+//! never get the same noise, so that nobody can take it off by comparing two of them.
+
+use std::ops::Range;
+
+use jobs::id::BlobRef;
+use jobs::spec::{Clip, PrivacyMode};
+use jobs::training::Training;
+use link::secret::Secret;
+use models::federated::privacy::{PrivateMean, Protection};
+use models::federated::robust::norm_bound::NormBound;
+use models::params::{Layout, is_named};
+
+use super::rules::{self, Combiner, Rows, RuleError};
+use super::{ReadError, Updates};
+use crate::coordinator::fold::Part;
+
+/// How a round is kept private.
+#[derive(Debug, Clone)]
+pub(in crate::coordinator) struct Private {
+    /// The longest update that counts.
+    norm: f64,
+    planned: u32,
+    noise_multiplier: f64,
+    /// Of the noise on the number of updates that are not longer, where the norm is adaptive.
+    count_deviation: Option<f64>,
+    /// Names of parameters that no update changes.
+    fixed: Vec<String>,
+    round: u32,
+    base: BlobRef,
+    secret: Secret,
+}
+
+impl Private {
+    /// As the round at work needs it; none where the broker adds no noise.
+    pub(in crate::coordinator) fn of(training: &Training, secret: &Secret) -> Option<Self> {
+        let spec = training.spec();
+        let privacy = spec.privacy.filter(|privacy| privacy.mode == PrivacyMode::Central)?;
+        let planned = spec.participation.devices.unwrap_or_default();
+        let count_deviation = match privacy.clip {
+            Clip::Norm(_) => None,
+            Clip::Adaptive(clip) => Some(clip.count_deviation(planned)),
+        };
+        Some(Self {
+            norm: training.norm().unwrap_or_else(|| privacy.initial_norm()),
+            planned,
+            noise_multiplier: privacy.update_noise_multiplier(planned),
+            count_deviation,
+            fixed: [&spec.local.frozen[..], &spec.local.kept_local].concat(),
+            round: training.round().map_or(0, |round| round.plan().round.0),
+            base: training.parameters().clone(),
+            secret: secret.clone(),
+        })
+    }
+
+    /// Seeds the noise of one vector of this round, made of these updates.
+    fn seed(&self, vector: &str, parts: &[Part]) -> [u8; 32] {
+        let updates: Vec<_> =
+            parts.iter().map(|part| (&part.device, &part.parameters.digest)).collect();
+        let norm = self.norm.to_bits();
+        let context = serde_json::to_vec(&(vector, self.round, norm, &self.base.digest, updates));
+        self.secret.derive(&context.expect("names and numbers are JSON"))
+    }
+
+    /// Values of parameters that no update changes: their differences are nothing, whatever was
+    /// sent, and so need no noise.
+    fn fixed_values(&self, model: &Layout) -> Vec<Range<usize>> {
+        let fixed = model.spans().iter().filter(|span| is_named(&self.fixed, &span.name));
+        fixed.map(|span| span.elements.clone()).collect()
+    }
+}
+
+impl Updates {
+    /// Stores a round's parameters moved by the private mean of updates; with an adaptive norm the
+    /// noised share of those that were not longer.
+    pub(super) async fn private(
+        &self,
+        name: String,
+        parts: &[Part],
+        private: &Private,
+    ) -> Result<(BlobRef, Option<f64>), ReadError> {
+        let model = self.ask(|fold| fold.model().clone()).await?;
+        let fixed = private.fixed_values(&model);
+        let blobs = rules::blobs(parts, Some(&private.base));
+        let norms = if parts.is_empty() {
+            Vec::new()
+        } else {
+            Rows::open(self, &blobs, true, &model).await?.with_fixed(&fixed).norms().await?
+        };
+        let Private { norm, planned, noise_multiplier, .. } = *private;
+        let bound = NormBound::new(norm).map_err(RuleError::from)?;
+        let protection = Protection { bound, planned, noise_multiplier };
+        let mean = PrivateMean::new(protection, &norms, private.seed("mean", parts))?;
+        let within = private
+            .count_deviation
+            .map(|deviation| mean.within(deviation, private.seed("count", parts)));
+        let within = within.transpose()?;
+        let combiner = Combiner::Private { mean, fixed };
+        let (parameters, _) = self.combined(name, &blobs, combiner, &model).await?;
+        Ok((parameters, within))
+    }
+}

@@ -19,6 +19,7 @@ mod effects;
 pub(crate) mod finish;
 mod fold;
 mod owner;
+mod pace;
 mod prepare;
 pub mod state;
 mod updates;
@@ -26,11 +27,11 @@ mod updates;
 use state::StoredTraining;
 
 /// Silence of an owner after which its trainings are taken over.
-pub const LEASE: Duration = Duration::from_secs(5);
+pub const LEASE: Duration = Duration::from_secs(3);
 /// How often an owner gives a sign of life.
-pub(crate) const RENEW_EVERY: Duration = Duration::from_millis(1500);
+pub(crate) const RENEW_EVERY: Duration = Duration::from_millis(750);
 /// How often leases are looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Trainings that may wait to be begun.
 const BEGUN_WAITING: usize = 256;
 

@@ -120,6 +120,16 @@ pub enum EventBody {
 }
 
 impl EventBody {
+    /// What fits into a message whatever the number of devices: of a round that ended without what
+    /// became of each update, which the stored outcome tells.
+    #[must_use]
+    pub fn shortened(mut self) -> Self {
+        if let EventBody::RoundEnded(outcome) = &mut self {
+            outcome.influences.clear();
+        }
+        self
+    }
+
     /// The word in the subject and in SSE.
     pub fn name(&self) -> &'static str {
         match self {

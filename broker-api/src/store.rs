@@ -23,6 +23,7 @@ use crate::record::{EventBody, JobEvent, ModelRecord, StoredJob, StoredKey};
 
 pub mod bucket;
 pub mod events;
+mod packed;
 
 pub use bucket::{Bucket, Change, Versioned};
 
@@ -141,9 +142,13 @@ impl Store {
         body: EventBody,
     ) -> Result<(), StoreError> {
         let subject = subject::event(job, body.name());
-        let event = JobEvent { sequence: 0, job: job.clone(), at: now(), body };
+        let mut event = JobEvent { sequence: 0, job: job.clone(), at: now(), body };
         let id = format!("{job}.{id}");
-        let payload = wire::encode(&event);
+        let mut payload = wire::encode(&event);
+        if link::publish::check_size(&self.client, payload.len()).is_err() {
+            event.body = event.body.shortened();
+            payload = wire::encode(&event);
+        }
         link::publish::store(&self.context, &subject, &id, HeaderMap::new(), payload).await?;
         Ok(())
     }

@@ -253,7 +253,7 @@ pub struct Plan {
 
 /// Devices that are invited or held in reserve in one round, at most: the stored state has to
 /// fit into one message.
-pub const DEVICES_MAX: usize = 500;
+pub const DEVICES_MAX: usize = 1000;
 
 /// The machine of one round; its whole state, so it can be stored after each step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

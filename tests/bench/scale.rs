@@ -64,6 +64,9 @@ async fn a_round_of_many(devices: u32) {
     let rounds = job["rounds"].as_array().unwrap();
     let mut times = Times::default();
     between_ends(rounds).for_each(|time| times.push(time));
+    let missing: usize =
+        rounds.iter().map(|round| round["missing"].as_array().unwrap().len()).sum();
+    println!("  {:<44} {missing:>12}", "updates that were missing, all rounds");
     let median = times.median();
     let what = format!("a round, median of {ROUNDS}");
     against_bar(&what, &ms(median), &ms(ROUND_BAR), median <= ROUND_BAR);

@@ -10,11 +10,11 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use jobs::device::{DatasetFacts, Facts, Heartbeat, Hello};
 use jobs::id::{BlobRef, Millis};
-use jobs::report::{ReportBody, TaskReport, UpdateReport};
+use jobs::report::{Failure, FailureCode, ReportBody, TaskReport, UpdateReport};
 use jobs::spec::{Offer, Task, TaskId, TaskWork};
 use jobs::subject::{self, FleetTopic};
 use jobs::wire;
-use link::blobs::{Blobs, Existing};
+use link::blobs::{BlobError, Blobs, Existing};
 
 /// Which devices one process plays.
 #[derive(Debug, clap::Args)]
@@ -157,24 +157,35 @@ impl Device {
         let Offer::Task(task) = wire::decode(&message.payload).unwrap() else { return };
         if let TaskWork::Train(work) = &task.work {
             self.report(&task, ReportBody::Accepted, "accepted").await;
-            let bytes = self.blobs.get(&work.parameters).await.unwrap();
-            let TaskId { job, round, attempt, .. } = &task.id;
-            let name = format!("update/{job}/{round}/{}/{attempt}", self.hello.device);
-            let parameters = BlobRef { name: Some(name), ..work.parameters.clone() };
-            self.blobs.put_as(&parameters, bytes, Existing::Replace).await.unwrap();
-            let update = UpdateReport {
-                parameters,
-                examples: 8,
-                loss: 0.0,
-                accuracy: 0.0,
-                steps: 0,
-                duration_ms: Millis(1),
-                engine: "native".to_owned(),
-                initial_loss: None,
-                control_change: None,
+            let body = match self.update(&task.id, &work.parameters).await {
+                Ok(update) => ReportBody::Trained(update),
+                Err(error) => ReportBody::Failed(Failure::new(
+                    FailureCode::BlobUnavailable,
+                    error.to_string(),
+                )),
             };
-            self.report(&task, ReportBody::Trained(update), "trained").await;
+            self.report(&task, body, "last").await;
         }
+    }
+
+    /// Gets the parameters and sends them back, as an agent does in no epoch of training.
+    async fn update(&self, id: &TaskId, received: &BlobRef) -> Result<UpdateReport, BlobError> {
+        let bytes = self.blobs.get(received).await?;
+        let TaskId { job, round, attempt, .. } = id;
+        let name = format!("update/{job}/{round}/{}/{attempt}", self.hello.device);
+        let parameters = BlobRef { name: Some(name), ..received.clone() };
+        self.blobs.put_as(&parameters, bytes, Existing::Replace).await?;
+        Ok(UpdateReport {
+            parameters,
+            examples: 8,
+            loss: 0.0,
+            accuracy: 0.0,
+            steps: 0,
+            duration_ms: Millis(1),
+            engine: "native".to_owned(),
+            initial_loss: None,
+            control_change: None,
+        })
     }
 
     async fn report(&self, task: &Task, body: ReportBody, kind: &str) {

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::RENEW_EVERY;
 use super::owner::{DONE_WAITING, Ears, Owner, REST, Stop};
+use super::pace::Pace;
 use super::prepare::{Unprepared, layout_of};
 use super::state::{Prepared, StoredTraining};
 use super::updates::Updates;
@@ -127,6 +128,8 @@ async fn try_begin(
         stored: value,
         revision: stored.revision,
         stored_at: Instant::now(),
+        storing_took: Duration::ZERO,
+        pace: Pace::default(),
         lost_lease: false,
         changed_at: None,
         done,

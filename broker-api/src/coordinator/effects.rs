@@ -1,7 +1,7 @@
 //! What the machine of a training asks for, done.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::header::HeaderMap;
 use jobs::id::{Attempt, BlobRef, DeviceId, RoundNumber};
@@ -16,6 +16,7 @@ use jobs::training::{Effect, Ending, Event};
 use jobs::{subject, wire};
 
 use super::owner::{Owner, REST, Stop};
+use super::pace::Offered;
 use super::state::{is_of, parameters_name, round_key, server_state_name};
 use super::updates::How;
 use crate::broker::JobEnd;
@@ -65,7 +66,11 @@ impl Owner {
         let (to_devices, others): (Vec<Effect>, Vec<Effect>) =
             outward.into_iter().partition(|effect| matches!(effect, Effect::Round { .. }));
         let started = started(&to_devices);
-        for effect in to_devices.into_iter().chain(others) {
+        for effect in to_devices {
+            self.perform_outward(effect).await?;
+        }
+        self.send_offers().await;
+        for effect in others {
             self.perform_outward(effect).await?;
         }
         if let Some((round, devices)) = started {
@@ -156,9 +161,13 @@ impl Owner {
         match effect {
             Effect::Round { round, effect } => match effect {
                 round::Effect::Offer { device, purpose, attempt, parameters } => {
-                    self.offer(round, device, purpose, attempt, parameters).await;
+                    self.pace.push(Offered { round, device, purpose, attempt, parameters });
                 }
                 round::Effect::Withdraw { device, purpose, attempt, reason } => {
+                    self.pace.heard(&device);
+                    if self.pace.withdraw(&device, purpose, attempt) {
+                        return Ok(());
+                    }
                     let task = self.task_id(round, purpose, attempt);
                     self.send(&device, &Offer::Cancel { task, reason }, false).await;
                 }
@@ -181,14 +190,15 @@ impl Owner {
         TaskId { job: self.job.clone(), round, purpose, attempt }
     }
 
-    async fn offer(
-        &self,
-        round: RoundNumber,
-        device: DeviceId,
-        purpose: Purpose,
-        attempt: Attempt,
-        parameters: BlobRef,
-    ) {
+    /// Sends the offers whose time has come.
+    pub(super) async fn send_offers(&mut self) {
+        while let Some(offered) = self.pace.next(Instant::now()) {
+            self.offer(offered).await;
+        }
+    }
+
+    async fn offer(&self, offered: Offered) {
+        let Offered { round, device, purpose, attempt, parameters } = offered;
         let (graph, dataset) = (self.prepared.graph.clone(), self.spec.dataset.clone());
         let normalization = self.prepared.normalization.clone();
         let local = LocalTraining { normalization, ..self.spec.local.clone() };

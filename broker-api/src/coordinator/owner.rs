@@ -23,6 +23,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 use super::RENEW_EVERY;
 use super::begin::begin;
+use super::pace::Pace;
 use super::prepare::eligible;
 use super::state::{Prepared, StoredTraining};
 use super::updates::Updates;
@@ -32,8 +33,10 @@ use crate::fleet::FleetEvent;
 use crate::record::EventBody;
 use crate::store::{StoreError, Versioned, unavailable};
 
-/// How long changes that nobody else sees may wait to be stored.
+/// How long changes that nobody else sees may wait to be stored, at least.
 const STORE_WITHIN: Duration = Duration::from_millis(50);
+/// Of the time, storing such changes takes this share at most.
+const STORING_SHARE: u32 = 10;
 /// How long to wait before the store is asked again.
 pub(super) const REST: Duration = Duration::from_millis(500);
 /// Results of checks and averages that may wait.
@@ -66,6 +69,8 @@ pub(super) struct Owner {
     pub(super) stored: StoredTraining,
     pub(super) revision: u64,
     pub(super) stored_at: Instant,
+    /// How long storing took last time.
+    pub(super) storing_took: Duration,
     /// Another broker has written.
     pub(super) lost_lease: bool,
     /// Since when there are changes that are not stored.
@@ -75,6 +80,7 @@ pub(super) struct Owner {
     pub(super) folding: u32,
     /// Where offers that nobody listens to come back.
     pub(super) returns: String,
+    pub(super) pace: Pace,
 }
 
 /// What an owner listens to.
@@ -110,6 +116,7 @@ enum Heard {
     Cancel,
     Wake,
     Save,
+    MaySend,
 }
 
 impl Owner {
@@ -123,6 +130,7 @@ impl Owner {
             if self.lost_lease {
                 return Stop::Lost;
             }
+            self.send_offers().await;
             let closing = self.core.closing.clone();
             let Some(events) = closing.run_until_cancelled(self.hear(ears)).await else {
                 self.stored.owner = None;
@@ -161,18 +169,23 @@ impl Owner {
         let wake = if ears.behind { None } else { self.machine.wake_at() };
         let wake = wake.map(|at| Duration::from_millis(at.since(now).0));
         let save_at = match self.changed_at {
-            Some(at) => at + STORE_WITHIN,
+            Some(at) => {
+                let pause = STORE_WITHIN.max(self.storing_took * STORING_SHARE);
+                (at + pause).min(self.stored_at + RENEW_EVERY)
+            }
             None => self.stored_at + RENEW_EVERY,
         };
         let heard = tokio::select! {
             biased;
+            // Reports that come without a pause do not keep the lease from being renewed.
+            () = tokio::time::sleep_until(save_at.into()) => Heard::Save,
             report = next_report(&mut ears.reports) => Heard::Report(report),
             Some(event) = ears.done.recv() => Heard::Done(event),
             Some(message) = ears.returned.next() => Heard::Returned(message),
             event = ears.fleet.recv(), if heeds_fleet => Heard::Fleet(event.ok()),
             () = asked_to_stop(&mut ears.signal) => Heard::Cancel,
             () = sleep(wake) => Heard::Wake,
-            () = tokio::time::sleep_until(save_at.into()) => Heard::Save,
+            () = sleep(self.pace.wake_at().map(left)) => Heard::MaySend,
         };
         self.understand(ears, heard).await
     }
@@ -222,6 +235,7 @@ impl Owner {
                 }
                 Vec::new()
             }
+            Heard::MaySend => Vec::new(),
         }
     }
 
@@ -262,6 +276,7 @@ impl Owner {
 
     fn lost(&mut self, now: Millis, device: DeviceId) -> Vec<(Millis, Event)> {
         self.changed();
+        self.pace.heard(&device);
         self.in_round(now, round::Event::DeviceLost { device })
     }
 
@@ -309,6 +324,9 @@ impl Owner {
         if device.as_ref() != Some(&report.device) || report.task.job != self.job {
             tracing::warn!(subject = %message.subject, "a report names another device or job");
             return;
+        }
+        if !matches!(report.body, ReportBody::Accepted) {
+            self.pace.heard(&report.device);
         }
         if let Some(event) = self.understood(report) {
             self.changed();
@@ -379,6 +397,7 @@ impl Owner {
     }
 
     async fn save_once(&mut self) -> Result<(), StoreError> {
+        let begun = Instant::now();
         self.stored.machine = Some(self.machine.clone());
         self.stored.write += 1;
         let key = self.job.as_str();
@@ -398,6 +417,7 @@ impl Owner {
         };
         self.revision = saved?;
         self.stored_at = Instant::now();
+        self.storing_took = begun.elapsed();
         self.changed_at = None;
         Ok(())
     }
@@ -409,6 +429,10 @@ async fn next_report(reports: &mut Option<push::Ordered>) -> Option<Message> {
         Some(reports) => reports.next().await.and_then(Result::ok),
         None => std::future::pending().await,
     }
+}
+
+fn left(until: Instant) -> Duration {
+    until.saturating_duration_since(Instant::now())
 }
 
 async fn sleep(duration: Option<Duration>) {

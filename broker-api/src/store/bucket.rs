@@ -8,13 +8,12 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{DeliverPolicy, push};
 use async_nats::jetstream::kv::{self, CreateErrorKind, Operation, UpdateErrorKind};
 use futures::StreamExt as _;
-use jobs::wire;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{StoreError, unavailable};
+use super::{StoreError, packed, unavailable};
 
 /// How long to wait before a broken watch is begun again.
 const MEND_AFTER: Duration = Duration::from_millis(500);
@@ -97,7 +96,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
     /// [`StoreError::Conflict`] when there is one; [`StoreError::Unavailable`], after which the
     /// value may be stored or not.
     pub async fn create(&self, key: &str, value: &T) -> Result<u64, StoreError> {
-        let created = self.store.create(key, wire::encode(value)).await;
+        let created = self.store.create(key, packed::encode(value)).await;
         created.map_err(|error| match error.kind() {
             CreateErrorKind::AlreadyExists => StoreError::Conflict { key: key.to_owned() },
             CreateErrorKind::InvalidKey
@@ -113,7 +112,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
     /// [`StoreError::Conflict`] when the key has another revision by now;
     /// [`StoreError::Unavailable`], after which the value may be stored or not.
     pub async fn update(&self, key: &str, value: &T, revision: u64) -> Result<u64, StoreError> {
-        let updated = self.store.update(key, wire::encode(value), revision).await;
+        let updated = self.store.update(key, packed::encode(value), revision).await;
         updated.map_err(|error| match error.kind() {
             UpdateErrorKind::WrongLastRevision => StoreError::Conflict { key: key.to_owned() },
             UpdateErrorKind::InvalidKey | UpdateErrorKind::TimedOut | UpdateErrorKind::Other => {
@@ -127,7 +126,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn put(&self, key: &str, value: &T) -> Result<u64, StoreError> {
-        let put = self.store.put(key, wire::encode(value)).await;
+        let put = self.store.put(key, packed::encode(value)).await;
         put.map_err(|error| self.unavailable("writing", key, &error))
     }
 
@@ -235,7 +234,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
     }
 
     fn decode(&self, key: &str, value: &[u8]) -> Result<T, StoreError> {
-        wire::decode(value).map_err(|error| StoreError::Damaged {
+        packed::decode(value).map_err(|error| StoreError::Damaged {
             bucket: self.name,
             key: key.to_owned(),
             reason: error.to_string(),

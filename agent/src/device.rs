@@ -38,6 +38,8 @@ pub(crate) struct Device {
     pub(crate) kept_local: KeptLocal,
     /// Control variates, kept in the same way.
     pub(crate) controls: KeptLocal,
+    /// What updates left out, for the next ones.
+    pub(crate) residuals: KeptLocal,
     pub(crate) datasets: Datasets,
     pub(crate) buffer: Buffer,
     /// For heartbeats: what is at work, and what can answer at once.
@@ -71,6 +73,7 @@ impl Device {
             ),
             kept_local: KeptLocal::open(state.kept_local(), config.cache_bytes),
             controls: KeptLocal::open(state.controls(), config.cache_bytes),
+            residuals: KeptLocal::open(state.residuals(), config.cache_bytes),
             blobs,
             datasets: Datasets::new(config.data.clone(), facts.memory.0),
             buffer: Buffer::new(state.telemetry()),

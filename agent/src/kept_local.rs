@@ -1,4 +1,5 @@
-//! Parameters that stay on the device from round to round of a job: one file per job and round.
+//! Parameters, or what an update left out of them, that stay on the device from round to round of
+//! a job: one file per job and round.
 //!
 //! A round begins with those of the last round before it, so that another attempt at the same
 //! round begins as the first one did.

@@ -38,7 +38,7 @@ impl State {
     /// Makes and locks the directory.
     pub(crate) fn open(dir: &Path) -> Result<Self, StateError> {
         let unusable = |source| StateError::Unusable { dir: dir.to_owned(), source };
-        for part in ["blobs", "checkpoints", "kept_local", "controls"] {
+        for part in ["blobs", "checkpoints", "kept_local", "controls", "residuals"] {
             std::fs::create_dir_all(dir.join(part)).map_err(unusable)?;
         }
         let lock = File::create(dir.join("lock")).map_err(unusable)?;
@@ -67,6 +67,11 @@ impl State {
     /// Control variates of trainings.
     pub(crate) fn controls(&self) -> PathBuf {
         self.dir.join("controls")
+    }
+
+    /// What updates left out.
+    pub(crate) fn residuals(&self) -> PathBuf {
+        self.dir.join("residuals")
     }
 
     /// Telemetry that waits for a connection.

@@ -29,6 +29,7 @@ mod infer;
 mod joining;
 mod kept_local;
 mod train;
+mod updates;
 
 /// How long anything may take before a test gives up.
 const PATIENCE: Duration = Duration::from_secs(30);

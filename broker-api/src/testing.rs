@@ -30,6 +30,10 @@ use crate::broker::{Broker, BrokerConfig};
 use crate::nats_server::{NatsServer, NatsServerConfig};
 use crate::record::ModelRecord;
 
+use self::encoded::encoded;
+
+mod encoded;
+
 /// How long a test waits for what must come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Heartbeats of test devices.
@@ -101,6 +105,8 @@ pub(crate) enum Action {
     After(watch::Receiver<bool>),
     /// The work, reported twice.
     Repeat,
+    /// The work, as an agent does it that knows no encodings of updates.
+    Plain,
 }
 
 type Behaviour = Arc<dyn Fn(&Task) -> Action + Send + Sync>;
@@ -230,12 +236,13 @@ impl Agent {
             gate.wait_for(|open| *open).await.unwrap();
         }
         let repeat = matches!(action, Action::Repeat);
+        let encodes = !matches!(action, Action::Plain);
         let body = match (action, &task.work) {
             (Action::Silence, _) => return,
             (Action::Fail(code), _) => ReportBody::Failed(Failure::new(code, "as the test wants")),
             (Action::Upload(bytes), _) => self.upload(&task, bytes).await,
             (Action::Claim(blob), _) => self.update(blob),
-            (_, TaskWork::Train(work)) => self.train(&task, work).await,
+            (_, TaskWork::Train(work)) => self.train(&task, work, encodes).await,
             (_, TaskWork::Evaluate(_)) => ReportBody::Evaluated(EvaluationReport {
                 examples: 10,
                 loss: 0.5,
@@ -315,15 +322,17 @@ impl Agent {
     }
 
     /// Adds the number of the device (the last character of its name) to every value.
-    async fn train(&self, task: &Task, work: &TrainTask) -> ReportBody {
+    async fn train(&self, task: &Task, work: &TrainTask, encodes: bool) -> ReportBody {
         let bytes = self.blobs.get(&work.parameters).await.unwrap();
         let parameters = Parameters::from_safetensors(&bytes).unwrap();
         let mut items = parameters.items().to_vec();
         self.given.send_modify(|given| drop(given.insert(task.id.round.0, parameters)));
         let step = self.number();
         items.iter_mut().flat_map(|item| &mut item.values).for_each(|value| *value += step);
-        let body =
-            self.upload(task, Parameters::new(items.clone()).unwrap().to_safetensors()).await;
+        let trained = Parameters::new(items.clone()).unwrap();
+        let update = if encodes { encoded(work, &bytes, &trained) } else { None };
+        let update = update.unwrap_or_else(|| trained.to_safetensors());
+        let body = self.upload(task, update).await;
         let ReportBody::Trained(mut update) = body else { return body };
         update.initial_loss = work.initial_loss.then(|| initial_loss(&self.hello.device));
         if let Some(control) = &work.control {
@@ -439,6 +448,7 @@ pub(crate) fn train_spec(rounds: u32, devices: u32) -> JobSpec {
         },
         strategy: jobs::spec::Strategy::default(),
         privacy: None,
+        update: jobs::spec::UpdateEncoding::default(),
         evaluate: true,
         target_accuracy: None,
         early_stopping: None,

@@ -82,7 +82,7 @@ pub struct Progress {
 /// A local update.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct UpdateReport {
-    /// The parameters after local training (safetensors).
+    /// The parameters after local training as safetensors, or an update as the task wants it.
     pub parameters: BlobRef,
     /// Local examples: the weight in the mean.
     pub examples: u64,

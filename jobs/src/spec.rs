@@ -1,14 +1,9 @@
 //! What to do: job specifications as people write them, and the tasks that devices get.
 
-use std::fmt;
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
 
 use crate::engine::EnginePolicy;
-use crate::id::{
-    Attempt, BlobRef, Bytes, DatasetName, IdError, JobId, Millis, ModelName, ModelRef, RoundNumber,
-};
+use crate::id::{BlobRef, Bytes, DatasetName, Millis, ModelName, ModelRef, RoundNumber};
 use crate::selector::Selector;
 
 mod examples;
@@ -19,6 +14,8 @@ mod schedule;
 mod settings;
 mod stopping;
 mod strategy;
+mod task_id;
+mod update;
 mod validate;
 
 pub use self::examples::{Augment, AugmentError, Normalization, NormalizationError};
@@ -31,6 +28,10 @@ pub use self::stopping::{EarlyStopping, Keep, Metric, StoppingError};
 pub use self::strategy::{
     Byzantine, CentredClipping, FedAdagrad, FedAdam, FedAvgM, FedTrimmedAvg, FedYogi, MultiKrum,
     NormBound, QFedAvg, Scaffold, Strategy, StrategyError,
+};
+pub use self::task_id::TaskId;
+pub use self::update::{
+    Exact, Int8, Rounded, TopK, UpdateEncoding, UpdateEncodingError, ValueFormat,
 };
 pub use self::validate::{Problem, validate};
 
@@ -161,6 +162,9 @@ pub struct TrainSpec {
     /// What is promised of the devices' data; nothing when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub privacy: Option<Privacy>,
+    /// How updates travel.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub update: UpdateEncoding,
     /// Whether devices evaluate the new model on their test split after each round.
     #[serde(default = "default_true")]
     pub evaluate: bool,
@@ -244,52 +248,6 @@ impl Purpose {
     }
 }
 
-/// Names a task: the same id means the same work, whatever is delivered twice.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct TaskId {
-    /// The job it belongs to.
-    pub job: JobId,
-    /// The federated round, 0 outside of rounds.
-    #[serde(default)]
-    pub round: RoundNumber,
-    /// Why.
-    pub purpose: Purpose,
-    /// How often this work was placed.
-    pub attempt: Attempt,
-}
-
-/// One NATS token, `<job>-<round>-<purpose>-<attempt>`, for `Nats-Msg-Id`, logs and file names.
-impl fmt::Display for TaskId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { job, round, purpose, attempt } = self;
-        write!(f, "{job}-{round}-{}-{attempt}", purpose.as_str())
-    }
-}
-
-impl FromStr for TaskId {
-    type Err = IdError;
-
-    /// Parses what [`TaskId`]'s `Display` writes; the job's name may hold `-` itself.
-    fn from_str(text: &str) -> Result<Self, IdError> {
-        let id = parse_task_id(text).filter(|id| id.to_string() == text);
-        id.ok_or_else(|| IdError {
-            kind: "task id",
-            text: text.chars().take(80).collect(),
-            expected: "<job>-<round>-<purpose>-<attempt>, such as '01job-3-train-1'",
-        })
-    }
-}
-
-fn parse_task_id(text: &str) -> Option<TaskId> {
-    let mut parts = text.rsplitn(4, '-');
-    let attempt = Attempt(parts.next()?.parse().ok()?);
-    let purpose = parts.next()?;
-    let purpose = Purpose::ALL.into_iter().find(|known| known.as_str() == purpose)?;
-    let round = RoundNumber(parts.next()?.parse().ok()?);
-    let job = JobId::parse(parts.next()?).ok()?;
-    Some(TaskId { job, round, purpose, attempt })
-}
-
 /// What a broker says on `offer.<device>`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -357,6 +315,9 @@ pub struct TrainTask {
     /// Control variates that correct the gradients, with [`Strategy::Scaffold`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub control: Option<ControlVariates>,
+    /// How the update is to be written.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub update: UpdateEncoding,
 }
 
 /// Control variates of a round (Karimireddy et al. 2020).
@@ -414,6 +375,7 @@ pub struct InferTask {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::{Attempt, JobId};
 
     #[test]
     fn task_ids_are_one_token_and_parse_back() {

@@ -24,7 +24,7 @@ use jobs::selector::Selector;
 use jobs::spec::{
     Augment, EvaluateTask, InferInput, InferSpec, InferTask, JobSpec, Keep, LocalTraining, Loss,
     Normalization, Offer, Optimizer, Participation, Purpose, Schedule, Strategy, Task, TaskId,
-    TaskWork, TensorHeader, TrainSpec, TrainTask, WorkSpec,
+    TaskWork, TensorHeader, TrainSpec, TrainTask, UpdateEncoding, WorkSpec,
 };
 use jobs::wire;
 use serde::Serialize;
@@ -195,6 +195,7 @@ fn offers(golden: &mut Golden) {
         rounds: 0,
         initial_loss: false,
         control: None,
+        update: UpdateEncoding::default(),
     };
     golden.same("offer-train", &offer(Purpose::Train, TaskWork::Train(train.clone())));
     let local = LocalTraining {
@@ -203,8 +204,11 @@ fn offers(golden: &mut Golden) {
         warm_up: 7,
         ..train.local.clone()
     };
-    let scheduled = TrainTask { local, rounds_done: 2, rounds: 15, ..train };
+    let scheduled = TrainTask { local, rounds_done: 2, rounds: 15, ..train.clone() };
     golden.same("offer-train-scheduled", &offer(Purpose::Train, TaskWork::Train(scheduled)));
+    let update = "topk:share=0.25,values=int8".parse().unwrap();
+    let encoded = TrainTask { update, ..train };
+    golden.same("offer-train-encoded", &offer(Purpose::Train, TaskWork::Train(encoded)));
     let evaluate = EvaluateTask {
         graph: BlobRef::by_digest(digest(1), Bytes(1000)),
         parameters: blob(),
@@ -343,6 +347,7 @@ fn jobs(golden: &mut Golden) {
         },
         strategy: Strategy::default(),
         privacy: None,
+        update: UpdateEncoding::default(),
         evaluate: true,
         target_accuracy: Some(0.95),
         early_stopping: None,
@@ -358,6 +363,7 @@ fn jobs(golden: &mut Golden) {
     golden.same("job-train", &job("group=lab", WorkSpec::Train(Box::new(train.clone()))));
     golden.same("job-train-refined", &job("group=lab", WorkSpec::Train(Box::new(refined(&train)))));
     golden.same("job-train-private", &job("", WorkSpec::Train(Box::new(private(&train)))));
+    job_encoded(golden, train.clone());
     let old = TrainSpec {
         local: LocalTraining::default(),
         participation: Participation::default(),
@@ -386,6 +392,13 @@ fn private(train: &TrainSpec) -> TrainSpec {
         target_accuracy: None,
         ..train.clone()
     }
+}
+
+fn job_encoded(golden: &mut Golden, train: TrainSpec) {
+    let train = TrainSpec { update: "int8:block=512".parse().unwrap(), ..train };
+    let (selector, deadline_ms) = (Selector::default(), Millis(30_000));
+    let job = JobSpec { selector, deadline_ms, work: WorkSpec::Train(Box::new(train)) };
+    golden.same("job-train-encoded", &job);
 }
 
 fn telemetry() -> Telemetry {

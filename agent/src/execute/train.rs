@@ -6,7 +6,6 @@ use bytes::Bytes;
 use jobs::id::{BlobRef, Digest, Millis};
 use jobs::report::{EvaluationReport, Failure, FailureCode, ReportBody, UpdateReport};
 use jobs::spec::{EvaluateTask, TaskId, TrainTask};
-use link::blobs::Existing;
 use models::dataset::{Batches, Dataset, Examples, Normalization, Order};
 use models::params::Parameters;
 use models::train::Trainer;
@@ -18,6 +17,7 @@ use self::memory::{Need, Promise};
 pub(crate) use self::meter::Latest;
 use self::meter::{Meter, Steps, Sums};
 use self::prepare::{begin, check_fit};
+use self::update::Update;
 use super::{Run, Stopped, failures};
 use crate::cache::{self, Keep};
 use crate::checkpoints::Saver;
@@ -29,6 +29,7 @@ mod memory;
 mod meter;
 mod prepare;
 mod settings;
+mod update;
 
 /// The engine's name in reports.
 const ENGINE: &str = "native";
@@ -72,7 +73,7 @@ impl Room {
 
 /// What local training gave.
 struct Trained {
-    parameters: Vec<u8>,
+    update: Vec<u8>,
     examples: u64,
     sums: Sums,
     steps: u64,
@@ -85,13 +86,14 @@ impl Run {
     /// Trains from the given parameters, uploads the result, and describes it.
     pub(super) async fn train(&self, task: TrainTask) -> Result<ReportBody, Failure> {
         settings::check(&task.local)?;
+        update::check(task.update)?;
         let device = &self.executor.device;
         let (parameters, examples) = futures::try_join!(
             device.cache.get(&task.parameters, Keep::Memory),
             self.examples(&task),
         )?;
         if task.local.epochs == 0 {
-            return self.untouched(task.parameters, parameters, examples).await;
+            return self.untouched(task, parameters, examples).await;
         }
         let graph = device.cache.get(&task.graph, Keep::Disk).await?;
         let control = match task.control.as_ref().and_then(|control| control.server.as_ref()) {
@@ -109,7 +111,7 @@ impl Run {
         let shared = device.clone();
         let work = move || local.train_or_stop(&shared, &graph, &parameters);
         let trained = self.executor.compute.train(self.thread_name("train"), work).await?;
-        let parameters = self.upload(self.update_name(), trained.parameters).await?;
+        let parameters = self.upload(self.update_name(), trained.update).await?;
         let control_change = match trained.control_change {
             Some(change) => {
                 Some(self.upload(format!("{}/control", self.update_name()), change).await?)
@@ -180,19 +182,15 @@ impl Run {
         read.unwrap_or_else(|_| Err(super::panic_failure("reading the data set")))
     }
 
-    /// The update of a round without training: the very same bytes, sent all the same.
+    /// The update of a round without training.
     async fn untouched(
         &self,
-        parameters: BlobRef,
-        bytes: Bytes,
+        task: TrainTask,
+        received: Bytes,
         examples: u64,
     ) -> Result<ReportBody, Failure> {
-        let blobs = &self.executor.device.blobs;
-        let parameters = BlobRef { name: Some(self.update_name()), ..parameters };
-        let sent = blobs.put_as(&parameters, bytes, Existing::Replace).await;
-        sent.map_err(|error| cache::explain(&error))?;
         Ok(ReportBody::Trained(UpdateReport {
-            parameters,
+            parameters: self.send_untouched(task, received).await?,
             examples,
             loss: 0.0,
             accuracy: 0.0,
@@ -231,13 +229,13 @@ impl LocalRun {
         &self,
         device: &Device,
         graph: &[u8],
-        parameters: &[u8],
+        received: &[u8],
     ) -> Result<Trained, Failure> {
         let dataset = device.datasets.get(&self.task.dataset)?;
         let normalization = settings::normalization(&self.task.local.normalization, &dataset)?;
         let key = key(&self.id, &self.task, &dataset, &normalization);
         let mut saver = device.checkpoints.of(&self.id, key);
-        let trained = self.train(device, graph, parameters, &dataset, &normalization, &mut saver);
+        let trained = self.train(device, graph, received, &dataset, &normalization, &mut saver);
         trained.inspect_err(|failure| {
             if failure.code != FailureCode::ShuttingDown {
                 saver.remove();
@@ -250,7 +248,7 @@ impl LocalRun {
         &self,
         device: &Device,
         graph: &[u8],
-        parameters: &[u8],
+        received: &[u8],
         dataset: &Arc<Dataset>,
         normalization: &Normalization,
         saver: &mut Saver,
@@ -272,10 +270,10 @@ impl LocalRun {
         let mut trainer = trainer.map_err(|error| failures::of_training(&error))?;
         check_fit(&trainer, dataset, loss)?;
         let now = (&self.id, self.id.round.0);
-        let kept = begin(&mut trainer, parameters, &device.kept_local, now, &local.kept_local)?;
+        let kept = begin(&mut trainer, received, &device.kept_local, now, &local.kept_local)?;
         let control = self.task.control.as_ref().map(|variates| {
-            let received = self.control.as_deref();
-            Control::begin(&mut trainer, variates, received, &device.controls, &self.id)
+            let server = self.control.as_deref();
+            Control::begin(&mut trainer, variates, server, &device.controls, &self.id)
         });
         let control = control.transpose()?;
         // Held until the first step has taken it.
@@ -292,13 +290,14 @@ impl LocalRun {
         trainer.check_finite().map_err(|error| failures::of_training(&error))?;
         let mut result = trainer.parameters();
         let control_change = control.map(|control| {
-            let global = Parameters::from_safetensors(parameters).map_err(prepare::wrong)?;
+            let global = Parameters::from_safetensors(received).map_err(prepare::wrong)?;
             control.end(&global, &result, steps, local.learning_rate)
         });
         let control_change = control_change.transpose()?;
         kept.keep(&mut result)?;
-        let (parameters, examples) = (result.to_safetensors(), examples.len() as u64);
-        Ok(Trained { parameters, examples, sums, steps, initial_loss, control_change })
+        let update = Update::of(device, &self.id, &self.task).encode(received, &result)?;
+        let examples = examples.len() as u64;
+        Ok(Trained { update, examples, sums, steps, initial_loss, control_change })
     }
 
     /// Takes the steps from where they were left: the sums of the last epoch, and how many they
@@ -432,7 +431,7 @@ fn check_stop(stopped: &Stopped) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use jobs::id::{BlobRef, Bytes as Size};
-    use jobs::spec::{Augment, LocalTraining, Normalization as Wanted};
+    use jobs::spec::{Augment, LocalTraining, Normalization as Wanted, UpdateEncoding};
     use models::dataset::{Limits, decode};
 
     use super::*;
@@ -456,6 +455,7 @@ mod tests {
             rounds: 0,
             initial_loss: false,
             control: None,
+            update: UpdateEncoding::default(),
         };
         let id = format!("job1-1-train-{attempt}").parse().unwrap();
         key(&id, &task, &dataset, &normalization)

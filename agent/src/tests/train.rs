@@ -1,7 +1,9 @@
 use jobs::device::Heartbeat;
 use jobs::id::Digest;
 use jobs::report::{FailureCode, UpdateReport};
-use jobs::spec::{Augment, EvaluateTask, LocalTraining, Loss, Normalization, TrainTask};
+use jobs::spec::{
+    Augment, EvaluateTask, LocalTraining, Loss, Normalization, TrainTask, UpdateEncoding,
+};
 use models::params::Parameters;
 use models::train::{Sgd, Trainer};
 
@@ -35,6 +37,7 @@ pub(super) fn training(model: &Model, job: &str, attempt: u32, local: LocalTrain
         rounds: 0,
         initial_loss: false,
         control: None,
+        update: UpdateEncoding::default(),
     });
     task(job, Purpose::Train, attempt, work)
 }

@@ -8,7 +8,7 @@ use jobs::id::{DatasetName, JobId, Millis, ModelName};
 use jobs::job::JobState;
 use jobs::spec::{
     Augment, EarlyStopping, Keep, LocalTraining, Loss, ModelQuery, Normalization, Optimizer,
-    Participation, Privacy, Schedule, Strategy, TrainSpec,
+    Participation, Privacy, Schedule, Strategy, TrainSpec, UpdateEncoding,
 };
 use reqwest::Method;
 
@@ -123,6 +123,15 @@ pub(super) struct TrainArgs {
                 norm begins with a norm that adapts, sampling_rate=0.1 draws devices by chance"
     )]
     privacy: Option<Privacy>,
+    #[arg(
+        long,
+        default_value_t = UpdateEncoding::default(),
+        value_name = "ENCODING",
+        help = "How updates travel: plain; float32, compressed without loss; float16, bfloat16, \
+                int8:block=1024; or topk:share=0.01,values=bfloat16, the largest differences, the \
+                rest of which the device keeps for its next update"
+    )]
+    update: UpdateEncoding,
     /// Updates without which a round fails.
     #[arg(long, default_value_t = Participation::default().quorum, value_name = "N")]
     quorum: u32,
@@ -225,6 +234,7 @@ fn spec(args: &TrainArgs, model: ModelQuery, dataset: DatasetName) -> TrainSpec 
         },
         strategy: args.strategy,
         privacy: args.privacy,
+        update: args.update,
         evaluate: !args.no_evaluate,
         target_accuracy: args.target_accuracy,
         early_stopping: args.early_stopping,

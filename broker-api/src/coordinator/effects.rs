@@ -103,7 +103,7 @@ impl Owner {
         }
         if let Some(round) = begun {
             self.folding = round;
-            self.updates.begin(devices).await;
+            self.updates.begin(devices, self.machine.parameters()).await;
         }
     }
 
@@ -232,6 +232,7 @@ impl Owner {
                     rounds,
                     initial_loss: matches!(self.spec.strategy, Strategy::QFedAvg(_)),
                     control: self.machine.control(&device),
+                    update: self.spec.update,
                 })
             }
         };

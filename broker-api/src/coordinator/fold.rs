@@ -1,5 +1,9 @@
 //! Looks into updates and adds them up while they arrive, in pieces; pure.
 //!
+//! Differences from the round's parameters and parameters themselves are added into the same sums:
+//! `sum n_k w_k = sum n_k v_k + x sum n_k` over those that are differences, so the round's
+//! parameters `x` are needed only when the mean is handed out.
+//!
 //! Updates are added in the order of their devices, whatever the order of their arrival, so that
 //! the mean has the same bits everywhere. An update that arrives in its turn is added piece by
 //! piece; one that is early waits in memory while there is room, and is read again when there is
@@ -8,10 +12,14 @@
 
 use std::collections::BTreeMap;
 
-use jobs::id::{BlobRef, DeviceId};
+use jobs::id::{BlobRef, DeviceId, Digest};
 use jobs::report::UpdateReport;
 use models::federated::mean::WeightedMean;
 use models::params::{Layout, ParametersError};
+
+use self::content::{Content, ContentError, Expected};
+
+pub(super) mod content;
 
 /// One update in the mean.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,7 +49,7 @@ impl Part {
 /// The updates of one round.
 #[derive(Debug)]
 pub(super) struct Fold {
-    model: Layout,
+    expected: Expected,
     /// Values of early updates that may wait in memory.
     room: usize,
     /// Whether updates are added up, or only looked into.
@@ -54,13 +62,15 @@ pub(super) struct Fold {
     in_turn: Option<u64>,
     /// The update that is read again to be added.
     again: Content,
-    waiting: BTreeMap<DeviceId, (Part, Vec<f32>)>,
+    waiting: BTreeMap<DeviceId, Early>,
     /// Memory of an update that waited, for the next one.
     spare: Vec<f32>,
     mean: Option<WeightedMean>,
     /// Whether anything was added to the mean, be it in part.
     touched: bool,
     added: Vec<Part>,
+    /// The weight of those of them that are differences.
+    differences: f64,
     /// The mean's header, as far as it was not taken yet, and how many values were.
     taken: (Vec<u8>, usize),
 }
@@ -72,24 +82,22 @@ struct Reading {
     content: Content,
     /// Its values, if it is early and there is room.
     keep: Option<Vec<f32>>,
-    fault: Option<ParametersError>,
+    fault: Option<ContentError>,
 }
 
-/// The bytes of an update, or of global parameters, understood piece by piece.
-#[derive(Debug, Default)]
-pub(super) struct Content {
-    head: Vec<u8>,
-    layout: Option<Layout>,
-    /// Bytes of a value that was cut by a piece's end.
-    rest: Vec<u8>,
-    offset: usize,
+/// An update that waits for its turn.
+#[derive(Debug)]
+struct Early {
+    part: Part,
+    values: Vec<f32>,
+    difference: bool,
 }
 
 impl Fold {
     /// For updates of this model; early ones may wait in `room` values.
     pub(super) fn new(model: Layout, room: usize) -> Self {
         Self {
-            model,
+            expected: Expected::parameters(model),
             room,
             adds: true,
             order: Vec::new(),
@@ -101,6 +109,7 @@ impl Fold {
             mean: None,
             touched: false,
             added: Vec::new(),
+            differences: 0.0,
             taken: (Vec::new(), 0),
         }
     }
@@ -110,11 +119,18 @@ impl Fold {
         Self { adds: false, ..Self::new(model, 0) }
     }
 
-    /// Begins a round of these devices; what is left of another round is forgotten.
-    pub(super) fn begin(&mut self, mut devices: Vec<DeviceId>) {
+    /// Begins a round of these devices; what is left of another round is forgotten. Updates may be
+    /// differences from `base`, if there is one.
+    pub(super) fn begin(&mut self, mut devices: Vec<DeviceId>, base: Option<Digest>) {
         devices.sort();
         self.forget_all();
         self.order = devices;
+        self.expect_from(base);
+    }
+
+    /// Lets updates be differences from these parameters.
+    pub(super) fn expect_from(&mut self, base: Option<Digest>) {
+        self.expected.or_differences_from(base);
     }
 
     /// Forgets the round, but keeps its memory for the next one.
@@ -122,15 +138,15 @@ impl Fold {
         self.order.clear();
         self.reading.clear();
         self.in_turn = None;
-        while let Some((_, (_, values))) = self.waiting.pop_first() {
-            self.spare = values;
+        while let Some((_, early)) = self.waiting.pop_first() {
+            self.spare = early.values;
         }
         self.spoil();
     }
 
     /// Lets go of all memory: no round follows soon.
     pub(super) fn rest(&mut self) {
-        *self = Self { adds: self.adds, ..Self::new(self.model.clone(), self.room) };
+        *self = Self { adds: self.adds, ..Self::new(self.model().clone(), self.room) };
     }
 
     /// Begins to read an update.
@@ -140,9 +156,9 @@ impl Fold {
             self.reading.insert(ticket, Reading::of(part, None));
             return;
         }
-        let held: usize = self.waiting.values().map(|(_, values)| values.len()).sum();
+        let held: usize = self.waiting.values().map(|early| early.values.len()).sum();
         let kept = self.reading.values().filter(|reading| reading.keep.is_some()).count();
-        let length = self.model.total_len();
+        let length = self.model().total_len();
         let keep = self.adds && held + (kept + 1) * length <= self.room;
         let keep = keep.then(|| {
             let mut values = std::mem::take(&mut self.spare);
@@ -166,15 +182,15 @@ impl Fold {
         };
         let taken = if self.in_turn == Some(ticket) {
             let weight = weight(&reading.part);
-            let length = self.model.total_len();
+            let length = self.expected.layout().total_len();
             let mean = self.mean.get_or_insert_with(|| WeightedMean::new(length));
             self.touched = true;
-            reading.content.take(piece, &self.model, |offset, values| {
+            reading.content.take(piece, &self.expected, |offset, values| {
                 mean.add_piece(offset, values, weight);
             })
         } else {
             let keep = &mut reading.keep;
-            reading.content.take(piece, &self.model, |_, values| {
+            reading.content.take(piece, &self.expected, |_, values| {
                 if let Some(keep) = keep {
                     keep.extend_from_slice(values);
                 }
@@ -187,20 +203,22 @@ impl Fold {
     }
 
     /// The update was read to its end, and its digest is right: adds it if it is its turn.
-    pub(super) fn close(&mut self, ticket: u64) -> Result<(), ParametersError> {
+    pub(super) fn close(&mut self, ticket: u64) -> Result<(), ContentError> {
         let Some(reading) = self.reading.remove(&ticket) else { return Ok(()) };
+        let difference = reading.content.is_difference();
         let finished = match reading.fault {
             Some(fault) => Err(fault),
-            None => reading.content.finish(&self.model),
+            None => reading.content.finish(&self.expected),
         };
         if self.in_turn == Some(ticket) {
             self.in_turn = None;
             match &finished {
-                Ok(()) => self.count(reading.part),
+                Ok(()) => self.count(reading.part, difference),
                 Err(_) => self.spoil(),
             }
         } else if let (Ok(()), Some(values)) = (&finished, reading.keep) {
-            self.waiting.insert(reading.part.device.clone(), (reading.part, values));
+            let early = Early { part: reading.part, values, difference };
+            self.waiting.insert(early.part.device.clone(), early);
         }
         self.add_in_turn();
         finished
@@ -221,25 +239,29 @@ impl Fold {
             if !self.next_is(&next) {
                 return;
             }
-            let Some((part, values)) = self.waiting.remove(&next) else { return };
-            self.add(part, values);
+            let Some(early) = self.waiting.remove(&next) else { return };
+            self.add(early);
         }
     }
 
-    fn add(&mut self, part: Part, values: Vec<f32>) {
+    fn add(&mut self, Early { part, values, difference }: Early) {
         self.mean_of_model().add_piece(0, &values, weight(&part));
         self.spare = values;
-        self.count(part);
+        self.count(part, difference);
     }
 
-    fn count(&mut self, part: Part) {
-        self.mean_of_model().add_weight(weight(&part));
+    fn count(&mut self, part: Part, difference: bool) {
+        let weight = weight(&part);
+        self.mean_of_model().add_weight(weight);
+        if difference {
+            self.differences += weight;
+        }
         self.added.push(part);
     }
 
     fn mean_of_model(&mut self) -> &mut WeightedMean {
         self.touched = true;
-        let length = self.model.total_len();
+        let length = self.model().total_len();
         self.mean.get_or_insert_with(|| WeightedMean::new(length))
     }
 
@@ -253,7 +275,7 @@ impl Fold {
         }
         while let Some(part) = parts.get(self.added.len()) {
             match self.waiting.remove(&part.device) {
-                Some((found, values)) if found == *part => self.add(found, values),
+                Some(early) if early.part == *part => self.add(early),
                 Some(_) | None => return Some(self.added.len()),
             }
         }
@@ -262,15 +284,13 @@ impl Fold {
 
     /// Adds a piece of an update that is read again, between [`Fold::open_again`] and
     /// [`Fold::close_again`].
-    pub(super) fn add_piece(&mut self, part: &Part, piece: &[u8]) -> Result<(), ParametersError> {
-        let mut reading = std::mem::take(&mut self.again);
+    pub(super) fn add_piece(&mut self, part: &Part, piece: &[u8]) -> Result<(), ContentError> {
         self.touched = true;
-        let mean = self.mean.get_or_insert_with(|| WeightedMean::new(self.model.total_len()));
-        let outcome = reading.take(piece, &self.model, |offset, values| {
+        let length = self.model().total_len();
+        let mean = self.mean.get_or_insert_with(|| WeightedMean::new(length));
+        self.again.take(piece, &self.expected, |offset, values| {
             mean.add_piece(offset, values, weight(part));
-        });
-        self.again = reading;
-        outcome
+        })
     }
 
     /// Begins to read an update again.
@@ -279,15 +299,18 @@ impl Fold {
     }
 
     /// The update that was read again is whole.
-    pub(super) fn close_again(&mut self, part: &Part) -> Result<(), ParametersError> {
-        std::mem::take(&mut self.again).finish(&self.model)?;
-        self.count(part.clone());
+    pub(super) fn close_again(&mut self, part: &Part) -> Result<(), ContentError> {
+        let content = std::mem::take(&mut self.again);
+        let difference = content.is_difference();
+        content.finish(&self.expected)?;
+        self.count(part.clone(), difference);
         Ok(())
     }
 
     /// Forgets what was added: it cannot be trusted.
     pub(super) fn spoil(&mut self) {
         self.added.clear();
+        self.differences = 0.0;
         if let Some(mean) = &mut self.mean
             && std::mem::take(&mut self.touched)
         {
@@ -297,35 +320,63 @@ impl Fold {
 
     /// Begins to hand out the mean as a blob; its length.
     pub(super) fn seal(&mut self) -> u64 {
-        self.taken = (self.model.header(), 0);
-        self.model.byte_len() as u64
+        self.taken = (self.model().header(), 0);
+        self.model().byte_len() as u64
     }
 
     /// What is trained.
     pub(super) fn model(&self) -> &Layout {
-        &self.model
+        self.expected.layout()
     }
 
-    /// Values of the mean from `offset` on.
-    pub(super) fn mean(
+    /// Whether some of the updates are differences.
+    pub(super) fn has_differences(&self) -> bool {
+        self.differences > 0.0
+    }
+
+    /// Values of the mean from `offset` on: as many as `base` has, which are the parameters that
+    /// differences are from.
+    pub(super) fn mean_from(
         &mut self,
         offset: usize,
-        length: usize,
+        base: &[f32],
     ) -> Result<Vec<f32>, ParametersError> {
-        let empty = || ParametersError::Format("there are no updates".to_owned());
-        let mean = self.mean.as_ref().ok_or_else(empty)?;
-        let values = mean.piece(offset, length).map_err(|_| empty())?;
-        self.model.check_finite(offset, &values)?;
+        let mean = self.mean.as_ref().ok_or_else(no_updates)?;
+        let values = mean.piece_from(offset, base, self.differences).map_err(|_| no_updates())?;
+        self.model().check_finite(offset, &values)?;
         Ok(values)
     }
 
+    fn mean(&mut self, offset: usize, length: usize) -> Result<Vec<f32>, ParametersError> {
+        let mean = self.mean.as_ref().ok_or_else(no_updates)?;
+        let values = mean.piece(offset, length).map_err(|_| no_updates())?;
+        self.model().check_finite(offset, &values)?;
+        Ok(values)
+    }
+
+    /// How many values the next bytes of the blob hold.
+    pub(super) fn next_length(&self, max: usize) -> usize {
+        let (header, offset) = &self.taken;
+        let room = (max - header.len().min(max)) / 4;
+        room.min(self.model().total_len() - offset)
+    }
+
     /// The next bytes of the blob, `max` (a multiple of 4) of them but at its end, and none after
-    /// it; then nothing is left of the round.
-    pub(super) fn next_piece(&mut self, max: usize) -> Result<Vec<u8>, ParametersError> {
+    /// it; then nothing is left of the round. `base` has the parameters that differences are from,
+    /// [`Fold::next_length`] of them, if there are any differences.
+    pub(super) fn next_piece(
+        &mut self,
+        max: usize,
+        base: Option<&[f32]>,
+    ) -> Result<Vec<u8>, ParametersError> {
+        let length = self.next_length(max);
         let (header, offset) = &mut self.taken;
         let mut piece: Vec<u8> = header.drain(..max.min(header.len())).collect();
-        let (start, length) = (*offset, (max - piece.len()) / 4);
-        let values = self.mean(start, length)?;
+        let start = *offset;
+        let values = match base {
+            Some(base) => self.mean_from(start, base)?,
+            None => self.mean(start, length)?,
+        };
         self.taken.1 += values.len();
         models::params::append_le_bytes(&values, &mut piece);
         if piece.is_empty() {
@@ -335,66 +386,13 @@ impl Fold {
     }
 }
 
+fn no_updates() -> ParametersError {
+    ParametersError::Format("there are no updates".to_owned())
+}
+
 impl Reading {
     fn of(part: Part, keep: Option<Vec<f32>>) -> Self {
         Self { part, content: Content::default(), keep, fault: None }
-    }
-}
-
-impl Content {
-    /// Reads the header, then hands out values with their offset.
-    pub(super) fn take(
-        &mut self,
-        piece: &[u8],
-        model: &Layout,
-        mut with: impl FnMut(usize, &[f32]),
-    ) -> Result<(), ParametersError> {
-        if self.layout.is_none() {
-            self.head.extend_from_slice(piece);
-            let Some(layout) = Layout::parse(&self.head)? else { return Ok(()) };
-            layout.check_like(model)?;
-            let head = std::mem::take(&mut self.head);
-            let start = layout.data_start();
-            self.layout = Some(layout);
-            return self.values(head.get(start..).unwrap_or_default(), model, &mut with);
-        }
-        self.values(piece, model, &mut with)
-    }
-
-    fn values(
-        &mut self,
-        bytes: &[u8],
-        model: &Layout,
-        with: &mut impl FnMut(usize, &[f32]),
-    ) -> Result<(), ParametersError> {
-        let joined;
-        let mut bytes = bytes;
-        if !self.rest.is_empty() {
-            self.rest.extend_from_slice(bytes);
-            joined = std::mem::take(&mut self.rest);
-            bytes = &joined;
-        }
-        let whole = bytes.len() - bytes.len() % 4;
-        self.rest.extend_from_slice(&bytes[whole..]);
-        let values = models::params::from_le_bytes(&bytes[..whole]);
-        if self.offset + values.len() > model.total_len() {
-            return Err(ParametersError::Format("more bytes than the header announces".to_owned()));
-        }
-        model.check_finite(self.offset, &values)?;
-        with(self.offset, &values);
-        self.offset += values.len();
-        Ok(())
-    }
-
-    pub(super) fn finish(self, model: &Layout) -> Result<(), ParametersError> {
-        if self.layout.is_none() || self.offset != model.total_len() || !self.rest.is_empty() {
-            return Err(ParametersError::Format(format!(
-                "it ends after {} of {} values",
-                self.offset,
-                model.total_len()
-            )));
-        }
-        Ok(())
     }
 }
 

@@ -13,6 +13,7 @@ use crate::broker::Broker;
 use crate::record::JobRecord;
 use crate::testing::*;
 
+mod encodings;
 mod private;
 mod stopping;
 mod strategies;

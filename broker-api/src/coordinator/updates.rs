@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use jobs::id::{Bytes as Size, DeviceId, JobId};
+use jobs::id::{BlobRef, Bytes as Size, DeviceId, JobId};
 use jobs::report::{Failure, FailureCode, UpdateReport};
 use jobs::round::{Aggregate, Round};
 use jobs::spec::{PrivacyMode, Strategy, TrainSpec};
@@ -20,6 +20,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use self::private::Private;
 use self::rules::{RuleError, Start};
 use self::server::Base;
+use self::values::Values;
+use super::fold::content::{ContentError, Expected};
 use super::fold::{Fold, Part};
 use super::state::is_of;
 
@@ -40,8 +42,8 @@ const HEADER_SLACK: u64 = 64 * 1024;
 /// How updates become new parameters.
 #[derive(Debug, Clone)]
 pub(super) enum How {
-    /// By their mean.
-    Mean,
+    /// By their mean; they were trained from these parameters.
+    Mean(BlobRef),
     /// By a server optimizer's step against it.
     Step(Base),
     /// By a rule that looks at all of them.
@@ -68,7 +70,17 @@ impl How {
                 let eligible = training.round().map_or(0, Round::eligible);
                 Self::Rule(Start { rule, parameters, control, eligible })
             }
-            (None, None) => Self::Mean,
+            (None, None) => Self::Mean(parameters),
+        }
+    }
+
+    /// What the updates were trained from.
+    fn base(&self) -> &BlobRef {
+        match self {
+            Self::Mean(parameters) => parameters,
+            Self::Step(base) => &base.parameters,
+            Self::Rule(start) => &start.parameters,
+            Self::Private(private) => &private.base,
         }
     }
 }
@@ -81,6 +93,8 @@ pub(super) struct Updates {
     blobs: Blobs,
     strategy: Strategy,
     byte_len: u64,
+    /// Whether updates may be differences from the round's parameters.
+    differences: bool,
     work: mpsc::Sender<Work>,
     reading: Arc<Semaphore>,
     tickets: Arc<AtomicU64>,
@@ -106,6 +120,7 @@ impl Updates {
             blobs,
             strategy: spec.strategy,
             byte_len,
+            differences: spec.update.is_difference(),
             work,
             reading: Arc::new(Semaphore::new(READ_AT_ONCE)),
             tickets: Arc::default(),
@@ -113,9 +128,10 @@ impl Updates {
         })
     }
 
-    /// Begins a round of these devices.
-    pub(super) async fn begin(&self, devices: Vec<DeviceId>) {
-        self.tell(move |fold| fold.begin(devices)).await;
+    /// Begins a round of these devices, which train from `base`.
+    pub(super) async fn begin(&self, devices: Vec<DeviceId>, base: &BlobRef) {
+        let base = self.differences.then(|| base.digest.clone());
+        self.tell(move |fold| fold.begin(devices, base)).await;
     }
 
     /// Looks into an update: why it cannot be used, if it cannot.
@@ -156,6 +172,9 @@ impl Updates {
             Err(ReadError::Blob(error)) => {
                 let text = format!("the update of device {device}: {error}");
                 Some(Failure::new(FailureCode::BlobUnavailable, text))
+            }
+            Err(ReadError::Content(error)) => {
+                invalid(format!("the update of device {device}: {error}"))
             }
             Err(ReadError::Parameters(error)) => {
                 invalid(format!("the update of device {device}: {error}"))
@@ -203,6 +222,9 @@ impl Updates {
             ReadError::Parameters(error) => {
                 Failure::new(FailureCode::Diverged, format!("the mean of the updates: {error}"))
             }
+            ReadError::Content(error) => {
+                Failure::new(FailureCode::Diverged, format!("an update, or parameters: {error}"))
+            }
             ReadError::Step(error) => {
                 Failure::new(FailureCode::Diverged, format!("the server's step: {error}"))
             }
@@ -231,6 +253,9 @@ impl Updates {
         if let How::Rule(start) = how {
             return self.combine_by(names, parts, &start).await;
         }
+        let base = how.base().clone();
+        let digest = self.differences.then(|| base.digest.clone());
+        self.tell(move |fold| fold.expect_from(digest)).await;
         loop {
             let known = parts.clone();
             let Some(missing) = self.ask(move |fold| fold.add_known(&known)).await? else { break };
@@ -244,7 +269,8 @@ impl Updates {
             let (parameters, server_state) = self.step(names, size, &base).await?;
             return Ok(Aggregate { server_state, ..Aggregate::of(parameters) });
         }
-        Ok(Aggregate::of(self.blobs.put_pieces(names.0, size, Mean(self)).await?))
+        let mean = Mean::begin(self, &base).await?;
+        Ok(Aggregate::of(self.blobs.put_pieces(names.0, size, mean).await?))
     }
 
     async fn add_again(&self, part: Part) -> Result<(), ReadError> {
@@ -284,13 +310,40 @@ impl Updates {
 }
 
 /// The sealed mean, piece by piece.
-struct Mean<'a>(&'a Updates);
+struct Mean<'a> {
+    updates: &'a Updates,
+    /// The parameters that differences are from, if there are any, and the model.
+    base: Option<(Values, Expected)>,
+}
+
+impl<'a> Mean<'a> {
+    async fn begin(updates: &'a Updates, base: &BlobRef) -> Result<Self, ReadError> {
+        let (needed, model) =
+            updates.ask(|fold| (fold.has_differences(), fold.model().clone())).await?;
+        let base = if needed {
+            let values = Values::of_parameters(&updates.blobs, base).await?;
+            Some((values, Expected::parameters(model)))
+        } else {
+            None
+        };
+        Ok(Self { updates, base })
+    }
+}
 
 impl Pieces for Mean<'_> {
     type Error = ReadError;
 
     async fn next(&mut self, max: usize) -> Result<Bytes, ReadError> {
-        Ok(self.0.ask(move |fold| fold.next_piece(max)).await??.into())
+        let Some((values, model)) = &mut self.base else {
+            return Ok(self.updates.ask(move |fold| fold.next_piece(max, None)).await??.into());
+        };
+        let length = self.updates.ask(move |fold| fold.next_length(max)).await?;
+        let base = values.next(length, model).await?;
+        let piece = self.updates.ask(move |fold| fold.next_piece(max, Some(&base))).await??;
+        if piece.is_empty() {
+            values.end().await?;
+        }
+        Ok(piece.into())
     }
 }
 
@@ -300,6 +353,8 @@ enum ReadError {
     Blob(#[from] BlobError),
     #[error(transparent)]
     Parameters(#[from] ParametersError),
+    #[error(transparent)]
+    Content(#[from] ContentError),
     #[error(transparent)]
     Step(#[from] ServerError),
     #[error(transparent)]

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::{
-    InferInput, InferSpec, JobSpec, Keep, LocalTraining, Loss, Schedule, TensorHeader, TrainSpec,
-    WorkSpec,
+    InferInput, InferSpec, JobSpec, Keep, LocalTraining, Loss, Schedule, Strategy, TensorHeader,
+    TrainSpec, UpdateEncoding, WorkSpec,
 };
 use crate::round::DEVICES_MAX;
 
@@ -101,6 +101,7 @@ impl Problems {
         let (quorum, (needed, why)) = (spec.participation.quorum, spec.strategy.quorum());
         let expected = format!("at least {needed}, because {why}");
         self.check(quorum == 0 || quorum >= needed, "work.participation.quorum", quorum, &expected);
+        self.update(spec);
         if let Some(target) = spec.target_accuracy {
             let share = target > 0.0 && target <= 1.0;
             self.check(share, "work.target_accuracy", target, "above 0, at most 1");
@@ -120,6 +121,20 @@ impl Problems {
             let expected = format!("true, because {what} judged by evaluation");
             self.check(false, "work.evaluate", spec.evaluate, &expected);
         }
+    }
+
+    fn update(&mut self, spec: &TrainSpec) {
+        for (name, value, expected) in spec.update.problems() {
+            self.check(false, &format!("work.update.{name}"), value, expected);
+        }
+        let by_coordinate = matches!(
+            spec.strategy,
+            Strategy::FedMedian {} | Strategy::FedTrimmedAvg(_) | Strategy::Bulyan(_)
+        );
+        let sparse = matches!(spec.update, UpdateEncoding::TopK(_));
+        let expected = "another encoding, because the middle of values that most devices do not \
+                        send is 0 in fedmedian, fedtrimmedavg and bulyan";
+        self.check(!(by_coordinate && sparse), "work.update.encoding", "topk", expected);
     }
 
     fn refinements(&mut self, local: &LocalTraining) {
@@ -311,6 +326,26 @@ mod tests {
             let spec = spec(&format!(
                 r#"{{"deadline_ms":1,"work":{{"kind":"train","model":"mlp","dataset":"digits",
                 "rounds":1,{members}}}}}"#
+            ));
+            let problems = validate(&spec);
+            let found: Vec<&str> = problems.iter().map(|problem| &problem.field[..]).collect();
+            assert_eq!(found.join(" ").replace("work.", ""), fields);
+        }
+    }
+
+    #[test]
+    fn encodings_are_checked_with_the_strategy() {
+        for (update, strategy, fields) in [
+            (r#"{"encoding":"int8","block":9}"#, "fedmedian", "update.block"),
+            (r#"{"encoding":"topk","share":0}"#, "bulyan", "update.share update.encoding"),
+            (r#"{"encoding":"topk"}"#, "fedmedian", "update.encoding"),
+            (r#"{"encoding":"topk"}"#, "geometricmedian", ""),
+            (r#"{"encoding":"float16"}"#, "fedtrimmedavg", ""),
+        ] {
+            let spec = spec(&format!(
+                r#"{{"deadline_ms":1,"work":{{"kind":"train","model":"mlp","dataset":"digits",
+                "rounds":1,"participation":{{"quorum":3}},"strategy":{{"name":"{strategy}"}},
+                "update":{update}}}}}"#
             ));
             let problems = validate(&spec);
             let found: Vec<&str> = problems.iter().map(|problem| &problem.field[..]).collect();

@@ -8,7 +8,7 @@ use jobs::report::{Failure, FailureCode, ReportBody, TaskReport, UpdateReport};
 use jobs::round;
 use jobs::spec::{
     EvaluateTask, LocalTraining, Loss, Normalization, Offer, Purpose, Task, TaskId, TaskWork,
-    TrainTask,
+    TrainTask, UpdateEncoding,
 };
 use jobs::training::{Effect, Event, Training};
 use rand::RngExt as _;
@@ -328,6 +328,7 @@ impl World {
                         rounds: 0,
                         initial_loss: false,
                         control: None,
+                        update: UpdateEncoding::default(),
                     })
                 } else {
                     TaskWork::Evaluate(EvaluateTask {

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BinaryHeap};
 use jobs::id::{BlobRef, Bytes, Digest, Millis, ModelRef, RoundNumber};
 use jobs::report::TaskReport;
 use jobs::round::Outcome;
-use jobs::spec::{Keep, LocalTraining, Offer, Participation, Strategy, TaskId, TrainSpec};
+use jobs::spec::{
+    Keep, LocalTraining, Offer, Participation, Strategy, TaskId, TrainSpec, UpdateEncoding,
+};
 use jobs::training::{Ending, Event, Training};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -165,6 +167,7 @@ impl World {
             participation,
             strategy: Strategy::default(),
             privacy: None,
+            update: UpdateEncoding::default(),
             evaluate: random.random_bool(0.5),
             target_accuracy: None,
             early_stopping: None,

@@ -153,6 +153,7 @@ mod tests {
             rounds,
             initial_loss: false,
             control: None,
+            update: spec::UpdateEncoding::default(),
         }
     }
 

@@ -37,6 +37,7 @@ const FIELDS: &[(&str, &str)] = &[
     ("augment", "spec.local.augment"),
     ("normalization", "spec.local.normalization"),
     ("strategy", "spec.strategy"),
+    ("update", "spec.update"),
     ("quorum", "spec.participation.quorum"),
     ("over_selection", "spec.participation.over_selection"),
     ("round_deadline", "spec.participation.deadline_ms"),

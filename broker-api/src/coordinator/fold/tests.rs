@@ -3,6 +3,8 @@ use models::params::{Parameter, Parameters};
 
 use super::*;
 
+mod encoded;
+
 fn parameters(values: &[f32]) -> Parameters {
     let (w, b) = values.split_at(values.len() - 1);
     let item = |name: &str, values: &[f32]| Parameter {
@@ -31,7 +33,7 @@ fn model() -> Layout {
 }
 
 /// Reads an update in pieces of a length that cuts values and the header.
-fn arrive(fold: &mut Fold, part: &Part, blob: &[u8]) -> Result<(), ParametersError> {
+fn arrive(fold: &mut Fold, part: &Part, blob: &[u8]) -> Result<(), ContentError> {
     let ticket = part.examples;
     fold.open(ticket, part.clone());
     for piece in blob.chunks(7) {
@@ -49,7 +51,7 @@ fn three() -> ([Part; 3], Vec<Vec<u8>>) {
 
 fn begun(parts: &[Part], room: usize) -> Fold {
     let mut fold = Fold::new(model(), room);
-    fold.begin(parts.iter().map(|part| part.device.clone()).collect());
+    fold.begin(parts.iter().map(|part| part.device.clone()).collect(), None);
     fold
 }
 
@@ -70,7 +72,7 @@ fn whole(fold: &mut Fold) -> Result<Vec<u8>, ParametersError> {
     let length = fold.seal();
     let mut blob = Vec::new();
     loop {
-        let piece = fold.next_piece(20)?;
+        let piece = fold.next_piece(20, None)?;
         if piece.is_empty() {
             assert_eq!(blob.len() as u64, length);
             return Ok(blob);
@@ -151,7 +153,7 @@ fn an_update_that_was_added_in_part_leaves_no_trace() {
     let mut fold = begun(&parts, 100);
     fold.open(7, parts[0].clone());
     fold.read(7, &blobs[0][..blobs[0].len() - 3]);
-    fold.begin(left.iter().map(|part| part.device.clone()).collect());
+    fold.begin(left.iter().map(|part| part.device.clone()).collect(), None);
     assert_eq!(finished(fold, &left, &blobs_left), clean);
     // One that cannot be read to its end, and one that is still being read at the end.
     for forgotten in [true, false] {
@@ -182,10 +184,10 @@ fn a_late_update_does_not_get_into_a_mean_that_is_handed_out() {
     fold.open(7, parts[2].clone());
     fold.read(7, &blobs[2]);
     fold.seal();
-    let mut blob = fold.next_piece(12).unwrap();
+    let mut blob = fold.next_piece(12, None).unwrap();
     fold.close(7).unwrap();
     loop {
-        let piece = fold.next_piece(12).unwrap();
+        let piece = fold.next_piece(12, None).unwrap();
         if piece.is_empty() {
             break;
         }
@@ -198,7 +200,7 @@ fn a_late_update_does_not_get_into_a_mean_that_is_handed_out() {
 fn a_device_that_is_not_in_the_mean_is_left_out() {
     let mut fold = Fold::new(model(), 100);
     let (a, b) = (part("a", 1), part("b", 3));
-    fold.begin(vec![a.device.clone(), b.device.clone()]);
+    fold.begin(vec![a.device.clone(), b.device.clone()], None);
     arrive(&mut fold, &a, &parameters(&[9.0; 5]).to_safetensors()).unwrap();
     let blob = parameters(&[2.0; 5]).to_safetensors();
     arrive(&mut fold, &b, &blob).unwrap();
@@ -223,7 +225,7 @@ fn bad_updates_are_named() {
     ];
     for (blob, expected) in cases {
         let mut fold = Fold::new(model(), 100);
-        fold.begin(vec![part("a", 1).device]);
+        fold.begin(vec![part("a", 1).device], None);
         let error = arrive(&mut fold, &part("a", 1), &blob).unwrap_err().to_string();
         assert!(error.contains(expected), "{error:?} lacks {expected:?}");
     }

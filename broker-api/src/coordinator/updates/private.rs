@@ -18,6 +18,7 @@ use models::params::{Layout, is_named};
 use super::rules::{self, Combiner, Rows, RuleError};
 use super::{ReadError, Updates};
 use crate::coordinator::fold::Part;
+use crate::coordinator::fold::content::Expected;
 
 /// How a round is kept private.
 #[derive(Debug, Clone)]
@@ -31,7 +32,7 @@ pub(in crate::coordinator) struct Private {
     /// Names of parameters that no update changes.
     fixed: Vec<String>,
     round: u32,
-    base: BlobRef,
+    pub(super) base: BlobRef,
     secret: Secret,
 }
 
@@ -86,10 +87,13 @@ impl Updates {
         let model = self.ask(|fold| fold.model().clone()).await?;
         let fixed = private.fixed_values(&model);
         let blobs = rules::blobs(parts, Some(&private.base));
+        let mut expected = Expected::parameters(model);
+        expected.or_differences_from(self.differences.then(|| private.base.digest.clone()));
+        let rows = || Rows::open(self, &blobs, true, &expected, None);
         let norms = if parts.is_empty() {
             Vec::new()
         } else {
-            Rows::open(self, &blobs, true, &model).await?.with_fixed(&fixed).norms().await?
+            rows().await?.with_fixed(&fixed).norms().await?
         };
         let Private { norm, planned, noise_multiplier, .. } = *private;
         let bound = NormBound::new(norm).map_err(RuleError::from)?;
@@ -100,7 +104,7 @@ impl Updates {
             .map(|deviation| mean.within(deviation, private.seed("count", parts)));
         let within = within.transpose()?;
         let combiner = Combiner::Private { mean, fixed };
-        let (parameters, _) = self.combined(name, &blobs, combiner, &model).await?;
+        let (parameters, _) = self.combined(name, rows().await?, combiner).await?;
         Ok((parameters, within))
     }
 }

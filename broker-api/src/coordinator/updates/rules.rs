@@ -15,11 +15,12 @@ use models::federated::privacy::PrivateMean;
 use models::federated::q_fed_avg::{QFedAvg, QFedAvgError};
 use models::federated::robust;
 use models::federated::tile::TileError;
-use models::params::{Layout, append_le_bytes};
+use models::params::append_le_bytes;
 
 pub(super) use self::rows::Rows;
 use self::rows::{blocking, fix};
 use super::{ReadError, Updates};
+use crate::coordinator::fold::content::Expected;
 use crate::coordinator::fold::{Part, weight};
 
 mod control;
@@ -223,33 +224,36 @@ impl Updates {
         parts: &[Part],
         start: &Start,
     ) -> Result<Aggregate, ReadError> {
-        let model = self.ask(|fold| fold.model().clone()).await?;
-        let combiner = self.combiner(parts, start, &model).await?;
+        let mut expected = Expected::parameters(self.ask(|fold| fold.model().clone()).await?);
+        let controls = expected.clone();
+        let base = self.differences.then_some(&start.parameters);
+        expected.or_differences_from(base.map(|base| base.digest.clone()));
+        let combiner = self.combiner(parts, start, &expected).await?;
         let centre = combiner.is_centred().then_some(&start.parameters);
-        let (parameters, combiner) =
-            self.combined(names.0, &blobs(parts, centre), combiner, &model).await?;
+        let rows =
+            Rows::open(self, &blobs(parts, centre), centre.is_some(), &expected, base).await?;
+        let (parameters, combiner) = self.combined(names.0, rows, combiner).await?;
         let devices = parts.iter().map(|part| part.device.clone());
         let influences = devices.zip(combiner.influences()).collect();
         let server_state = if matches!(start.rule, Rule::Scaffold { .. }) {
-            Some(self.move_control(names.1, parts, start, &model).await?)
+            Some(self.move_control(names.1, parts, start, &controls).await?)
         } else {
             None
         };
         Ok(Aggregate { server_state, influences, ..Aggregate::of(parameters) })
     }
 
-    /// Stores what a combiner makes of blobs.
+    /// Stores what a combiner makes of rows.
     pub(super) async fn combined(
         &self,
         name: String,
-        blobs: &[&BlobRef],
+        rows: Rows,
         combiner: Combiner,
-        model: &Layout,
     ) -> Result<(BlobRef, Combiner), ReadError> {
-        let rows = Rows::open(self, blobs, combiner.is_centred(), model).await?;
+        let model = rows.model();
         let ready = BytesMut::from(&model.header()[..]);
-        let mut result = Combined { rows, combiner: Some(combiner), ready };
         let size = Size(model.byte_len() as u64);
+        let mut result = Combined { rows, combiner: Some(combiner), ready };
         let stored = self.blobs.put_pieces(name, size, &mut result).await?;
         Ok((stored, result.combiner.ok_or(RuleError::Fault)?))
     }
@@ -259,12 +263,13 @@ impl Updates {
         &self,
         parts: &[Part],
         start: &Start,
-        model: &Layout,
+        expected: &Expected,
     ) -> Result<Combiner, ReadError> {
         let (devices, base) = (parts.len(), &start.parameters);
         let weights: Vec<f64> = parts.iter().map(weight).collect();
         let rows = async |centre: Option<&BlobRef>| {
-            Rows::open(self, &blobs(parts, centre), centre.is_some(), model).await
+            let differences = self.differences.then_some(base);
+            Rows::open(self, &blobs(parts, centre), centre.is_some(), expected, differences).await
         };
         let linear = |coefficients, centred, influences| Combiner::Linear {
             coefficients,

@@ -10,11 +10,12 @@ use jobs::id::{BlobRef, Bytes as Size};
 use jobs::spec::Strategy;
 use link::blobs::Pieces;
 use models::federated::server::{Adaptive, Aggregate, Moments, ServerOptimizer};
-use models::params::{Layout, append_le_bytes};
+use models::params::append_le_bytes;
 use tokio::sync::mpsc;
 
 use super::values::Values;
 use super::{Fold, ReadError, Updates};
+use crate::coordinator::fold::content::Expected;
 
 /// Parameters that are moved at a time.
 const BLOCK: usize = if cfg!(test) { 5 } else { 64 * 1024 };
@@ -84,9 +85,9 @@ impl Updates {
         size: Size,
         base: &Base,
     ) -> Result<(BlobRef, Option<BlobRef>), ReadError> {
-        let model = self.ask(|fold| fold.model().clone()).await?;
+        let model = Expected::parameters(self.ask(|fold| fold.model().clone()).await?);
         let (sender, receiver) = mpsc::channel(BLOCKS_WAITING);
-        let state_bytes = 4 * moments(&base.optimizer) * model.total_len();
+        let state_bytes = 4 * moments(&base.optimizer) * model.layout().total_len();
         let stepped = Stepped::begin(self, model, base, sender).await?;
         let parameters = self.blobs.put_pieces(names.0, size, stepped);
         if state_bytes == 0 {
@@ -104,7 +105,7 @@ impl Updates {
 struct Stepped<'a> {
     updates: &'a Updates,
     optimizer: ServerOptimizer,
-    model: Layout,
+    model: Expected,
     parameters: Values,
     state: Option<Values>,
     state_sender: mpsc::Sender<Vec<u8>>,
@@ -116,7 +117,7 @@ struct Stepped<'a> {
 impl<'a> Stepped<'a> {
     async fn begin(
         updates: &'a Updates,
-        model: Layout,
+        model: Expected,
         base: &Base,
         state_sender: mpsc::Sender<Vec<u8>>,
     ) -> Result<Self, ReadError> {
@@ -126,7 +127,7 @@ impl<'a> Stepped<'a> {
             Some(state) => Some(Values::bare(blobs, state).await?),
             None => None,
         };
-        let ready = BytesMut::from(&model.header()[..]);
+        let ready = BytesMut::from(&model.layout().header()[..]);
         let optimizer = base.optimizer;
         Ok(Self { updates, optimizer, model, parameters, state, state_sender, moved: 0, ready })
     }
@@ -134,7 +135,7 @@ impl<'a> Stepped<'a> {
     /// Moves the next block.
     async fn block(&mut self) -> Result<(), ReadError> {
         let (offset, optimizer) = (self.moved, self.optimizer);
-        let length = BLOCK.min(self.model.total_len() - offset);
+        let length = BLOCK.min(self.model.layout().total_len() - offset);
         let mut parameters = self.parameters.next(length, &self.model).await?;
         let mut kept = if let Some(state) = &mut self.state {
             state.next(moments(&optimizer) * length, &self.model).await?
@@ -145,7 +146,7 @@ impl<'a> Stepped<'a> {
         let (parameters, kept) = self
             .updates
             .ask(move |fold| {
-                let mean = fold.mean(offset, length)?;
+                let mean = fold.mean_from(offset, &parameters)?;
                 let has_first = optimizer.has_moments().0;
                 let (first, second) = kept.split_at_mut(if has_first { length } else { 0 });
                 let moments = Moments { first, second };
@@ -171,9 +172,9 @@ impl Pieces for Stepped<'_> {
     type Error = ReadError;
 
     async fn next(&mut self, max: usize) -> Result<Bytes, ReadError> {
-        while self.ready.len() < max && self.moved < self.model.total_len() {
+        while self.ready.len() < max && self.moved < self.model.layout().total_len() {
             self.block().await?;
-            if self.moved == self.model.total_len() {
+            if self.moved == self.model.layout().total_len() {
                 self.parameters.end().await?;
                 if let Some(state) = &mut self.state {
                     state.end().await?;

@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 
 use jobs::id::BlobRef;
 use link::blobs::{BlobReader, Blobs};
-use models::params::{Layout, from_le_bytes};
+use models::params::from_le_bytes;
 
 use super::ReadError;
-use crate::coordinator::fold::Content;
+use crate::coordinator::fold::content::{Content, Expected};
 
 /// The values of a blob, in pieces of any length.
 pub(super) struct Values {
@@ -19,7 +19,7 @@ pub(super) struct Values {
 }
 
 impl Values {
-    /// Of parameters, whose header comes first.
+    /// Of parameters or an update, whose header comes first.
     pub(super) async fn of_parameters(blobs: &Blobs, blob: &BlobRef) -> Result<Self, ReadError> {
         Ok(Self { content: Some(Content::default()), ..Self::bare(blobs, blob).await? })
     }
@@ -36,17 +36,22 @@ impl Values {
         self
     }
 
+    /// Whether they are differences; known once the first of them were read.
+    pub(super) fn is_difference(&self) -> bool {
+        self.content.as_ref().is_some_and(Content::is_difference)
+    }
+
     /// The next `length` values.
     pub(super) async fn next(
         &mut self,
         length: usize,
-        model: &Layout,
+        expected: &Expected,
     ) -> Result<Vec<f32>, ReadError> {
         while self.ready.len() < length {
             let piece = self.reader.next().await?.ok_or(ReadError::Cut)?;
             let ready = &mut self.ready;
             if let Some(content) = &mut self.content {
-                content.take(&piece, model, |_, values| ready.extend(values))?;
+                content.take(&piece, expected, |_, values| ready.extend(values))?;
             } else {
                 self.bytes.extend_from_slice(&piece);
                 let whole = self.bytes.len() - self.bytes.len() % 4;

@@ -211,6 +211,7 @@ fn types_are_what_the_schemas_say() {
             "normalization": {"fixed": {"mean": [0.5], "std": [0.25]}}},
         "participation": {"devices": 2, "over_selection": 0.5, "quorum": 1,
             "deadline_ms": 1000, "failed_rounds_max": 3},
+        "update": {"encoding": "topk", "share": 0.5, "values": "int8", "block": 512},
         "strategy": {"name": "fedadam", "learning_rate": 0.5, "beta1": 0.5, "beta2": 0.5, "tau": 0.5},
         "evaluate": true, "target_accuracy": 0.5,
         "early_stopping": {"patience": 3, "min_delta": 0.5, "metric": "accuracy"}, "keep": "best",

@@ -1,10 +1,11 @@
 //! SCAFFOLD's control variates on the server.
 
 use jobs::id::BlobRef;
-use models::params::Layout;
 
+use super::rows::Rows;
 use super::{Combiner, Start, count};
 use crate::coordinator::fold::Part;
+use crate::coordinator::fold::content::Expected;
 use crate::coordinator::updates::values::Values;
 use crate::coordinator::updates::{ReadError, Updates};
 
@@ -18,9 +19,9 @@ impl Updates {
         &self,
         change: &BlobRef,
     ) -> Result<(), ReadError> {
-        let model = self.ask(|fold| fold.model().clone()).await?;
+        let model = Expected::parameters(self.ask(|fold| fold.model().clone()).await?);
         let mut values = Values::of_parameters(&self.blobs, change).await?;
-        let mut left = model.total_len();
+        let mut left = model.layout().total_len();
         while left > 0 {
             left -= values.next(left.min(BLOCK), &model).await?.len();
         }
@@ -33,7 +34,7 @@ impl Updates {
         name: String,
         parts: &[Part],
         start: &Start,
-        model: &Layout,
+        expected: &Expected,
     ) -> Result<BlobRef, ReadError> {
         let changes: Vec<&BlobRef> =
             parts.iter().filter_map(|part| part.control_change.as_ref()).collect();
@@ -44,6 +45,7 @@ impl Updates {
         }
         let blobs: Vec<&BlobRef> = start.control.iter().chain(changes).collect();
         let linear = Combiner::Linear { coefficients, centred: false, influences: Vec::new() };
-        Ok(self.combined(name, &blobs, linear, model).await?.0)
+        let rows = Rows::open(self, &blobs, false, expected, None).await?;
+        Ok(self.combined(name, rows, linear).await?.0)
     }
 }

@@ -9,6 +9,7 @@ use models::federated::tile::TileError;
 use models::params::Layout;
 
 use super::RuleError;
+use crate::coordinator::fold::content::Expected;
 use crate::coordinator::updates::values::Values;
 use crate::coordinator::updates::{ReadError, Updates};
 
@@ -28,9 +29,11 @@ pub(super) fn fix(fixed: &[Range<usize>], offset: usize, centre: &[f32], row: &m
     }
 }
 
-/// Updates side by side, behind the centre if there is one.
+/// Updates side by side, as parameters, behind the centre if there is one.
 pub(in crate::coordinator::updates) struct Rows {
-    model: Layout,
+    expected: Expected,
+    /// What differences are from, unless that is the centre.
+    base: Option<Values>,
     values: Vec<Values>,
     offset: usize,
     length: usize,
@@ -40,22 +43,28 @@ pub(in crate::coordinator::updates) struct Rows {
 }
 
 impl Rows {
-    /// Opens blobs that are laid out as the model is; the first one is the centre, if so.
+    /// Opens blobs that are laid out as the model is; the first one is the centre, if so. Those of
+    /// them that are differences are from `base`, which is the centre if there is one.
     pub(in crate::coordinator::updates) async fn open(
         updates: &Updates,
         blobs: &[&BlobRef],
         centred: bool,
-        model: &Layout,
+        expected: &Expected,
+        base: Option<&BlobRef>,
     ) -> Result<Self, ReadError> {
         let batch = BATCHES_BYTES / blobs.len().max(1) as u64;
-        let open = blobs.iter().map(async |blob| {
+        let open = async |blob: &BlobRef| {
             let values = Values::of_parameters(&updates.blobs, blob).await?;
             Ok::<_, ReadError>(values.in_batches_of(batch))
-        });
-        let values = try_join_all(open).await?;
+        };
+        let base = match base.filter(|_| !centred) {
+            Some(base) => Some(open(base).await?),
+            None => None,
+        };
+        let values = try_join_all(blobs.iter().map(|blob| open(blob))).await?;
         let length = (TILE_VALUES / values.len().max(1)).max(ROW_MIN);
-        let fixed = Vec::new();
-        Ok(Self { model: model.clone(), values, offset: 0, length, centred, fixed })
+        let (expected, fixed) = (expected.clone(), Vec::new());
+        Ok(Self { expected, base, values, offset: 0, length, centred, fixed })
     }
 
     /// The same with values that are the centre's in every row, whatever is in it.
@@ -63,22 +72,32 @@ impl Rows {
         Self { fixed: fixed.to_vec(), ..self }
     }
 
+    /// How the result is laid out.
+    pub(super) fn model(&self) -> &Layout {
+        self.expected.layout()
+    }
+
     /// The next tile with its offset; `None` at the end, when each digest was right.
     pub(super) async fn next(&mut self) -> Result<Option<(usize, Vec<Vec<f32>>)>, ReadError> {
         let offset = self.offset;
-        let length = self.length.min(self.model.total_len() - offset);
+        let total = self.expected.layout().total_len();
+        let length = self.length.min(total - offset);
         if length == 0 {
             return Ok(None);
         }
-        let (model, whole) = (&self.model, offset + length == self.model.total_len());
-        let next = self.values.iter_mut().map(async |values| {
-            let row = values.next(length, model).await?;
+        let (expected, whole) = (&self.expected, offset + length == total);
+        let next = self.base.iter_mut().chain(&mut self.values).map(async |values| {
+            let row = values.next(length, expected).await?;
             if whole {
                 values.end().await?;
             }
             Ok::<_, ReadError>(row)
         });
         let mut rows = try_join_all(next).await?;
+        let base = self.base.is_some().then(|| rows.remove(0));
+        if self.values.iter().any(Values::is_difference) {
+            self.add_base(base, &mut rows);
+        }
         if let Some((centre, rows)) = rows.split_first_mut().filter(|_| !self.fixed.is_empty()) {
             for row in rows {
                 fix(&self.fixed, offset, centre, row);
@@ -86,6 +105,16 @@ impl Rows {
         }
         self.offset += length;
         Ok(Some((offset, rows)))
+    }
+
+    /// Makes parameters of the rows that are differences from `base`, or else from the centre.
+    fn add_base(&self, base: Option<Vec<f32>>, rows: &mut [Vec<f32>]) {
+        let base = base.or_else(|| rows.first().cloned()).unwrap_or_default();
+        for (row, values) in rows.iter_mut().zip(&self.values) {
+            if values.is_difference() {
+                row.iter_mut().zip(&base).for_each(|(value, base)| *value += base);
+            }
+        }
     }
 
     pub(super) async fn distances(mut self) -> Result<Distances, ReadError> {

@@ -1,0 +1,200 @@
+//! The bytes of an update, as the task wants them.
+
+use bytes::Bytes;
+use jobs::id::{BlobRef, DeviceId};
+use jobs::report::{Failure, FailureCode};
+use jobs::spec::{Exact, Int8, Rounded, TaskId, TopK, TrainTask, UpdateEncoding, ValueFormat};
+use link::blobs::Existing;
+use models::federated::encoding::{
+    Encoder, EncodingError, Format, Header, encode_largest, layout_digest,
+};
+use models::params::{Layout, Parameters};
+
+use super::prepare::wrong;
+use crate::cache;
+use crate::device::Device;
+use crate::execute::Run;
+use crate::kept_local::KeptLocal;
+
+/// What an update is made for.
+pub(super) struct Update<'a> {
+    pub(super) id: &'a TaskId,
+    pub(super) device: &'a DeviceId,
+    /// What the update of the round before left for this one.
+    pub(super) residuals: &'a KeptLocal,
+    pub(super) encoding: UpdateEncoding,
+    /// The round's parameters.
+    pub(super) base: &'a BlobRef,
+    seed: u64,
+}
+
+impl<'a> Update<'a> {
+    pub(super) fn of(device: &'a Device, id: &'a TaskId, task: &'a TrainTask) -> Self {
+        Self {
+            id,
+            device: &device.config.device,
+            residuals: &device.residuals,
+            encoding: task.update,
+            base: &task.parameters,
+            seed: task.seed,
+        }
+    }
+
+    /// The update of a device that began with `received` and has `parameters` now. Another attempt
+    /// at the same round gives the same bytes; what they leave out is kept before they are given.
+    pub(super) fn encode(
+        &self,
+        received: &[u8],
+        parameters: &Parameters,
+    ) -> Result<Vec<u8>, Failure> {
+        let (format, share) = match self.encoding {
+            UpdateEncoding::Plain {} => return Ok(parameters.to_safetensors()),
+            UpdateEncoding::Float32(Exact { .. }) => (Format::Float32, None),
+            UpdateEncoding::Float16(Rounded { .. }) => (Format::Float16, None),
+            UpdateEncoding::BFloat16(Rounded { .. }) => (Format::BFloat16, None),
+            UpdateEncoding::Int8(Int8 { block, .. }) => (int8(block), None),
+            UpdateEncoding::TopK(TopK { share, values, block }) => {
+                let format = match values {
+                    ValueFormat::Float32 => Format::Float32,
+                    ValueFormat::Float16 => Format::Float16,
+                    ValueFormat::BFloat16 => Format::BFloat16,
+                    ValueFormat::Int8 => int8(block),
+                };
+                (format, Some(share))
+            }
+        };
+        let layout = Layout::of(parameters);
+        let header = Header {
+            format,
+            sparse: share.is_some(),
+            values: layout.total_len(),
+            layout: layout_digest(&layout),
+            base: self.encoding.is_difference().then(|| self.base.digest.to_string()),
+        };
+        let base = match header.base {
+            Some(_) => Some(base(received, &layout)?),
+            None => None,
+        };
+        match (share, &base) {
+            (Some(share), Some(base)) => self.largest(&header, share, &layout, parameters, base),
+            (None | Some(_), base) => self.all(header, parameters, base.as_ref()),
+        }
+    }
+
+    fn all(
+        &self,
+        header: Header,
+        parameters: &Parameters,
+        base: Option<&Parameters>,
+    ) -> Result<Vec<u8>, Failure> {
+        let mut bytes = Vec::new();
+        let mut encoder = Encoder::dense(header, self.seed(), &mut bytes);
+        for (at, item) in parameters.items().iter().enumerate() {
+            let base = base.map(|base| &base.items()[at].values);
+            let pushed = match base {
+                Some(base) => encoder.push(&differences(&item.values, base), &mut bytes),
+                None => encoder.push(&item.values, &mut bytes),
+            };
+            pushed.map_err(|error| unencodable(&error))?;
+        }
+        encoder.finish(&mut bytes).map_err(|error| unencodable(&error))?;
+        Ok(bytes)
+    }
+
+    /// Sends the largest differences, what was left of those before included.
+    fn largest(
+        &self,
+        header: &Header,
+        share: f64,
+        layout: &Layout,
+        parameters: &Parameters,
+        base: &Parameters,
+    ) -> Result<Vec<u8>, Failure> {
+        let TaskId { job, round, .. } = self.id;
+        let items = parameters.items().iter().zip(base.items());
+        let mut values: Vec<f32> =
+            items.flat_map(|(item, base)| differences(&item.values, &base.values)).collect();
+        let before = self.residuals.last_before(job, round.0);
+        let left = before.and_then(|round| self.residuals.of(job, round));
+        if let Some(left) = left.filter(|left| left.check_like(layout).is_ok()) {
+            let left = left.items().iter().flat_map(|item| &item.values);
+            values.iter_mut().zip(left).for_each(|(value, left)| *value += left);
+        }
+        let bytes = encode_largest(header, self.seed(), share, &mut values);
+        let bytes = bytes.map_err(|error| unencodable(&error))?;
+        let left = layout.parameters(&values).map_err(wrong)?;
+        self.residuals.keep(job, round.0, before, &left)?;
+        Ok(bytes)
+    }
+
+    /// The task's seed is that of all devices; the errors of their rounding are to cancel out.
+    fn seed(&self) -> u64 {
+        let digest = link::digest::of(self.device.as_str().as_bytes());
+        let own = u64::from_str_radix(&digest.hex()[..16], 16);
+        self.seed ^ own.expect("16 hexadecimal digits fit")
+    }
+}
+
+fn int8(block: u32) -> Format {
+    Format::Int8 { block: block as usize }
+}
+
+/// The parameters that the device began with, in the order of what it has now.
+fn base(received: &[u8], layout: &Layout) -> Result<Parameters, Failure> {
+    let base = Parameters::from_safetensors(received).map_err(wrong)?;
+    base.check_like(layout).map_err(wrong)?;
+    Ok(base)
+}
+
+fn differences(values: &[f32], base: &[f32]) -> Vec<f32> {
+    values.iter().zip(base).map(|(value, base)| value - base).collect()
+}
+
+fn unencodable(error: &EncodingError) -> Failure {
+    Failure::new(FailureCode::Diverged, format!("the update cannot be encoded: {error}"))
+}
+
+impl Run {
+    /// Sends the very same parameters as an update, though they are in the store.
+    pub(super) async fn send_untouched(
+        &self,
+        task: TrainTask,
+        received: Bytes,
+    ) -> Result<BlobRef, Failure> {
+        let device = &self.executor.device;
+        if task.update == UpdateEncoding::default() {
+            let parameters = BlobRef { name: Some(self.update_name()), ..task.parameters };
+            let sent = device.blobs.put_as(&parameters, received, Existing::Replace).await;
+            sent.map_err(|error| cache::explain(&error))?;
+            return Ok(parameters);
+        }
+        let (shared, id) = (device.clone(), self.id.clone());
+        let work = move || {
+            let parameters = Parameters::from_safetensors(&received).map_err(wrong)?;
+            Update::of(&shared, &id, &task).encode(&received, &parameters)
+        };
+        let encoded = self.executor.compute.train(self.thread_name("encode"), work).await?;
+        self.upload(self.update_name(), encoded).await
+    }
+}
+
+/// Refuses encodings that cannot be, whoever asked for them.
+pub(super) fn check(encoding: UpdateEncoding) -> Result<(), Failure> {
+    let refuse = |message: String| Err(Failure::new(FailureCode::InvalidSpec, message));
+    match encoding {
+        UpdateEncoding::Int8(Int8 { block, .. }) | UpdateEncoding::TopK(TopK { block, .. })
+            if !(256..=4096).contains(&block) =>
+        {
+            refuse(format!("update: block is {block}: 256 to 4096"))
+        }
+        UpdateEncoding::TopK(TopK { share, .. }) if !(share > 0.0 && share <= 0.5) => {
+            refuse(format!("update: share is {share}: above 0, at most 0.5"))
+        }
+        UpdateEncoding::Plain {}
+        | UpdateEncoding::Float32(_)
+        | UpdateEncoding::Float16(_)
+        | UpdateEncoding::BFloat16(_)
+        | UpdateEncoding::Int8(_)
+        | UpdateEncoding::TopK(_) => Ok(()),
+    }
+}

@@ -1,0 +1,119 @@
+//! How updates travel.
+
+use jobs::id::RoundNumber;
+use jobs::spec::{LocalTraining, UpdateEncoding};
+use models::federated::encoding::{Decoder, layout_digest};
+use models::params::Layout;
+
+use super::train::{Model, training, update_of};
+use super::*;
+
+/// What a device sends after a round of training in which it was asked for an encoding.
+async fn sent(
+    world: &World,
+    model: &Model,
+    (job, round, attempt): (&str, u32, u32),
+    (update, epochs): (&str, u32),
+) -> Bytes {
+    let local = LocalTraining { epochs, batch_size: 8, ..LocalTraining::default() };
+    let mut task = training(model, job, attempt, local);
+    task.id.round = RoundNumber(round);
+    let TaskWork::Train(work) = &mut task.work else { unreachable!() };
+    work.update = update.parse().unwrap();
+    let mut reports = world.listen(&format!("report.{job}.pi")).await;
+    world.offer(&task).await;
+    let update = update_of(final_report(&mut reports).await.0);
+    let bytes = world.blobs.get(&update.parameters).await.unwrap();
+    assert_eq!(update.parameters.size.0, bytes.len() as u64);
+    bytes
+}
+
+fn values(safetensors: &[u8]) -> Vec<f32> {
+    let data = Layout::of_whole(safetensors).unwrap().data_start();
+    models::params::from_le_bytes(&safetensors[data..])
+}
+
+/// The values that an encoded update stands for: those of parameters, or differences.
+fn decoded(model: &Model, update: &[u8]) -> Vec<f32> {
+    let layout = Layout::of_whole(&model.values).unwrap();
+    let base = Some(model.parameters.digest.as_str());
+    let mut decoder = Decoder::new(layout.total_len(), &layout_digest(&layout), base);
+    let mut all = Vec::new();
+    decoder.take(update, |_, values| all.extend_from_slice(values)).unwrap();
+    decoder.finish().unwrap();
+    all
+}
+
+fn largest(values: &[f32]) -> f32 {
+    values.iter().fold(0.0, |largest, value| largest.max(value.abs()))
+}
+
+fn minus(a: &[f32], b: &[f32]) -> Vec<f32> {
+    a.iter().zip(b).map(|(a, b)| a - b).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_update_is_written_as_the_task_wants_it() {
+    let world = World::new().await;
+    let agent = world.join(world.config_with_data()).await;
+    let model = world.model("mlp", [1, 4, 4], 10).await;
+    let plain = sent(&world, &model, ("job", 1, 1), ("plain", 2)).await;
+    let (base, after) = (values(&model.values), values(&plain));
+    let moved = minus(&after, &base);
+    for (number, (encoding, share, bound)) in (1..).zip([
+        ("float32", 100, 0.0),
+        ("float32:delta=true", 96, 0.0),
+        ("float16", 60, 1e-3),
+        ("bfloat16", 50, 1e-2),
+        ("int8:block=256", 50, 1e-2),
+        ("int8:delta=false", 50, 1e-2),
+    ]) {
+        // A device remembers what it did for a job and a round.
+        let [first, second, third] = ["a", "b", "c"].map(|name| format!("{name}{number}"));
+        let update = sent(&world, &model, (&first, 1, 1), (encoding, 2)).await;
+        let most = plain.len() * share / 100;
+        assert!(update.len() <= most, "{encoding}: {}", update.len());
+        let parsed: UpdateEncoding = encoding.parse().unwrap();
+        let expected = if parsed.is_difference() { &moved } else { &after };
+        let error = largest(&minus(&decoded(&model, &update), expected));
+        assert!(error <= bound * largest(expected), "{encoding}: {error}");
+        let again = sent(&world, &model, (&second, 1, 1), (encoding, 2)).await;
+        assert_eq!(again, update, "{encoding}: the same training gives the same bytes");
+        // Without training there is nothing to tell.
+        let update = sent(&world, &model, (&third, 1, 1), (encoding, 0)).await;
+        let expected = if parsed.is_difference() { vec![0.0; base.len()] } else { base.clone() };
+        let error = largest(&minus(&decoded(&model, &update), &expected));
+        assert!(error <= bound * largest(&expected), "{encoding}: {error}");
+    }
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_update_leaves_out_is_sent_later_by_another_agent_too() {
+    const TOP: &str = "topk:share=0.1,values=float32";
+    let world = World::new().await;
+    let mut agent = world.join(world.config_with_data()).await;
+    let model = world.model("mlp", [1, 4, 4], 10).await;
+    let base = values(&model.values);
+    let mut left = vec![0.0; base.len()];
+    for round in 1..=3 {
+        // Each round trains a step further from the same parameters: another difference.
+        let plain = sent(&world, &model, ("plain", round, 1), ("plain", round)).await;
+        let mut owed = minus(&values(&plain), &base);
+        owed.iter_mut().zip(&left).for_each(|(value, left)| *value += left);
+        let update = sent(&world, &model, ("top", round, 1), (TOP, round)).await;
+        let told = decoded(&model, &update);
+        let count = told.iter().filter(|value| **value != 0.0).count();
+        assert!(count > 0 && count <= base.len().div_ceil(10), "{count} of {}", base.len());
+        assert!(update.len() < plain.len() / 5, "{} bytes", update.len());
+        for (told, owed) in told.iter().zip(&owed) {
+            assert!(*told == 0.0 || told.to_bits() == owed.to_bits(), "round {round}");
+        }
+        agent.stop().await;
+        agent = world.join(world.config_with_data()).await;
+        let again = sent(&world, &model, ("top", round, 2), (TOP, round)).await;
+        assert_eq!(again, update, "round {round}: another attempt begins as the first one did");
+        left = minus(&owed, &told);
+    }
+    agent.stop().await;
+}

@@ -1,0 +1,164 @@
+//! The bytes of an update, or of global parameters, understood piece by piece.
+
+use jobs::id::Digest;
+use models::federated::encoding::{Decoder, EncodingError, MAGIC, layout_digest};
+use models::params::{Layout, ParametersError};
+
+/// What an update has to be.
+#[derive(Debug, Clone)]
+pub(in crate::coordinator) struct Expected {
+    layout: Layout,
+    layout_digest: String,
+    /// The parameters that differences may be from.
+    base: Option<Digest>,
+}
+
+/// Why bytes are no update.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub(in crate::coordinator) enum ContentError {
+    #[error(transparent)]
+    Parameters(#[from] ParametersError),
+    #[error(transparent)]
+    Encoding(#[from] EncodingError),
+}
+
+/// Bytes that are being read.
+#[derive(Debug, Default)]
+pub(in crate::coordinator) struct Content {
+    /// The first bytes, while they do not tell how it is written.
+    head: Vec<u8>,
+    form: Option<Form>,
+}
+
+#[derive(Debug)]
+enum Form {
+    /// Safetensors, behind the header.
+    Plain {
+        /// Bytes of a value that was cut by a piece's end.
+        rest: Vec<u8>,
+        offset: usize,
+    },
+    Encoded(Decoder),
+}
+
+impl Expected {
+    /// Parameters of a model of this layout.
+    pub(in crate::coordinator) fn parameters(layout: Layout) -> Self {
+        let layout_digest = layout_digest(&layout);
+        Self { layout, layout_digest, base: None }
+    }
+
+    /// Or differences from these parameters.
+    pub(in crate::coordinator) fn or_differences_from(&mut self, base: Option<Digest>) {
+        self.base = base;
+    }
+
+    pub(in crate::coordinator) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn decoder(&self) -> Decoder {
+        let base = self.base.as_ref().map(Digest::as_str);
+        Decoder::new(self.layout.total_len(), &self.layout_digest, base)
+    }
+}
+
+impl Content {
+    /// Whether its values are differences; not known before its header is read.
+    pub(in crate::coordinator) fn is_difference(&self) -> bool {
+        match &self.form {
+            Some(Form::Encoded(decoder)) => decoder.is_difference(),
+            Some(Form::Plain { .. }) | None => false,
+        }
+    }
+
+    /// Reads the header, then hands out values with their offset.
+    pub(in crate::coordinator) fn take(
+        &mut self,
+        piece: &[u8],
+        expected: &Expected,
+        mut with: impl FnMut(usize, &[f32]),
+    ) -> Result<(), ContentError> {
+        let head;
+        let mut piece = piece;
+        if self.form.is_none() {
+            self.head.extend_from_slice(piece);
+            let Some((form, start)) = Form::of(&self.head, expected)? else { return Ok(()) };
+            self.form = Some(form);
+            head = std::mem::take(&mut self.head);
+            piece = head.get(start..).unwrap_or_default();
+        }
+        match &mut self.form {
+            Some(Form::Plain { rest, offset }) => {
+                Ok(plain_values(piece, expected, rest, offset, &mut with)?)
+            }
+            Some(Form::Encoded(decoder)) => {
+                decoder.take(piece, with).map_err(|error| named(error, &expected.layout))
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(in crate::coordinator) fn finish(self, expected: &Expected) -> Result<(), ContentError> {
+        let (rest, offset) = match self.form {
+            Some(Form::Encoded(decoder)) => return Ok(decoder.finish()?),
+            Some(Form::Plain { rest, offset }) => (rest, offset),
+            None => (self.head, 0),
+        };
+        let total = expected.layout.total_len();
+        if offset != total || !rest.is_empty() {
+            let problem = format!("it ends after {offset} of {total} values");
+            return Err(ParametersError::Format(problem).into());
+        }
+        Ok(())
+    }
+}
+
+impl Form {
+    /// As the first bytes tell, and how many of them are no values; `None` while there are too few.
+    fn of(head: &[u8], expected: &Expected) -> Result<Option<(Self, usize)>, ParametersError> {
+        if head.starts_with(MAGIC) {
+            return Ok(Some((Self::Encoded(expected.decoder()), 0)));
+        }
+        let Some(layout) = Layout::parse(head)? else { return Ok(None) };
+        layout.check_like(&expected.layout)?;
+        Ok(Some((Self::Plain { rest: Vec::new(), offset: 0 }, layout.data_start())))
+    }
+}
+
+fn plain_values(
+    bytes: &[u8],
+    expected: &Expected,
+    rest: &mut Vec<u8>,
+    offset: &mut usize,
+    with: &mut impl FnMut(usize, &[f32]),
+) -> Result<(), ParametersError> {
+    let model = &expected.layout;
+    let joined;
+    let mut bytes = bytes;
+    if !rest.is_empty() {
+        rest.extend_from_slice(bytes);
+        joined = std::mem::take(rest);
+        bytes = &joined;
+    }
+    let whole = bytes.len() - bytes.len() % 4;
+    rest.extend_from_slice(&bytes[whole..]);
+    let values = models::params::from_le_bytes(&bytes[..whole]);
+    if *offset + values.len() > model.total_len() {
+        return Err(ParametersError::Format("more bytes than the header announces".to_owned()));
+    }
+    model.check_finite(*offset, &values)?;
+    with(*offset, &values);
+    *offset += values.len();
+    Ok(())
+}
+
+/// The same error with the name of the parameter.
+fn named(error: EncodingError, model: &Layout) -> ContentError {
+    if let EncodingError::NotFinite { index, value, .. } = error
+        && let Err(named) = model.check_finite(index, &[value])
+    {
+        return named.into();
+    }
+    error.into()
+}

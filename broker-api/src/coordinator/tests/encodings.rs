@@ -1,0 +1,94 @@
+//! Updates that travel encoded.
+
+use super::*;
+
+/// What devices were given in each round of a job, the first of three devices an agent that knows
+/// no encodings.
+async fn given(update: &str, strategy: &str) -> BTreeMap<u32, Vec<f32>> {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let _d1 = Device::start_as(&world, "d1", |_| Action::Plain).await;
+    let d2 = Device::start(&world, "d2").await;
+    let _d3 = Device::start(&world, "d3").await;
+    joined(&broker, 3).await;
+    let mut spec = train_spec(4, 3);
+    let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
+    train.update = update.parse().unwrap();
+    train.strategy = strategy.parse().unwrap();
+    let record = ended(&broker, &submit(&broker, spec).await).await;
+    assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+    for outcome in &record.rounds {
+        let sizes: Vec<u64> =
+            outcome.updates.iter().map(|(_, update)| update.parameters.size.0).collect();
+        assert!(update == "plain" || sizes[1] < sizes[0] / 2, "{sizes:?}");
+    }
+    let given = d2.given.borrow();
+    let values = |parameters: &Parameters| {
+        parameters.items().iter().flat_map(|item| item.values.clone()).collect()
+    };
+    given.iter().map(|(round, parameters)| (*round, values(parameters))).collect()
+}
+
+/// Devices add the same to each value, which every encoding holds nearly.
+#[tokio::test]
+async fn encoded_updates_come_to_what_plain_ones_do() {
+    for strategy in ["fedavg", "fedadam:tau=0.1", "fedmedian", "krum", "normbound:norm=2"] {
+        let expected = given("plain", strategy).await;
+        assert_eq!(expected.len(), 4);
+        for update in ["int8", "bfloat16", "topk:share=0.5,values=int8"] {
+            if strategy == "fedmedian" && update.starts_with("topk") {
+                continue;
+            }
+            let found = given(update, strategy).await;
+            assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+            for (found, expected) in found.values().zip(expected.values()) {
+                for (found, expected) in found.iter().zip(expected) {
+                    // A step of an integer of the device that weighs most.
+                    let near = (found - expected).abs() <= 0.02;
+                    assert!(near, "{strategy}, {update}: {found} is not {expected}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn differences_that_nobody_asked_for_are_refused() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let _d1 = Device::start(&world, "d1").await;
+    let wrong = |task: &jobs::spec::Task| match &task.work {
+        TaskWork::Train(work) => Action::Upload(difference_of_nothing(&work.parameters)),
+        TaskWork::Evaluate(_) | TaskWork::Infer(_) | TaskWork::Telemetry => Action::Work,
+    };
+    let _d2 = Device::start_as(&world, "d2", wrong).await;
+    joined(&broker, 2).await;
+    let mut spec = train_spec(1, 2);
+    let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
+    train.participation.quorum = 1;
+    let record = ended(&broker, &submit(&broker, spec).await).await;
+    assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+    let (device, failure) = &record.rounds[0].missing[0];
+    assert_eq!((device.as_str(), failure.code), ("d2", FailureCode::InvalidUpdate));
+    assert!(failure.message.contains("expected parameters"), "{failure:?}");
+}
+
+/// An encoded update of the tests' model that says nothing but what it is a difference from.
+fn difference_of_nothing(base: &BlobRef) -> Vec<u8> {
+    use models::federated::encoding::{Encoder, Format, Header, layout_digest};
+    let onnx = models::zoo::build("mlp", [1, 2, 2], 3, 7).unwrap();
+    let definition = models::train::Definition::read(&onnx.into()).unwrap();
+    let layout = definition.layout();
+    let header = Header {
+        format: Format::Float32,
+        sparse: false,
+        values: layout.total_len(),
+        layout: layout_digest(layout),
+        base: Some(base.digest.to_string()),
+    };
+    let mut file = Vec::new();
+    let mut encoder = Encoder::dense(header, 1, &mut file);
+    encoder.push(&vec![0.0; layout.total_len()], &mut file).unwrap();
+    encoder.finish(&mut file).unwrap();
+    file
+}

@@ -1,0 +1,32 @@
+//! Updates as agents encode them.
+
+use jobs::spec::{TrainTask, UpdateEncoding};
+use models::federated::encoding::{Encoder, Format, Header, layout_digest};
+use models::params::{Layout, Parameters};
+
+/// The update of a device that began with the bytes and has these parameters now, if it is not to
+/// be plain.
+pub(super) fn encoded(work: &TrainTask, bytes: &[u8], trained: &Parameters) -> Option<Vec<u8>> {
+    let format = match work.update {
+        UpdateEncoding::Plain {} => return None,
+        UpdateEncoding::Float32(_) => Format::Float32,
+        UpdateEncoding::Float16(_) => Format::Float16,
+        UpdateEncoding::BFloat16(_) => Format::BFloat16,
+        UpdateEncoding::Int8(_) | UpdateEncoding::TopK(_) => Format::Int8 { block: 1024 },
+    };
+    let layout = Layout::of(trained);
+    let difference = work.update.is_difference();
+    let base = difference.then(|| work.parameters.digest.to_string());
+    let (values, digest) = (layout.total_len(), layout_digest(&layout));
+    let header = Header { format, sparse: false, values, layout: digest, base };
+    let mut file = Vec::new();
+    let mut encoder = Encoder::dense(header, 1, &mut file);
+    let base = Parameters::from_safetensors(bytes).unwrap();
+    for (item, base) in trained.items().iter().zip(base.items()) {
+        let own = |(value, base): (&f32, &f32)| if difference { value - base } else { *value };
+        let values: Vec<f32> = item.values.iter().zip(&base.values).map(own).collect();
+        encoder.push(&values, &mut file).unwrap();
+    }
+    encoder.finish(&mut file).unwrap();
+    Some(file)
+}

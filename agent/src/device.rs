@@ -20,6 +20,7 @@ use crate::datasets::Datasets;
 use crate::engines::{self, Cpu, Engines};
 use crate::facts;
 use crate::kept_local::KeptLocal;
+use crate::releases::Releases;
 use crate::state::State;
 use crate::telemetry::Probe;
 use crate::telemetry::buffer::Buffer;
@@ -40,6 +41,8 @@ pub(crate) struct Device {
     pub(crate) controls: KeptLocal,
     /// What updates left out, for the next ones.
     pub(crate) residuals: KeptLocal,
+    /// Updates that were given away with noise.
+    pub(crate) releases: Releases,
     pub(crate) datasets: Datasets,
     pub(crate) buffer: Buffer,
     /// For heartbeats: what is at work, and what can answer at once.
@@ -74,6 +77,7 @@ impl Device {
             kept_local: KeptLocal::open(state.kept_local(), config.cache_bytes),
             controls: KeptLocal::open(state.controls(), config.cache_bytes),
             residuals: KeptLocal::open(state.residuals(), config.cache_bytes),
+            releases: Releases::open(state.releases()),
             blobs,
             datasets: Datasets::new(config.data.clone(), facts.memory.0),
             buffer: Buffer::new(state.telemetry()),

@@ -31,6 +31,7 @@ mod files;
 mod kept_local;
 pub mod logging;
 mod presence;
+mod releases;
 pub mod service;
 mod state;
 mod telemetry;

@@ -38,7 +38,8 @@ impl State {
     /// Makes and locks the directory.
     pub(crate) fn open(dir: &Path) -> Result<Self, StateError> {
         let unusable = |source| StateError::Unusable { dir: dir.to_owned(), source };
-        for part in ["blobs", "checkpoints", "kept_local", "controls", "residuals"] {
+        let parts = ["blobs", "checkpoints", "kept_local", "controls", "residuals", "releases"];
+        for part in parts {
             std::fs::create_dir_all(dir.join(part)).map_err(unusable)?;
         }
         let lock = File::create(dir.join("lock")).map_err(unusable)?;
@@ -72,6 +73,11 @@ impl State {
     /// What updates left out.
     pub(crate) fn residuals(&self) -> PathBuf {
         self.dir.join("residuals")
+    }
+
+    /// Updates that were given away with noise.
+    pub(crate) fn releases(&self) -> PathBuf {
+        self.dir.join("releases")
     }
 
     /// Telemetry that waits for a connection.

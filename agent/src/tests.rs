@@ -28,6 +28,7 @@ mod engines;
 mod infer;
 mod joining;
 mod kept_local;
+mod noised;
 mod train;
 mod updates;
 

@@ -202,6 +202,10 @@ fn figures(outcome: &Outcome) -> Option<Figures> {
         let examples = outcome.evaluations.iter().map(|(_, judged)| judged.examples).sum();
         return Some(Figures { loss, accuracy, examples, judged: true });
     }
+    // Devices that add noise say nothing of their training.
+    if outcome.privacy.is_some_and(|spent| spent.planned.is_none()) {
+        return None;
+    }
     let examples: u64 = outcome.updates.iter().map(|(_, update)| update.examples).sum();
     let mean = |value: fn(&UpdateReport) -> f64| {
         let weighted = outcome.updates.iter().map(|(_, u)| u.examples as f64 * value(u));

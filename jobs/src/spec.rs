@@ -20,7 +20,7 @@ mod validate;
 
 pub use self::examples::{Augment, AugmentError, Normalization, NormalizationError};
 use self::local::is_default;
-pub use self::local::{LocalTraining, Loss, LossError, Optimizer, OptimizerError};
+pub use self::local::{LocalTraining, Loss, LossError, Noised, Optimizer, OptimizerError};
 pub use self::model::ModelQuery;
 pub use self::privacy::{AdaptiveClip, Clip, Privacy, PrivacyError, PrivacyMode};
 pub use self::schedule::{Schedule, ScheduleError};

@@ -23,8 +23,8 @@ use jobs::report::{
 use jobs::selector::Selector;
 use jobs::spec::{
     Augment, EvaluateTask, InferInput, InferSpec, InferTask, JobSpec, Keep, LocalTraining, Loss,
-    Normalization, Offer, Optimizer, Participation, Purpose, Schedule, Strategy, Task, TaskId,
-    TaskWork, TensorHeader, TrainSpec, TrainTask, UpdateEncoding, WorkSpec,
+    Noised, Normalization, Offer, Optimizer, Participation, Purpose, Schedule, Strategy, Task,
+    TaskId, TaskWork, TensorHeader, TrainSpec, TrainTask, UpdateEncoding, WorkSpec,
 };
 use jobs::wire;
 use serde::Serialize;
@@ -207,8 +207,11 @@ fn offers(golden: &mut Golden) {
     let scheduled = TrainTask { local, rounds_done: 2, rounds: 15, ..train.clone() };
     golden.same("offer-train-scheduled", &offer(Purpose::Train, TaskWork::Train(scheduled)));
     let update = "topk:share=0.25,values=int8".parse().unwrap();
-    let encoded = TrainTask { update, ..train };
+    let encoded = TrainTask { update, ..train.clone() };
     golden.same("offer-train-encoded", &offer(Purpose::Train, TaskWork::Train(encoded)));
+    let noised = Some(Noised { norm: 0.5, noise_multiplier: 2.25 });
+    let noised = TrainTask { local: LocalTraining { noised, ..train.local.clone() }, ..train };
+    golden.same("offer-train-noised", &offer(Purpose::Train, TaskWork::Train(noised)));
     let evaluate = EvaluateTask {
         graph: BlobRef::by_digest(digest(1), Bytes(1000)),
         parameters: blob(),

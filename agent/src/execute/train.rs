@@ -28,6 +28,7 @@ mod control;
 mod memory;
 mod meter;
 mod prepare;
+mod protect;
 mod settings;
 mod update;
 
@@ -295,6 +296,13 @@ impl LocalRun {
         });
         let control_change = control_change.transpose()?;
         kept.keep(&mut result)?;
+        let (mut sums, mut initial_loss) = (sums, initial_loss);
+        if let Some(noised) = local.noised {
+            let releases = (&device.releases, &self.id);
+            result = protect::protected(noised, local, received, result, releases)?;
+            // Noise covers parameters alone: nothing else is told of the examples.
+            (sums, initial_loss) = (Sums::default(), None);
+        }
         let update = Update::of(device, &self.id, &self.task).encode(received, &result)?;
         let examples = examples.len() as u64;
         Ok(Trained { update, examples, sums, steps, initial_loss, control_change })
@@ -346,9 +354,10 @@ impl LocalRun {
         Ok((sums, meter.step))
     }
 
-    /// Progress may be lost: whoever trains does not wait.
+    /// Progress may be lost: whoever trains does not wait. With noise on updates there is none.
     fn tell_progress(&self, latest: &Latest) {
-        if self.tell.try_send(Told::Progress(self.id.clone(), latest.clone())).is_err() {
+        let told = self.task.local.noised.is_none();
+        if !told || self.tell.try_send(Told::Progress(self.id.clone(), latest.clone())).is_err() {
             latest.take();
         }
     }

@@ -120,7 +120,8 @@ pub(super) struct TrainArgs {
         help = "Differential privacy up to a budget, such as \
                 central:norm=1,noise_multiplier=1.1,epsilon_budget=8,delta=1e-5: the broker adds \
                 noise to the mean of updates that are no longer than norm; initial=0.1 in place of \
-                norm begins with a norm that adapts, sampling_rate=0.1 draws devices by chance"
+                norm begins with a norm that adapts, sampling_rate=0.1 draws devices by chance; \
+                local:.. lets each device add noise to its own update"
     )]
     privacy: Option<Privacy>,
     #[arg(
@@ -223,6 +224,7 @@ fn spec(args: &TrainArgs, model: ModelQuery, dataset: DatasetName) -> TrainSpec 
             frozen: args.freeze.clone(),
             kept_local: args.keep_local.clone(),
             augment: args.augment.clone(),
+            noised: None,
             normalization: args.normalization.clone(),
         },
         participation: Participation {

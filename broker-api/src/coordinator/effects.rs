@@ -201,7 +201,8 @@ impl Owner {
         let Offered { round, device, purpose, attempt, parameters } = offered;
         let (graph, dataset) = (self.prepared.graph.clone(), self.spec.dataset.clone());
         let normalization = self.prepared.normalization.clone();
-        let local = LocalTraining { normalization, ..self.spec.local.clone() };
+        let noised = self.machine.noised();
+        let local = LocalTraining { normalization, noised, ..self.spec.local.clone() };
         let size = parameters.size.0;
         let work = match purpose {
             Purpose::Evaluate => {

@@ -61,6 +61,10 @@ pub struct LocalTraining {
     /// Random changes of pictures, each once; tables and texts cannot have any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub augment: Vec<Augment>,
+    /// Shortens the update and adds noise before it is sent; a broker puts it there for a job that
+    /// is private by its devices.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noised: Option<Noised>,
     /// How values become inputs, in evaluation too; a broker puts the values in place of
     /// `dataset`.
     #[serde(skip_serializing_if = "is_default")]
@@ -86,9 +90,20 @@ impl Default for LocalTraining {
             frozen: Vec::new(),
             kept_local: Vec::new(),
             augment: Vec::new(),
+            noised: None,
             normalization: Normalization::Format,
         }
     }
+}
+
+/// What a device does to its update before anyone sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Noised {
+    /// The longest difference from the round's parameters; longer ones are shortened to it.
+    pub norm: f64,
+    /// Deviation of the noise by twice the norm, the farthest that two updates lie apart.
+    pub noise_multiplier: f64,
 }
 
 /// The optimizers of local training, with the rules and defaults of `PyTorch`.

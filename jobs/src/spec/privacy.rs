@@ -19,7 +19,8 @@ pub struct Privacy {
     pub mode: PrivacyMode,
     /// The longest update that counts; longer ones are shortened to it.
     pub clip: Clip,
-    /// Deviation of the noise by the most that one device changes a round, above 0.
+    /// Deviation of the noise by the most that one device changes, above 0: the norm in a sum of
+    /// updates; twice the norm, which two updates lie apart, where each device adds its own.
     pub noise_multiplier: f64,
     /// Chance with which the promise may fail, above 0; far below one by the number of devices.
     pub delta: f64,
@@ -254,13 +255,18 @@ impl Problems {
     }
 
     fn local(&mut self, privacy: &Privacy, spec: &TrainSpec) {
-        self.check(false, "privacy.mode", "local", "central: devices do not add noise");
         let fixed = matches!(privacy.clip, Clip::Norm(_));
         let expected = "a norm, because devices do not tell which updates were shortened";
         self.check(fixed, "privacy.clip", "adaptive", expected);
         let all = privacy.sampling_rate >= 1.0;
         let expected = "1, because who receives an update knows whose it is";
         self.check(all, "privacy.sampling_rate", privacy.sampling_rate, expected);
+        let alone = !matches!(
+            spec.strategy,
+            Strategy::QFedAvg(_) | Strategy::FedNova {} | Strategy::Scaffold(_)
+        );
+        let expected = "one that looks at updates alone, because noise covers nothing else";
+        self.check(alone, "strategy", spec.strategy, expected);
         let expected = "false, because what devices judge is not covered by their noise";
         self.check(!spec.evaluate, "evaluate", spec.evaluate, expected);
     }

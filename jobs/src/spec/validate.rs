@@ -150,6 +150,8 @@ impl Problems {
             let expected = "0, because only cross_entropy is smoothed";
             self.check(false, "work.local.label_smoothing", local.label_smoothing, expected);
         }
+        let expected = "absent, because privacy says it";
+        self.check(local.noised.is_none(), "work.local.noised", "given", expected);
         self.whole("work.local.frozen.length", local.frozen.len() as u64, 0, 1000);
         self.whole("work.local.kept_local.length", local.kept_local.len() as u64, 0, 1000);
         let words: Vec<&str> = local.augment.iter().map(|augment| augment.as_str()).collect();

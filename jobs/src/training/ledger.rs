@@ -6,7 +6,7 @@ use super::Training;
 use crate::id::RoundNumber;
 use crate::privacy::Spent;
 use crate::round::{self, Outcome, mixed};
-use crate::spec::{Privacy, PrivacyMode, Purpose, TrainSpec};
+use crate::spec::{Noised, Privacy, PrivacyMode, Purpose, TrainSpec};
 
 /// The rounds that were paid for. A round is paid for before anything of it can be seen: in the
 /// state that is stored before its updates are combined, or before devices are asked that add
@@ -80,6 +80,13 @@ impl Training {
     /// The longest update that counts in the round at work of a private job.
     pub fn norm(&self) -> Option<f64> {
         self.ledger.as_ref().map(Ledger::norm)
+    }
+
+    /// What devices do to their updates in a job that is private by them.
+    pub fn noised(&self) -> Option<Noised> {
+        let privacy = self.spec.privacy.filter(|it| it.mode == PrivacyMode::Local)?;
+        let norm = self.norm()?;
+        Some(Noised { norm, noise_multiplier: privacy.noise_multiplier })
     }
 
     /// Why the budget of a private job allows for no further round, if it does not.

@@ -13,8 +13,10 @@ use std::f64::consts::TAU;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
-use super::robust::norm_bound::NormBound;
+use super::distances::UpdateNorms;
+use super::robust::norm_bound::{NormBound, NormBoundError};
 use super::tile::{TileError, check_centre, check_finite, check_rows, fill};
+use crate::params::{Layout, Parameters, ParametersError, is_named};
 
 /// Bits of the noise's deviation that a result keeps behind the point.
 const GRID_BITS: i32 = 20;
@@ -220,6 +222,65 @@ impl PrivateMean {
     pub fn shortened(&self) -> usize {
         self.coefficients.len() - self.within
     }
+}
+
+/// Why an update cannot be protected.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ProtectError {
+    /// The norm, the noise, or how they go together.
+    #[error(transparent)]
+    Privacy(#[from] PrivacyError),
+    /// The norm is none.
+    #[error(transparent)]
+    Bound(#[from] NormBoundError),
+    /// A value that is not finite, or does not stay so.
+    #[error(transparent)]
+    Tile(#[from] TileError),
+    /// The update is not one of the parameters that were received.
+    #[error(transparent)]
+    Parameters(#[from] ParametersError),
+}
+
+/// An update as its device gives it away: its difference from what was received is no longer than
+/// the norm `C`, and has noise of deviation `z 2 C`, but for parameters that a pattern in `fixed`
+/// names. `(norm, noise_multiplier)` are `C` and `z`.
+///
+/// # Errors
+/// [`ProtectError`].
+pub fn protect(
+    received: &Parameters,
+    update: &Parameters,
+    fixed: &[String],
+    (norm, noise_multiplier): (f64, f64),
+    seed: [u8; 32],
+) -> Result<Parameters, ProtectError> {
+    let layout = Layout::of(received);
+    update.check_like(&layout)?;
+    let moving = || {
+        let pairs = received.items().iter().zip(update.items()).zip(layout.spans());
+        pairs.map(|((from, to), span)| (from, to, span, is_named(fixed, &span.name)))
+    };
+    let mut norms = UpdateNorms::new(1);
+    for (from, to, span, is_fixed) in moving() {
+        let to = if is_fixed { from } else { to };
+        norms.add(span.elements.start, Some(&from.values), &[&to.values])?;
+    }
+    let protection = Protection {
+        bound: NormBound::new(norm)?,
+        planned: 1,
+        noise_multiplier: 2.0 * noise_multiplier,
+    };
+    let mean = PrivateMean::new(protection, &norms.norms(), seed)?;
+    let mut items = Vec::with_capacity(layout.spans().len());
+    for (from, to, span, is_fixed) in moving() {
+        let mut item = from.clone();
+        if !is_fixed {
+            let (start, centre) = (span.elements.start, &from.values);
+            mean.tile(start, centre, &[&to.values], &mut item.values)?;
+        }
+        items.push(item);
+    }
+    Ok(Parameters::new(items)?)
 }
 
 #[cfg(test)]

@@ -163,6 +163,36 @@ async fn an_adaptive_norm_follows_what_devices_send() {
     }
 }
 
+/// Devices are told what to do, pay when they are asked, and weigh the same.
+#[tokio::test]
+async fn devices_add_the_noise_where_they_trust_nobody() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let asked = |task: &jobs::spec::Task| {
+        let TaskWork::Train(work) = &task.work else { panic!("{task:?}") };
+        let noised = work.local.noised.unwrap();
+        assert_eq!(
+            (noised.norm.to_bits(), noised.noise_multiplier.to_bits()),
+            (1_f64.to_bits(), 2_f64.to_bits())
+        );
+        Action::Work
+    };
+    let d1 = Device::start_as(&world, "d1", asked).await;
+    let _d2 = Device::start_as(&world, "d2", asked).await;
+    joined(&broker, 2).await;
+    let mut spec = private(9, &TWO_ROUNDS.replace("central", "local"));
+    let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
+    train.evaluate = false;
+    let record = ended(&broker, &submit(&broker, spec).await).await;
+    assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+    let spent: Vec<_> = record.rounds.iter().map(|round| round.privacy.unwrap()).collect();
+    assert_eq!((spent.len(), spent[1].rounds, spent[1].planned), (2, 2, None));
+    let given = d1.given.borrow();
+    for (x, y) in values(&given[&1]).into_iter().zip(values(&given[&2])) {
+        assert!((y - x - 1.5).abs() < 1e-6, "{x} {y}");
+    }
+}
+
 /// Rounds of those that were drawn, be it nobody.
 #[tokio::test]
 async fn a_sampled_round_has_whom_it_drew() {

@@ -30,7 +30,7 @@ fn a_promise_that_can_be_kept_is_valid() {
     }
     let local = r#"{"mode":"local","clip":{"norm":1},"noise_multiplier":4,"delta":1e-5,
         "epsilon_budget":8}"#;
-    assert_eq!(wrong(local, r#","evaluate":false,"strategy":{"name":"fedmedian"}"#), "mode");
+    assert_eq!(wrong(local, r#","evaluate":false,"strategy":{"name":"fedmedian"}"#), "");
 }
 
 #[test]
@@ -50,7 +50,9 @@ fn every_problem_of_a_promise_is_found_at_once() {
     assert_eq!(wrong(adaptive, DEVICES).replace("clip.adaptive.", ""), fields);
     let local = r#"{"mode":"local","clip":{"adaptive":{}},"noise_multiplier":1,"delta":1e-5,
         "epsilon_budget":8,"sampling_rate":0.5}"#;
-    assert_eq!(wrong(local, ""), "mode clip sampling_rate evaluate");
+    let scaffold = r#","strategy":{"name":"scaffold"},"local":{"momentum":0,
+        "noised":{"norm":1,"noise_multiplier":1}}"#;
+    assert_eq!(wrong(local, scaffold), "local.noised clip sampling_rate strategy evaluate");
 }
 
 #[test]

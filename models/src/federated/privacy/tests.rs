@@ -133,6 +133,55 @@ fn the_share_within_the_bound_is_of_the_planned() {
     }
 }
 
+fn parameters(seed: f32) -> Parameters {
+    let item = |name: &str, length: usize| {
+        let values = (0..length).map(|at| (seed + at as f32).sin()).collect();
+        crate::params::Parameter { name: name.to_owned(), shape: vec![length], values }
+    };
+    let single = crate::params::Parameter {
+        name: "scale".to_owned(),
+        shape: Vec::new(),
+        values: vec![seed],
+    };
+    let items = vec![item("a.weight", 30_000), item("b.norm", 9), item("c.weight", 20_000), single];
+    Parameters::new(items).unwrap()
+}
+
+/// A device's own noise: of the right size, none on what is fixed, and the norm is of the rest.
+#[test]
+fn an_update_is_protected_before_it_is_given_away() {
+    let (received, update) = (parameters(0.0), parameters(1.0));
+    let fixed = ["*norm".to_owned()];
+    let given = protect(&received, &update, &fixed, (3.0, 0.25), [4; 32]).unwrap();
+    assert_eq!(given, protect(&received, &update, &fixed, (3.0, 0.25), [4; 32]).unwrap());
+    assert_eq!(given.find("b.norm"), received.find("b.norm"));
+    let moving = |parameters: &Parameters| -> Vec<f64> {
+        let items = parameters.items().iter().filter(|item| item.name != "b.norm");
+        items.flat_map(|item| item.values.iter().map(|value| f64::from(*value))).collect()
+    };
+    let (from, to, found) = (moving(&received), moving(&update), moving(&given));
+    let norm = from.iter().zip(&to).map(|(x, y)| (y - x).powi(2)).sum::<f64>().sqrt();
+    assert!(norm > 3.0);
+    let noise = from.iter().zip(&to).zip(&found).map(|((x, y), z)| z - x - (y - x) * 3.0 / norm);
+    let deviation = (noise.map(|it| it * it).sum::<f64>() / from.len() as f64).sqrt();
+    assert!((deviation - 1.5).abs() < 0.03, "{deviation}");
+    let quiet = protect(&received, &update, &[], (1e6, 1e-12), [4; 32]).unwrap();
+    for (found, to) in moving(&quiet).iter().zip(&to) {
+        assert!((found - to).abs() < 1e-5);
+    }
+}
+
+#[test]
+fn what_is_no_update_is_not_protected() {
+    let received = parameters(0.0);
+    let other = Parameters::new(received.items()[1..].to_vec()).unwrap();
+    let refused = protect(&received, &other, &[], (1.0, 1.0), [0; 32]).unwrap_err();
+    assert!(matches!(refused, ProtectError::Parameters(_)), "{refused}");
+    for (norm, noise) in [(0.0, 1.0), (f64::NAN, 1.0), (1.0, 0.0), (1.0, f64::INFINITY)] {
+        assert!(protect(&received, &received, &[], (norm, noise), [0; 32]).is_err());
+    }
+}
+
 proptest! {
     #[test]
     fn cuts_and_threads_change_no_bit(

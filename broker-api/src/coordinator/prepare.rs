@@ -68,11 +68,15 @@ impl Core {
         let normalization = facts::normalization(&spec.local.normalization, &devices, &facts)?;
         let onnx = self.graph(spec, &facts).await?;
         let (graph_bytes, facts_of, local) = (onnx.clone(), facts.clone(), spec.local.clone());
+        let is_private = spec.privacy.is_some();
         let checked = tokio::task::spawn_blocking(move || {
             let read = Definition::read_with_parameters(&graph_bytes);
             let (definition, parameters) = read.map_err(|error| untrainable(&error))?;
             check_fits(&definition, &facts_of, local.loss)?;
             check_patterns(&local, definition.layout())?;
+            if is_private {
+                check_statistics(&local, &definition)?;
+            }
             Ok((parameters, definition.layout().clone()))
         });
         let checked = checked.await.map_err(|_| {
@@ -212,6 +216,19 @@ fn check_patterns(local: &LocalTraining, layout: &Layout) -> Result<(), Failure>
     Ok(())
 }
 
+/// Noise gets into no running statistic: a variance below 0 spoils a model.
+fn check_statistics(local: &LocalTraining, definition: &Definition) -> Result<(), Failure> {
+    let fixed = [&local.frozen[..], &local.kept_local].concat();
+    let Some(name) = definition.statistics().find(|name| !is_named(&fixed, name)) else {
+        return Ok(());
+    };
+    let message = format!(
+        "privacy: noise would spoil {name:?}, a running statistic of a batch normalisation: take a \
+         model without, or name these in local.kept_local or local.frozen"
+    );
+    Err(Failure::new(FailureCode::InvalidSpec, message))
+}
+
 /// The layout of a training that is taken over, from its graph.
 pub(super) async fn layout_of(core: &Core, prepared: &Prepared) -> Result<Layout, Unprepared> {
     let onnx = core.store.blobs.get(&prepared.graph).await.map_err(StoreError::from)?;
@@ -230,6 +247,20 @@ pub(super) async fn layout_of(core: &Core, prepared: &Prepared) -> Result<Layout
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn running_statistics_get_no_noise() {
+        let check = |family: &str, kept: &[&str]| {
+            let onnx = models::zoo::build(family, [1, 8, 8], 3, 1).unwrap();
+            let kept_local = kept.iter().map(|pattern| (*pattern).to_owned()).collect();
+            let local = LocalTraining { kept_local, ..LocalTraining::default() };
+            check_statistics(&local, &Definition::read(&onnx.into()).unwrap())
+        };
+        assert_eq!(check("lenet", &[]), Ok(()));
+        let failure = check("resnet8", &[]).unwrap_err();
+        assert!(failure.message.contains("running statistic"), "{failure:?}");
+        assert_eq!(check("resnet8", &["*norm*"]), Ok(()));
+    }
 
     #[test]
     fn one_output_is_enough_for_two_classes_when_the_loss_is_binary() {

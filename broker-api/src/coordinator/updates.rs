@@ -49,14 +49,14 @@ pub(super) enum How {
     /// By a rule that looks at all of them.
     Rule(Start),
     /// By their mean with noise.
-    Private(Private),
+    Private(Box<Private>),
 }
 
 impl How {
     /// As a training's strategy says, in the round at work.
     pub(super) fn of(training: &Training, secret: &Secret) -> Self {
         if let Some(private) = Private::of(training, secret) {
-            return Self::Private(private);
+            return Self::Private(Box::new(private));
         }
         let spec = training.spec();
         let parameters = training.parameters().clone();
@@ -247,8 +247,7 @@ impl Updates {
         how: How,
     ) -> Result<Aggregate, ReadError> {
         if let How::Private(private) = &how {
-            let (parameters, within) = self.private(names.0, parts, private).await?;
-            return Ok(Aggregate { within, ..Aggregate::of(parameters) });
+            return self.private(names, parts, private).await;
         }
         if let How::Rule(start) = how {
             return self.combine_by(names, parts, &start).await;
@@ -266,7 +265,7 @@ impl Updates {
         }
         let size = Size(self.ask(Fold::seal).await?);
         if let How::Step(base) = how {
-            let (parameters, server_state) = self.step(names, size, &base).await?;
+            let (parameters, server_state) = self.step(names, None, &base).await?;
             return Ok(Aggregate { server_state, ..Aggregate::of(parameters) });
         }
         let mean = Mean::begin(self, &base).await?;

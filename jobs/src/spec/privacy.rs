@@ -249,8 +249,15 @@ impl Problems {
         let planned = spec.participation.devices.is_some();
         let expected = "a number, because privacy divides by it however many updates come";
         self.check(planned, "participation.devices", "absent", expected);
-        let mean = matches!(spec.strategy, Strategy::FedAvg {});
-        let expected = "fedavg, because privacy needs a mean with equal weights";
+        let mean = matches!(
+            spec.strategy,
+            Strategy::FedAvg {}
+                | Strategy::FedAvgM(_)
+                | Strategy::FedAdagrad(_)
+                | Strategy::FedAdam(_)
+                | Strategy::FedYogi(_)
+        );
+        let expected = "fedavg or a server optimizer, because privacy needs a mean";
         self.check(mean, "strategy", spec.strategy, expected);
     }
 

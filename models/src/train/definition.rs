@@ -3,7 +3,9 @@
 use bytes::Bytes;
 
 use super::TrainError;
-use crate::graph::{Graph, ValueId, folded_model, inference_model, training_model, without_values};
+use crate::graph::{
+    Graph, Origin, ValueId, folded_model, inference_model, training_model, without_values,
+};
 use crate::onnx::{self, ModelProto, TensorProto};
 use crate::params::{Layout, ParametersError, append_le_bytes, layout};
 
@@ -69,6 +71,12 @@ impl Definition {
     /// Names and shapes of the parameters.
     pub fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    /// Names of running statistics among the parameters.
+    pub fn statistics(&self) -> impl Iterator<Item = &str> {
+        let values = self.kept.iter().map(|id| self.graph.value(*id));
+        values.filter(|value| value.origin != Origin::Weight).map(|value| value.name.as_str())
     }
 
     /// Shape of one example, `[c, h, w]` or `[d]`.

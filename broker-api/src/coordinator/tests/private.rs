@@ -143,6 +143,33 @@ async fn another_broker_makes_the_same_noise() {
     }
 }
 
+/// A server optimizer takes the private mean as it takes any other.
+#[tokio::test]
+async fn an_optimizer_steps_against_the_private_mean() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let d1 = Device::start(&world, "d1").await;
+    let _d2 = Device::start(&world, "d2").await;
+    joined(&broker, 2).await;
+    let quiet = "central:norm=60,noise_multiplier=0.002,delta=1e-5,epsilon_budget=1e6";
+    let mut spec = private(3, quiet);
+    let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
+    train.strategy = "fedavgm:learning_rate=0.5,momentum=0.9".parse().unwrap();
+    let record = ended(&broker, &submit(&broker, spec).await).await;
+    assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+    assert!(record.rounds.iter().all(|round| round.server_state.is_some()));
+    let given = d1.given.borrow();
+    // By 1.5 each round: half of it, then half of that and 0.9 of it before.
+    for (round, expected) in [(1, 0.75), (2, 1.425)] {
+        let (before, after) = (values(&given[&round]), values(&given[&(round + 1)]));
+        let differences: Vec<f64> = before.iter().zip(&after).map(|(x, y)| y - x).collect();
+        #[expect(clippy::cast_precision_loss, reason = "a few values")]
+        let mean = differences.iter().sum::<f64>() / differences.len() as f64;
+        assert!((mean - expected).abs() < 0.02, "{round}: {mean}");
+        assert!(differences.iter().any(|it| (it - mean).abs() > 1e-3), "there is noise");
+    }
+}
+
 #[tokio::test]
 async fn an_adaptive_norm_follows_what_devices_send() {
     let world = World::new().await;

@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use jobs::id::BlobRef;
+use jobs::round::Aggregate;
 use jobs::spec::{Clip, PrivacyMode};
 use jobs::training::Training;
 use link::secret::Secret;
@@ -16,6 +17,7 @@ use models::federated::robust::norm_bound::NormBound;
 use models::params::{Layout, is_named};
 
 use super::rules::{self, Combiner, Rows, RuleError};
+use super::server::{self, Base};
 use super::{ReadError, Updates};
 use crate::coordinator::fold::Part;
 use crate::coordinator::fold::content::Expected;
@@ -29,6 +31,8 @@ pub(in crate::coordinator) struct Private {
     noise_multiplier: f64,
     /// Of the noise on the number of updates that are not longer, where the norm is adaptive.
     count_deviation: Option<f64>,
+    /// What steps against the mean, if it is not the result.
+    optimizer: Option<Base>,
     /// Names of parameters that no update changes.
     fixed: Vec<String>,
     round: u32,
@@ -46,7 +50,14 @@ impl Private {
             Clip::Norm(_) => None,
             Clip::Adaptive(clip) => Some(clip.count_deviation(planned)),
         };
+        let parameters = training.parameters().clone();
+        let optimizer = server::optimizer(&spec.strategy).map(|optimizer| Base {
+            optimizer,
+            parameters,
+            state: training.server_state().cloned(),
+        });
         Some(Self {
+            optimizer,
             norm: training.norm().unwrap_or_else(|| privacy.initial_norm()),
             planned,
             noise_multiplier: privacy.update_noise_multiplier(planned),
@@ -76,9 +87,30 @@ impl Private {
 }
 
 impl Updates {
-    /// Stores a round's parameters moved by the private mean of updates; with an adaptive norm the
-    /// noised share of those that were not longer.
+    /// Stores a round's parameters moved by the private mean of updates, or by an optimizer's step
+    /// against it; what that keeps is under the second name. With an adaptive norm it tells the
+    /// noised share of updates that were not longer.
     pub(super) async fn private(
+        &self,
+        names: (String, String),
+        parts: &[Part],
+        private: &Private,
+    ) -> Result<Aggregate, ReadError> {
+        let Some(base) = &private.optimizer else {
+            let (parameters, within) = self.private_mean(names.0, parts, private).await?;
+            return Ok(Aggregate { within, ..Aggregate::of(parameters) });
+        };
+        let name = format!("{}/mean", names.0);
+        let (mean, within) = self.private_mean(name, parts, private).await?;
+        let stepped = self.step(names, Some(&mean), base).await;
+        if let Err(error) = self.blobs.delete(&mean).await {
+            tracing::debug!(blob = mean.object_name(), %error, "a mean stays");
+        }
+        let (parameters, server_state) = stepped?;
+        Ok(Aggregate { server_state, within, ..Aggregate::of(parameters) })
+    }
+
+    async fn private_mean(
         &self,
         name: String,
         parts: &[Part],

@@ -77,18 +77,19 @@ fn moments(optimizer: &ServerOptimizer) -> usize {
 }
 
 impl Updates {
-    /// Stores what a step makes of the sealed mean under two names: the parameters, and the state
-    /// if the optimizer has one.
+    /// Stores what a step makes of a mean, the sealed one if no other is given, under two names:
+    /// the parameters, and the state if the optimizer has one.
     pub(super) async fn step(
         &self,
         names: (String, String),
-        size: Size,
+        mean: Option<&BlobRef>,
         base: &Base,
     ) -> Result<(BlobRef, Option<BlobRef>), ReadError> {
         let model = Expected::parameters(self.ask(|fold| fold.model().clone()).await?);
         let (sender, receiver) = mpsc::channel(BLOCKS_WAITING);
         let state_bytes = 4 * moments(&base.optimizer) * model.layout().total_len();
-        let stepped = Stepped::begin(self, model, base, sender).await?;
+        let size = Size(model.layout().byte_len() as u64);
+        let stepped = Stepped::begin(self, model, base, mean, sender).await?;
         let parameters = self.blobs.put_pieces(names.0, size, stepped);
         if state_bytes == 0 {
             return Ok((parameters.await?, None));
@@ -107,6 +108,8 @@ struct Stepped<'a> {
     optimizer: ServerOptimizer,
     model: Expected,
     parameters: Values,
+    /// The mean, where it is not in memory.
+    mean: Option<Values>,
     state: Option<Values>,
     state_sender: mpsc::Sender<Vec<u8>>,
     /// Parameters that were moved.
@@ -119,6 +122,7 @@ impl<'a> Stepped<'a> {
         updates: &'a Updates,
         model: Expected,
         base: &Base,
+        mean: Option<&BlobRef>,
         state_sender: mpsc::Sender<Vec<u8>>,
     ) -> Result<Self, ReadError> {
         let blobs = &updates.blobs;
@@ -127,9 +131,13 @@ impl<'a> Stepped<'a> {
             Some(state) => Some(Values::bare(blobs, state).await?),
             None => None,
         };
+        let mean = match mean {
+            Some(mean) => Some(Values::of_parameters(blobs, mean).await?),
+            None => None,
+        };
         let ready = BytesMut::from(&model.layout().header()[..]);
-        let optimizer = base.optimizer;
-        Ok(Self { updates, optimizer, model, parameters, state, state_sender, moved: 0, ready })
+        let (optimizer, moved) = (base.optimizer, 0);
+        Ok(Self { updates, optimizer, model, parameters, mean, state, state_sender, moved, ready })
     }
 
     /// Moves the next block.
@@ -143,10 +151,14 @@ impl<'a> Stepped<'a> {
             let fresh = optimizer.state(length);
             [fresh.first(), fresh.second()].concat()
         };
+        let known = match &mut self.mean {
+            Some(mean) => Some(mean.next(length, &self.model).await?),
+            None => None,
+        };
         let (parameters, kept) = self
             .updates
             .ask(move |fold| {
-                let mean = fold.mean_from(offset, &parameters)?;
+                let mean = known.map_or_else(|| fold.mean_from(offset, &parameters), Ok)?;
                 let has_first = optimizer.has_moments().0;
                 let (first, second) = kept.split_at_mut(if has_first { length } else { 0 });
                 let moments = Moments { first, second };
@@ -176,6 +188,9 @@ impl Pieces for Stepped<'_> {
             self.block().await?;
             if self.moved == self.model.layout().total_len() {
                 self.parameters.end().await?;
+                if let Some(mean) = &mut self.mean {
+                    mean.end().await?;
+                }
                 if let Some(state) = &mut self.state {
                     state.end().await?;
                 }

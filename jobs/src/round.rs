@@ -10,7 +10,9 @@
 //!
 //! - Selecting: asks for devices every second until `devices` are there (the quorum, when all
 //!   take part); after a while the quorum is enough. A seed decides who is invited: `devices`
-//!   and a share of `over_selection` more, or all. The others are in reserve.
+//!   and a share of `over_selection` more, or all; or the order in which devices are given, where
+//!   the job [remembers](Experience) them. The others are in reserve. While hours of the day
+//!   decide who is there, it waits without an end of its own.
 //! - Collecting: an update that arrives is checked. It closes when the target number of checked
 //!   updates is there (the surplus is withdrawn), when everyone who is not lost has answered and
 //!   the quorum is met, or at the deadline, after the checks of what had arrived. A device that
@@ -27,7 +29,8 @@
 use serde::{Deserialize, Serialize};
 
 pub use self::aggregate::{Aggregate, Influence, Verdict};
-use self::machine::{ASK_AGAIN_MS, offer_evaluation};
+pub use self::experience::Experience;
+use self::machine::{ask_again_ms, offer_evaluation};
 use self::member::Member;
 pub use self::select::Sampling;
 pub(crate) use self::select::mixed;
@@ -39,6 +42,7 @@ use crate::training::Best;
 
 mod aggregate;
 mod collect;
+mod experience;
 mod machine;
 mod member;
 mod select;
@@ -50,7 +54,7 @@ pub enum Event {
     /// The shell looked up who is eligible and online; asked for by [`Effect::FindDevices`].
     /// While there are too few, the round asks again at [`Round::wake_at`].
     DevicesFound {
-        /// Eligible devices.
+        /// Eligible devices; those to be invited first where the job remembers them.
         devices: Vec<DeviceId>,
     },
     /// A device took the task.
@@ -303,10 +307,11 @@ struct Update {
 impl Round {
     /// Begins a round; the effects are the first ones to perform.
     pub fn begin(now: Millis, plan: Plan) -> (Self, Vec<Effect>) {
+        let ask_again_at = now.plus(ask_again_ms(&plan.participation));
         let round = Self {
             plan,
             started_at: now,
-            phase: Phase::Selecting { ask_again_at: now.plus(ASK_AGAIN_MS), found: 0 },
+            phase: Phase::Selecting { ask_again_at, found: 0 },
             target: 0,
             members: Vec::new(),
             spares: Vec::new(),
@@ -358,7 +363,9 @@ impl Round {
     /// When to send [`Event::Tick`] if nothing happens before.
     pub fn wake_at(&self) -> Option<Millis> {
         match &self.phase {
-            Phase::Selecting { ask_again_at, .. } => Some((*ask_again_at).min(self.deadline()?)),
+            Phase::Selecting { ask_again_at, .. } => {
+                Some(self.deadline().map_or(*ask_again_at, |end| end.min(*ask_again_at)))
+            }
             Phase::Collecting { closed: false, .. } => {
                 self.members.iter().filter_map(Member::due_at).chain(self.deadline()).min()
             }

@@ -11,6 +11,7 @@ mod local;
 mod model;
 mod privacy;
 mod schedule;
+mod selection;
 mod settings;
 mod stopping;
 mod strategy;
@@ -24,6 +25,7 @@ pub use self::local::{LocalTraining, Loss, LossError, Noised, Optimizer, Optimiz
 pub use self::model::ModelQuery;
 pub use self::privacy::{AdaptiveClip, Clip, Privacy, PrivacyError, PrivacyMode};
 pub use self::schedule::{Schedule, ScheduleError};
+pub use self::selection::{Selection, SelectionError};
 pub use self::stopping::{EarlyStopping, Keep, Metric, StoppingError};
 pub use self::strategy::{
     Byzantine, CentredClipping, FedAdagrad, FedAdam, FedAvgM, FedTrimmedAvg, FedYogi, MultiKrum,
@@ -204,6 +206,9 @@ pub struct Participation {
     pub deadline_ms: Millis,
     /// Failed rounds in a row after which the job fails.
     pub failed_rounds_max: u32,
+    /// Which of the eligible devices.
+    #[serde(skip_serializing_if = "is_default")]
+    pub selection: Selection,
 }
 
 impl Default for Participation {
@@ -214,6 +219,7 @@ impl Default for Participation {
             quorum: 1,
             deadline_ms: Millis(600_000),
             failed_rounds_max: 3,
+            selection: Selection::default(),
         }
     }
 }

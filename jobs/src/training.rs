@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{BlobRef, DeviceId, Millis, ModelRef, RoundNumber};
 use crate::report::{Failure, FailureCode};
-use crate::round::{self, DEVICES_MAX, Outcome, Plan, Round, mixed};
+use crate::round::{self, DEVICES_MAX, Experience, Outcome, Plan, Round, mixed};
 use crate::spec::{ControlVariates, Strategy, TrainSpec};
 
 mod ledger;
@@ -130,6 +130,9 @@ pub struct Training {
     accuracy: Option<f64>,
     #[serde(default, skip_serializing_if = "Progress::is_empty")]
     progress: Progress,
+    /// What was seen of devices, where the selection asks for it.
+    #[serde(default, skip_serializing_if = "Experience::is_empty")]
+    experience: Experience,
     round: Option<Round>,
     /// The newest outcomes, the oldest first.
     history: Vec<Outcome>,
@@ -191,6 +194,7 @@ impl Training {
             failed_in_a_row: 0,
             accuracy: None,
             progress: Progress::default(),
+            experience: Experience::default(),
             round: None,
             history: Vec::new(),
             counted: BTreeMap::new(),
@@ -362,7 +366,7 @@ impl Training {
     fn drive(&mut self, now: Millis, event: &round::Event) -> (Vec<Effect>, Option<Box<Outcome>>) {
         let Some(round) = &mut self.round else { return (Vec::new(), None) };
         let (mut effects, mut ended) = (Vec::new(), None);
-        for effect in round.step(now, event) {
+        for effect in self.experience.step(now, round, event) {
             if let round::Effect::End(outcome) = effect {
                 ended = Some(outcome);
             } else {

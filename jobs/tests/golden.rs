@@ -23,8 +23,8 @@ use jobs::report::{
 use jobs::selector::Selector;
 use jobs::spec::{
     Augment, EvaluateTask, InferInput, InferSpec, InferTask, JobSpec, Keep, LocalTraining, Loss,
-    Noised, Normalization, Offer, Optimizer, Participation, Purpose, Schedule, Strategy, Task,
-    TaskId, TaskWork, TensorHeader, TrainSpec, TrainTask, UpdateEncoding, WorkSpec,
+    Noised, Normalization, Offer, Optimizer, Participation, Purpose, Schedule, Selection, Strategy,
+    Task, TaskId, TaskWork, TensorHeader, TrainSpec, TrainTask, UpdateEncoding, WorkSpec,
 };
 use jobs::wire;
 use serde::Serialize;
@@ -321,6 +321,10 @@ fn refined(train: &TrainSpec) -> TrainSpec {
             ..LocalTraining::default()
         },
         strategy: "fedadam:learning_rate=0.25,tau=0.5".parse().unwrap(),
+        participation: Participation {
+            selection: Selection::ByLoss { candidates: Some(9) },
+            ..train.participation.clone()
+        },
         early_stopping: Some("3:0.25:accuracy".parse().unwrap()),
         keep: Keep::Best,
         ..train.clone()
@@ -347,6 +351,7 @@ fn jobs(golden: &mut Golden) {
             quorum: 2,
             deadline_ms: Millis(60_000),
             failed_rounds_max: 3,
+            selection: Selection::Random,
         },
         strategy: Strategy::default(),
         privacy: None,

@@ -8,7 +8,7 @@ use jobs::id::{DatasetName, JobId, Millis, ModelName};
 use jobs::job::JobState;
 use jobs::spec::{
     Augment, EarlyStopping, Keep, LocalTraining, Loss, ModelQuery, Normalization, Optimizer,
-    Participation, Privacy, Schedule, Strategy, TrainSpec, UpdateEncoding,
+    Participation, Privacy, Schedule, Selection, Strategy, TrainSpec, UpdateEncoding,
 };
 use reqwest::Method;
 
@@ -139,6 +139,15 @@ pub(super) struct TrainArgs {
     /// Share of devices invited beyond --devices, against stragglers.
     #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
     over_selection: f64,
+    #[arg(
+        long,
+        default_value_t = Selection::default(),
+        value_name = "HOW",
+        help = "Which of the devices take part: random, fraction:SHARE of those that are there, \
+                round_robin, by_loss[:CANDIDATES] (the highest first), by_speed[:EXPLORATION] (the \
+                fastest first) or windows[:LABEL] (within hours such as the label available=22-06)"
+    )]
+    selection: Selection,
     /// A round waits so long for its updates: 30s, 10m, 2h.
     #[arg(long, value_parser = duration, default_value = "10m", value_name = "TIME")]
     round_deadline: Duration,
@@ -232,6 +241,7 @@ fn spec(args: &TrainArgs, model: ModelQuery, dataset: DatasetName) -> TrainSpec 
             over_selection: args.over_selection,
             quorum: args.quorum,
             deadline_ms: millis(args.round_deadline),
+            selection: args.selection.clone(),
             ..Participation::default()
         },
         strategy: args.strategy,

@@ -287,7 +287,7 @@ impl Owner {
 
     pub(super) fn devices_found(&self) -> round::Event {
         let devices =
-            eligible(&self.core.fleet, &self.job_spec.selector, &self.spec.dataset, &self.prepared);
+            eligible(&self.core.fleet, &self.job_spec.selector, &self.spec, &self.prepared);
         let devices = devices.into_iter().map(|hello| hello.device).collect();
         round::Event::DevicesFound { devices }
     }

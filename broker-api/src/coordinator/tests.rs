@@ -15,6 +15,7 @@ use crate::testing::*;
 
 mod encodings;
 mod private;
+mod selection;
 mod stopping;
 mod strategies;
 

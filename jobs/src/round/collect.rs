@@ -2,8 +2,8 @@
 
 use super::machine::{find, offer_evaluation};
 use super::member::{Member, Standing, shortened};
-use super::select::{ranked, with_surplus};
-use super::{Effect, Phase, Round, Update};
+use super::select::{as_given, invited, shuffled, wanted};
+use super::{DEVICES_MAX, Effect, Phase, Round, Update};
 use crate::id::{Attempt, BlobRef, DeviceId, Millis};
 use crate::report::{Failure, FailureCode, UpdateReport};
 use crate::spec::Purpose;
@@ -18,19 +18,21 @@ impl Round {
     pub(super) fn devices_found(&mut self, now: Millis, devices: &[DeviceId]) -> Vec<Effect> {
         let wait = (self.plan.participation.deadline_ms.0 / 10).min(SETTLE_MS_MAX);
         let settled = now >= self.started_at.plus(Millis(wait));
-        let (quorum, wanted) = (self.quorum(), self.plan.participation.devices);
-        let wanted = wanted.map(|wanted| (wanted as usize).max(quorum));
+        let (quorum, participation) = (self.quorum(), &self.plan.participation);
         let Phase::Selecting { found, .. } = &mut self.phase else { return Vec::new() };
-        let mut eligible = ranked(self.plan.seed, devices);
+        let mut eligible = if participation.selection.remembers() {
+            as_given(devices)
+        } else {
+            shuffled(self.plan.seed, devices)
+        };
         *found = eligible.len();
+        let wanted = wanted(participation, eligible.len());
+        let invited = invited(participation, eligible.len());
+        eligible.truncate(DEVICES_MAX);
         let enough = if settled { quorum } else { wanted.unwrap_or(quorum) };
         if eligible.len() < enough {
             return Vec::new();
         }
-        let invited = match wanted {
-            Some(wanted) => with_surplus(wanted, self.plan.participation.over_selection),
-            None => eligible.len(),
-        };
         self.spares = eligible.split_off(invited.min(eligible.len()));
         self.spares.reverse();
         self.target = wanted.unwrap_or(eligible.len());

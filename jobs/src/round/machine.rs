@@ -4,10 +4,24 @@ use super::member::{Member, Standing, shortened};
 use super::{Aggregate, Effect, Outcome, Phase, Round, Update};
 use crate::id::{Attempt, BlobRef, DeviceId, Millis};
 use crate::report::{EvaluationReport, Failure, FailureCode, UpdateReport};
-use crate::spec::Purpose;
+use crate::spec::{Participation, Purpose, Selection};
 
 /// How often devices are looked up while there are too few.
-pub(super) const ASK_AGAIN_MS: Millis = Millis(1000);
+const ASK_AGAIN_MS: Millis = Millis(1000);
+/// The same while their hours may not have come yet.
+const ASK_AGAIN_IN_WINDOWS_MS: Millis = Millis(30_000);
+
+/// How often devices are looked up while there are too few.
+pub(super) fn ask_again_ms(participation: &Participation) -> Millis {
+    match participation.selection {
+        Selection::Windows { .. } => ASK_AGAIN_IN_WINDOWS_MS,
+        Selection::Random
+        | Selection::Fraction { .. }
+        | Selection::RoundRobin
+        | Selection::ByLoss { .. }
+        | Selection::BySpeed { .. } => ASK_AGAIN_MS,
+    }
+}
 
 /// The entry of a device in a list that is ordered by device.
 pub(super) fn find<'a, A>(
@@ -43,6 +57,12 @@ impl Round {
     pub(super) fn deadline(&self) -> Option<Millis> {
         let all = self.plan.participation.deadline_ms;
         match &self.phase {
+            // Hours that will come are waited for: the job's deadline holds.
+            Phase::Selecting { .. }
+                if matches!(self.plan.participation.selection, Selection::Windows { .. }) =>
+            {
+                None
+            }
             Phase::Selecting { .. } => Some(self.started_at.plus(all)),
             Phase::Collecting { since, .. } => Some(since.plus(all)),
             Phase::Evaluating { since, .. } => Some(since.plus(Millis(all.0 / 2))),
@@ -145,7 +165,7 @@ impl Round {
                 self.fail(now, &Failure::new(FailureCode::NoQuorum, message))
             }
             Phase::Selecting { ask_again_at, .. } if *ask_again_at <= now => {
-                *ask_again_at = now.plus(ASK_AGAIN_MS);
+                *ask_again_at = now.plus(ask_again_ms(&self.plan.participation));
                 vec![Effect::FindDevices]
             }
             Phase::Collecting { closed, .. } if is_over && !*closed => {

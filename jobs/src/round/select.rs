@@ -1,9 +1,12 @@
 //! Who is invited.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::DEVICES_MAX;
 use crate::id::DeviceId;
+use crate::spec::{Participation, Selection};
 
 /// Leaves to chance who is invited: each device on its own (Poisson sampling).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -23,14 +26,39 @@ impl Sampling {
     }
 }
 
-/// The devices, each once, in an order that the seed decides; bounded.
-pub(super) fn ranked(seed: u64, devices: &[DeviceId]) -> Vec<DeviceId> {
+/// The devices, each once, in an order that the seed decides.
+pub(super) fn shuffled(seed: u64, devices: &[DeviceId]) -> Vec<DeviceId> {
     let mut ranked: Vec<(u64, &DeviceId)> =
         devices.iter().map(|device| (rank(seed, device), device)).collect();
     ranked.sort();
     ranked.dedup();
-    ranked.truncate(DEVICES_MAX);
     ranked.into_iter().map(|(_, device)| device.clone()).collect()
+}
+
+/// The devices, each once, as they come.
+pub(super) fn as_given(devices: &[DeviceId]) -> Vec<DeviceId> {
+    let mut known = BTreeSet::new();
+    devices.iter().filter(|device| known.insert(*device)).cloned().collect()
+}
+
+/// Updates that a round wants of so many eligible devices; all of them where it does not say.
+pub(super) fn wanted(participation: &Participation, eligible: usize) -> Option<usize> {
+    let quorum = (participation.quorum as usize).max(1);
+    let wanted = match participation.selection {
+        Selection::Fraction { fraction } => Some(whole_share(eligible, fraction)),
+        Selection::Random
+        | Selection::RoundRobin
+        | Selection::ByLoss { .. }
+        | Selection::BySpeed { .. }
+        | Selection::Windows { .. } => participation.devices.map(|devices| devices as usize),
+    };
+    wanted.map(|wanted| wanted.max(quorum).min(DEVICES_MAX))
+}
+
+/// Devices to invite of so many eligible ones.
+pub(super) fn invited(participation: &Participation, eligible: usize) -> usize {
+    let wanted = wanted(participation, eligible);
+    wanted.map_or(eligible, |wanted| with_surplus(wanted, participation.over_selection))
 }
 
 /// FNV-1a over the name, mixed with the seed as `SplitMix64` does.
@@ -50,13 +78,57 @@ pub(crate) fn mixed(value: u64) -> u64 {
 }
 
 /// Devices to invite so that so many updates come although some are slow.
-pub(super) fn with_surplus(wanted: usize, share: f64) -> usize {
-    #[allow(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "a float becomes the nearest integer, and the list is cut to a bound anyway"
-    )]
-    let surplus = (wanted as f64 * share.clamp(0.0, 1000.0) - 1e-9).ceil() as usize;
-    wanted.saturating_add(surplus).min(DEVICES_MAX)
+fn with_surplus(wanted: usize, share: f64) -> usize {
+    wanted.saturating_add(share_of(wanted, share.clamp(0.0, 1000.0))).min(DEVICES_MAX)
+}
+
+/// A share of a number, rounded up.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a float becomes the nearest integer, and the list is cut to a bound anyway"
+)]
+pub(super) fn share_of(all: usize, share: f64) -> usize {
+    (all as f64 * share - 1e-9).ceil() as usize
+}
+
+/// A share of a number, rounded down.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a float becomes the nearest integer, and the list is cut to a bound anyway"
+)]
+fn whole_share(all: usize, share: f64) -> usize {
+    (all as f64 * share + 1e-9).floor() as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fraction_is_rounded_down_and_has_the_quorum_at_least() {
+        let wanted = |fraction: f64, quorum: u32, eligible: usize| {
+            let selection = Selection::Fraction { fraction };
+            let over_selection = 0.5;
+            let part = Participation { over_selection, quorum, selection, ..Default::default() };
+            (wanted(&part, eligible).unwrap(), invited(&part, eligible))
+        };
+        // int(N * fraction), and what decimal fractions would be.
+        assert_eq!(wanted(0.29, 1, 100), (29, 44));
+        assert_eq!(wanted(0.5, 1, 7), (3, 5));
+        assert_eq!(wanted(0.1, 4, 20), (4, 6));
+        assert_eq!(wanted(0.1, 0, 3), (1, 2));
+        assert_eq!(wanted(1.0, 1, 10_000), (DEVICES_MAX, DEVICES_MAX));
+    }
+
+    #[test]
+    fn without_a_number_all_take_part() {
+        let all = Participation::default();
+        assert_eq!((wanted(&all, 7), invited(&all, 7)), (None, 7));
+        let some = Participation { devices: Some(4), over_selection: 0.25, ..all };
+        assert_eq!((wanted(&some, 2), invited(&some, 2)), (Some(4), 5));
+    }
 }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::id::{Bytes, Digest};
 use crate::report::FailureCode;
+use crate::spec::Selection;
 
 mod model;
 mod properties;
@@ -103,6 +104,41 @@ fn outcome(effects: &[Effect]) -> &Outcome {
 
 fn reason<'a>(outcome: &'a Outcome, device: &DeviceId) -> &'a Failure {
     &outcome.missing.iter().find(|(missing, _)| missing == device).unwrap().1
+}
+
+#[test]
+fn hours_that_will_come_are_waited_for() {
+    let selection = Selection::Windows { label: "available".to_owned() };
+    let participation = Participation { selection, ..all_of(1) };
+    let (mut round, _) = Round::begin(Millis(0), plan(participation));
+    let day = 24 * 3_600_000;
+    let mut asked = 0;
+    while let Some(now) = round.wake_at().filter(|now| now.0 < day) {
+        assert_eq!(round.step(now, &Event::Tick), [Effect::FindDevices]);
+        assert_eq!(round.step(now, &Event::DevicesFound { devices: Vec::new() }), []);
+        asked += 1;
+    }
+    assert_eq!((asked, round.status().deadline), (day / 30_000 - 1, None));
+    let offers = round.step(Millis(day), &Event::DevicesFound { devices: devices(2) });
+    assert_eq!(offers.len(), 2);
+    assert_eq!(round.status().deadline, Some(Millis(day + 60_000)));
+}
+
+#[test]
+fn devices_that_are_remembered_are_invited_as_they_are_given() {
+    let selection = Selection::RoundRobin;
+    let participation = Participation { devices: Some(2), selection, ..all_of(1) };
+    let (mut round, _) = Round::begin(Millis(0), plan(participation));
+    let given: Vec<DeviceId> = devices(5).into_iter().rev().collect();
+    let twice = [&given[..3], &given[..]].concat();
+    let offers = round.step(Millis(0), &Event::DevicesFound { devices: twice });
+    let invited: Vec<&DeviceId> = offers
+        .iter()
+        .filter_map(
+            |effect| if let Effect::Offer { device, .. } = effect { Some(device) } else { None },
+        )
+        .collect();
+    assert_eq!(invited, [&given[0], &given[1]]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Keep, Strategy, TrainSpec, settings};
+use super::{Keep, Selection, Strategy, TrainSpec, settings};
 use crate::privacy::{self, Releases};
 
 /// Differential privacy of whole devices: who sees all parameters of the job learns next to
@@ -242,6 +242,15 @@ impl Problems {
             let surplus = spec.participation.over_selection;
             let expected = "0, because privacy.sampling_rate says who is invited";
             self.check(surplus <= 0.0, "participation.over_selection", surplus, expected);
+        }
+        let selection = &spec.participation.selection;
+        let chance = matches!(selection, Selection::Random | Selection::Windows { .. });
+        if !chance && privacy.sampling_rate < 1.0 {
+            let expected = "random, because privacy.sampling_rate says who is invited";
+            self.check(false, "participation.selection", selection, expected);
+        } else if matches!(selection, Selection::ByLoss { .. }) {
+            let expected = "another one, because noise does not cover the losses that devices tell";
+            self.check(false, "participation.selection", selection, expected);
         }
     }
 

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::{
-    InferInput, InferSpec, JobSpec, Keep, LocalTraining, Loss, Schedule, Strategy, TensorHeader,
-    TrainSpec, UpdateEncoding, WorkSpec,
+    InferInput, InferSpec, JobSpec, Keep, LocalTraining, Loss, Schedule, Selection, Strategy,
+    TensorHeader, TrainSpec, UpdateEncoding, WorkSpec,
 };
 use crate::round::DEVICES_MAX;
 
@@ -195,6 +195,43 @@ impl Problems {
         self.whole("work.participation.deadline_ms", part.deadline_ms.0, 1, 7 * DAY_MS);
         let failed = part.failed_rounds_max;
         self.whole("work.participation.failed_rounds_max", failed.into(), 1, 100);
+        self.selection(&part.selection, part.devices);
+    }
+
+    fn selection(&mut self, selection: &Selection, devices: Option<u32>) {
+        const FIELD: &str = "work.participation.selection";
+        match selection {
+            Selection::Random | Selection::RoundRobin => {}
+            Selection::Fraction { fraction } => {
+                let share = *fraction > 0.0 && *fraction <= 1.0;
+                self.check(share, &format!("{FIELD}.fraction"), fraction, "above 0, at most 1");
+            }
+            Selection::ByLoss { candidates } => {
+                if let Some(candidates) = *candidates {
+                    let least = devices.unwrap_or(1).max(1).into();
+                    let field = format!("{FIELD}.candidates");
+                    self.whole(&field, candidates.into(), least, u32::MAX.into());
+                }
+            }
+            Selection::BySpeed { exploration } => {
+                let share = (0.0..=1.0).contains(exploration);
+                self.check(share, &format!("{FIELD}.exploration"), exploration, "0 to 1");
+            }
+            Selection::Windows { label } => {
+                self.check(!label.is_empty(), &format!("{FIELD}.label"), "empty", "a label's key");
+            }
+        }
+        let field = "work.participation.devices";
+        match (selection, devices) {
+            (Selection::Fraction { .. }, Some(devices)) => {
+                self.check(false, field, devices, "none, because a fraction says how many");
+            }
+            (chosen, None) if chosen.remembers() => {
+                let expected = format!("a number, because {chosen} chooses some of all devices");
+                self.check(false, field, "absent", &expected);
+            }
+            _ => {}
+        }
     }
 
     fn whole(&mut self, field: &str, found: u64, min: u64, max: u64) {
@@ -308,6 +345,35 @@ mod tests {
             let problems = validate(&spec);
             let found: Vec<&str> = problems.iter().map(|problem| &problem.field[..]).collect();
             assert_eq!(found.join(" ").replace("work.", ""), fields);
+        }
+    }
+
+    #[test]
+    fn selections_are_checked_with_the_number_of_devices() {
+        for (members, fields) in [
+            (r#""selection":{"kind":"fraction","fraction":0.5}"#, ""),
+            (
+                r#""devices":2,"selection":{"kind":"fraction","fraction":2}"#,
+                "selection.fraction devices",
+            ),
+            (r#""selection":{"kind":"round_robin"}"#, "devices"),
+            (
+                r#""devices":3,"selection":{"kind":"by_loss","candidates":2}"#,
+                "selection.candidates",
+            ),
+            (
+                r#""devices":3,"selection":{"kind":"by_speed","exploration":-1}"#,
+                "selection.exploration",
+            ),
+            (r#""selection":{"kind":"windows","label":""}"#, "selection.label"),
+        ] {
+            let spec = spec(&format!(
+                r#"{{"deadline_ms":1,"work":{{"kind":"train","model":"mlp","dataset":"digits",
+                "rounds":1,"participation":{{{members}}}}}}}"#
+            ));
+            let problems = validate(&spec);
+            let found: Vec<&str> = problems.iter().map(|problem| &problem.field[..]).collect();
+            assert_eq!(found.join(" ").replace("work.participation.", ""), fields);
         }
     }
 

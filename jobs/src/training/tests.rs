@@ -2,7 +2,7 @@ use super::*;
 use crate::id::{Attempt, Bytes, DeviceId, Digest, ModelVersion};
 use crate::report::{EvaluationReport, UpdateReport};
 use crate::round::{Aggregate, Effect as RoundEffect, Event as RoundEvent};
-use crate::spec::Keep;
+use crate::spec::{Keep, Selection};
 
 mod private;
 
@@ -203,10 +203,39 @@ fn the_best_round_is_the_result_when_all_rounds_are_done() {
 }
 
 #[test]
+fn whose_turn_it_is_follows_from_the_rounds_before() {
+    let mut spec = spec(6);
+    spec.participation.devices = Some(2);
+    spec.participation.selection = Selection::RoundRobin;
+    let (mut training, mut all) = begin(spec);
+    let mut next = 0;
+    while let Some(effect) = all.get(next) {
+        // Another broker goes on with what was stored.
+        let stored = serde_json::to_vec(&training).unwrap();
+        training = serde_json::from_slice(&stored).unwrap();
+        if let Some(event) = answer(effect, 4, 0.5) {
+            all.extend(training.step(Millis(1), &event));
+        }
+        next += 1;
+    }
+    let pairs: Vec<Vec<&DeviceId>> = training
+        .history()
+        .iter()
+        .map(|outcome| outcome.updates.iter().map(|(device, _)| device).collect())
+        .collect();
+    for pair in pairs.chunks(2) {
+        let mut both = pair.concat();
+        both.sort();
+        both.dedup();
+        assert_eq!(both.len(), 4, "everyone once in two rounds: {pairs:?}");
+    }
+}
+
+#[test]
 fn who_does_not_look_for_the_best_writes_nothing_new() {
     let (training, _) = judged(spec(2), &[0.5, 0.75]);
     let stored = serde_json::to_value(&training).unwrap();
-    assert_eq!(stored.get("progress"), None);
+    assert_eq!((stored.get("progress"), stored.get("experience")), (None, None));
     assert!(stored["history"][0].get("best").is_none());
     // What a broker before wrote is read.
     let mut old = stored;

@@ -7,7 +7,8 @@ use jobs::id::{BlobRef, Bytes, Digest, Millis, ModelRef, RoundNumber};
 use jobs::report::TaskReport;
 use jobs::round::Outcome;
 use jobs::spec::{
-    Keep, LocalTraining, Offer, Participation, Strategy, TaskId, TrainSpec, UpdateEncoding,
+    Keep, LocalTraining, Offer, Participation, Selection, Strategy, TaskId, TrainSpec,
+    UpdateEncoding,
 };
 use jobs::training::{Ending, Event, Training};
 use rand::{RngExt as _, SeedableRng as _};
@@ -158,6 +159,13 @@ impl World {
             quorum: random.random_range(1..=wanted),
             deadline_ms: Millis(8000),
             failed_rounds_max: 1000,
+            selection: [
+                Selection::Random,
+                Selection::RoundRobin,
+                Selection::ByLoss { candidates: None },
+                Selection::BySpeed { exploration: 0.5 },
+            ][usize::from(seed.to_le_bytes()[0] % 4)]
+            .clone(),
         };
         let spec = TrainSpec {
             model: "mlp".parse().unwrap(),

@@ -39,6 +39,8 @@ const FIELDS: &[(&str, &str)] = &[
     ("strategy", "spec.strategy"),
     ("update", "spec.update"),
     ("quorum", "spec.participation.quorum"),
+    ("privacy", "spec.privacy"),
+    ("selection", "spec.participation.selection"),
     ("over_selection", "spec.participation.over_selection"),
     ("round_deadline", "spec.participation.deadline_ms"),
     ("target_accuracy", "spec.target_accuracy"),

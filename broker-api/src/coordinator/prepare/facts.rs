@@ -4,7 +4,7 @@ use jobs::device::{DatasetFacts, Hello};
 use jobs::id::DatasetName;
 use jobs::report::FailureCode;
 use jobs::selector::Selector;
-use jobs::spec::{Augment, Normalization};
+use jobs::spec::{Augment, Normalization, TrainSpec};
 use models::picture::{Layout, Preprocessing};
 
 use super::{Unprepared, failed};
@@ -82,11 +82,15 @@ fn fits(facts: &DatasetFacts, prepared: &Prepared) -> bool {
 pub(in crate::coordinator) fn eligible(
     fleet: &Fleet,
     selector: &Selector,
-    dataset: &DatasetName,
+    spec: &TrainSpec,
     prepared: &Prepared,
 ) -> Vec<Hello> {
+    let (dataset, selection, now) = (&spec.dataset, &spec.participation.selection, fleet.now());
     let mut devices = fleet.matching(selector, Some(dataset));
-    devices.retain(|hello| of(hello, dataset).is_some_and(|facts| fits(facts, prepared)));
+    devices.retain(|hello| {
+        selection.admits(&hello.labels, now)
+            && of(hello, dataset).is_some_and(|facts| fits(facts, prepared))
+    });
     devices
 }
 

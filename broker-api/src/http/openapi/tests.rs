@@ -178,6 +178,26 @@ fn outcome() -> Value {
         "started_at": 1, "ended_at": 2})
 }
 
+fn training() -> Value {
+    json!({"kind": "train", "model": {"name": "mlp", "version": "1"},
+        "dataset": "digits", "rounds": 3,
+        "local": {"epochs": 1, "batch_size": 32, "steps_max": 5, "learning_rate": 0.5,
+            "momentum": 0.5, "weight_decay": 0.5, "optimizer": "adamw", "loss": "bce",
+            "schedule": {"kind": "cosine", "floor": 0.1, "steps": 9}, "warm_up": 3, "proximal": 0.5,
+            "gradient_norm_max": 1.0, "label_smoothing": 0.5, "frozen": ["stem.*"],
+            "kept_local": ["*norm*"],
+            "augment": ["flip", "pad_crop", "cutout"],
+            "normalization": {"fixed": {"mean": [0.5], "std": [0.25]}}},
+        "participation": {"devices": 2, "over_selection": 0.5, "quorum": 1,
+            "deadline_ms": 1000, "failed_rounds_max": 3,
+            "selection": {"kind": "by_speed", "exploration": 0.5}},
+        "update": {"encoding": "topk", "share": 0.5, "values": "int8", "block": 512},
+        "strategy": {"name": "fedadam", "learning_rate": 0.5, "beta1": 0.5, "beta2": 0.5, "tau": 0.5},
+        "evaluate": true, "target_accuracy": 0.5,
+        "early_stopping": {"patience": 3, "min_delta": 0.5, "metric": "accuracy"}, "keep": "best",
+        "register_as": "x", "seed": 1})
+}
+
 #[test]
 fn types_are_what_the_schemas_say() {
     holds::<crate::error::Problem>(
@@ -200,22 +220,7 @@ fn types_are_what_the_schemas_say() {
                     "host_name": "", "model": "", "cpu": "", "cpus": 1, "memory": 1, "disk": 1}},
             "presence": "online", "last_seen": 1, "telemetry": telemetry(), "tasks": 0}),
     );
-    let train = json!({"kind": "train", "model": {"name": "mlp", "version": "1"},
-        "dataset": "digits", "rounds": 3,
-        "local": {"epochs": 1, "batch_size": 32, "steps_max": 5, "learning_rate": 0.5,
-            "momentum": 0.5, "weight_decay": 0.5, "optimizer": "adamw", "loss": "bce",
-            "schedule": {"kind": "cosine", "floor": 0.1, "steps": 9}, "warm_up": 3, "proximal": 0.5,
-            "gradient_norm_max": 1.0, "label_smoothing": 0.5, "frozen": ["stem.*"],
-            "kept_local": ["*norm*"],
-            "augment": ["flip", "pad_crop", "cutout"],
-            "normalization": {"fixed": {"mean": [0.5], "std": [0.25]}}},
-        "participation": {"devices": 2, "over_selection": 0.5, "quorum": 1,
-            "deadline_ms": 1000, "failed_rounds_max": 3},
-        "update": {"encoding": "topk", "share": 0.5, "values": "int8", "block": 512},
-        "strategy": {"name": "fedadam", "learning_rate": 0.5, "beta1": 0.5, "beta2": 0.5, "tau": 0.5},
-        "evaluate": true, "target_accuracy": 0.5,
-        "early_stopping": {"patience": 3, "min_delta": 0.5, "metric": "accuracy"}, "keep": "best",
-        "register_as": "x", "seed": 1});
+    let train = training();
     let infer = json!({"kind": "infer", "model": {"name": "m"},
         "input": {"type": "tensors", "tensors": [
             {"name": "x", "datatype": "FP32", "shape": [1], "size": 4}]}, "top": 5, "engine": "!webgpu"});

@@ -56,6 +56,7 @@ fn participation() -> impl Strategy<Value = Participation> {
         quorum: devices.map_or(quorum, |devices| quorum.min(devices)),
         deadline_ms: Millis(deadline),
         failed_rounds_max: 1,
+        ..Participation::default()
     })
 }
 

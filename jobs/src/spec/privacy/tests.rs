@@ -56,6 +56,23 @@ fn every_problem_of_a_promise_is_found_at_once() {
 }
 
 #[test]
+fn losses_do_not_say_who_takes_part() {
+    let part = |selection: &str| {
+        format!(r#","participation":{{"devices":10,"selection":{{"kind":"{selection}"}}}}"#)
+    };
+    let sampled = r#"{"clip":{"norm":1},"noise_multiplier":4,"delta":1e-5,"epsilon_budget":8,
+        "sampling_rate":0.1}"#;
+    for (privacy, selection, fields) in [
+        (CENTRAL, "by_loss", "participation.selection"),
+        (CENTRAL, "round_robin", ""),
+        (sampled, "round_robin", "participation.selection"),
+        (sampled, "windows", ""),
+    ] {
+        assert_eq!(wrong(privacy, &part(selection)), fields, "{selection}");
+    }
+}
+
+#[test]
 fn a_promise_that_the_first_round_breaks_says_what_would_keep_it() {
     let text = CENTRAL.replace(":8}", ":2}");
     assert_eq!(wrong(&text, DEVICES), "epsilon_budget");

@@ -5,8 +5,10 @@
 //! which is the commit point. Downloads ask for the chunks by batched direct gets, without a
 //! consumer, and check the digest.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::header;
 use async_nats::jetstream::context::{ContextBuilder, PublishError};
 use async_nats::jetstream::object_store::ObjectInfo;
@@ -19,9 +21,11 @@ use jobs::id::{BlobRef, Bytes as Size, Digest};
 
 use crate::digest::Hasher;
 use crate::layout::BUCKET_BLOBS;
+use crate::limit::Limit;
 
 mod reader;
 mod upload;
+mod window;
 
 pub use reader::BlobReader;
 pub use upload::Pieces;
@@ -32,6 +36,10 @@ use upload::Upload;
 const CHUNK_BYTES: usize = 128 * 1024;
 /// How long the server may take to acknowledge a chunk.
 const ACK_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a transfer waits for a connection that was cut.
+const OUTAGE_MAX: Duration = Duration::from_mins(5);
+/// How often a transfer looks whether it is back.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How often a whole transfer is tried.
 const ATTEMPTS: u32 = 3;
 
@@ -90,13 +98,52 @@ impl BlobError {
 pub struct Blobs {
     client: Client,
     context: Context,
+    limit: Option<Limit>,
 }
 
 impl Blobs {
     /// The store behind this connection; nothing is asked yet.
     pub fn new(client: Client) -> Self {
         let context = ContextBuilder::new().ack_timeout(ACK_TIMEOUT).build(client.clone());
-        Self { client, context }
+        Self { client, context, limit: None }
+    }
+
+    /// The same with a limit that all transfers share, up and down together.
+    #[must_use]
+    pub fn limited_to(self, bytes_per_second: u64) -> Self {
+        Self { limit: Some(Limit::new(bytes_per_second)), ..self }
+    }
+
+    /// Waits until so many bytes may travel.
+    async fn pace(&self, bytes: usize) {
+        if let Some(limit) = &self.limit {
+            limit.pace(bytes as u64).await;
+        }
+    }
+
+    /// How often the connection was made.
+    fn connections(&self) -> u64 {
+        self.client.statistics().connects.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the connection is made once more than so often: what was under way is lost.
+    async fn made_again(&self, connections: u64) {
+        while self.connections() == connections {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Waits while the connection is cut.
+    async fn connected(&self) -> Result<(), BlobError> {
+        let until = tokio::time::Instant::now() + OUTAGE_MAX;
+        while self.client.connection_state() != State::Connected {
+            if tokio::time::Instant::now() >= until {
+                let reason = format!("no connection for {OUTAGE_MAX:?}");
+                return Err(BlobError::unavailable("moving a blob", reason));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
     }
 
     /// Stores bytes under their digest, unless they are there.
@@ -194,7 +241,7 @@ impl Blobs {
 
     async fn open_object(&self, name: &str, digest: &Digest) -> Result<BlobReader, BlobError> {
         match self.describe(name).await?.info {
-            Some(info) => Ok(BlobReader::new(self.client.clone(), digest.clone(), &info)),
+            Some(info) => Ok(BlobReader::new(self.clone(), digest.clone(), &info)),
             None => Err(BlobError::NotFound { digest: digest.clone() }),
         }
     }
@@ -278,11 +325,27 @@ impl Blobs {
         stream.map_err(|error| BlobError::unavailable("looking for the bucket", error))
     }
 
-    /// What the store says of a blob.
+    /// What the store says of a blob; asks again when the connection was cut meanwhile.
     async fn describe(&self, name: &str) -> Result<Described, BlobError> {
+        for _ in 1..ATTEMPTS {
+            match self.describe_once(name).await {
+                Err(BlobError::Unavailable { .. }) => self.connected().await?,
+                described => return described,
+            }
+        }
+        self.describe_once(name).await
+    }
+
+    async fn describe_once(&self, name: &str) -> Result<Described, BlobError> {
         let doing = "looking up a blob";
         let subject = format!("{}.{}", direct_get(), meta_subject(name));
-        let reply = self.client.request(subject, Bytes::new()).await;
+        let connections = self.connections();
+        let reply = tokio::select! {
+            reply = self.client.request(subject, Bytes::new()) => reply,
+            () = self.made_again(connections) => {
+                return Err(BlobError::unavailable(doing, "the connection was cut"));
+            }
+        };
         let reply = reply.map_err(|error| BlobError::unavailable(doing, error))?;
         if reply.status == Some(StatusCode::NOT_FOUND) {
             return Ok(Described::default());

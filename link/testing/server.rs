@@ -45,6 +45,11 @@ impl Server {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
+    /// Where it listens.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// A connection.
     pub(crate) async fn client(&self) -> async_nats::Client {
         async_nats::connect(self.url()).await.unwrap()

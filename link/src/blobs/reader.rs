@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use async_nats::header::HeaderName;
 use async_nats::jetstream::object_store::ObjectInfo;
-use async_nats::{Client, Message, StatusCode, Subscriber, header};
+use async_nats::{Message, StatusCode, Subscriber, header};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use jobs::id::{Bytes as Size, Digest};
 
-use super::{BlobError, chunk_subject, direct_get};
+use super::{BlobError, Blobs, chunk_subject, direct_get};
 use crate::digest::Hasher;
 
 /// Bytes asked for at once: what may wait in memory while the reader is busy.
@@ -24,7 +24,7 @@ const SILENCES_MAX: u32 = 3;
 /// A blob being read; [`BlobReader::next`] gives its chunks in order.
 #[derive(Debug)]
 pub struct BlobReader {
-    client: Client,
+    blobs: Blobs,
     digest: Digest,
     chunk_subject: String,
     size: Size,
@@ -33,21 +33,28 @@ pub struct BlobReader {
     /// Where the next chunk is looked for in the stream.
     next_sequence: u64,
     batch: Option<Subscriber>,
+    /// How often the connection was made before the batch was asked for.
+    connections: u64,
     silences: u32,
     hasher: Option<Hasher>,
 }
 
 impl BlobReader {
-    pub(super) fn new(client: Client, digest: Digest, info: &ObjectInfo) -> Self {
+    pub(super) fn new(blobs: Blobs, digest: Digest, info: &ObjectInfo) -> Self {
+        let batch_bytes = blobs.limit.as_ref().map_or(BATCH_BYTES, |limit| {
+            // No more is under way than a second lets through.
+            limit.bytes_per_second().clamp(1, BATCH_BYTES)
+        });
         Self {
-            client,
+            blobs,
             digest,
             chunk_subject: chunk_subject(&info.nuid),
             size: Size(info.size as u64),
-            batch_bytes: BATCH_BYTES,
+            batch_bytes,
             received: 0,
             next_sequence: 1,
             batch: None,
+            connections: 0,
             silences: 0,
             hasher: Some(Hasher::new()),
         }
@@ -65,7 +72,7 @@ impl BlobReader {
     /// where many blobs are read side by side.
     #[must_use]
     pub fn in_batches_of(mut self, bytes: u64) -> Self {
-        self.batch_bytes = bytes.clamp(1, BATCH_BYTES);
+        self.batch_bytes = bytes.clamp(1, self.batch_bytes);
         self
     }
 
@@ -88,15 +95,22 @@ impl BlobReader {
                 Some(batch) => batch,
                 None => self.ask().await?,
             };
-            if let Ok(Some(message)) = tokio::time::timeout(CHUNK_TIMEOUT, batch.next()).await {
+            let message = tokio::select! {
+                biased;
+                message = tokio::time::timeout(CHUNK_TIMEOUT, batch.next()) => message,
+                () = self.blobs.made_again(self.connections) => Ok(None),
+            };
+            if let Ok(Some(message)) = message {
                 self.silences = 0;
                 if let Some(chunk) = self.take(&message)? {
                     self.batch = Some(batch);
+                    self.blobs.pace(chunk.len()).await;
                     return Ok(Some(chunk));
                 }
                 // The batch ended before the blob did: ask for the rest.
                 continue;
             }
+            self.blobs.connected().await?;
             self.silences += 1;
             if self.silences >= SILENCES_MAX {
                 let reason = format!("no chunk came for {CHUNK_TIMEOUT:?}");
@@ -106,10 +120,11 @@ impl BlobReader {
     }
 
     /// Asks for the next batch of chunks.
-    async fn ask(&self) -> Result<Subscriber, BlobError> {
+    async fn ask(&mut self) -> Result<Subscriber, BlobError> {
         let doing = "asking for a blob";
-        let inbox = self.client.new_inbox();
-        let batch = self.client.subscribe(inbox.clone()).await;
+        self.connections = self.blobs.connections();
+        let inbox = self.blobs.client.new_inbox();
+        let batch = self.blobs.client.subscribe(inbox.clone()).await;
         let batch = batch.map_err(|error| BlobError::unavailable(doing, error))?;
         let request = serde_json::json!({
             "seq": self.next_sequence,
@@ -117,8 +132,11 @@ impl BlobReader {
             "batch": BATCH_CHUNKS,
             "max_bytes": self.batch_bytes,
         });
-        let sent =
-            self.client.publish_with_reply(direct_get(), inbox, request.to_string().into()).await;
+        let sent = self
+            .blobs
+            .client
+            .publish_with_reply(direct_get(), inbox, request.to_string().into())
+            .await;
         sent.map_err(|error| BlobError::unavailable(doing, error))?;
         Ok(batch)
     }

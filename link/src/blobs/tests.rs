@@ -2,6 +2,8 @@ use super::*;
 use crate::layout::{Layout, ensure};
 use crate::server::Server;
 
+mod cuts;
+
 async fn store(server: &Server) -> Blobs {
     let client = server.client().await;
     ensure(&async_nats::jetstream::new(client.clone()), Layout::default()).await.unwrap();

@@ -1,17 +1,15 @@
 //! One upload: chunks under a subject of their own, then the description as the commit point.
 
-use std::collections::VecDeque;
-
 use async_nats::header::{self, HeaderMap};
-use async_nats::jetstream::context::{PublishAckFuture, PublishErrorKind};
+use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::object_store::{ObjectInfo, ObjectOptions};
 use bytes::Bytes;
 use jobs::id::{Bytes as Size, Digest};
 
+use super::window::{Window, may_pass};
 use super::{
-    ATTEMPTS, BUCKET_BLOBS, BlobError, Blobs, Described, chunk_subject, meta_subject,
-    object_digest, refused,
+    ATTEMPTS, BUCKET_BLOBS, BlobError, Blobs, Described, meta_subject, object_digest, refused,
 };
 
 /// Bytes of chunks that may be under way without acknowledgement.
@@ -66,35 +64,30 @@ impl<'a> Upload<'a> {
         mut pieces: P,
         mut seen: impl FnMut(&[u8]),
     ) -> Result<(), P::Error> {
-        let mut under_way = VecDeque::new();
-        let sent = self.send_until_end(&mut pieces, &mut seen, &mut under_way).await;
+        let mut window = Window::new(self.blobs, &self.id);
+        let sent = self.send_until_end(&mut pieces, &mut seen, &mut window).await;
         // Also after an error: nothing may arrive after the caller tidies up.
-        let acknowledged = acknowledge_all(&mut under_way).await;
-        sent?;
-        Ok(acknowledged?)
+        if sent.is_err() {
+            window.abandon().await;
+        }
+        sent
     }
 
     async fn send_until_end<P: Pieces>(
         &self,
         pieces: &mut P,
         seen: &mut impl FnMut(&[u8]),
-        under_way: &mut VecDeque<PublishAckFuture>,
+        window: &mut Window<'_>,
     ) -> Result<(), P::Error> {
-        let subject = chunk_subject(&self.id);
-        let window = (WINDOW_BYTES / self.chunk_bytes).max(1);
+        let chunks_max = (WINDOW_BYTES / self.chunk_bytes).max(1);
         loop {
             let chunk = pieces.next(self.chunk_bytes).await?;
             if chunk.is_empty() {
-                return Ok(());
+                return Ok(window.settle(0).await?);
             }
-            if under_way.len() == window
-                && let Some(oldest) = under_way.pop_front()
-            {
-                oldest.await.map_err(|error| refused(&error))?;
-            }
-            let sent = self.blobs.context.publish(subject.clone(), chunk.clone()).await;
-            under_way.push_back(sent.map_err(|error| refused(&error))?);
+            window.settle(chunks_max - 1).await?;
             seen(&chunk);
+            window.send(chunk).await?;
         }
     }
 
@@ -145,12 +138,18 @@ impl<'a> Upload<'a> {
                 .payload(payload.clone())
                 .expected_last_subject_sequence(before.sequence);
             let sent = self.blobs.context.send_publish(meta_subject(name), message).await;
+            let obsolete = before.info.map(|info| info.nuid);
             let conflict = match sent.map_err(|error| refused(&error))?.await {
-                Ok(_) => return Ok(before.info.map(|info| info.nuid)),
+                Ok(_) => return Ok(obsolete),
                 Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => error,
+                Err(error) if may_pass(error.kind()) => error,
                 Err(error) => return Err(refused(&error)),
             };
             before = self.blobs.describe(name).await?;
+            if before.info.as_ref().is_some_and(|info| info.nuid == self.id) {
+                // It was stored, and the acknowledgement was lost.
+                return Ok(obsolete);
+            }
             if before.info.as_ref().is_some_and(|info| info.digest == description.digest) {
                 return Ok(Some(self.id.clone()));
             }
@@ -178,14 +177,4 @@ impl<'a> Upload<'a> {
             deleted: false,
         }
     }
-}
-
-/// Waits for all acknowledgements; the first error, if there is one.
-async fn acknowledge_all(under_way: &mut VecDeque<PublishAckFuture>) -> Result<(), BlobError> {
-    let mut outcome = Ok(());
-    for sent in under_way.drain(..) {
-        let sent = sent.await.map(drop).map_err(|error| refused(&error));
-        outcome = outcome.and(sent);
-    }
-    outcome
 }

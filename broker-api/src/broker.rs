@@ -56,6 +56,8 @@ pub struct BrokerConfig {
     pub nats: String,
     /// Bytes of a request body or a registered model, at most.
     pub body_bytes_max: usize,
+    /// NATS servers that hold each stream: 1, or 3 or 5 in a cluster.
+    pub replicas: usize,
 }
 
 /// A cheap handle to the running broker. When the last one is dropped, the broker ends at once,
@@ -387,7 +389,7 @@ async fn open_store(config: &BrokerConfig, name: &str) -> anyhow::Result<Store> 
         nats_server::parse_version(&version) >= Some(nats_server::VERSION_MIN),
         "NATS at {shown} is nats-server {version}, expected {major}.{minor} or newer"
     );
-    Box::pin(Store::open(client)).await
+    Box::pin(Store::open(client, config.replicas)).await
 }
 
 #[cfg(test)]

@@ -88,9 +88,10 @@ impl Store {
     ///
     /// # Errors
     /// When JetStream is absent or refuses a stream or bucket.
-    pub async fn open(client: Client) -> anyhow::Result<Self> {
+    pub async fn open(client: Client, replicas: usize) -> anyhow::Result<Self> {
         let context = jetstream::new(client.clone());
-        layout::ensure(&context, layout::Layout::default()).await?;
+        let layout = layout::Layout { replicas, ..layout::Layout::default() };
+        layout::ensure(&context, layout).await?;
         Ok(Self {
             blobs: Blobs::new(client.clone()),
             jobs: Bucket::open(&context, layout::BUCKET_JOBS, "*").await?,

@@ -71,7 +71,7 @@ impl World {
     }
 
     fn broker_config(&self) -> BrokerConfig {
-        BrokerConfig { nats: self.url(), body_bytes_max: 64 << 20 }
+        BrokerConfig { nats: self.url(), body_bytes_max: 64 << 20, replicas: 1 }
     }
 
     pub(crate) async fn client(&self) -> Client {

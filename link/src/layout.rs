@@ -37,6 +37,10 @@ const MIB: i64 = 1024 * 1024;
 const DAY: Duration = Duration::from_hours(24);
 /// How long the streams recognise a repeated `Nats-Msg-Id`: longer than any retry in flight.
 const DUPLICATE_WINDOW: Duration = Duration::from_mins(10);
+/// How often streams are asked for when no answer comes.
+const ATTEMPTS: u32 = 20;
+/// How long an answer about a stream may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// How often all bounds are halved for a server with little disk: down to a 1024th.
 const HALVINGS_MAX: u32 = 10;
 
@@ -67,6 +71,12 @@ pub enum LayoutError {
         /// What happened.
         reason: String,
     },
+    /// The server said nothing of a stream.
+    #[error("JetStream gives no answer about stream {name:?}: has its cluster a majority?")]
+    NoAnswer {
+        /// Which; buckets are streams too.
+        name: String,
+    },
     /// The server refused.
     #[error("JetStream refuses stream {name:?}: {reason}")]
     Refused {
@@ -77,7 +87,8 @@ pub enum LayoutError {
     },
 }
 
-/// Makes the streams and buckets that are missing; those that exist stay as they are.
+/// Makes the streams and buckets that are missing; those that exist stay as they are, but for
+/// servers that are to hold them as well.
 ///
 /// A server with too little disk for the bounds gets half of each, and half again, so that a
 /// small machine can serve too.
@@ -85,6 +96,23 @@ pub enum LayoutError {
 /// # Errors
 /// [`LayoutError`].
 pub async fn ensure(context: &Context, layout: Layout) -> Result<(), LayoutError> {
+    let (mut attempt, mut context) = (1, context.clone());
+    context.set_timeout(ANSWER_WITHIN);
+    loop {
+        match ensure_once(&context, layout).await {
+            // Of two brokers that ask a cluster for the same stream at the same time, one gets no
+            // answer, nor does who asks while a cluster elects; the stream may be there.
+            Err(LayoutError::NoAnswer { .. } | LayoutError::Unavailable { .. })
+                if attempt < ATTEMPTS =>
+            {
+                attempt += 1;
+            }
+            done => return done,
+        }
+    }
+}
+
+async fn ensure_once(context: &Context, layout: Layout) -> Result<(), LayoutError> {
     context.query_account().await.map_err(|error| match error.kind() {
         AccountErrorKind::JetStream(_) | AccountErrorKind::JetStreamUnavailable => {
             LayoutError::NoJetStream
@@ -95,14 +123,25 @@ pub async fn ensure(context: &Context, layout: Layout) -> Result<(), LayoutError
     })?;
     let mut missing = Vec::new();
     for config in configs(layout) {
-        if !exists(context, &config.name).await? {
-            missing.push(config);
+        match existing(context, &config.name).await? {
+            None => missing.push(config),
+            Some(found) if found.num_replicas < layout.replicas => {
+                let (name, more) = (config.name, layout.replicas);
+                let wider = Config { num_replicas: more, ..found };
+                let updated = context.update_stream(wider).await;
+                updated
+                    .map_err(|error| LayoutError::Refused { name, reason: error.to_string() })?;
+            }
+            Some(_) => {}
         }
     }
     let mut halvings = 0;
     loop {
         match create(context, &missing, halvings).await {
             Err((_, error)) if no_space(&error) && halvings < HALVINGS_MAX => halvings += 1,
+            Err((name, error)) if error.kind() == CreateStreamErrorKind::TimedOut => {
+                return Err(LayoutError::NoAnswer { name });
+            }
             Err((name, error)) => {
                 return Err(LayoutError::Refused { name, reason: error.to_string() });
             }
@@ -129,14 +168,17 @@ async fn create(
     Ok(())
 }
 
-async fn exists(context: &Context, name: &str) -> Result<bool, LayoutError> {
-    let Err(error) = context.get_stream(name).await else { return Ok(true) };
+async fn existing(context: &Context, name: &str) -> Result<Option<Config>, LayoutError> {
+    let error = match context.get_stream(name).await {
+        Ok(stream) => return Ok(Some(stream.cached_info().config.clone())),
+        Err(error) => error,
+    };
     match error.kind() {
+        GetStreamErrorKind::Request => Err(LayoutError::NoAnswer { name: name.to_owned() }),
         GetStreamErrorKind::JetStream(said) if said.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-            Ok(false)
+            Ok(None)
         }
         GetStreamErrorKind::EmptyName
-        | GetStreamErrorKind::Request
         | GetStreamErrorKind::InvalidStreamName
         | GetStreamErrorKind::JetStream(_) => {
             Err(LayoutError::Refused { name: name.to_owned(), reason: error.to_string() })
@@ -211,13 +253,15 @@ fn server_code(error: &CreateStreamError) -> Option<ErrorCode> {
 }
 
 fn no_space(error: &CreateStreamError) -> bool {
-    [
+    // A cluster says so where none of its servers has the room.
+    let nowhere = server_code(error) == Some(ErrorCode::CLUSTER_NO_PEERS)
+        && error.to_string().contains("storage");
+    let codes = [
         ErrorCode::STORAGE_RESOURCES_EXCEEDED,
         ErrorCode::INSUFFICIENT_RESOURCES,
         ErrorCode::ACCOUNT_RESOURCES_EXCEEDED,
-    ]
-    .into_iter()
-    .any(|code| server_code(error) == Some(code))
+    ];
+    nowhere || codes.into_iter().any(|code| server_code(error) == Some(code))
 }
 
 #[cfg(test)]

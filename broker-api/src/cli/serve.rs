@@ -57,6 +57,15 @@ struct Common {
     /// Bytes of a request body or a model, at most.
     #[arg(long, default_value_t = HttpLimits::default().body_bytes, value_name = "BYTES")]
     body_bytes_max: usize,
+    /// NATS servers that hold everything: 3 in a cluster of three, so that one may be lost.
+    #[arg(
+        long,
+        env = "DUNLIN_REPLICAS",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u8).range(1..=5),
+        value_name = "N"
+    )]
+    replicas: u8,
 }
 
 /// Runs a broker until SIGINT or SIGTERM.
@@ -115,7 +124,11 @@ async fn broker(
     })?;
     let address = listener.local_addr()?;
     let mut signals = Signals::new()?;
-    let config = BrokerConfig { nats: nats.clone(), body_bytes_max: common.body_bytes_max };
+    let config = BrokerConfig {
+        nats: nats.clone(),
+        body_bytes_max: common.body_bytes_max,
+        replicas: common.replicas.into(),
+    };
     let broker = tokio::select! {
         started = Broker::start(config) => started.map_err(|error| {
             CliError::usage(format!("{error:#}"), "is NATS there, 2.11 or newer, with JetStream?")

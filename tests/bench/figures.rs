@@ -18,6 +18,10 @@ impl Times {
         sorted[((sorted.len() - 1) * percent).div_ceil(100)]
     }
 
+    pub(crate) fn best(&self) -> Duration {
+        self.0.iter().copied().min().unwrap_or_default()
+    }
+
     pub(crate) fn median(&self) -> Duration {
         self.percentile(50)
     }

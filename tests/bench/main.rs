@@ -1,6 +1,6 @@
 //! Measures the promises of the README with real processes and prints them beside their bars.
 //!
-//! `bench [start] [answer] [round] [scale] [infer] [train] [accuracy] [reference]`; without a word all but the
+//! `bench [start] [answer] [round] [aggregate] [scale] [infer] [train] [accuracy] [reference]`; without a word all but the
 //! last two, which take hours. Each figure is taken together with its limit in one interleaved
 //! run, so that both meet the same noise.
 
@@ -13,6 +13,7 @@
 use clap::{Parser, ValueEnum};
 
 mod accuracy;
+mod aggregate;
 mod answer;
 mod figures;
 mod infer;
@@ -20,7 +21,6 @@ mod pytorch;
 mod reference;
 mod round;
 mod scale;
-mod simulated;
 mod start;
 mod train;
 
@@ -30,8 +30,6 @@ struct Args {
     /// What to measure; all but accuracy and reference when absent
     #[arg(value_enum)]
     sections: Vec<Section>,
-    #[command(flatten)]
-    simulated: simulated::Options,
     #[command(flatten)]
     infer: infer::Options,
     #[command(flatten)]
@@ -48,6 +46,8 @@ enum Section {
     Answer,
     /// A round without training
     Round,
+    /// The mean of ten large updates in memory
+    Aggregate,
     /// A round of a thousand devices, and ten thousand that are there
     Scale,
     /// An answer of each engine beside ONNX Runtime's
@@ -63,9 +63,6 @@ enum Section {
 #[tokio::main]
 async fn main() {
     let mut args = Args::parse();
-    if let Some(server) = args.simulated.server() {
-        return simulated::play(server, &args.simulated).await;
-    }
     if args.sections.is_empty() {
         args.sections =
             vec![Section::Start, Section::Answer, Section::Round, Section::Infer, Section::Train];
@@ -76,6 +73,7 @@ async fn main() {
             Section::Start => start::measure().await,
             Section::Answer => answer::measure().await,
             Section::Round => round::measure().await,
+            Section::Aggregate => aggregate::measure(),
             Section::Scale => scale::measure().await,
             Section::Infer => infer::measure(&args.infer),
             Section::Train => train::measure(&args.train),

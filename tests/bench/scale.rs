@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tests::process::Process;
+use tests::process::{Process, program};
 use tests::world::World;
 
 use crate::figures::{Times, against_bar, heading, mb, ms};
@@ -28,8 +28,8 @@ async fn joined(world: &World, devices: u32, sharing: u32, heartbeat_ms: u64) ->
     let each = devices.div_ceil(PROCESSES);
     let begun = Instant::now();
     let processes = (0..PROCESSES).map(|number| {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--simulate", &world.nats_url(), "--side", &SIDE.to_string()]);
+        let mut command = Command::new(program("simulated-devices"));
+        command.args(["--nats", &world.nats_url(), "--side", &SIDE.to_string()]);
         command.args(["--first", &(number * each).to_string(), "--count", &each.to_string()]);
         command.args(["--sharing", &sharing.to_string()]);
         command.args(["--heartbeat-ms", &heartbeat_ms.to_string()]);

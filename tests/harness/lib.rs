@@ -1,6 +1,7 @@
 //! A fleet of real processes for tests and benchmarks: nats-server, `dunlin`, `dunlin-agent`.
 //!
 //! [`world::World`] starts and kills them, [`process`] runs a program and keeps its log,
+//! [`cluster::Cluster`] has three NATS servers and two brokers, [`simulated`] plays many devices,
 //! [`helper`] starts engines in processes, [`data`] makes data sets.
 
 #![expect(
@@ -9,7 +10,9 @@
     reason = "test code stops at the first surprise"
 )]
 
+pub mod cluster;
 pub mod data;
 pub mod helper;
 pub mod process;
+pub mod simulated;
 pub mod world;

@@ -1,6 +1,10 @@
 //! Devices that say and do what agents do in a round without training, many in one process.
+//!
+//! With `--adds` each adds its number to every value of the parameters, so that the result of a
+//! round tells exactly whose updates are in it.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,62 +14,71 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use jobs::device::{DatasetFacts, Facts, Heartbeat, Hello};
 use jobs::id::{BlobRef, Millis};
-use jobs::report::{Failure, FailureCode, ReportBody, TaskReport, UpdateReport};
+use jobs::report::{EvaluationReport, Failure, FailureCode, ReportBody, TaskReport, UpdateReport};
 use jobs::spec::{Offer, Task, TaskId, TaskWork};
 use jobs::subject::{self, FleetTopic};
 use jobs::wire;
 use link::blobs::{BlobError, Blobs, Existing};
+use models::params::Parameters;
 
 /// Which devices one process plays.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Options {
-    /// Plays devices on this NATS server until it is killed
-    #[arg(long, hide = true)]
-    simulate: Option<String>,
+#[derive(Debug, Clone, clap::Parser)]
+pub struct Options {
+    /// The NATS servers
+    #[arg(long)]
+    pub nats: String,
     /// The number of the first device
-    #[arg(long, hide = true, default_value_t = 0)]
-    first: u32,
+    #[arg(long, default_value_t = 0)]
+    pub first: u32,
     /// How many
-    #[arg(long, hide = true, default_value_t = 1)]
-    count: u32,
+    #[arg(long, default_value_t = 1)]
+    pub count: u32,
     /// Devices that share a connection
-    #[arg(long, hide = true, default_value_t = 1)]
-    sharing: u32,
+    #[arg(long, default_value_t = 1)]
+    pub sharing: u32,
     /// Time between two heartbeats of a device
-    #[arg(long, hide = true, default_value_t = 2000)]
-    heartbeat_ms: u64,
+    #[arg(long, default_value_t = 2000)]
+    pub heartbeat_ms: u64,
     /// Pixels across and down of the data set's pictures
-    #[arg(long, hide = true, default_value_t = 8)]
-    side: u32,
-}
-
-impl Options {
-    pub(crate) fn server(&self) -> Option<&str> {
-        self.simulate.as_deref()
-    }
+    #[arg(long, default_value_t = 8)]
+    pub side: u32,
+    /// Each device adds its number to every value
+    #[arg(long)]
+    pub adds: bool,
+    /// How long each task takes
+    #[arg(long, default_value_t = 0)]
+    pub delay_ms: u64,
+    /// Where the parameters go that the first device is given, a file for each round
+    #[arg(long)]
+    pub record: Option<PathBuf>,
 }
 
 #[derive(Clone)]
 struct Device {
+    number: u32,
+    options: Arc<Options>,
     hello: Arc<Hello>,
     client: Client,
     blobs: Blobs,
 }
 
 /// Plays the devices; never returns.
-pub(crate) async fn play(server: &str, options: &Options) {
+pub async fn play(options: Options) {
+    let options = Arc::new(options);
     let mut devices = tokio::task::JoinSet::new();
     let numbers: Vec<u32> = (options.first..options.first + options.count).collect();
     for numbers in numbers.chunks(options.sharing.max(1) as usize) {
         let client = async_nats::ConnectOptions::new()
             .client_capacity(1024)
             .read_buffer_capacity(8192)
-            .connect(server)
+            .connect(options.nats.split(',').collect::<Vec<&str>>())
             .await
             .unwrap();
         for number in numbers {
             let device = Device {
-                hello: Arc::new(hello(*number, options)),
+                number: *number,
+                options: options.clone(),
+                hello: Arc::new(hello(*number, &options)),
                 blobs: Blobs::new(client.clone()),
                 client: client.clone(),
             };
@@ -79,7 +92,7 @@ fn hello(number: u32, options: &Options) -> Hello {
     let side = options.side;
     Hello {
         device: format!("device-{number:05}").parse().unwrap(),
-        instance: format!("instance-{number}"),
+        instance: format!("{number}-{}", std::process::id()),
         started_at: Millis(1),
         heartbeat_ms: Millis(options.heartbeat_ms),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -155,26 +168,47 @@ impl Device {
             return self.say(FleetTopic::Hello, wire::encode(&*self.hello)).await;
         }
         let Offer::Task(task) = wire::decode(&message.payload).unwrap() else { return };
-        if let TaskWork::Train(work) = &task.work {
-            self.report(&task, ReportBody::Accepted, "accepted").await;
-            let body = match self.update(&task.id, &work.parameters).await {
-                Ok(update) => ReportBody::Trained(update),
-                Err(error) => ReportBody::Failed(Failure::new(
-                    FailureCode::BlobUnavailable,
-                    error.to_string(),
-                )),
-            };
-            self.report(&task, body, "last").await;
-        }
+        let delay = Duration::from_millis(self.options.delay_ms);
+        let body = match &task.work {
+            TaskWork::Train(work) => {
+                self.report(&task, ReportBody::Accepted, "accepted").await;
+                tokio::time::sleep(delay).await;
+                match self.update(&task.id, &work.parameters).await {
+                    Ok(update) => ReportBody::Trained(update),
+                    Err(error) => {
+                        let code = FailureCode::BlobUnavailable;
+                        ReportBody::Failed(Failure::new(code, error.to_string()))
+                    }
+                }
+            }
+            TaskWork::Evaluate(_) => {
+                tokio::time::sleep(delay).await;
+                let (loss, accuracy, duration_ms) = (0.5, 0.5, Millis(1));
+                let evaluation = EvaluationReport { examples: 8, loss, accuracy, duration_ms };
+                ReportBody::Evaluated(evaluation)
+            }
+            TaskWork::Infer(_) | TaskWork::Telemetry => return,
+        };
+        self.report(&task, body, "last").await;
     }
 
     /// Gets the parameters and sends them back, as an agent does in no epoch of training.
     async fn update(&self, id: &TaskId, received: &BlobRef) -> Result<UpdateReport, BlobError> {
         let bytes = self.blobs.get(received).await?;
+        if let Some(folder) = &self.options.record
+            && self.number == self.options.first
+        {
+            std::fs::write(folder.join(id.round.to_string()), &bytes).unwrap();
+        }
         let TaskId { job, round, attempt, .. } = id;
         let name = format!("update/{job}/{round}/{}/{attempt}", self.hello.device);
-        let parameters = BlobRef { name: Some(name), ..received.clone() };
-        self.blobs.put_as(&parameters, bytes, Existing::Replace).await?;
+        let parameters = if self.options.adds {
+            self.blobs.put_named(name, added(&bytes, self.number).into()).await?
+        } else {
+            let parameters = BlobRef { name: Some(name), ..received.clone() };
+            self.blobs.put_as(&parameters, bytes, Existing::Replace).await?;
+            parameters
+        };
         Ok(UpdateReport {
             parameters,
             examples: 8,
@@ -188,6 +222,7 @@ impl Device {
         })
     }
 
+    /// Until it is stored: NATS may be away.
     async fn report(&self, task: &Task, body: ReportBody, kind: &str) {
         let device = self.hello.device.clone();
         let subject = subject::report(&task.id.job, &device);
@@ -195,6 +230,21 @@ impl Device {
         let report = TaskReport { task: task.id.clone(), device, body };
         let context = async_nats::jetstream::new(self.client.clone());
         let payload = wire::encode(&report);
-        link::publish::store(&context, &subject, &id, HeaderMap::new(), payload).await.unwrap();
+        let (mut rest, headers) = (Duration::from_millis(100), HeaderMap::new());
+        while link::publish::store(&context, &subject, &id, headers.clone(), payload.clone())
+            .await
+            .is_err()
+        {
+            tokio::time::sleep(rest).await;
+            rest = (rest * 2).min(Duration::from_secs(2));
+        }
     }
+}
+
+/// Parameters with a number added to every value.
+pub fn added(parameters: &[u8], number: u32) -> Vec<u8> {
+    let number = f32::from(u16::try_from(number).unwrap());
+    let mut items = Parameters::from_safetensors(parameters).unwrap().items().to_vec();
+    items.iter_mut().flat_map(|item| &mut item.values).for_each(|value| *value += number);
+    Parameters::new(items).unwrap().to_safetensors()
 }

@@ -18,6 +18,7 @@ pub struct World {
     pub nats: Process,
     /// `dunlin serve`
     pub broker: Process,
+    nats_urls: String,
     nats_port: u16,
     http_port: u16,
     http: reqwest::Client,
@@ -48,11 +49,26 @@ impl World {
             .unwrap();
         let (nats_port, http_port) = (free_port(), free_port());
         let nats = start_nats(folder.path(), nats_port);
-        let broker = start_broker(folder.path(), nats_port, http_port);
+        let nats_urls = url(nats_port);
+        let broker = start_broker("broker", folder.path(), &nats_urls, &[], http_port);
+        Self::of(folder, (nats, nats_port), nats_urls, (broker, http_port)).await
+    }
+
+    pub(crate) async fn of(
+        folder: TempDir,
+        (nats, nats_port): (Process, u16),
+        nats_urls: String,
+        (broker, http_port): (Process, u16),
+    ) -> Self {
         let http = reqwest::Client::builder().timeout(PATIENCE).build().unwrap();
-        let world = Self { nats, broker, nats_port, http_port, http, folder };
+        let world = Self { nats, broker, nats_urls, nats_port, http_port, http, folder };
         world.ready().await;
         world
+    }
+
+    /// From now on requests go to a broker that listens on this port.
+    pub fn speak_to(&mut self, http_port: u16) {
+        self.http_port = http_port;
     }
 
     /// The folder for logs and data.
@@ -60,9 +76,9 @@ impl World {
         self.folder.path()
     }
 
-    /// `nats://127.0.0.1:<port>`
+    /// `nats://127.0.0.1:<port>`, several separated by commas.
     pub fn nats_url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.nats_port)
+        self.nats_urls.clone()
     }
 
     /// `http://127.0.0.1:<port>`
@@ -72,7 +88,8 @@ impl World {
 
     /// Starts the broker again after it was killed, on the same ports.
     pub async fn restart_broker(&mut self) {
-        self.broker = start_broker(self.folder.path(), self.nats_port, self.http_port);
+        let (folder, urls) = (self.folder.path(), &self.nats_urls);
+        self.broker = start_broker("broker", folder, urls, &[], self.http_port);
         self.ready().await;
     }
 
@@ -191,7 +208,8 @@ impl World {
 
     /// A connection to NATS as any client makes it.
     pub async fn client(&self) -> async_nats::Client {
-        async_nats::connect(self.nats_url()).await.unwrap()
+        let servers: Vec<&str> = self.nats_urls.split(',').collect();
+        async_nats::connect(servers).await.unwrap()
     }
 
     /// Runs the operator's command.
@@ -230,6 +248,10 @@ pub fn free_port() -> u16 {
     }
 }
 
+pub(crate) fn url(nats_port: u16) -> String {
+    format!("nats://127.0.0.1:{nats_port}")
+}
+
 fn start_nats(folder: &Path, port: u16) -> Process {
     let mut command = Command::new(nats_server());
     command.args(["-a", "127.0.0.1", "-p", &port.to_string(), "-c", "nats.conf"]);
@@ -237,9 +259,15 @@ fn start_nats(folder: &Path, port: u16) -> Process {
     Process::start("nats-server", folder, command)
 }
 
-fn start_broker(folder: &Path, nats_port: u16, http_port: u16) -> Process {
+pub(crate) fn start_broker(
+    name: &str,
+    folder: &Path,
+    nats_urls: &str,
+    options: &[&str],
+    http_port: u16,
+) -> Process {
     let mut command = Command::new(program("dunlin"));
-    command.args(["serve", "--nats", &format!("nats://127.0.0.1:{nats_port}")]);
+    command.args(["serve", "--nats", nats_urls]).args(options);
     command.args(["--listen", &format!("127.0.0.1:{http_port}")]);
-    Process::start("broker", folder, command)
+    Process::start(name, folder, command)
 }

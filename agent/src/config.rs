@@ -47,6 +47,11 @@ pub struct Config {
     pub cache_bytes: u64,
     /// Bytes of model files that are kept ready to answer, at most.
     pub model_bytes: u64,
+    /// Bytes of blobs that travel in a second, at most; no limit when absent.
+    pub bytes_per_second: Option<u64>,
+    /// Whether the connection is paid for by bytes: trainings are then declined where there is no
+    /// limit.
+    pub metered: bool,
     /// The program `dunlin-accel`, which holds the engines that load libraries; the usual places
     /// when absent.
     pub accel: Option<PathBuf>,
@@ -146,6 +151,8 @@ struct File {
     telemetry_ms: Option<u64>,
     cache_bytes: Option<u64>,
     model_bytes: Option<u64>,
+    bytes_per_second: Option<u64>,
+    metered: Option<bool>,
     accel: Option<PathBuf>,
     tract: Option<PathBuf>,
     forbid_engines: Vec<String>,
@@ -180,6 +187,8 @@ impl Config {
             telemetry: Duration::from_secs(10),
             cache_bytes: 2_000_000_000,
             model_bytes: 512_000_000,
+            bytes_per_second: None,
+            metered: false,
             accel: None,
             tract: None,
             forbidden_engines: Vec::new(),
@@ -232,6 +241,8 @@ impl Config {
             telemetry: measure.unwrap_or(defaults.telemetry),
             cache_bytes: args.cache_bytes.or(file.cache_bytes).unwrap_or(defaults.cache_bytes),
             model_bytes: args.model_bytes.or(file.model_bytes).unwrap_or(defaults.model_bytes),
+            bytes_per_second: bytes_per_second(args.bytes_per_second.or(file.bytes_per_second))?,
+            metered: args.metered.or(file.metered).unwrap_or(defaults.metered),
             accel: args.accel.or(file.accel),
             tract: args.tract.or(file.tract),
             forbidden_engines: forbidden(if args.forbid_engines.is_empty() {
@@ -390,6 +401,18 @@ fn millis(
         "milliseconds from 100 to 86400000 (a day)"
     };
     Err(ConfigError::Value { option, value: value.to_string(), expected })
+}
+
+/// A chunk of a blob travels within two minutes.
+fn bytes_per_second(value: Option<u64>) -> Result<Option<u64>, ConfigError> {
+    match value {
+        Some(value @ 0..1000) => Err(ConfigError::Value {
+            option: "--bytes-per-second",
+            value: value.to_string(),
+            expected: "1000 or more",
+        }),
+        value => Ok(value),
+    }
 }
 
 fn range<T: PartialOrd + ToString + Copy>(

@@ -64,6 +64,10 @@ impl Device {
         link: watch::Receiver<LinkState>,
     ) -> Self {
         let blobs = Blobs::new(client.clone());
+        let blobs = match config.bytes_per_second {
+            Some(limit) => blobs.limited_to(limit),
+            None => blobs,
+        };
         let facts = facts::read(state.dir());
         Self {
             clock: Clock::new(),

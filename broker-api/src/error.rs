@@ -121,7 +121,8 @@ fn job_status(code: FailureCode) -> u16 {
         | FailureCode::BlobUnavailable
         | FailureCode::DiskFull
         | FailureCode::EngineUnavailable
-        | FailureCode::OutOfMemory => 503,
+        | FailureCode::OutOfMemory
+        | FailureCode::Metered => 503,
         FailureCode::Internal => 500,
     }
 }

@@ -234,6 +234,8 @@ failure_codes! {
     InvalidUpdate = "invalid_update", false;
     /// Another round would take more privacy than the job may.
     BudgetSpent = "budget_spent", false;
+    /// Bytes cost where the device is, and nobody limited them.
+    Metered = "metered", false;
     /// Too few updates arrived.
     NoQuorum = "no_quorum", true;
     /// A blob is missing, or its bytes do not match its digest.

@@ -117,6 +117,21 @@ pub struct Settings {
     )]
     pub forbid_engines: Vec<String>,
 
+    /// Bytes of models and updates that travel in a second, at most, up and down together [default:
+    /// no limit]
+    #[arg(long, env = "DUNLIN_BYTES_PER_SECOND", value_name = "BYTES")]
+    pub bytes_per_second: Option<u64>,
+
+    /// The connection is paid for by bytes: no trainings, unless --bytes-per-second limits them
+    #[arg(
+        long,
+        env = "DUNLIN_METERED",
+        num_args = 0..=1,
+        default_missing_value = "true",
+        value_name = "BOOL"
+    )]
+    pub metered: Option<bool>,
+
     /// NATS credentials file
     #[arg(long, env = "DUNLIN_CREDS", value_name = "FILE")]
     pub creds: Option<PathBuf>,

@@ -54,6 +54,18 @@ fn trainings_are_saved_and_step_back_unless_told_otherwise() {
 }
 
 #[test]
+fn a_connection_is_neither_limited_nor_paid_for_unless_told_so() {
+    let config = |words: &[&str]| Config::resolve(args(&[&["--nats", "a"], words].concat()));
+    let plain = config(&[]).unwrap();
+    assert_eq!((plain.bytes_per_second, plain.metered), (None, false));
+    let told = config(&["--metered", "--bytes-per-second", "50000"]).unwrap();
+    assert_eq!((told.bytes_per_second, told.metered), (Some(50_000), true));
+    let file = "nats = 'a'\nmetered = true\nbytes-per-second = 7000\n";
+    let told = with_file(file, &["--metered", "false"]).unwrap();
+    assert_eq!((told.bytes_per_second, told.metered), (Some(7000), false));
+}
+
+#[test]
 fn every_flag_has_an_environment_variable() {
     use clap::CommandFactory as _;
     for arg in Args::command().get_arguments() {
@@ -77,7 +89,7 @@ fn an_unknown_key_is_named() {
 
 #[test]
 fn what_is_wrong_is_named() {
-    let cases: [(&[&str], &str); 11] = [
+    let cases: [(&[&str], &str); 12] = [
         (&[], "--nats"),
         (&["--nats", "http://a"], "expected nats://host:4222"),
         (&["--nats", "a", "--name", "A b"], "--name"),
@@ -87,6 +99,7 @@ fn what_is_wrong_is_named() {
         (&["--nats", "a", "--data", "x"], "--data"),
         (&["--nats", "a", "--slots", "0"], "1 to 64"),
         (&["--nats", "a", "--nice", "20"], "0 to 19"),
+        (&["--nats", "a", "--bytes-per-second", "999"], "1000 or more"),
         (&["--nats", "a", "--heartbeat-ms", "5"], "--heartbeat-ms"),
         (&["--nats", "a", "--checkpoint-ms", "86400001"], "--checkpoint-ms"),
     ];

@@ -89,6 +89,10 @@ impl Run {
         settings::check(&task.local)?;
         update::check(task.update)?;
         let device = &self.executor.device;
+        if device.config.metered && device.config.bytes_per_second.is_none() {
+            let message = "the device's connection is metered: it trains with --bytes-per-second";
+            return Err(Failure::new(FailureCode::Metered, message));
+        }
         let (parameters, examples) = futures::try_join!(
             device.cache.get(&task.parameters, Keep::Memory),
             self.examples(&task),

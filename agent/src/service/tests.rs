@@ -37,6 +37,7 @@ fn every_flag_is_carried_into_the_file() {
         let value = match flag {
             "label" | "data" => "key=value",
             "log" => "json",
+            "metered" => "true",
             "name" | "group" | "log-level" | "nats" => "some",
             _ => "7",
         };

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jobs::hours::Hours;
 use jobs::id::{DatasetName, DeviceId, GroupName, IdError};
 use serde::{Deserialize, Serialize};
 
 use crate::engines::HELPED;
+use crate::guards::Guards;
 
 pub use args::{Args, Command, Settings};
 
@@ -37,6 +39,8 @@ pub struct Config {
     /// Bytes of memory that a training may take beside its parameters, at most; what the device
     /// has free when absent.
     pub training_bytes: Option<u64>,
+    /// When it takes no part in trainings.
+    pub guards: Guards,
     /// Time between two checkpoints of a training, at least; zero writes none.
     pub checkpoint: Duration,
     /// Time between heartbeats.
@@ -146,6 +150,11 @@ struct File {
     threads: Option<usize>,
     nice: Option<u8>,
     training_bytes: Option<u64>,
+    guard_temperature_max: Option<f32>,
+    guard_memory_min: Option<u64>,
+    guard_disk_min: Option<u64>,
+    guard_battery_min: Option<u8>,
+    guard_hours: Option<Hours>,
     checkpoint_ms: Option<u64>,
     heartbeat_ms: Option<u64>,
     telemetry_ms: Option<u64>,
@@ -182,6 +191,7 @@ impl Config {
             threads: 0,
             nice: 10,
             training_bytes: None,
+            guards: Guards::default(),
             checkpoint: Duration::from_mins(1),
             heartbeat: Duration::from_secs(2),
             telemetry: Duration::from_secs(10),
@@ -215,6 +225,7 @@ impl Config {
     }
 
     fn put_together(args: Settings, file: File) -> Result<Self, ConfigError> {
+        let guards = guards(&args, &file)?;
         let servers = args.nats.or(file.nats).ok_or(ConfigError::NoServer)?;
         link::connect::parse_servers(&servers)?;
         let device = device(args.name.or(file.name))?;
@@ -233,6 +244,7 @@ impl Config {
             threads: args.threads.or(file.threads).unwrap_or(defaults.threads),
             nice: range("--nice", args.nice.or(file.nice), defaults.nice, 0..=19)?,
             training_bytes: args.training_bytes.or(file.training_bytes),
+            guards,
             checkpoint: match args.checkpoint_ms.or(file.checkpoint_ms) {
                 Some(0) => Duration::ZERO,
                 every => millis("--checkpoint-ms", every, 1)?.unwrap_or(defaults.checkpoint),
@@ -340,6 +352,32 @@ fn groups(names: &[String]) -> Result<Vec<GroupName>, ConfigError> {
         GroupName::parse(name).map_err(|source| ConfigError::Name { option: "--group", source })
     };
     names.iter().map(parse).collect()
+}
+
+fn guards(args: &Settings, file: &File) -> Result<Guards, ConfigError> {
+    let guards = Guards {
+        temperature_max: args.guard_temperature_max.or(file.guard_temperature_max),
+        memory_min: args.guard_memory_min.or(file.guard_memory_min),
+        disk_min: args.guard_disk_min.or(file.guard_disk_min),
+        battery_min: args.guard_battery_min.or(file.guard_battery_min),
+        hours: args.guard_hours.or(file.guard_hours),
+        ..Guards::default()
+    };
+    if let Some(celsius) = guards.temperature_max.filter(|celsius| !celsius.is_finite()) {
+        return Err(ConfigError::Value {
+            option: "--guard-temperature-max",
+            value: celsius.to_string(),
+            expected: "Celsius such as 75",
+        });
+    }
+    match guards.battery_min.filter(|percent| *percent > 100) {
+        Some(percent) => Err(ConfigError::Value {
+            option: "--guard-battery-min",
+            value: percent.to_string(),
+            expected: "percent, 0 to 100",
+        }),
+        None => Ok(guards),
+    }
 }
 
 fn forbidden(engines: Vec<String>) -> Result<Vec<String>, ConfigError> {

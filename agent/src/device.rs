@@ -1,11 +1,13 @@
 //! What all parts of a running agent share.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_nats::jetstream::Context;
 use async_nats::{Client, Subscriber};
 use jobs::device::{Facts, Hello, Telemetry};
 use jobs::id::{Digest, Millis};
+use jobs::report::Failure;
 use jobs::spec::TaskId;
 use link::blobs::Blobs;
 use link::connect::{LinkError, LinkState};
@@ -19,6 +21,7 @@ use crate::config::Config;
 use crate::datasets::Datasets;
 use crate::engines::{self, Cpu, Engines};
 use crate::facts;
+use crate::guards::{self, Condition};
 use crate::kept_local::KeptLocal;
 use crate::releases::Releases;
 use crate::state::State;
@@ -89,7 +92,7 @@ impl Device {
             models: watch::Sender::default(),
             cpu: Cpu::find(&engines::Options::of(&config, state.dir())),
             engines: watch::Sender::default(),
-            probe: Arc::new(Mutex::new(Probe::new())),
+            probe: Arc::new(Mutex::new(Probe::new(&config.guards.sysfs))),
             facts,
             instance: random_id(),
             client,
@@ -158,6 +161,22 @@ impl Device {
             let servers = link::connect::without_password(&self.config.link.servers);
             AgentError::Link(LinkError::Unreachable { servers, reason: error.to_string() })
         })
+    }
+
+    /// Why the device takes no part in trainings now.
+    pub(crate) async fn refusal(&self) -> Option<Failure> {
+        let guards = &self.config.guards;
+        if guards.are_open() {
+            return None;
+        }
+        let measured = self.measure().await;
+        let battery = guards::battery(&guards.sysfs);
+        guards.refusal(&Condition::of(&measured, self.state.dir(), battery))
+    }
+
+    /// Celsius by sensor, now; waits for the system.
+    pub(crate) fn temperatures(&self) -> BTreeMap<String, f32> {
+        self.probe.lock().unwrap_or_else(PoisonError::into_inner).temperatures()
     }
 
     /// Measures the device, away from the runtime: a file system may be slow to answer.

@@ -28,6 +28,7 @@ pub mod engines;
 mod execute;
 mod facts;
 mod files;
+pub mod guards;
 mod kept_local;
 pub mod logging;
 mod presence;

@@ -1,7 +1,7 @@
 //! Measures the device, by `sysinfo` and the kernel's thermal zones.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use jobs::device::{DiskUse, NetworkUse, Telemetry};
 use jobs::id::{Bytes, Millis};
@@ -26,17 +26,21 @@ pub(crate) struct Probe {
     disks: Option<Disks>,
     networks: Option<Networks>,
     components: Option<Components>,
+    /// Where the kernel shows its sensors.
+    thermal: PathBuf,
     this_process: Option<Pid>,
 }
 
 impl Probe {
-    /// A probe that has measured nothing; what the system does not offer stays absent.
-    pub(crate) fn new() -> Self {
+    /// A probe that has measured nothing; what the system does not offer stays absent. The kernel
+    /// shows its sensors in `thermal` below `sysfs`.
+    pub(crate) fn new(sysfs: &Path) -> Self {
         Self {
             system: System::new().ok(),
             disks: Disks::new().ok(),
             networks: Networks::new().ok(),
             components: Components::new().ok(),
+            thermal: sysfs.join("thermal"),
             this_process: sysinfo::get_current_pid().ok(),
         }
     }
@@ -106,8 +110,9 @@ impl Probe {
         found
     }
 
-    fn temperatures(&mut self) -> BTreeMap<String, f32> {
-        let mut found = thermal_zones(Path::new("/sys/class/thermal"));
+    /// Celsius by sensor.
+    pub(crate) fn temperatures(&mut self) -> BTreeMap<String, f32> {
+        let mut found = thermal_zones(&self.thermal);
         if let Some(components) = &mut self.components {
             components.refresh(true);
             for component in components.iter() {
@@ -156,7 +161,7 @@ mod tests {
 
     #[test]
     fn this_machine_is_measured_sanely() {
-        let mut probe = Probe::new();
+        let mut probe = Probe::new(Path::new("/sys/class"));
         probe.measure(Millis(1));
         let found = probe.measure(Millis(2));
         assert_eq!(found.at, Millis(2));

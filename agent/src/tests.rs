@@ -25,6 +25,7 @@ use crate::{AgentError, run};
 
 mod control;
 mod engines;
+mod guards;
 mod infer;
 mod joining;
 mod kept_local;

@@ -122,7 +122,8 @@ fn job_status(code: FailureCode) -> u16 {
         | FailureCode::DiskFull
         | FailureCode::EngineUnavailable
         | FailureCode::OutOfMemory
-        | FailureCode::Metered => 503,
+        | FailureCode::Metered
+        | FailureCode::Guarded => 503,
         FailureCode::Internal => 500,
     }
 }

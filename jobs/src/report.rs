@@ -248,6 +248,8 @@ failure_codes! {
     OutOfMemory = "out_of_memory", true;
     /// Larger than a limit allows.
     TooLarge = "too_large", false;
+    /// The device was set not to train now: too hot, too little left, or not its time.
+    Guarded = "guarded", false;
     /// A fault of the program; the message says where.
     Internal = "internal", true;
 }

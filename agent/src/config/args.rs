@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use jobs::hours::Hours;
 use serde::Serialize;
 
 use super::LogFormat;
@@ -76,6 +77,26 @@ pub struct Settings {
     /// Bytes of memory that a training or an evaluation may take, at most [default: what is free]
     #[arg(long, env = "DUNLIN_TRAINING_BYTES", value_name = "BYTES")]
     pub training_bytes: Option<u64>,
+
+    /// Celsius: no training while a sensor shows more, and a training that makes it so stops
+    #[arg(long, env = "DUNLIN_GUARD_TEMPERATURE_MAX", value_name = "CELSIUS")]
+    pub guard_temperature_max: Option<f32>,
+
+    /// No training while less memory is available
+    #[arg(long, env = "DUNLIN_GUARD_MEMORY_MIN", value_name = "BYTES")]
+    pub guard_memory_min: Option<u64>,
+
+    /// No training while less is free on the disk that keeps the agent's state
+    #[arg(long, env = "DUNLIN_GUARD_DISK_MIN", value_name = "BYTES")]
+    pub guard_disk_min: Option<u64>,
+
+    /// No training while a battery has less charge
+    #[arg(long, env = "DUNLIN_GUARD_BATTERY_MIN", value_name = "PERCENT")]
+    pub guard_battery_min: Option<u8>,
+
+    /// No training outside of these hours, in UTC, such as 22-06
+    #[arg(long, env = "DUNLIN_GUARD_HOURS", value_name = "FROM-TO")]
+    pub guard_hours: Option<Hours>,
 
     /// Time between checkpoints of a training, 0 for none [default: 60000]
     #[arg(long, env = "DUNLIN_CHECKPOINT_MS", value_name = "MS")]

@@ -39,6 +39,34 @@ fn flags_win_over_the_file() {
 }
 
 #[test]
+fn guards_are_set_by_flags_and_in_the_file() {
+    let config = |words: &[&str]| Config::resolve(args(&[&["--nats", "a"], words].concat()));
+    assert!(config(&[]).unwrap().guards.are_open());
+    let words = [
+        "--guard-temperature-max",
+        "75.5",
+        "--guard-memory-min",
+        "1000",
+        "--guard-battery-min",
+        "30",
+        "--guard-hours",
+        "22-06",
+    ];
+    let guards = config(&words).unwrap().guards;
+    assert_eq!((guards.temperature_max, guards.memory_min), (Some(75.5), Some(1000)));
+    assert_eq!((guards.disk_min, guards.battery_min), (None, Some(30)));
+    assert_eq!(guards.hours.unwrap().to_string(), "22-06");
+    let file = "nats = 'a'\nguard-hours = '01:30-5'\nguard-disk-min = 9\nguard-battery-min = 101";
+    let wrong = with_file(file, &[]).unwrap_err().to_string();
+    assert_eq!(wrong, "--guard-battery-min \"101\": expected percent, 0 to 100");
+    let guards = with_file(file, &["--guard-battery-min", "9"]).unwrap().guards;
+    assert_eq!(
+        (guards.hours.unwrap().to_string(), guards.disk_min),
+        ("01:30-05".to_owned(), Some(9))
+    );
+}
+
+#[test]
 fn trainings_are_saved_and_step_back_unless_told_otherwise() {
     let config = |words: &[&str]| Config::resolve(args(&[&["--nats", "a"], words].concat()));
     let plain = config(&[]).unwrap();

@@ -6,22 +6,24 @@ use bytes::Bytes;
 use jobs::id::{BlobRef, Digest, Millis};
 use jobs::report::{EvaluationReport, Failure, FailureCode, ReportBody, UpdateReport};
 use jobs::spec::{EvaluateTask, TaskId, TrainTask};
-use models::dataset::{Batches, Dataset, Examples, Normalization, Order};
+use models::dataset::{Batches, Dataset, Normalization, Order};
 use models::params::Parameters;
 use models::train::Trainer;
 use tokio::sync::mpsc;
 
 use self::control::Control;
+use self::memory::Promise;
 pub(super) use self::memory::Promises;
-use self::memory::{Need, Promise};
 pub(crate) use self::meter::Latest;
 use self::meter::{Meter, Steps, Sums};
 use self::prepare::{begin, check_fit};
+use self::room::Room;
 use self::update::Update;
 use super::{Run, Stopped, failures};
 use crate::cache::{self, Keep};
 use crate::checkpoints::Saver;
 use crate::device::Device;
+use crate::guards::Heat;
 use crate::work::Told;
 
 mod control;
@@ -29,6 +31,7 @@ mod memory;
 mod meter;
 mod prepare;
 mod protect;
+mod room;
 mod settings;
 mod update;
 
@@ -44,32 +47,7 @@ struct LocalRun {
     stopped: Stopped,
     tell: mpsc::Sender<Told>,
     room: Room,
-}
-
-/// Memory that work may be promised.
-#[derive(Clone)]
-struct Room {
-    promises: Arc<Promises>,
-    /// See [`crate::config::Config::training_bytes`].
-    max: Option<u64>,
-}
-
-impl Room {
-    /// Promises what a trainer takes for batches of some of these examples. The data set is
-    /// decoded by now, so it is no part of what is free.
-    fn promise(
-        &self,
-        trainer: &Trainer,
-        examples: &Examples,
-        batch_size: u32,
-    ) -> Result<Promise, Failure> {
-        let batch = examples.len().min(batch_size as usize);
-        let need = |batch| Need {
-            trainer: trainer.memory(batch, rayon::current_num_threads()),
-            batch: 4 * batch as u64 * examples.size() as u64,
-        };
-        self.promises.promise(batch, need, self.max)
-    }
+    heat: Heat,
 }
 
 /// What local training gave.
@@ -93,6 +71,9 @@ impl Run {
             let message = "the device's connection is metered: it trains with --bytes-per-second";
             return Err(Failure::new(FailureCode::Metered, message));
         }
+        if let Some(refusal) = device.refusal().await {
+            return Ok(ReportBody::Declined(refusal));
+        }
         let (parameters, examples) = futures::try_join!(
             device.cache.get(&task.parameters, Keep::Memory),
             self.examples(&task),
@@ -112,6 +93,7 @@ impl Run {
             stopped: self.stopped.clone(),
             tell: self.executor.tell.clone(),
             room: self.room(),
+            heat: Heat::of(device.clone()),
         };
         let shared = device.clone();
         let work = move || local.train_or_stop(&shared, &graph, &parameters);
@@ -336,7 +318,7 @@ impl LocalRun {
                 if meter.is_done() {
                     break;
                 }
-                if let Err(failure) = check_stop(&self.stopped) {
+                if let Err(failure) = check_stop(&self.stopped).and_then(|()| self.heat.check()) {
                     if failure.code == FailureCode::ShuttingDown {
                         saver.save(meter.step, sums.to_bits(), &trainer.state());
                     }

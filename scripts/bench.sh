@@ -3,6 +3,7 @@
 #
 #   scripts/bench.sh                     all but the last two
 #   scripts/bench.sh start answer round  some
+#   scripts/bench.sh bytes               encodings of updates: bytes, time, accuracy
 #   scripts/bench.sh infer               answers beside ONNX Runtime; three minutes
 #   scripts/bench.sh infer --families resnet8 --sides 32
 #   scripts/bench.sh train               training steps beside PyTorch; ten minutes

@@ -1,6 +1,6 @@
 //! Measures the promises of the README with real processes and prints them beside their bars.
 //!
-//! `bench [start] [answer] [round] [aggregate] [scale] [infer] [train] [accuracy] [reference]`; without a word all but the
+//! `bench [start] [answer] [round] [bytes] [aggregate] [scale] [infer] [train] [accuracy] [reference]`; without a word all but the
 //! last two, which take hours. Each figure is taken together with its limit in one interleaved
 //! run, so that both meet the same noise.
 
@@ -15,6 +15,7 @@ use clap::{Parser, ValueEnum};
 mod accuracy;
 mod aggregate;
 mod answer;
+mod bytes;
 mod figures;
 mod infer;
 mod pytorch;
@@ -48,6 +49,8 @@ enum Section {
     Round,
     /// The mean of ten large updates in memory
     Aggregate,
+    /// Encodings of updates: bytes, time, accuracy
+    Bytes,
     /// A round of a thousand devices, and ten thousand that are there
     Scale,
     /// An answer of each engine beside ONNX Runtime's
@@ -74,6 +77,7 @@ async fn main() {
             Section::Answer => answer::measure().await,
             Section::Round => round::measure().await,
             Section::Aggregate => aggregate::measure(),
+            Section::Bytes => bytes::measure().await,
             Section::Scale => scale::measure().await,
             Section::Infer => infer::measure(&args.infer),
             Section::Train => train::measure(&args.train),

@@ -303,11 +303,15 @@ pub(super) async fn run(
 }
 
 fn announcement(asked: &Request) -> String {
-    let TrainSpec { model, dataset, rounds, participation, .. } = &asked.spec;
+    let TrainSpec { model, dataset, rounds, participation, privacy, .. } = &asked.spec;
     let devices = participation.devices.map_or_else(String::new, |count| format!(" {count}"));
     let version = model.version.as_ref().map_or_else(String::new, |v| format!(":{v}"));
+    let privacy = privacy.map_or_else(String::new, |privacy| {
+        let (within, budget) = (privacy.rounds_within(*rounds), privacy.epsilon_budget);
+        format!("; epsilon {budget} is enough for {within}")
+    });
     format!(
-        "train {}{version} on {dataset}, {rounds} rounds, on{devices} devices that have it",
+        "train {}{version} on {dataset}, {rounds} rounds, on{devices} devices that have it{privacy}",
         model.name
     )
 }

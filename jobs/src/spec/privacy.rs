@@ -105,6 +105,20 @@ impl Privacy {
         self.epsilon(rounds) <= self.epsilon_budget
     }
 
+    /// How many rounds the budget is enough for, up to `max`.
+    pub fn rounds_within(&self, max: u32) -> u32 {
+        if self.allows(max) {
+            return max;
+        }
+        // Rounds that are allowed, and rounds that are not.
+        let (mut low, mut high) = (0, max);
+        while high - low > 1 {
+            let middle = low.midpoint(high);
+            if self.allows(middle) { low = middle } else { high = middle }
+        }
+        low
+    }
+
     /// The norm of the first round.
     pub fn initial_norm(&self) -> f64 {
         match self.clip {

@@ -140,3 +140,68 @@ impl Updates {
         Ok((parameters, within))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jobs::id::Bytes;
+
+    use super::*;
+
+    fn blob(text: &str) -> BlobRef {
+        BlobRef::by_digest(link::digest::of(text.as_bytes()), Bytes(1))
+    }
+
+    fn part(device: &str, update: &str) -> Part {
+        Part {
+            device: device.parse().unwrap(),
+            parameters: blob(update),
+            examples: 1,
+            steps: 1,
+            initial_loss: 0.0,
+            control_change: None,
+        }
+    }
+
+    fn private(secret: &Secret) -> Private {
+        Private {
+            norm: 1.0,
+            planned: 2,
+            noise_multiplier: 1.0,
+            count_deviation: None,
+            optimizer: None,
+            fixed: Vec::new(),
+            round: 1,
+            base: blob("base"),
+            secret: secret.clone(),
+        }
+    }
+
+    /// Two results of different updates tell nothing when they are compared.
+    #[test]
+    fn the_same_noise_is_only_for_the_same_result() {
+        let secret = Secret::random().unwrap();
+        let both = [part("a", "x"), part("b", "y")];
+        let seed = private(&secret).seed("mean", &both);
+        assert_eq!(private(&secret).seed("mean", &both), seed);
+        let sets = [
+            vec![],
+            vec![part("a", "x")],
+            vec![part("a", "x"), part("b", "z")],
+            vec![part("a", "y"), part("b", "x")],
+        ];
+        let mut seeds = vec![seed, private(&secret).seed("count", &both)];
+        seeds.extend(sets.iter().map(|parts| private(&secret).seed("mean", parts)));
+        for other in [
+            Private { round: 2, ..private(&secret) },
+            Private { norm: 1.5, ..private(&secret) },
+            Private { base: blob("other"), ..private(&secret) },
+            private(&Secret::random().unwrap()),
+        ] {
+            seeds.push(other.seed("mean", &both));
+        }
+        let count = seeds.len();
+        seeds.sort_unstable();
+        seeds.dedup();
+        assert_eq!((count, seeds.len()), (10, 10));
+    }
+}

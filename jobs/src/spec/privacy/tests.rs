@@ -102,6 +102,11 @@ fn rounds_cost_until_the_budget_is_spent() {
     assert!(costs[0] <= 0.0 && costs.windows(2).all(|pair| pair[0] < pair[1]), "{costs:?}");
     let allowed = (0..100).take_while(|rounds| privacy.allows(*rounds)).count();
     assert!(costs[allowed - 1] <= 8.0 && privacy.epsilon(u32::try_from(allowed).unwrap()) > 8.0);
+    for max in [1, 2, 3, 5, 1000] {
+        let within = u32::try_from(allowed - 1).unwrap().min(max);
+        assert_eq!(privacy.rounds_within(max), within);
+    }
+    assert_eq!(Privacy { epsilon_budget: 0.1, ..privacy }.rounds_within(9), 0);
 }
 
 /// Andrew et al. 2021: the norm grows where all updates are longer.

@@ -265,7 +265,7 @@ impl Updates {
         }
         let size = Size(self.ask(Fold::seal).await?);
         if let How::Step(base) = how {
-            let (parameters, server_state) = self.step(names, None, &base).await?;
+            let (parameters, server_state) = Box::pin(self.step(names, None, &base)).await?;
             return Ok(Aggregate { server_state, ..Aggregate::of(parameters) });
         }
         let mean = Mean::begin(self, &base).await?;

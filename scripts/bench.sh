@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Measures the promises of the README and prints them beside their bars.
 #
-#   scripts/bench.sh                     all but the last two
+#   scripts/bench.sh                     all but the last three
 #   scripts/bench.sh start answer round  some
 #   scripts/bench.sh bytes               encodings of updates: bytes, time, accuracy
 #   scripts/bench.sh infer               answers beside ONNX Runtime; three minutes
 #   scripts/bench.sh infer --families resnet8 --sides 32
 #   scripts/bench.sh train               training steps beside PyTorch; ten minutes
 #   scripts/bench.sh train --networks cnn,resnet8 --threads 1 --steps 5
+#   scripts/bench.sh secagg              secure aggregation; ten minutes
+#   scripts/bench.sh secagg --devices 10,100 --megabytes 1
 #   scripts/bench.sh accuracy            CIFAR-10, federated against central; minutes to hours
 #   scripts/bench.sh reference           ResNet-50 on CIFAR-10 beside PyTorch; an hour or more
 #   scripts/bench.sh reference --examples 1000 --seeds 1

@@ -23,6 +23,7 @@ use crate::engines::{self, Cpu, Engines};
 use crate::facts;
 use crate::guards::{self, Condition};
 use crate::kept_local::KeptLocal;
+use crate::masking::MaskingStore;
 use crate::releases::Releases;
 use crate::state::State;
 use crate::telemetry::Probe;
@@ -46,6 +47,7 @@ pub(crate) struct Device {
     pub(crate) residuals: KeptLocal,
     /// Updates that were given away with noise.
     pub(crate) releases: Releases,
+    pub(crate) masking: MaskingStore,
     pub(crate) datasets: Datasets,
     pub(crate) buffer: Buffer,
     /// For heartbeats: what is at work, and what can answer at once.
@@ -85,6 +87,7 @@ impl Device {
             controls: KeptLocal::open(state.controls(), config.cache_bytes),
             residuals: KeptLocal::open(state.residuals(), config.cache_bytes),
             releases: Releases::open(state.releases()),
+            masking: MaskingStore::open(state.masking(), config.cache_bytes),
             blobs,
             datasets: Datasets::new(config.data.clone(), facts.memory.0),
             buffer: Buffer::new(state.telemetry()),

@@ -115,6 +115,8 @@ impl Run {
     async fn carry_out(self, work: TaskWork, input: Bytes) -> Outcome {
         let outcome = match work {
             TaskWork::Train(task) => self.train(task).await.map(Outcome::from),
+            TaskWork::TrainMasked(task) => self.train_masked(*task).await.map(Outcome::from),
+            TaskWork::Exchange => self.exchange(input).await.map(Outcome::from),
             TaskWork::Evaluate(task) => self.evaluate(task).await.map(Outcome::from),
             TaskWork::Infer(task) => self.infer(task, input).await,
             TaskWork::Telemetry => {

@@ -31,6 +31,7 @@ mod files;
 pub mod guards;
 mod kept_local;
 pub mod logging;
+mod masking;
 mod presence;
 mod releases;
 pub mod service;

@@ -38,7 +38,8 @@ impl State {
     /// Makes and locks the directory.
     pub(crate) fn open(dir: &Path) -> Result<Self, StateError> {
         let unusable = |source| StateError::Unusable { dir: dir.to_owned(), source };
-        let parts = ["blobs", "checkpoints", "kept_local", "controls", "residuals", "releases"];
+        let parts =
+            ["blobs", "checkpoints", "kept_local", "controls", "residuals", "releases", "masking"];
         for part in parts {
             std::fs::create_dir_all(dir.join(part)).map_err(unusable)?;
         }
@@ -78,6 +79,11 @@ impl State {
     /// Updates that were given away with noise.
     pub(crate) fn releases(&self) -> PathBuf {
         self.dir.join("releases")
+    }
+
+    /// Secrets and updates of secure aggregations.
+    pub(crate) fn masking(&self) -> PathBuf {
+        self.dir.join("masking")
     }
 
     /// Telemetry that waits for a connection.

@@ -29,6 +29,7 @@ mod guards;
 mod infer;
 mod joining;
 mod kept_local;
+mod masked;
 mod noised;
 mod train;
 mod updates;

@@ -148,7 +148,12 @@ impl Work {
         let now = self.device.clock.now();
         match purpose {
             Purpose::Train | Purpose::Evaluate => self.heavy.step(now, event),
-            Purpose::Infer | Purpose::Telemetry => self.quick.step(now, event),
+            // Stages of a round wait for nothing: their neighbours wait for them.
+            Purpose::Share
+            | Purpose::Mask
+            | Purpose::Unmask
+            | Purpose::Infer
+            | Purpose::Telemetry => self.quick.step(now, event),
         }
     }
 
@@ -185,7 +190,11 @@ impl Work {
             tracing::warn!(%job, code, "task failed: {}", failure.message);
         }
         match report.task.purpose {
-            Purpose::Train | Purpose::Evaluate => self.reporter.to_stream(report).await,
+            Purpose::Train
+            | Purpose::Evaluate
+            | Purpose::Share
+            | Purpose::Mask
+            | Purpose::Unmask => self.reporter.to_stream(report).await,
             Purpose::Infer | Purpose::Telemetry => {
                 if let Some(reply) = reply {
                     self.reporter.to_inbox(report, &outputs, reply).await;

@@ -16,8 +16,10 @@ use crate::store::{Change, Store, StoreError, Versioned};
 
 mod begin;
 mod effects;
+mod exchange;
 pub(crate) mod finish;
 mod fold;
+mod masking;
 mod owner;
 mod pace;
 mod prepare;

@@ -1,7 +1,7 @@
 //! For tests: a nats-server, brokers on it, and devices that speak the real protocol.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::header::HeaderMap;
@@ -33,6 +33,7 @@ use crate::record::ModelRecord;
 use self::encoded::encoded;
 
 mod encoded;
+pub(crate) mod masked;
 
 /// How long a test waits for what must come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -133,6 +134,8 @@ struct Agent {
     withdrawn: watch::Sender<Vec<TaskId>>,
     given: watch::Sender<BTreeMap<u32, Parameters>>,
     controls: watch::Sender<BTreeMap<u32, Parameters>>,
+    /// By round.
+    masked: Mutex<BTreeMap<u32, masked::Masked>>,
 }
 
 impl Device {
@@ -159,6 +162,7 @@ impl Device {
             withdrawn: withdrawn_sender,
             given: given_sender,
             controls: controls_sender,
+            masked: Mutex::default(),
             hello: hello.clone(),
         });
         let token = CancellationToken::new();
@@ -243,6 +247,8 @@ impl Agent {
             (Action::Upload(bytes), _) => self.upload(&task, bytes).await,
             (Action::Claim(blob), _) => self.update(blob),
             (_, TaskWork::Train(work)) => self.train(&task, work, encodes).await,
+            (_, TaskWork::TrainMasked(work)) => self.train_masked(&task, work).await,
+            (_, TaskWork::Exchange) => self.exchange(&task, &binary).await,
             (_, TaskWork::Evaluate(_)) => ReportBody::Evaluated(EvaluationReport {
                 examples: 10,
                 loss: 0.5,
@@ -266,7 +272,11 @@ impl Agent {
         let device = self.hello.device.clone();
         let report = TaskReport { task: task.id.clone(), device: device.clone(), body };
         match task.id.purpose {
-            Purpose::Train | Purpose::Evaluate => {
+            Purpose::Train
+            | Purpose::Evaluate
+            | Purpose::Share
+            | Purpose::Mask
+            | Purpose::Unmask => {
                 let subject = subject::report(&task.id.job, &device);
                 let message_id = format!("{}-{device}-{kind}", task.id);
                 let context = async_nats::jetstream::new(self.client.clone());
@@ -449,6 +459,7 @@ pub(crate) fn train_spec(rounds: u32, devices: u32) -> JobSpec {
         strategy: jobs::spec::Strategy::default(),
         privacy: None,
         update: jobs::spec::UpdateEncoding::default(),
+        secure_aggregation: None,
         evaluate: true,
         target_accuracy: None,
         early_stopping: None,

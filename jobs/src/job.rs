@@ -340,6 +340,7 @@ impl Job {
             }
             (
                 ReportBody::Trained(_)
+                | ReportBody::Exchanged(_)
                 | ReportBody::Evaluated(_)
                 | ReportBody::Inferred(_)
                 | ReportBody::Measured(_),

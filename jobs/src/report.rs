@@ -27,6 +27,8 @@ pub enum ReportBody {
     Progress(Progress),
     /// The local update is in the object store.
     Trained(UpdateReport),
+    /// What the device says at a stage of the secure aggregation is in the object store.
+    Exchanged(ExchangeReport),
     /// The parameters were judged.
     Evaluated(EvaluationReport),
     /// The model answered; outputs travel in the binary part unless a client got them directly.
@@ -47,6 +49,7 @@ impl ReportBody {
         match self {
             ReportBody::Accepted | ReportBody::Progress(_) => false,
             ReportBody::Trained(_)
+            | ReportBody::Exchanged(_)
             | ReportBody::Evaluated(_)
             | ReportBody::Inferred(_)
             | ReportBody::Measured(_)
@@ -79,10 +82,19 @@ pub struct Progress {
     pub remaining_ms: Option<Millis>,
 }
 
+/// What a device says at a stage of the secure aggregation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ExchangeReport {
+    /// Shares or their values (JSON), or the masked update (little-endian `u32`, behind the last
+    /// parameter the weight).
+    pub message: BlobRef,
+}
+
 /// A local update.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct UpdateReport {
-    /// The parameters after local training as safetensors, or an update as the task wants it.
+    /// The parameters after local training as safetensors, or an update as the task wants it; where
+    /// updates are masked, the device's keys (JSON).
     pub parameters: BlobRef,
     /// Local examples: the weight in the mean.
     pub examples: u64,

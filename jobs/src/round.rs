@@ -3,9 +3,12 @@
 //! The round counts updates and judges deadlines; it never sees a weight.
 //!
 //! ```text
-//!  selecting ──▶ collecting ──▶ aggregating ──▶ evaluating ──▶ ended
-//!      │             │               │                           ▲
-//!      └─────────────┴───────────────┴── no quorum, cancelled ───┘
+//!                      masked: sharing ─▶ masking ─▶ unmasking
+//!                            ▲                           │
+//!                            │                           ▼
+//!  selecting ──▶ collecting ─┴───────────────▶ aggregating ──▶ evaluating ──▶ ended
+//!      │             │                              │                           ▲
+//!      └─────────────┴──────────────────────────────┴── no quorum, cancelled ───┘
 //! ```
 //!
 //! - Selecting: asks for devices every second until `devices` are there (the quorum, when all
@@ -20,6 +23,9 @@
 //!   device that comes back is offered the same work as a newer attempt. When the quorum is out
 //!   of reach the round fails at once. A round that is sampled invites each eligible device by
 //!   chance, replaces none, and closes with whatever there is, be it nothing.
+//! - Sharing, masking, unmasking, where updates are masked: the devices that have trained answer
+//!   each stage, with a deadline of its own. Who does not has dropped out; below the quorum the
+//!   round fails. Who has sent a masked update counts.
 //! - Aggregating: the counted updates, ordered by device, once per device.
 //! - Evaluating: devices whose update counts judge the result, for half of the round's deadline
 //!   at most. It never fails a round.
@@ -31,9 +37,12 @@ use serde::{Deserialize, Serialize};
 pub use self::aggregate::{Aggregate, Influence, Verdict};
 pub use self::experience::Experience;
 use self::machine::{ask_again_ms, offer_evaluation};
+use self::masked::Said;
+pub use self::masked::{Exchange, MASKED_DEVICES_MAX};
 use self::member::Member;
 pub use self::select::Sampling;
 pub(crate) use self::select::mixed;
+pub use self::status::Status;
 use crate::id::{Attempt, BlobRef, DeviceId, Millis, RoundNumber};
 use crate::privacy::Spent;
 use crate::report::{EvaluationReport, Failure, Progress, UpdateReport};
@@ -44,8 +53,10 @@ mod aggregate;
 mod collect;
 mod experience;
 mod machine;
+mod masked;
 mod member;
 mod select;
+mod status;
 
 /// What happened to a round.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -91,6 +102,28 @@ pub enum Event {
         /// Why it cannot be used.
         refused: Option<Failure>,
     },
+    /// What a device says at a stage of a round with masks is in the object store.
+    MessageReceived {
+        /// Who.
+        device: DeviceId,
+        /// The stage.
+        purpose: Purpose,
+        /// Which offer.
+        attempt: Attempt,
+        /// What it says.
+        message: BlobRef,
+    },
+    /// The shell looked into such a message; asked for by [`Effect::CheckMessage`].
+    MessageChecked {
+        /// Whose.
+        device: DeviceId,
+        /// The stage.
+        purpose: Purpose,
+        /// Which.
+        message: BlobRef,
+        /// Why it cannot be used.
+        refused: Option<Failure>,
+    },
     /// A device judged the new parameters.
     EvaluationReceived {
         /// Who.
@@ -123,7 +156,7 @@ pub enum Event {
     },
     /// The new parameters are in the object store; asked for by [`Effect::Aggregate`].
     Aggregated(Aggregate),
-    /// Aggregation is impossible.
+    /// Aggregation, or a stage before it, is impossible.
     AggregationFailed {
         /// Why.
         failure: Failure,
@@ -168,6 +201,22 @@ pub enum Effect {
         device: DeviceId,
         /// What was reported.
         update: UpdateReport,
+    },
+    /// Look into what a device said at a stage, answer with [`Event::MessageChecked`].
+    CheckMessage {
+        /// Whose.
+        device: DeviceId,
+        /// The stage.
+        purpose: Purpose,
+        /// What was reported.
+        message: BlobRef,
+    },
+    /// Make new parameters of masked updates, answer with [`Event::Aggregated`].
+    Unmask {
+        /// What devices reported of the updates that are in the sum, ordered by device.
+        updates: Vec<(DeviceId, UpdateReport)>,
+        /// What they said at each stage.
+        exchange: Box<Exchange>,
     },
     /// Make new parameters of these, in this order, answer with [`Event::Aggregated`].
     Aggregate {
@@ -253,6 +302,9 @@ pub struct Plan {
     /// Invites each eligible device by chance; absent where `participation` says how many.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampling: Option<Sampling>,
+    /// Updates are masked; what a device says at a stage is waited for so long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masked: Option<Millis>,
 }
 
 /// Devices that are invited or held in reserve in one round, at most: the stored state has to
@@ -273,6 +325,12 @@ pub struct Round {
     spares: Vec<DeviceId>,
     /// Those who judge the result, ordered by device.
     judges: Vec<Member<EvaluationReport>>,
+    /// Those who are asked at the stage at work, ordered by device.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    speakers: Vec<Member<Said>>,
+    /// What devices said at the stages before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    exchange: Option<Box<Exchange>>,
 }
 
 /// Where the round is.
@@ -283,6 +341,8 @@ enum Phase {
     Selecting { ask_again_at: Millis, found: usize },
     /// Waiting for updates, or only for checks of those that came before the deadline.
     Collecting { since: Millis, closed: bool },
+    /// Waiting for what devices say at a stage, or only for checks.
+    Exchanging { purpose: Purpose, closed_at: Millis, since: Millis, closed: bool },
     /// Waiting for the new parameters.
     Aggregating { closed_at: Millis },
     /// Waiting for judgements of the new parameters.
@@ -316,6 +376,8 @@ impl Round {
             members: Vec::new(),
             spares: Vec::new(),
             judges: Vec::new(),
+            speakers: Vec::new(),
+            exchange: None,
         };
         (round, vec![Effect::FindDevices])
     }
@@ -339,6 +401,12 @@ impl Round {
             Event::UpdateChecked { device, parameters, refused } => {
                 self.update_checked(now, device, parameters, refused.as_ref())
             }
+            Event::MessageReceived { device, purpose, attempt, message } => {
+                self.said(now, device, *purpose, *attempt, message)
+            }
+            Event::MessageChecked { device, purpose, message, refused } => {
+                self.said_checked(now, device, *purpose, message, refused.as_ref())
+            }
             Event::EvaluationReceived { device, attempt, evaluation } => {
                 self.evaluation_received(now, device, *attempt, evaluation)
             }
@@ -349,7 +417,7 @@ impl Round {
             Event::DeviceReturned { device } => self.device_returned(now, device),
             Event::Aggregated(aggregate) => self.aggregated(now, aggregate),
             Event::AggregationFailed { failure } => match self.phase {
-                Phase::Aggregating { .. } => self.fail(now, failure),
+                Phase::Aggregating { .. } | Phase::Exchanging { .. } => self.fail(now, failure),
                 Phase::Selecting { .. }
                 | Phase::Collecting { .. }
                 | Phase::Evaluating { .. }
@@ -372,7 +440,11 @@ impl Round {
             Phase::Evaluating { .. } => {
                 self.judges.iter().filter_map(Member::due_at).chain(self.deadline()).min()
             }
+            Phase::Exchanging { closed: false, .. } => {
+                self.speakers.iter().filter_map(Member::due_at).chain(self.deadline()).min()
+            }
             Phase::Collecting { closed: true, .. }
+            | Phase::Exchanging { closed: true, .. }
             | Phase::Aggregating { .. }
             | Phase::Ended { .. } => None,
         }
@@ -393,7 +465,8 @@ impl Round {
                 });
                 owed.collect()
             }
-            Phase::Aggregating { .. } => vec![Effect::Aggregate { updates: self.counted() }],
+            Phase::Exchanging { purpose, .. } => self.stage_owes(*purpose),
+            Phase::Aggregating { .. } => vec![self.aggregate_counted()],
             Phase::Evaluating { aggregate, .. } => {
                 let owed = self.judges.iter().filter(|judge| judge.is_at_work());
                 owed.map(|judge| offer_evaluation(judge, &aggregate.parameters)).collect()
@@ -411,54 +484,6 @@ impl Round {
     pub fn eligible(&self) -> usize {
         self.members.len() + self.spares.len()
     }
-
-    /// Where the round is, for people.
-    pub fn status(&self) -> Status {
-        let phase = match self.phase {
-            Phase::Selecting { .. } => "selecting",
-            Phase::Collecting { .. } => "collecting",
-            Phase::Aggregating { .. } => "aggregating",
-            Phase::Evaluating { .. } => "evaluating",
-            Phase::Ended { .. } => "ended",
-        };
-        Status {
-            round: self.plan.round,
-            phase: phase.to_owned(),
-            invited: self.members.len(),
-            lost: self.members.iter().filter(|member| member.lost).count(),
-            updates: self.count(|update| update.checked),
-            target: self.target,
-            quorum: self.quorum(),
-            judgements: self.judges.iter().filter(|judge| judge.answer().is_some()).count(),
-            started_at: self.started_at,
-            deadline: self.deadline(),
-        }
-    }
-}
-
-/// Where a round is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Status {
-    /// Which round.
-    pub round: RoundNumber,
-    /// `selecting`, `collecting`, `aggregating`, `evaluating` or `ended`.
-    pub phase: String,
-    /// Devices that were offered the training.
-    pub invited: usize,
-    /// Those of them that are offline.
-    pub lost: usize,
-    /// Updates that arrived and are usable.
-    pub updates: usize,
-    /// Updates at which collecting closes; 0 while selecting.
-    pub target: usize,
-    /// Updates without which the round fails.
-    pub quorum: usize,
-    /// Judgements that arrived.
-    pub judgements: usize,
-    /// When it began.
-    pub started_at: Millis,
-    /// When this phase ends at the latest.
-    pub deadline: Option<Millis>,
 }
 
 #[cfg(test)]

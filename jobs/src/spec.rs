@@ -11,6 +11,7 @@ mod local;
 mod model;
 mod privacy;
 mod schedule;
+mod secure;
 mod selection;
 mod settings;
 mod stopping;
@@ -25,6 +26,9 @@ pub use self::local::{LocalTraining, Loss, LossError, Noised, Optimizer, Optimiz
 pub use self::model::ModelQuery;
 pub use self::privacy::{AdaptiveClip, Clip, Privacy, PrivacyError, PrivacyMode};
 pub use self::schedule::{Schedule, ScheduleError};
+pub use self::secure::{
+    Levels, MaskedTrainTask, Rounding, SecureAggregation, SecureAggregationError,
+};
 pub use self::selection::{Selection, SelectionError};
 pub use self::stopping::{EarlyStopping, Keep, Metric, StoppingError};
 pub use self::strategy::{
@@ -167,6 +171,9 @@ pub struct TrainSpec {
     /// How updates travel.
     #[serde(default, skip_serializing_if = "is_default")]
     pub update: UpdateEncoding,
+    /// Hides each update from the broker, which learns their sum; off when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secure_aggregation: Option<SecureAggregation>,
     /// Whether devices evaluate the new model on their test split after each round.
     #[serde(default = "default_true")]
     pub evaluate: bool,
@@ -232,6 +239,12 @@ pub enum Purpose {
     Train,
     /// Evaluate on the local data set.
     Evaluate,
+    /// Give neighbours shares of the secrets behind this device's masks.
+    Share,
+    /// Send the update that was trained, masked.
+    Mask,
+    /// Give shares that unmask the sum.
+    Unmask,
     /// Answer a request.
     Infer,
     /// Measure the device.
@@ -240,14 +253,24 @@ pub enum Purpose {
 
 impl Purpose {
     /// All of them.
-    pub const ALL: [Purpose; 4] =
-        [Purpose::Train, Purpose::Evaluate, Purpose::Infer, Purpose::Telemetry];
+    pub const ALL: [Purpose; 7] = [
+        Purpose::Train,
+        Purpose::Evaluate,
+        Purpose::Share,
+        Purpose::Mask,
+        Purpose::Unmask,
+        Purpose::Infer,
+        Purpose::Telemetry,
+    ];
 
     /// The word for this purpose in task ids, JSON and text.
     pub fn as_str(self) -> &'static str {
         match self {
             Purpose::Train => "train",
             Purpose::Evaluate => "evaluate",
+            Purpose::Share => "share",
+            Purpose::Mask => "mask",
+            Purpose::Unmask => "unmask",
             Purpose::Infer => "infer",
             Purpose::Telemetry => "telemetry",
         }
@@ -287,6 +310,11 @@ pub struct Task {
 pub enum TaskWork {
     /// Start from `parameters`, train, upload the result, report it on `report.<job>.<device>`.
     Train(TrainTask),
+    /// The same, but what is uploaded are keys; the result is sent masked when it is asked for.
+    TrainMasked(Box<MaskedTrainTask>),
+    /// Answer a stage of the secure aggregation, which the purpose names: what neighbours said is
+    /// the binary part of the message. Upload the answer, report it on `report.<job>.<device>`.
+    Exchange,
     /// Evaluate `parameters` on the test split, report on `report.<job>.<device>`.
     Evaluate(EvaluateTask),
     /// Answer to the offer's reply subject, and to `answer_to` if present.

@@ -348,6 +348,7 @@ impl Training {
                 evaluate: self.spec.evaluate,
                 seed: mixed(self.spec.seed ^ mixed(u64::from(self.number.0))),
                 sampling: self.sampling(),
+                masked: self.spec.secure_aggregation.map(|secure| secure.stage_deadline_ms),
             },
         );
         self.round = Some(round);

@@ -292,7 +292,9 @@ fn is_same_work(one: &TaskId, other: &TaskId) -> bool {
 /// others hold a binary part that is not kept, so that such a task is done again.
 fn is_remembered(purpose: Purpose) -> bool {
     match purpose {
-        Purpose::Train | Purpose::Evaluate => true,
+        Purpose::Train | Purpose::Evaluate | Purpose::Share | Purpose::Mask | Purpose::Unmask => {
+            true
+        }
         Purpose::Infer | Purpose::Telemetry => false,
     }
 }
@@ -300,6 +302,7 @@ fn is_remembered(purpose: Purpose) -> bool {
 fn is_success(body: &ReportBody) -> bool {
     match body {
         ReportBody::Trained(_)
+        | ReportBody::Exchanged(_)
         | ReportBody::Evaluated(_)
         | ReportBody::Inferred(_)
         | ReportBody::Measured(_) => true,

@@ -17,14 +17,15 @@ use jobs::device::{
 use jobs::engine::{EngineFacts, EnginePolicy};
 use jobs::id::{Attempt, BlobRef, Bytes, Digest, Millis, ModelRef, RoundNumber};
 use jobs::report::{
-    Class, EvaluationReport, Failure, FailureCode, InferReport, Progress, RefusedEngine,
-    ReportBody, TaskReport, UpdateReport,
+    Class, EvaluationReport, ExchangeReport, Failure, FailureCode, InferReport, Progress,
+    RefusedEngine, ReportBody, TaskReport, UpdateReport,
 };
 use jobs::selector::Selector;
 use jobs::spec::{
-    Augment, EvaluateTask, InferInput, InferSpec, InferTask, JobSpec, Keep, LocalTraining, Loss,
-    Noised, Normalization, Offer, Optimizer, Participation, Purpose, Schedule, Selection, Strategy,
-    Task, TaskId, TaskWork, TensorHeader, TrainSpec, TrainTask, UpdateEncoding, WorkSpec,
+    Augment, EvaluateTask, InferInput, InferSpec, InferTask, JobSpec, Keep, Levels, LocalTraining,
+    Loss, MaskedTrainTask, Noised, Normalization, Offer, Optimizer, Participation, Purpose,
+    Rounding, Schedule, SecureAggregation, Selection, Strategy, Task, TaskId, TaskWork,
+    TensorHeader, TrainSpec, TrainTask, UpdateEncoding, WorkSpec,
 };
 use jobs::wire;
 use serde::Serialize;
@@ -72,6 +73,7 @@ fn messages_travel_as_agreed() {
     fleet(&mut golden);
     offers(&mut golden);
     reports(&mut golden);
+    masked(&mut golden);
     jobs(&mut golden);
     let there: BTreeSet<String> = std::fs::read_dir(folder())
         .unwrap()
@@ -331,6 +333,39 @@ fn refined(train: &TrainSpec) -> TrainSpec {
     }
 }
 
+/// What a secure aggregation adds.
+fn masked(golden: &mut Golden) {
+    let offer = |purpose, work| {
+        let task = Task { id: task_id(purpose), timeout_ms: Millis(60_000), work };
+        Offer::Task(Box::new(task))
+    };
+    let train = TrainTask {
+        graph: BlobRef::by_digest(digest(1), Bytes(1000)),
+        parameters: blob(),
+        dataset: parse("digits"),
+        local: LocalTraining::default(),
+        seed: 7,
+        rounds_done: 0,
+        rounds: 0,
+        initial_loss: false,
+        control: None,
+        update: UpdateEncoding::default(),
+    };
+    let levels = Levels { clip: 0.5, weight_max: 100, rounding: Rounding::Stochastic, devices: 12 };
+    let task = TaskWork::TrainMasked(Box::new(MaskedTrainTask { train, levels }));
+    golden.same("offer-train-masked", &offer(Purpose::Train, task));
+    for purpose in [Purpose::Share, Purpose::Mask, Purpose::Unmask] {
+        golden.same(&format!("offer-{}", purpose.as_str()), &offer(purpose, TaskWork::Exchange));
+    }
+    let body = ReportBody::Exchanged(ExchangeReport { message: blob() });
+    let report = TaskReport { task: task_id(Purpose::Mask), device: parse("pi-3"), body };
+    golden.same("report-exchanged", &report);
+    let secure = "clip=0.5,weight_max=100,rounding=stochastic,drop_out=0.25,colluding=0.125";
+    let secure: SecureAggregation = parse(secure);
+    golden.same("secure-aggregation", &secure);
+    golden.old("secure-aggregation", &SecureAggregation::default());
+}
+
 fn jobs(golden: &mut Golden) {
     let train = TrainSpec {
         model: parse("mlp"),
@@ -356,6 +391,7 @@ fn jobs(golden: &mut Golden) {
         strategy: Strategy::default(),
         privacy: None,
         update: UpdateEncoding::default(),
+        secure_aggregation: None,
         evaluate: true,
         target_accuracy: Some(0.95),
         early_stopping: None,

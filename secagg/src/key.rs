@@ -41,6 +41,12 @@ impl Secret {
         Self(bytes)
     }
 
+    /// Another secret for a purpose of the caller's own.
+    #[must_use]
+    pub fn derived(&self, purpose: &str) -> Self {
+        self.derive(&[b"caller ", purpose.as_bytes()])
+    }
+
     /// Its public key, as a private key.
     pub(crate) fn public_key(&self) -> PublicKey {
         let public = self.private_key().compute_public_key().expect("X25519 has one for any");

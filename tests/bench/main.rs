@@ -1,8 +1,8 @@
 //! Measures the promises of the README with real processes and prints them beside their bars.
 //!
-//! `bench [start] [answer] [round] [bytes] [aggregate] [scale] [infer] [train] [accuracy] [reference]`; without a word all but the
-//! last two, which take hours. Each figure is taken together with its limit in one interleaved
-//! run, so that both meet the same noise.
+//! `bench [start] [answer] [round] [bytes] [aggregate] [scale] [infer] [train] [secagg] [accuracy]
+//! [reference]`; without a word all but the last three, which take minutes to hours. Each figure is
+//! taken together with its limit in one interleaved run, so that both meet the same noise.
 
 #![expect(
     clippy::unwrap_used,
@@ -22,19 +22,22 @@ mod pytorch;
 mod reference;
 mod round;
 mod scale;
+mod secagg;
 mod start;
 mod train;
 
 /// Measures the promises of the README.
 #[derive(Debug, Parser)]
 struct Args {
-    /// What to measure; all but accuracy and reference when absent
+    /// What to measure; all but secagg, accuracy and reference when absent
     #[arg(value_enum)]
     sections: Vec<Section>,
     #[command(flatten)]
     infer: infer::Options,
     #[command(flatten)]
     train: train::Options,
+    #[command(flatten)]
+    secagg: secagg::Options,
     #[command(flatten)]
     reference: reference::Options,
 }
@@ -57,6 +60,8 @@ enum Section {
     Infer,
     /// Training steps beside PyTorch
     Train,
+    /// Secure aggregation, device and server
+    Secagg,
     /// Federated against central training
     Accuracy,
     /// ResNet-50 on CIFAR-10 beside PyTorch
@@ -81,6 +86,7 @@ async fn main() {
             Section::Scale => scale::measure().await,
             Section::Infer => infer::measure(&args.infer),
             Section::Train => train::measure(&args.train),
+            Section::Secagg => secagg::measure(&args.secagg),
             Section::Accuracy => accuracy::measure().await,
             Section::Reference => reference::measure(&args.reference).await,
         }

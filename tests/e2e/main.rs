@@ -17,5 +17,6 @@ mod formats;
 mod main_job;
 mod onnx_runtime;
 mod operators;
+mod secure;
 mod service;
 mod story;

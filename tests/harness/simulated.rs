@@ -187,7 +187,10 @@ impl Device {
                 let evaluation = EvaluationReport { examples: 8, loss, accuracy, duration_ms };
                 ReportBody::Evaluated(evaluation)
             }
-            TaskWork::Infer(_) | TaskWork::Telemetry => return,
+            TaskWork::TrainMasked(_)
+            | TaskWork::Exchange
+            | TaskWork::Infer(_)
+            | TaskWork::Telemetry => return,
         };
         self.report(&task, body, "last").await;
     }

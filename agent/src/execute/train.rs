@@ -27,6 +27,7 @@ use crate::guards::Heat;
 use crate::work::Told;
 
 mod control;
+mod masked;
 mod memory;
 mod meter;
 mod prepare;
@@ -64,40 +65,14 @@ struct Trained {
 impl Run {
     /// Trains from the given parameters, uploads the result, and describes it.
     pub(super) async fn train(&self, task: TrainTask) -> Result<ReportBody, Failure> {
-        settings::check(&task.local)?;
-        update::check(task.update)?;
-        let device = &self.executor.device;
-        if device.config.metered && device.config.bytes_per_second.is_none() {
-            let message = "the device's connection is metered: it trains with --bytes-per-second";
-            return Err(Failure::new(FailureCode::Metered, message));
-        }
-        if let Some(refusal) = device.refusal().await {
+        if let Some(refusal) = self.executor.device.refusal().await {
             return Ok(ReportBody::Declined(refusal));
         }
-        let (parameters, examples) = futures::try_join!(
-            device.cache.get(&task.parameters, Keep::Memory),
-            self.examples(&task),
-        )?;
+        let (received, examples) = self.received(&task).await?;
         if task.local.epochs == 0 {
-            return self.untouched(task, parameters, examples).await;
+            return self.untouched(task, received, examples).await;
         }
-        let graph = device.cache.get(&task.graph, Keep::Disk).await?;
-        let control = match task.control.as_ref().and_then(|control| control.server.as_ref()) {
-            Some(server) => Some(device.cache.get(server, Keep::Memory).await?),
-            None => None,
-        };
-        let local = LocalRun {
-            id: self.id.clone(),
-            task,
-            control,
-            stopped: self.stopped.clone(),
-            tell: self.executor.tell.clone(),
-            room: self.room(),
-            heat: Heat::of(device.clone()),
-        };
-        let shared = device.clone();
-        let work = move || local.train_or_stop(&shared, &graph, &parameters);
-        let trained = self.executor.compute.train(self.thread_name("train"), work).await?;
+        let trained = self.trained(task, received).await?;
         let parameters = self.upload(self.update_name(), trained.update).await?;
         let control_change = match trained.control_change {
             Some(change) => {
@@ -123,6 +98,40 @@ impl Run {
     async fn upload(&self, name: String, bytes: Vec<u8>) -> Result<BlobRef, Failure> {
         let stored = self.executor.device.blobs.put_named(name, bytes.into()).await;
         stored.map_err(|error| cache::explain(&error))
+    }
+
+    /// The parameters to train from, and the number of examples.
+    async fn received(&self, task: &TrainTask) -> Result<(Bytes, u64), Failure> {
+        settings::check(&task.local)?;
+        update::check(task.update)?;
+        let Device { config, cache, .. } = &*self.executor.device;
+        if config.metered && config.bytes_per_second.is_none() {
+            let message = "the device's connection is metered: it trains with --bytes-per-second";
+            return Err(Failure::new(FailureCode::Metered, message));
+        }
+        futures::try_join!(cache.get(&task.parameters, Keep::Memory), self.examples(task))
+    }
+
+    /// What becomes of parameters in local training.
+    async fn trained(&self, task: TrainTask, received: Bytes) -> Result<Trained, Failure> {
+        let device = &self.executor.device;
+        let graph = device.cache.get(&task.graph, Keep::Disk).await?;
+        let control = match task.control.as_ref().and_then(|control| control.server.as_ref()) {
+            Some(server) => Some(device.cache.get(server, Keep::Memory).await?),
+            None => None,
+        };
+        let local = LocalRun {
+            id: self.id.clone(),
+            task,
+            control,
+            stopped: self.stopped.clone(),
+            tell: self.executor.tell.clone(),
+            room: self.room(),
+            heat: Heat::of(device.clone()),
+        };
+        let shared = device.clone();
+        let work = move || local.train_or_stop(&shared, &graph, &received);
+        self.executor.compute.train(self.thread_name("train"), work).await
     }
 
     /// Judges parameters on the test split.
@@ -424,58 +433,4 @@ fn check_stop(stopped: &Stopped) -> Result<(), Failure> {
 }
 
 #[cfg(test)]
-mod tests {
-    use jobs::id::{BlobRef, Bytes as Size};
-    use jobs::spec::{Augment, LocalTraining, Normalization as Wanted, UpdateEncoding};
-    use models::dataset::{Limits, decode};
-
-    use super::*;
-
-    /// The key of a training on this table.
-    fn key_of(local: LocalTraining, files: &[(&str, &str)], attempt: u32) -> Digest {
-        let bytes = |(name, text): &(&str, &str)| ((*name).to_owned(), text.as_bytes().to_vec());
-        let files: Vec<(String, Vec<u8>)> = files.iter().map(bytes).collect();
-        let dataset = decode(&files, Limits::default()).unwrap();
-        let blob = BlobRef::by_digest(link::digest::of(b""), Size(0));
-        let normalization = settings::normalization(&local.normalization, &dataset).unwrap();
-        let name = "table".parse().unwrap();
-        let (graph, parameters) = (blob.clone(), blob);
-        let task = TrainTask {
-            graph,
-            parameters,
-            dataset: name,
-            local,
-            seed: 1,
-            rounds_done: 0,
-            rounds: 0,
-            initial_loss: false,
-            control: None,
-            update: UpdateEncoding::default(),
-        };
-        let id = format!("job1-1-train-{attempt}").parse().unwrap();
-        key(&id, &task, &dataset, &normalization)
-    }
-
-    #[test]
-    fn a_checkpoint_is_that_of_the_same_inputs() {
-        let table = ("a.csv", "1,10,0\n3,10,1\n");
-        let plain = LocalTraining::default();
-        let by_dataset = LocalTraining { normalization: Wanted::Dataset, ..plain.clone() };
-        let first = key_of(plain.clone(), &[table], 1);
-        assert_eq!(key_of(plain.clone(), &[table], 2), first, "another attempt is the same work");
-        let flipped = LocalTraining { augment: vec![Augment::Flip], ..plain.clone() };
-        let toml = ("dataset.toml", "mean = [1.0]\n");
-        let other = ("a.csv", "1,10,0\n5,10,1\n");
-        let keys = [
-            first,
-            key_of(flipped, &[table], 1),
-            key_of(LocalTraining { normalization: Wanted::None, ..plain.clone() }, &[table], 1),
-            key_of(by_dataset.clone(), &[table], 1),
-            key_of(by_dataset, &[other], 1),
-            // The same words for other values.
-            key_of(plain, &[table, toml], 1),
-        ];
-        let different: std::collections::BTreeSet<&str> = keys.iter().map(Digest::as_str).collect();
-        assert_eq!(different.len(), keys.len());
-    }
-}
+mod tests;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_nats::header::HeaderMap;
 use bytes::Bytes;
 use jobs::report::{Failure, FailureCode, ReportBody, TaskReport};
-use jobs::spec::{Purpose, TaskId};
+use jobs::spec::TaskId;
 use jobs::{subject, wire};
 use link::publish::SendError;
 use tokio::sync::mpsc;
@@ -131,17 +131,13 @@ async fn store(device: &Device, report: &TaskReport) {
 /// The same for the same news, so that a repetition is recognised.
 fn message_id(report: &TaskReport) -> String {
     let TaskId { job, round, purpose, attempt } = &report.task;
-    let purpose = match purpose {
-        Purpose::Train => "train",
-        Purpose::Evaluate => "evaluate",
-        Purpose::Infer => "infer",
-        Purpose::Telemetry => "telemetry",
-    };
+    let purpose = purpose.as_str();
     let kind = match &report.body {
         ReportBody::Accepted => "accepted",
         ReportBody::Progress(_) => "progress",
         ReportBody::Declined(_) => "declined",
         ReportBody::Trained(_)
+        | ReportBody::Exchanged(_)
         | ReportBody::Evaluated(_)
         | ReportBody::Inferred(_)
         | ReportBody::Measured(_) => "done",

@@ -8,7 +8,8 @@ use jobs::id::{DatasetName, JobId, Millis, ModelName};
 use jobs::job::JobState;
 use jobs::spec::{
     Augment, EarlyStopping, Keep, LocalTraining, Loss, ModelQuery, Normalization, Optimizer,
-    Participation, Privacy, Schedule, Selection, Strategy, TrainSpec, UpdateEncoding,
+    Participation, Privacy, Schedule, SecureAggregation, Selection, Strategy, TrainSpec,
+    UpdateEncoding,
 };
 use reqwest::Method;
 
@@ -133,6 +134,15 @@ pub(super) struct TrainArgs {
                 rest of which the device keeps for its next update"
     )]
     update: UpdateEncoding,
+    #[arg(
+        long,
+        num_args = 0..=1,
+        default_missing_value = "",
+        value_name = "SETTINGS",
+        help = "Hides each update: the broker learns no more than their sum; with settings such as \
+                clip=0.5,weight_max=100,rounding=stochastic,drop_out=0.3,colluding=0.1 or none"
+    )]
+    secure_aggregation: Option<SecureAggregation>,
     /// Updates without which a round fails.
     #[arg(long, default_value_t = Participation::default().quorum, value_name = "N")]
     quorum: u32,
@@ -247,6 +257,7 @@ fn spec(args: &TrainArgs, model: ModelQuery, dataset: DatasetName) -> TrainSpec 
         strategy: args.strategy,
         privacy: args.privacy,
         update: args.update,
+        secure_aggregation: args.secure_aggregation,
         evaluate: !args.no_evaluate,
         target_accuracy: args.target_accuracy,
         early_stopping: args.early_stopping,

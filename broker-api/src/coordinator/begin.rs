@@ -84,8 +84,7 @@ async fn try_begin(
         return Err(Unready::Stop(Stop::Over));
     }
     let deadline = record.accepted_at.plus(record.spec.deadline_ms);
-    let spec = *spec;
-    let secret = secret_of(&stored.value)?;
+    let (spec, secret) = (*spec, secret_of(&stored.value)?);
     let known = stored.value.machine.clone().zip(stored.value.prepared.clone());
     let (machine, effects, prepared, layout) = if let Some((machine, prepared)) = known {
         let layout = match layout_of(core, &prepared).await {
@@ -134,6 +133,7 @@ async fn try_begin(
         changed_at: None,
         done,
         folding: 0,
+        masking: Arc::default(),
         returns,
     };
     Ok((owner, ears, effects))

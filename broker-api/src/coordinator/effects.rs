@@ -50,6 +50,13 @@ impl Owner {
                     }
                     self.aggregate(round, updates);
                 }
+                Effect::Round {
+                    round,
+                    effect: round::Effect::CheckMessage { device, purpose, message },
+                } => self.check_message(round, device, purpose, message),
+                Effect::Round { round, effect: round::Effect::Unmask { exchange, .. } } => {
+                    self.unmask(round, *exchange);
+                }
                 Effect::Round { effect: round::Effect::End(_), .. } => {}
                 effect @ (Effect::Round { .. }
                 | Effect::PublishRound(_)
@@ -97,6 +104,8 @@ impl Owner {
                 | round::Effect::CheckUpdate { .. }
                 | round::Effect::FindDevices
                 | round::Effect::Withdraw { .. }
+                | round::Effect::CheckMessage { .. }
+                | round::Effect::Unmask { .. }
                 | round::Effect::Aggregate { .. }
                 | round::Effect::End(_) => {}
             }
@@ -116,8 +125,12 @@ impl Owner {
         }
         let (core, job) = (self.core.clone(), self.job.clone());
         let (updates, done) = (self.updates.clone(), self.done.clone());
+        let terms = self.terms(round);
         self.core.spawn(async move {
-            let refused = updates.check(&job, &device, &update).await;
+            let refused = match &terms {
+                None => updates.check(&job, &device, &update).await,
+                Some(terms) => updates.check_keys(terms, &device, &update.parameters).await,
+            };
             let reason = refused.as_ref().map_or("accepted", |failure| failure.code.as_str());
             core.metrics.add(Counter::Updates, format!("reason=\"{reason}\""), 1);
             let bytes = update.parameters.size.0;
@@ -169,10 +182,12 @@ impl Owner {
                         return Ok(());
                     }
                     let task = self.task_id(round, purpose, attempt);
-                    self.send(&device, &Offer::Cancel { task, reason }, false).await;
+                    self.send(&device, &Offer::Cancel { task, reason }, None, false).await;
                 }
                 round::Effect::FindDevices
                 | round::Effect::CheckUpdate { .. }
+                | round::Effect::CheckMessage { .. }
+                | round::Effect::Unmask { .. }
                 | round::Effect::Aggregate { .. }
                 | round::Effect::End(_) => {}
             },
@@ -186,7 +201,7 @@ impl Owner {
         Ok(())
     }
 
-    fn task_id(&self, round: RoundNumber, purpose: Purpose, attempt: Attempt) -> TaskId {
+    pub(super) fn task_id(&self, round: RoundNumber, purpose: Purpose, attempt: Attempt) -> TaskId {
         TaskId { job: self.job.clone(), round, purpose, attempt }
     }
 
@@ -199,6 +214,9 @@ impl Owner {
 
     async fn offer(&self, offered: Offered) {
         let Offered { round, device, purpose, attempt, parameters } = offered;
+        if matches!(purpose, Purpose::Share | Purpose::Mask | Purpose::Unmask) {
+            return self.offer_stage(round, device, purpose, attempt).await;
+        }
         let (graph, dataset) = (self.prepared.graph.clone(), self.spec.dataset.clone());
         let normalization = self.prepared.normalization.clone();
         let noised = self.machine.noised();
@@ -217,13 +235,18 @@ impl Owner {
                     kept_local,
                 })
             }
-            Purpose::Train | Purpose::Infer | Purpose::Telemetry => {
+            Purpose::Train
+            | Purpose::Share
+            | Purpose::Mask
+            | Purpose::Unmask
+            | Purpose::Infer
+            | Purpose::Telemetry => {
                 let seed = self.spec.seed ^ (u64::from(round.0) << 32);
                 // Agents that do not know schedules take part where there is none.
                 let constant = local.schedule == Schedule::Constant && local.warm_up == 0;
                 let (rounds_done, rounds) =
                     if constant { (0, 0) } else { (self.machine.rounds_done(), self.spec.rounds) };
-                TaskWork::Train(TrainTask {
+                self.masked_or_not(TrainTask {
                     graph,
                     parameters,
                     dataset,
@@ -240,17 +263,35 @@ impl Owner {
         let timeout_ms = self.spec.participation.deadline_ms;
         let task = Task { id: self.task_id(round, purpose, attempt), timeout_ms, work };
         self.core.metrics.add(Counter::RoundBytes, "direction=\"down\"".to_owned(), size);
-        self.send(&device, &Offer::Task(Box::new(task)), true).await;
+        self.send(&device, &Offer::Task(Box::new(task)), None, true).await;
     }
 
     /// Offers are not acknowledged: one that is lost is made again when its device returns, or
     /// ends with the round's deadline.
-    async fn send(&self, device: &DeviceId, offer: &Offer, wants_return: bool) {
+    pub(super) async fn send(
+        &self,
+        device: &DeviceId,
+        offer: &Offer,
+        binary: Option<&[u8]>,
+        wants_return: bool,
+    ) {
         let client = self.core.store.client();
-        let (subject, payload) = (subject::offer(device), wire::encode(offer));
+        let subject = subject::offer(device);
+        let mut headers = HeaderMap::new();
+        let payload = match binary {
+            None => wire::encode(offer),
+            Some(binary) => {
+                let wire::Encoded { payload, json_length } =
+                    wire::encode_with_binary(offer, binary);
+                if let Some(length) = json_length {
+                    headers.insert(wire::JSON_LENGTH_HEADER, length.to_string());
+                }
+                payload
+            }
+        };
         let sent = if wants_return {
             let reply = format!("{}.{device}", self.returns);
-            client.publish_with_reply_and_headers(subject, reply, HeaderMap::new(), payload).await
+            client.publish_with_reply_and_headers(subject, reply, headers, payload).await
         } else {
             client.publish(subject, payload).await
         };

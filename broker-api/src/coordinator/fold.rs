@@ -18,8 +18,10 @@ use models::federated::mean::WeightedMean;
 use models::params::{Layout, ParametersError};
 
 use self::content::{Content, ContentError, Expected};
+use self::masked::MaskedSum;
 
 pub(super) mod content;
+pub(super) mod masked;
 
 /// One update in the mean.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,6 +75,8 @@ pub(super) struct Fold {
     differences: f64,
     /// The mean's header, as far as it was not taken yet, and how many values were.
     taken: (Vec<u8>, usize),
+    /// The sum of updates that come masked.
+    masked: Option<MaskedSum>,
 }
 
 /// An update that is being read.
@@ -111,6 +115,7 @@ impl Fold {
             added: Vec::new(),
             differences: 0.0,
             taken: (Vec::new(), 0),
+            masked: None,
         }
     }
 
@@ -137,6 +142,7 @@ impl Fold {
     pub(super) fn forget_all(&mut self) {
         self.order.clear();
         self.reading.clear();
+        self.masked = None;
         self.in_turn = None;
         while let Some((_, early)) = self.waiting.pop_first() {
             self.spare = early.values;
@@ -331,7 +337,7 @@ impl Fold {
 
     /// Whether some of the updates are differences.
     pub(super) fn has_differences(&self) -> bool {
-        self.differences > 0.0
+        self.differences > 0.0 || self.masked.is_some()
     }
 
     /// Values of the mean from `offset` on: as many as `base` has, which are the parameters that
@@ -341,6 +347,10 @@ impl Fold {
         offset: usize,
         base: &[f32],
     ) -> Result<Vec<f32>, ParametersError> {
+        if let Some(values) = self.masked_mean(offset, base) {
+            self.model().check_finite(offset, &values)?;
+            return Ok(values);
+        }
         let mean = self.mean.as_ref().ok_or_else(no_updates)?;
         let values = mean.piece_from(offset, base, self.differences).map_err(|_| no_updates())?;
         self.model().check_finite(offset, &values)?;

@@ -19,10 +19,11 @@ use jobs::spec::{JobSpec, TrainSpec};
 use jobs::training::{Effect, Event, Training};
 use jobs::{subject, wire};
 use link::secret::Secret;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{Mutex, broadcast, mpsc, watch};
 
 use super::RENEW_EVERY;
 use super::begin::begin;
+use super::masking::Masking;
 use super::pace::Pace;
 use super::prepare::eligible;
 use super::state::{Prepared, StoredTraining};
@@ -78,6 +79,8 @@ pub(super) struct Owner {
     pub(super) done: mpsc::Sender<Event>,
     /// The round whose devices are known to `updates`.
     pub(super) folding: u32,
+    /// The secure aggregation at the stage at work.
+    pub(super) masking: Arc<Mutex<Option<Masking>>>,
     /// Where offers that nobody listens to come back.
     pub(super) returns: String,
     pub(super) pace: Pace,
@@ -346,6 +349,10 @@ impl Owner {
                 round::Event::Progressed { device, progress }
             }
             ReportBody::Trained(update) => round::Event::UpdateReceived { device, attempt, update },
+            ReportBody::Exchanged(said) => {
+                let message = said.message;
+                round::Event::MessageReceived { device, purpose, attempt, message }
+            }
             ReportBody::Evaluated(evaluation) => {
                 round::Event::EvaluationReceived { device, attempt, evaluation }
             }

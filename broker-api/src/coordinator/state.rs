@@ -71,11 +71,11 @@ pub(super) fn server_state_name(job: &JobId, round: u32, term: u64) -> String {
     format!("server-state/{job}/{round}/{term}")
 }
 
-/// Whether a blob is named as one that only this job uses: an update, global parameters, or what
-/// the server optimizer keeps.
+/// Whether a blob is named as one that only this job uses: an update, a message of the secure
+/// aggregation, global parameters, or what the server optimizer keeps.
 pub fn is_of(job: &JobId, blob: &BlobRef) -> bool {
     let mut parts = blob.object_name().split('/');
-    matches!(parts.next(), Some("update" | "parameters" | "server-state"))
+    matches!(parts.next(), Some("update" | "exchange" | "parameters" | "server-state"))
         && parts.next() == Some(job.as_str())
 }
 

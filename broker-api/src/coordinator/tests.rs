@@ -14,6 +14,7 @@ use crate::record::JobRecord;
 use crate::testing::*;
 
 mod encodings;
+mod masked;
 mod private;
 mod selection;
 mod stopping;
@@ -92,7 +93,10 @@ async fn devices_are_told_how_many_rounds_are_done() {
             assert_eq!(work.loss, Loss::Bce);
             Action::Work
         }
-        TaskWork::Infer(_) | TaskWork::Telemetry => Action::Work,
+        TaskWork::TrainMasked(_)
+        | TaskWork::Exchange
+        | TaskWork::Infer(_)
+        | TaskWork::Telemetry => Action::Work,
     })
     .await;
     joined(&broker, 1).await;
@@ -119,7 +123,12 @@ async fn refused(
     let _d1 = Device::start(&world, "d1").await;
     let bad = move |task: &jobs::spec::Task| match task.id.purpose {
         Purpose::Train => behaviour(),
-        Purpose::Evaluate | Purpose::Infer | Purpose::Telemetry => Action::Work,
+        Purpose::Evaluate
+        | Purpose::Share
+        | Purpose::Mask
+        | Purpose::Unmask
+        | Purpose::Infer
+        | Purpose::Telemetry => Action::Work,
     };
     let _d2 = Device::start_as(&world, "d2", bad).await;
     joined(&broker, 2).await;
@@ -186,7 +195,12 @@ async fn gated_as(world: &World, name: &str) -> (Device, watch::Sender<bool>) {
     let (gate, open) = watch::channel(false);
     let waits = move |task: &jobs::spec::Task| match task.id.purpose {
         Purpose::Train => Action::After(open.clone()),
-        Purpose::Evaluate | Purpose::Infer | Purpose::Telemetry => Action::Work,
+        Purpose::Evaluate
+        | Purpose::Share
+        | Purpose::Mask
+        | Purpose::Unmask
+        | Purpose::Infer
+        | Purpose::Telemetry => Action::Work,
     };
     (Device::start_as(world, name, waits).await, gate)
 }

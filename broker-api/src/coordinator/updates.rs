@@ -15,6 +15,7 @@ use link::secret::Secret;
 use models::federated::privacy::PrivacyError;
 use models::federated::server::ServerError;
 use models::params::{Layout, ParametersError};
+use secagg::QuantisationError;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use self::private::Private;
@@ -23,8 +24,10 @@ use self::server::Base;
 use self::values::Values;
 use super::fold::content::{ContentError, Expected};
 use super::fold::{Fold, Part};
+use super::masking::MaskingError;
 use super::state::is_of;
 
+mod masked;
 pub(super) mod private;
 pub(super) mod rules;
 pub(super) mod server;
@@ -95,6 +98,8 @@ pub(super) struct Updates {
     byte_len: u64,
     /// Whether updates may be differences from the round's parameters.
     differences: bool,
+    /// Values of the model.
+    length: u64,
     work: mpsc::Sender<Work>,
     reading: Arc<Semaphore>,
     tickets: Arc<AtomicU64>,
@@ -107,7 +112,7 @@ impl Updates {
     pub(super) fn start(blobs: Blobs, model: Layout, spec: &TrainSpec) -> std::io::Result<Self> {
         let noised = spec.privacy.is_some_and(|privacy| privacy.mode == PrivacyMode::Central);
         let adds = rules::rule(spec).is_none() && !noised;
-        let byte_len = model.byte_len() as u64;
+        let (byte_len, length) = (model.byte_len() as u64, model.total_len() as u64);
         let room = model.total_len() + ROOM_BYTES / size_of::<f32>();
         let (work, mut inbox) = mpsc::channel::<Work>(PIECES_WAITING);
         std::thread::Builder::new().name("aggregate".to_owned()).spawn(move || {
@@ -121,6 +126,7 @@ impl Updates {
             strategy: spec.strategy,
             byte_len,
             differences: spec.update.is_difference(),
+            length,
             work,
             reading: Arc::new(Semaphore::new(READ_AT_ONCE)),
             tickets: Arc::default(),
@@ -179,11 +185,16 @@ impl Updates {
             Err(ReadError::Parameters(error)) => {
                 invalid(format!("the update of device {device}: {error}"))
             }
+            Err(ReadError::Masking(error)) => Some(error.failure()),
             Err(ReadError::Cut) => {
                 invalid(format!("device {device}: the change of its control variate is cut"))
             }
             Err(
-                ReadError::Thread | ReadError::Step(_) | ReadError::Rule(_) | ReadError::Privacy(_),
+                ReadError::Thread
+                | ReadError::Step(_)
+                | ReadError::Rule(_)
+                | ReadError::Privacy(_)
+                | ReadError::Unmask(_),
             ) => Some(thread_failure()),
         }
     }
@@ -217,22 +228,7 @@ impl Updates {
     ) -> Result<Aggregate, Failure> {
         let parts: Arc<[Part]> =
             updates.iter().map(|(device, update)| self.part(device, update)).collect();
-        self.combine(names, &parts, how).await.map_err(|error| match error {
-            ReadError::Blob(error) => Failure::new(FailureCode::BlobUnavailable, error.to_string()),
-            ReadError::Parameters(error) => {
-                Failure::new(FailureCode::Diverged, format!("the mean of the updates: {error}"))
-            }
-            ReadError::Content(error) => {
-                Failure::new(FailureCode::Diverged, format!("an update, or parameters: {error}"))
-            }
-            ReadError::Step(error) => {
-                Failure::new(FailureCode::Diverged, format!("the server's step: {error}"))
-            }
-            ReadError::Thread | ReadError::Rule(RuleError::Fault) => thread_failure(),
-            ReadError::Privacy(error) => Failure::new(FailureCode::Diverged, error.to_string()),
-            ReadError::Rule(error) => Failure::new(FailureCode::Diverged, error.to_string()),
-            ReadError::Cut => Failure::new(FailureCode::BlobUnavailable, error.to_string()),
-        })
+        self.combine(names, &parts, how).await.map_err(|error| error.failure())
     }
 
     /// Lets go of all memory until the next round.
@@ -263,12 +259,17 @@ impl Updates {
                 return Err(error);
             }
         }
+        self.hand_out(names, &how).await
+    }
+
+    /// Stores what a strategy makes of the mean that is there.
+    async fn hand_out(&self, names: (String, String), how: &How) -> Result<Aggregate, ReadError> {
         let size = Size(self.ask(Fold::seal).await?);
         if let How::Step(base) = how {
-            let (parameters, server_state) = Box::pin(self.step(names, None, &base)).await?;
+            let (parameters, server_state) = Box::pin(self.step(names, None, base)).await?;
             return Ok(Aggregate { server_state, ..Aggregate::of(parameters) });
         }
-        let mean = Mean::begin(self, &base).await?;
+        let mean = Mean::begin(self, how.base()).await?;
         Ok(Aggregate::of(self.blobs.put_pieces(names.0, size, mean).await?))
     }
 
@@ -360,12 +361,42 @@ enum ReadError {
     Rule(#[from] RuleError),
     #[error(transparent)]
     Privacy(#[from] PrivacyError),
+    #[error(transparent)]
+    Masking(#[from] MaskingError),
+    #[error("the sum of the weights is not one of so many devices: {0}")]
+    Unmask(#[from] QuantisationError),
     #[error(
         "the parameters, or what the server optimizer keeps, have another length than the model"
     )]
     Cut,
     #[error("the thread that averages ended")]
     Thread,
+}
+
+impl ReadError {
+    /// Why there are no new parameters.
+    fn failure(&self) -> Failure {
+        match self {
+            Self::Blob(_) | Self::Cut => {
+                Failure::new(FailureCode::BlobUnavailable, self.to_string())
+            }
+            Self::Parameters(error) => {
+                Failure::new(FailureCode::Diverged, format!("the mean of the updates: {error}"))
+            }
+            Self::Content(error) => {
+                Failure::new(FailureCode::Diverged, format!("an update, or parameters: {error}"))
+            }
+            Self::Step(error) => {
+                Failure::new(FailureCode::Diverged, format!("the server's step: {error}"))
+            }
+            Self::Thread | Self::Rule(RuleError::Fault) => thread_failure(),
+            Self::Rule(_) | Self::Privacy(_) => {
+                Failure::new(FailureCode::Diverged, self.to_string())
+            }
+            Self::Masking(error) => error.failure(),
+            Self::Unmask(_) => Failure::new(FailureCode::InvalidUpdate, self.to_string()),
+        }
+    }
 }
 
 fn thread_failure() -> Failure {

@@ -3,7 +3,7 @@
 use super::machine::{find, offer_evaluation};
 use super::member::{Member, Standing, shortened};
 use super::select::{as_given, invited, shuffled, wanted};
-use super::{DEVICES_MAX, Effect, Phase, Round, Update};
+use super::{DEVICES_MAX, Effect, MASKED_DEVICES_MAX, Phase, Round, Update};
 use crate::id::{Attempt, BlobRef, DeviceId, Millis};
 use crate::report::{Failure, FailureCode, UpdateReport};
 use crate::spec::Purpose;
@@ -25,6 +25,9 @@ impl Round {
         } else {
             shuffled(self.plan.seed, devices)
         };
+        if self.plan.masked.is_some() {
+            eligible.truncate(MASKED_DEVICES_MAX);
+        }
         *found = eligible.len();
         let wanted = wanted(participation, eligible.len());
         let invited = invited(participation, eligible.len());
@@ -73,6 +76,13 @@ impl Round {
                     judge.accepted(attempt);
                 }
             }
+            Purpose::Share | Purpose::Mask | Purpose::Unmask => {
+                let at_work = matches!(self.phase, Phase::Exchanging { purpose: at, .. }
+                    if at == purpose);
+                if let Some(speaker) = find(&mut self.speakers, device).filter(|_| at_work) {
+                    speaker.accepted(attempt);
+                }
+            }
             Purpose::Infer | Purpose::Telemetry => {}
         }
     }
@@ -86,7 +96,9 @@ impl Round {
     ) -> Vec<Effect> {
         let collecting = self.is_collecting(now);
         let closed_at = match self.phase {
-            Phase::Aggregating { closed_at } | Phase::Evaluating { closed_at, .. } => closed_at,
+            Phase::Aggregating { closed_at }
+            | Phase::Exchanging { closed_at, .. }
+            | Phase::Evaluating { closed_at, .. } => closed_at,
             Phase::Selecting { .. } | Phase::Collecting { .. } | Phase::Ended { .. } => {
                 self.deadline().unwrap_or(now)
             }
@@ -154,6 +166,9 @@ impl Round {
                 }
                 self.judged(now)
             }
+            Purpose::Share | Purpose::Mask | Purpose::Unmask => {
+                self.stage_failed(now, device, purpose, attempt, failure)
+            }
             Purpose::Train | Purpose::Evaluate | Purpose::Infer | Purpose::Telemetry => Vec::new(),
         }
     }
@@ -165,9 +180,13 @@ impl Round {
         if let Some(judge) = find(&mut self.judges, device) {
             judge.lost = true;
         }
+        if let Some(speaker) = find(&mut self.speakers, device) {
+            speaker.lost = true;
+        }
         self.spares.retain(|spare| spare != device);
         match self.phase {
             Phase::Collecting { .. } => self.settle(now),
+            Phase::Exchanging { .. } => self.settle_stage(now),
             Phase::Evaluating { .. } => self.judged(now),
             Phase::Selecting { .. } | Phase::Aggregating { .. } | Phase::Ended { .. } => Vec::new(),
         }
@@ -187,13 +206,13 @@ impl Round {
         let Some(member) = find(&mut self.members, device) else { return Vec::new() };
         if !collecting {
             member.lost = false;
-        } else if member.returned(now) {
+            return self.speaker_returned(now, device);
+        }
+        if member.returned(now) {
             let member = member.clone();
             return vec![self.offer_training(&member)];
-        } else {
-            return self.settle(now);
         }
-        Vec::new()
+        self.settle(now)
     }
 
     /// Decides, after a change, whether collecting is over.
@@ -237,6 +256,7 @@ impl Round {
         let since = match self.phase {
             Phase::Collecting { since, .. } => since,
             Phase::Selecting { .. }
+            | Phase::Exchanging { .. }
             | Phase::Aggregating { .. }
             | Phase::Evaluating { .. }
             | Phase::Ended { .. } => self.started_at,
@@ -252,7 +272,11 @@ impl Round {
             },
         );
         self.phase = Phase::Aggregating { closed_at: now };
-        effects.push(Effect::Aggregate { updates: self.counted() });
+        if self.plan.masked.is_some() {
+            effects.extend(self.begin_exchange(now));
+        } else {
+            effects.push(self.aggregate_counted());
+        }
         effects
     }
 

@@ -80,6 +80,8 @@ impl Experience {
                 | Effect::FindDevices
                 | Effect::Withdraw { .. }
                 | Effect::CheckUpdate { .. }
+                | Effect::CheckMessage { .. }
+                | Effect::Unmask { .. }
                 | Effect::Aggregate { .. } => {}
             }
         }

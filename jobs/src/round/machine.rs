@@ -65,6 +65,7 @@ impl Round {
             }
             Phase::Selecting { .. } => Some(self.started_at.plus(all)),
             Phase::Collecting { since, .. } => Some(since.plus(all)),
+            Phase::Exchanging { since, .. } => Some(since.plus(self.plan.masked.unwrap_or(all))),
             Phase::Evaluating { since, .. } => Some(since.plus(Millis(all.0 / 2))),
             Phase::Aggregating { .. } | Phase::Ended { .. } => None,
         }
@@ -147,7 +148,10 @@ impl Round {
 
     pub(super) fn cancel(&mut self, now: Millis) -> Vec<Effect> {
         match &self.phase {
-            Phase::Selecting { .. } | Phase::Collecting { .. } | Phase::Aggregating { .. } => {
+            Phase::Selecting { .. }
+            | Phase::Collecting { .. }
+            | Phase::Exchanging { .. }
+            | Phase::Aggregating { .. } => {
                 self.fail(now, &Failure::new(FailureCode::Cancelled, "stopped on request"))
             }
             // The new parameters are there: the round did what it is for.
@@ -180,6 +184,11 @@ impl Round {
                 let due: Vec<Member<Update>> = due.collect();
                 due.iter().map(|member| self.offer_training(member)).collect()
             }
+            Phase::Exchanging { closed, .. } if is_over && !*closed => {
+                *closed = true;
+                self.close_stage_at_deadline(now)
+            }
+            Phase::Exchanging { closed: false, .. } => self.speakers_due(now),
             Phase::Evaluating { .. } if is_over => self.succeed(now),
             Phase::Evaluating { aggregate, .. } => {
                 let due = self.judges.iter_mut().filter_map(|judge| {
@@ -189,6 +198,7 @@ impl Round {
             }
             Phase::Selecting { .. }
             | Phase::Collecting { closed: true, .. }
+            | Phase::Exchanging { closed: true, .. }
             | Phase::Aggregating { .. }
             | Phase::Ended { .. } => Vec::new(),
         }
@@ -197,7 +207,8 @@ impl Round {
     /// Ends the round without new parameters.
     pub(super) fn fail(&mut self, now: Millis, failure: &Failure) -> Vec<Effect> {
         let failure = shortened(failure);
-        let mut effects = self.dismiss(
+        let mut effects = self.dismiss_speakers(&failure);
+        let dismissed = self.dismiss(
             |_| false,
             |member| {
                 let before = match (member.answer(), member.lost) {
@@ -208,6 +219,7 @@ impl Round {
                 Failure::new(failure.code, format!("{before}: {}", failure.message))
             },
         );
+        effects.extend(dismissed);
         let before = Aggregate::of(self.plan.parameters.clone());
         effects.extend(self.end(now, before, Some(failure)));
         effects
@@ -251,6 +263,7 @@ impl Round {
         self.phase = Phase::Ended { outcome: outcome.clone() };
         // The outcome says it all: the stored state stays small.
         (self.members, self.judges, self.spares) = (Vec::new(), Vec::new(), Vec::new());
+        (self.speakers, self.exchange) = (Vec::new(), None);
         effects.push(Effect::End(outcome));
         effects
     }

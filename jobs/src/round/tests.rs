@@ -3,6 +3,7 @@ use crate::id::{Bytes, Digest};
 use crate::report::FailureCode;
 use crate::spec::Selection;
 
+mod masked;
 mod model;
 mod properties;
 mod sampling;
@@ -46,6 +47,7 @@ fn plan(participation: Participation) -> Plan {
         evaluate: true,
         seed: 7,
         sampling: None,
+        masked: None,
     }
 }
 

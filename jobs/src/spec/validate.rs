@@ -2,11 +2,12 @@
 
 use std::fmt;
 
+use super::secure::needs_only_the_sum;
 use super::{
     InferInput, InferSpec, JobSpec, Keep, LocalTraining, Loss, Schedule, Selection, Strategy,
     TensorHeader, TrainSpec, UpdateEncoding, WorkSpec,
 };
-use crate::round::DEVICES_MAX;
+use crate::round::{DEVICES_MAX, MASKED_DEVICES_MAX};
 
 const DAY_MS: u64 = 24 * 3_600_000;
 
@@ -102,6 +103,7 @@ impl Problems {
         let expected = format!("at least {needed}, because {why}");
         self.check(quorum == 0 || quorum >= needed, "work.participation.quorum", quorum, &expected);
         self.update(spec);
+        self.secure_aggregation(spec);
         if let Some(target) = spec.target_accuracy {
             let share = target > 0.0 && target <= 1.0;
             self.check(share, "work.target_accuracy", target, "above 0, at most 1");
@@ -135,6 +137,32 @@ impl Problems {
         let expected = "another encoding, because the middle of values that most devices do not \
                         send is 0 in fedmedian, fedtrimmedavg and bulyan";
         self.check(!(by_coordinate && sparse), "work.update.encoding", "topk", expected);
+    }
+
+    fn secure_aggregation(&mut self, spec: &TrainSpec) {
+        let Some(secure) = &spec.secure_aggregation else { return };
+        for (name, value, expected) in secure.problems() {
+            self.check(false, &format!("work.secure_aggregation.{name}"), value, expected);
+        }
+        let expected = "fedavg, fedavgm, fedadagrad, fedadam or fedyogi, because secure \
+                        aggregation tells no more than the sum of updates";
+        let strategy = &spec.strategy;
+        self.check(needs_only_the_sum(strategy), "work.strategy", strategy, expected);
+        if let Some(privacy) = &spec.privacy {
+            let expected = "absent, because the broker clips updates and none shows";
+            self.check(false, "work.privacy", privacy, expected);
+        }
+        let is_plain = spec.update == UpdateEncoding::default();
+        let expected = "plain, because masked updates travel as they are";
+        self.check(is_plain, "work.update", spec.update, expected);
+        let part = &spec.participation;
+        let expected = "at least 3, because a sum of fewer updates says too much of each";
+        self.check(part.quorum >= 3, "work.participation.quorum", part.quorum, expected);
+        if let Some(devices) = part.devices {
+            let expected = "at most 250, because secure aggregation has room for no more";
+            let few = devices as usize <= MASKED_DEVICES_MAX;
+            self.check(few, "work.participation.devices", devices, expected);
+        }
     }
 
     fn refinements(&mut self, local: &LocalTraining) {

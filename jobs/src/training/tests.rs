@@ -2,7 +2,7 @@ use super::*;
 use crate::id::{Attempt, Bytes, DeviceId, Digest, ModelVersion};
 use crate::report::{EvaluationReport, UpdateReport};
 use crate::round::{Aggregate, Effect as RoundEffect, Event as RoundEvent};
-use crate::spec::{Keep, Selection};
+use crate::spec::{Keep, Purpose, Selection};
 
 mod private;
 
@@ -43,7 +43,7 @@ fn answer(effect: &Effect, count: usize, accuracy: f64) -> Option<Event> {
     let Effect::Round { round, effect } = effect else { return None };
     let event = match effect {
         RoundEffect::FindDevices => RoundEvent::DevicesFound { devices: devices(count) },
-        RoundEffect::Offer { device, purpose: crate::spec::Purpose::Train, attempt, .. } => {
+        RoundEffect::Offer { device, purpose: Purpose::Train, attempt, .. } => {
             RoundEvent::UpdateReceived {
                 device: device.clone(),
                 attempt: *attempt,
@@ -60,6 +60,23 @@ fn answer(effect: &Effect, count: usize, accuracy: f64) -> Option<Event> {
                 },
             }
         }
+        RoundEffect::Offer {
+            device,
+            purpose: purpose @ (Purpose::Share | Purpose::Mask | Purpose::Unmask),
+            attempt,
+            ..
+        } => RoundEvent::MessageReceived {
+            device: device.clone(),
+            purpose: *purpose,
+            attempt: *attempt,
+            message: blob(u64::MAX),
+        },
+        RoundEffect::CheckMessage { device, purpose, message } => RoundEvent::MessageChecked {
+            device: device.clone(),
+            purpose: *purpose,
+            message: message.clone(),
+            refused: None,
+        },
         RoundEffect::Offer { device, attempt, .. } => RoundEvent::EvaluationReceived {
             device: device.clone(),
             attempt: *attempt,
@@ -75,10 +92,12 @@ fn answer(effect: &Effect, count: usize, accuracy: f64) -> Option<Event> {
             parameters: update.parameters.clone(),
             refused: None,
         },
-        RoundEffect::Aggregate { .. } => RoundEvent::Aggregated(Aggregate {
-            server_state: Some(blob(1000 + u64::from(round.0))),
-            ..Aggregate::of(blob(round.0.into()))
-        }),
+        RoundEffect::Aggregate { .. } | RoundEffect::Unmask { .. } => {
+            RoundEvent::Aggregated(Aggregate {
+                server_state: Some(blob(1000 + u64::from(round.0))),
+                ..Aggregate::of(blob(round.0.into()))
+            })
+        }
         RoundEffect::Withdraw { .. } | RoundEffect::End(_) => return None,
     };
     Some(Event::Round { round: *round, event })

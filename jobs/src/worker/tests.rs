@@ -15,6 +15,7 @@ fn task(id: TaskId) -> Task {
     let blob = BlobRef::by_digest(digest, Bytes(1));
     let work = match id.purpose {
         Purpose::Infer | Purpose::Telemetry => TaskWork::Telemetry,
+        Purpose::Share | Purpose::Mask | Purpose::Unmask => TaskWork::Exchange,
         Purpose::Train | Purpose::Evaluate => TaskWork::Evaluate(EvaluateTask {
             graph: blob.clone(),
             parameters: blob,

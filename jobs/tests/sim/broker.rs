@@ -349,6 +349,8 @@ impl World {
             }
             round::Effect::FindDevices
             | round::Effect::CheckUpdate { .. }
+            | round::Effect::CheckMessage { .. }
+            | round::Effect::Unmask { .. }
             | round::Effect::Aggregate { .. }
             | round::Effect::End(_) => {}
         }
@@ -412,6 +414,9 @@ fn understood(report: TaskReport) -> Event {
         ReportBody::Accepted => round::Event::Accepted { device, purpose, attempt },
         ReportBody::Progress(progress) => round::Event::Progressed { device, progress },
         ReportBody::Trained(update) => round::Event::UpdateReceived { device, attempt, update },
+        ReportBody::Exchanged(said) => {
+            round::Event::MessageReceived { device, purpose, attempt, message: said.message }
+        }
         ReportBody::Evaluated(evaluation) => {
             round::Event::EvaluationReceived { device, attempt, evaluation }
         }

@@ -176,6 +176,7 @@ impl World {
             strategy: Strategy::default(),
             privacy: None,
             update: UpdateEncoding::default(),
+            secure_aggregation: None,
             evaluate: random.random_bool(0.5),
             target_accuracy: None,
             early_stopping: None,

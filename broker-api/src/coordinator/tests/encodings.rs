@@ -59,7 +59,11 @@ async fn differences_that_nobody_asked_for_are_refused() {
     let _d1 = Device::start(&world, "d1").await;
     let wrong = |task: &jobs::spec::Task| match &task.work {
         TaskWork::Train(work) => Action::Upload(difference_of_nothing(&work.parameters)),
-        TaskWork::Evaluate(_) | TaskWork::Infer(_) | TaskWork::Telemetry => Action::Work,
+        TaskWork::TrainMasked(_)
+        | TaskWork::Exchange
+        | TaskWork::Evaluate(_)
+        | TaskWork::Infer(_)
+        | TaskWork::Telemetry => Action::Work,
     };
     let _d2 = Device::start_as(&world, "d2", wrong).await;
     joined(&broker, 2).await;

@@ -103,9 +103,13 @@ async fn another_broker_makes_the_same_noise() {
         let (gate, open) = watch::channel(false);
         let waits = move |task: &jobs::spec::Task| match task.id.purpose {
             Purpose::Train if task.id.round.0 == 2 => Action::After(open.clone()),
-            Purpose::Train | Purpose::Evaluate | Purpose::Infer | Purpose::Telemetry => {
-                Action::Work
-            }
+            Purpose::Train
+            | Purpose::Evaluate
+            | Purpose::Share
+            | Purpose::Mask
+            | Purpose::Unmask
+            | Purpose::Infer
+            | Purpose::Telemetry => Action::Work,
         };
         let mut d1 = Device::start_as(&world, "d1", waits.clone()).await;
         let _d2 = Device::start_as(&world, "d2", waits).await;

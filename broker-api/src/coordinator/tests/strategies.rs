@@ -75,7 +75,13 @@ async fn another_broker_goes_on_with_what_the_optimizer_kept() {
     let (gate, open) = watch::channel(false);
     let waits = move |task: &jobs::spec::Task| match task.id.purpose {
         Purpose::Train if task.id.round.0 == 3 => Action::After(open.clone()),
-        Purpose::Train | Purpose::Evaluate | Purpose::Infer | Purpose::Telemetry => Action::Work,
+        Purpose::Train
+        | Purpose::Evaluate
+        | Purpose::Share
+        | Purpose::Mask
+        | Purpose::Unmask
+        | Purpose::Infer
+        | Purpose::Telemetry => Action::Work,
     };
     let d2 = Device::start_as(&world, "d2", waits).await;
     joined(&first, 2).await;
@@ -121,7 +127,11 @@ fn trainings(device: &Device) -> Vec<TrainTask> {
     let offered = device.offered.borrow();
     let training = |task: &jobs::spec::Task| match &task.work {
         TaskWork::Train(work) => Some(work.clone()),
-        TaskWork::Evaluate(_) | TaskWork::Infer(_) | TaskWork::Telemetry => None,
+        TaskWork::TrainMasked(_)
+        | TaskWork::Exchange
+        | TaskWork::Evaluate(_)
+        | TaskWork::Infer(_)
+        | TaskWork::Telemetry => None,
     };
     offered.iter().filter_map(training).collect()
 }
@@ -180,7 +190,12 @@ async fn an_update_without_a_control_variate_is_refused() {
     let bytes = tiny(|_| ());
     let old = move |task: &jobs::spec::Task| match task.id.purpose {
         Purpose::Train => Action::Upload(bytes.clone()),
-        Purpose::Evaluate | Purpose::Infer | Purpose::Telemetry => Action::Work,
+        Purpose::Evaluate
+        | Purpose::Share
+        | Purpose::Mask
+        | Purpose::Unmask
+        | Purpose::Infer
+        | Purpose::Telemetry => Action::Work,
     };
     let _d2 = Device::start_as(&world, "d2", old).await;
     joined(&broker, 2).await;
@@ -271,7 +286,12 @@ async fn a_robust_strategy_bears_a_device_that_is_wrong() {
         let bytes = off.clone();
         let wrong = move |task: &jobs::spec::Task| match task.id.purpose {
             Purpose::Train => Action::Upload(bytes.clone()),
-            Purpose::Evaluate | Purpose::Infer | Purpose::Telemetry => Action::Work,
+            Purpose::Evaluate
+            | Purpose::Share
+            | Purpose::Mask
+            | Purpose::Unmask
+            | Purpose::Infer
+            | Purpose::Telemetry => Action::Work,
         };
         devices.push(Device::start_as(&world, "d7", wrong).await);
         joined(&broker, 7).await;

@@ -74,8 +74,7 @@ impl Model {
     }
 
     pub(super) fn step(&mut self, now: Millis, event: &Event) -> Expected {
-        let now = now.0;
-        let mut expected = Expected::default();
+        let (now, mut expected) = (now.0, Expected::default());
         if self.over {
             return expected;
         }
@@ -137,6 +136,8 @@ impl Model {
             | Event::DevicesFound { .. }
             | Event::Accepted { .. }
             | Event::Progressed { .. }
+            | Event::MessageReceived { .. }
+            | Event::MessageChecked { .. }
             | Event::EvaluationReceived { .. }
             | Event::Aggregated { .. }
             | Event::AggregationFailed { .. } => return expected,

@@ -205,6 +205,7 @@ impl Witness {
                         assert_eq!(Some(failure.code), model.missing(device), "{device}");
                     }
                 }
+                Effect::CheckMessage { .. } | Effect::Unmask { .. } => panic!("nothing is masked"),
                 Effect::FindDevices => panic!("devices were found"),
             }
         }
@@ -257,6 +258,7 @@ impl Witness {
                 }
                 assert!(outcome.evaluations.iter().all(|(d, _)| counted.contains(d)));
             }
+            Effect::CheckMessage { .. } | Effect::Unmask { .. } => panic!("nothing is masked"),
             Effect::FindDevices => assert!(self.invited.is_empty()),
         }
     }
@@ -291,6 +293,8 @@ proptest! {
                     Effect::FindDevices
                     | Effect::Offer { .. }
                     | Effect::Withdraw { .. }
+                    | Effect::CheckMessage { .. }
+                    | Effect::Unmask { .. }
                     | Effect::End(_) => {}
                 }
             }

@@ -155,6 +155,7 @@ fn word(effect: &Effect) -> String {
                     failure.code.as_str()
                 }
                 ReportBody::Trained(_)
+                | ReportBody::Exchanged(_)
                 | ReportBody::Evaluated(_)
                 | ReportBody::Inferred(_)
                 | ReportBody::Measured(_) => "good",

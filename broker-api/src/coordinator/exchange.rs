@@ -1,0 +1,165 @@
+//! What an owner does at the stages of a secure aggregation.
+
+use jobs::id::{Attempt, BlobRef, DeviceId, RoundNumber};
+use jobs::report::Failure;
+use jobs::round::{self, Exchange};
+use jobs::spec::{Levels, MaskedTrainTask, Offer, Purpose, Task, TaskWork, TrainTask};
+use jobs::training::Event;
+use link::blobs::BlobError;
+
+use super::masking::{Masking, MaskingError, Terms};
+use super::owner::{Owner, REST};
+use super::state::{parameters_name, server_state_name};
+use super::updates::How;
+use crate::metrics::Counter;
+
+impl Owner {
+    /// Of a round whose updates are masked; none where they are not.
+    pub(super) fn terms(&self, round: RoundNumber) -> Option<Terms> {
+        let secure = self.spec.secure_aggregation?;
+        Some(Terms { job: self.job.clone(), round, length: self.updates.masked_len(), secure })
+    }
+
+    /// Training, with masks where the job wants them.
+    pub(super) fn masked_or_not(&self, train: TrainTask) -> TaskWork {
+        let Some(secure) = self.spec.secure_aggregation else { return TaskWork::Train(train) };
+        let levels = Levels {
+            clip: secure.clip,
+            weight_max: secure.weight_max,
+            rounding: secure.rounding,
+            devices: self.devices_max(),
+        };
+        TaskWork::TrainMasked(Box::new(MaskedTrainTask { train, levels }))
+    }
+
+    /// Updates of the round at work, at most.
+    fn devices_max(&self) -> u32 {
+        let target = self.machine.round().map_or(0, |round| round.status().target);
+        u32::try_from(target).unwrap_or(u32::MAX)
+    }
+
+    fn exchange(&self) -> Option<Exchange> {
+        self.machine.round().and_then(|round| round.exchange()).cloned()
+    }
+
+    /// Asks a device for its part in a stage. What it needs for that is the binary part.
+    pub(super) async fn offer_stage(
+        &self,
+        round: RoundNumber,
+        device: DeviceId,
+        purpose: Purpose,
+        attempt: Attempt,
+    ) {
+        // It may have waited until the stage was over.
+        let is_at_work = self.machine.round().is_some_and(|it| it.stage() == Some(purpose));
+        let (Some(terms), Some(exchange)) = (self.terms(round), self.exchange()) else { return };
+        if !is_at_work {
+            return;
+        }
+        let question = match self.question(&terms, &exchange, purpose, &device).await {
+            Ok(question) => question,
+            Err(error) => return self.tell_impossible(round, error.failure()),
+        };
+        let timeout_ms = terms.secure.stage_deadline_ms;
+        let id = self.task_id(round, purpose, attempt);
+        let task = Task { id, timeout_ms, work: TaskWork::Exchange };
+        let bytes = question.len() as u64;
+        self.core.metrics.add(Counter::RoundBytes, "direction=\"down\"".to_owned(), bytes);
+        self.send(&device, &Offer::Task(Box::new(task)), Some(&question), true).await;
+    }
+
+    async fn question(
+        &self,
+        terms: &Terms,
+        exchange: &Exchange,
+        stage: Purpose,
+        device: &DeviceId,
+    ) -> Result<Vec<u8>, MaskingError> {
+        let mut masking = self.masking.lock().await;
+        if let Some(known) = masking.as_ref().filter(|known| known.is_at(terms.round, stage)) {
+            return known.question(device);
+        }
+        let made = loop {
+            match self.updates.masking(terms, exchange, stage).await {
+                Err(MaskingError::Blob(error @ BlobError::Unavailable { .. })) => {
+                    tracing::warn!(job = %self.job, %error, "a stage waits for the store");
+                    let rest = tokio::time::sleep(REST);
+                    if self.core.closing.run_until_cancelled(rest).await.is_none() {
+                        return Err(error.into());
+                    }
+                }
+                made => break made?,
+            }
+        };
+        masking.insert(made).question(device)
+    }
+
+    /// The round cannot go on.
+    fn tell_impossible(&self, round: RoundNumber, failure: Failure) {
+        let done = self.done.clone();
+        self.core.spawn(async move {
+            let event = round::Event::AggregationFailed { failure };
+            let _ = done.send(Event::Round { round, event }).await;
+        });
+    }
+
+    /// Looks into what a device said.
+    pub(super) fn check_message(
+        &mut self,
+        round: RoundNumber,
+        device: DeviceId,
+        purpose: Purpose,
+        message: BlobRef,
+    ) {
+        if !self.stored.updates.contains(&message) {
+            self.stored.updates.push(message.clone());
+        }
+        let (Some(terms), Some(exchange)) = (self.terms(round), self.exchange()) else { return };
+        let (core, updates, done) = (self.core.clone(), self.updates.clone(), self.done.clone());
+        let masking = self.masking.clone();
+        self.core.spawn(async move {
+            let refused = if purpose == Purpose::Mask {
+                updates.check_masked(&terms, &device, &message).await
+            } else {
+                let mut masking = masking.lock().await;
+                let known = masking.take().filter(|known| known.is_at(round, purpose));
+                let made = match known {
+                    Some(known) => Ok(known),
+                    None => updates.masking(&terms, &exchange, purpose).await,
+                };
+                match made {
+                    Ok(made) => {
+                        let made: &mut Masking = masking.insert(made);
+                        updates.check_message(made, &terms, &device, &message).await
+                    }
+                    Err(error) => Some(error.failure()),
+                }
+            };
+            let bytes = message.size.0;
+            core.metrics.add(Counter::RoundBytes, "direction=\"up\"".to_owned(), bytes);
+            let event = round::Event::MessageChecked { device, purpose, message, refused };
+            // Nobody listens when the training was let go of.
+            let _ = done.send(Event::Round { round, event }).await;
+        });
+    }
+
+    /// Makes new parameters of masked updates.
+    pub(super) fn unmask(&self, round: RoundNumber, exchange: Exchange) {
+        let Some(terms) = self.terms(round) else { return };
+        let (updates, done) = (self.updates.clone(), self.done.clone());
+        let term = self.stored.term;
+        let names = (
+            parameters_name(&self.job, round.0, term),
+            server_state_name(&self.job, round.0, term),
+        );
+        let how = How::of(&self.machine, &self.secret);
+        let devices = self.devices_max();
+        self.core.spawn(async move {
+            let event = match updates.unmask(names, &terms, devices, &exchange, how).await {
+                Ok(aggregate) => round::Event::Aggregated(aggregate),
+                Err(failure) => round::Event::AggregationFailed { failure },
+            };
+            let _ = done.send(Event::Round { round, event }).await;
+        });
+    }
+}

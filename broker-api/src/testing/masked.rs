@@ -1,0 +1,73 @@
+//! What a test device does in a round whose updates are masked.
+
+use jobs::id::Attempt;
+use jobs::report::{ExchangeReport, ReportBody};
+use jobs::spec::{Levels, MaskedTrainTask, Purpose, Task, TaskId};
+use models::params::Parameters;
+use secagg::{Client, Quantisation, Rounding, Secret};
+
+use super::Agent;
+
+/// A device's part in a session, and its update in levels.
+pub(super) struct Masked {
+    client: Client,
+    levels: Vec<u32>,
+}
+
+/// Levels of an update that adds a number to every parameter.
+pub(crate) fn levels(given: &Parameters, step: f32, weight: u32, levels: Levels) -> Vec<u32> {
+    let quantisation = Quantisation::new(levels.clip, levels.devices, levels.weight_max).unwrap();
+    let values = given.items().iter().flat_map(|item| &item.values);
+    let moved: Vec<f32> = values.map(|value| (value + step) - value).collect();
+    let mut levels = Vec::new();
+    quantisation.encode(0, &moved, weight, &Rounding::Nearest, &mut levels).unwrap();
+    levels.push(weight);
+    levels
+}
+
+impl Agent {
+    /// Makes the same update as unmasked, and sends keys.
+    pub(super) async fn train_masked(&self, task: &Task, work: &MaskedTrainTask) -> ReportBody {
+        let bytes = self.blobs.get(&work.train.parameters).await.unwrap();
+        let parameters = Parameters::from_safetensors(&bytes).unwrap();
+        let examples = u32::try_from(super::examples(&self.hello.device)).unwrap();
+        let weight = examples.min(work.levels.weight_max);
+        let levels = levels(&parameters, self.number(), weight, work.levels);
+        let TaskId { round, attempt: Attempt(attempt), .. } = task.id;
+        self.given.send_modify(|given| drop(given.insert(round.0, parameters)));
+        let mut seed = [0; 32];
+        let name = self.hello.device.as_str().as_bytes();
+        seed[..name.len()].copy_from_slice(name);
+        seed[30] = u8::try_from(round.0).unwrap();
+        seed[31] = u8::try_from(attempt).unwrap();
+        let client = Client::new(Secret::new(seed));
+        let keys = serde_json::to_vec(&client.keys()).unwrap();
+        self.masked.lock().unwrap().insert(round.0, Masked { client, levels });
+        self.upload(task, keys).await
+    }
+
+    /// Answers a stage.
+    pub(super) async fn exchange(&self, task: &Task, question: &[u8]) -> ReportBody {
+        let TaskId { job, round, purpose, attempt } = &task.id;
+        let answer = {
+            let mut masked = self.masked.lock().unwrap();
+            let Masked { client, levels } = masked.get_mut(&round.0).unwrap();
+            if *purpose == Purpose::Share {
+                let roster = serde_json::from_slice(question).unwrap();
+                serde_json::to_vec(&client.share(&roster).unwrap()).unwrap()
+            } else if *purpose == Purpose::Mask {
+                let inbox = serde_json::from_slice(question).unwrap();
+                let mut vector = levels.clone();
+                client.mask(&inbox).unwrap().apply(0, &mut vector);
+                vector.iter().flat_map(|value| value.to_le_bytes()).collect()
+            } else {
+                let request = serde_json::from_slice(question).unwrap();
+                serde_json::to_vec(&client.unmask(&request).unwrap()).unwrap()
+            }
+        };
+        let device = &self.hello.device;
+        let name = format!("exchange/{job}/{round}/{}/{device}/{attempt}", purpose.as_str());
+        let message = self.blobs.put_named(name, answer.into()).await.unwrap();
+        ReportBody::Exchanged(ExchangeReport { message })
+    }
+}

@@ -1,0 +1,61 @@
+//! Where a round is, for people.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Phase, Round};
+use crate::id::{Millis, RoundNumber};
+use crate::spec::Purpose;
+
+/// Where a round is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Which round.
+    pub round: RoundNumber,
+    /// `selecting`, `collecting`, `sharing`, `masking`, `unmasking`, `aggregating`, `evaluating` or
+    /// `ended`.
+    pub phase: String,
+    /// Devices that were offered the training.
+    pub invited: usize,
+    /// Those of them that are offline.
+    pub lost: usize,
+    /// Updates that arrived and are usable.
+    pub updates: usize,
+    /// Updates at which collecting closes; 0 while selecting.
+    pub target: usize,
+    /// Updates without which the round fails.
+    pub quorum: usize,
+    /// Judgements that arrived.
+    pub judgements: usize,
+    /// When it began.
+    pub started_at: Millis,
+    /// When this phase ends at the latest.
+    pub deadline: Option<Millis>,
+}
+
+impl Round {
+    /// Where the round is, for people.
+    pub fn status(&self) -> Status {
+        let phase = match self.phase {
+            Phase::Selecting { .. } => "selecting",
+            Phase::Collecting { .. } => "collecting",
+            Phase::Exchanging { purpose: Purpose::Share, .. } => "sharing",
+            Phase::Exchanging { purpose: Purpose::Mask, .. } => "masking",
+            Phase::Exchanging { .. } => "unmasking",
+            Phase::Aggregating { .. } => "aggregating",
+            Phase::Evaluating { .. } => "evaluating",
+            Phase::Ended { .. } => "ended",
+        };
+        Status {
+            round: self.plan.round,
+            phase: phase.to_owned(),
+            invited: self.members.len(),
+            lost: self.members.iter().filter(|member| member.lost).count(),
+            updates: self.count(|update| update.checked),
+            target: self.target,
+            quorum: self.quorum(),
+            judgements: self.judges.iter().filter(|judge| judge.answer().is_some()).count(),
+            started_at: self.started_at,
+            deadline: self.deadline(),
+        }
+    }
+}

@@ -16,6 +16,7 @@ mod accuracy;
 mod aggregate;
 mod answer;
 mod bytes;
+mod attack;
 mod figures;
 mod infer;
 mod pytorch;
@@ -54,6 +55,8 @@ enum Section {
     Aggregate,
     /// Encodings of updates: bytes, time, accuracy
     Bytes,
+    /// Digits with devices that send the opposite of what they learnt
+    Attack,
     /// A round of a thousand devices, and ten thousand that are there
     Scale,
     /// An answer of each engine beside ONNX Runtime's
@@ -83,6 +86,7 @@ async fn main() {
             Section::Round => round::measure().await,
             Section::Aggregate => aggregate::measure(),
             Section::Bytes => bytes::measure().await,
+            Section::Attack => attack::measure().await,
             Section::Scale => scale::measure().await,
             Section::Infer => infer::measure(&args.infer),
             Section::Train => train::measure(&args.train),

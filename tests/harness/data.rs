@@ -14,9 +14,14 @@ pub struct Digits {
 impl Digits {
     /// Writes shares for devices, Dirichlet(0.5), and 360 held-out pictures.
     pub fn write(folder: &Path, devices: usize) -> Self {
+        Self::write_as(folder, devices, "dirichlet:0.5")
+    }
+
+    /// The same in another partition.
+    pub fn write_as(folder: &Path, devices: usize, partition: &str) -> Self {
         let folder = folder.join("digits");
         let mut command = Command::new(program("dunlin"));
-        command.args(["data", "digits", "--held-out", "360", "--partition", "dirichlet:0.5"]);
+        command.args(["data", "digits", "--held-out", "360", "--partition", partition]);
         command.arg("--out").arg(&folder).args(["--devices", &devices.to_string()]);
         let output = command.output().unwrap();
         assert!(output.status.success(), "{output:?}");

@@ -15,11 +15,14 @@ use futures::StreamExt as _;
 use jobs::device::{DatasetFacts, Facts, Heartbeat, Hello};
 use jobs::id::{BlobRef, Millis};
 use jobs::report::{EvaluationReport, Failure, FailureCode, ReportBody, TaskReport, UpdateReport};
-use jobs::spec::{Offer, Task, TaskId, TaskWork};
+use jobs::spec::{Offer, Task, TaskId, TaskWork, TrainTask};
 use jobs::subject::{self, FleetTopic};
 use jobs::wire;
 use link::blobs::{BlobError, Blobs, Existing};
+use models::dataset::Dataset;
 use models::params::Parameters;
+
+mod attacker;
 
 /// Which devices one process plays.
 #[derive(Debug, Clone, clap::Parser)]
@@ -45,6 +48,15 @@ pub struct Options {
     /// Each device adds its number to every value
     #[arg(long)]
     pub adds: bool,
+    /// The data set's name
+    #[arg(long, default_value = "blank")]
+    pub dataset: String,
+    /// Where it is; nothing but a name otherwise
+    #[arg(long)]
+    pub data: Option<PathBuf>,
+    /// Trains, and sends the opposite of what was learnt, so many times as far
+    #[arg(long, requires = "data")]
+    pub flips: Option<f32>,
     /// How long each task takes
     #[arg(long, default_value_t = 0)]
     pub delay_ms: u64,
@@ -57,6 +69,7 @@ pub struct Options {
 struct Device {
     number: u32,
     options: Arc<Options>,
+    dataset: Option<Arc<Dataset>>,
     hello: Arc<Hello>,
     client: Client,
     blobs: Blobs,
@@ -65,6 +78,7 @@ struct Device {
 /// Plays the devices; never returns.
 pub async fn play(options: Options) {
     let options = Arc::new(options);
+    let dataset = options.data.as_deref().map(|folder| Arc::new(attacker::dataset(folder)));
     let mut devices = tokio::task::JoinSet::new();
     let numbers: Vec<u32> = (options.first..options.first + options.count).collect();
     for numbers in numbers.chunks(options.sharing.max(1) as usize) {
@@ -78,7 +92,8 @@ pub async fn play(options: Options) {
             let device = Device {
                 number: *number,
                 options: options.clone(),
-                hello: Arc::new(hello(*number, &options)),
+                hello: Arc::new(hello(*number, &options, dataset.as_deref())),
+                dataset: dataset.clone(),
                 blobs: Blobs::new(client.clone()),
                 client: client.clone(),
             };
@@ -88,8 +103,8 @@ pub async fn play(options: Options) {
     devices.join_all().await;
 }
 
-fn hello(number: u32, options: &Options) -> Hello {
-    let side = options.side;
+fn hello(number: u32, options: &Options, dataset: Option<&Dataset>) -> Hello {
+    let facts = dataset.map(|dataset| attacker::facts(&options.dataset, dataset));
     Hello {
         device: format!("device-{number:05}").parse().unwrap(),
         instance: format!("{number}-{}", std::process::id()),
@@ -98,25 +113,30 @@ fn hello(number: u32, options: &Options) -> Hello {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         groups: Vec::new(),
         labels: BTreeMap::new(),
-        datasets: vec![DatasetFacts {
-            name: "blank".parse().unwrap(),
-            format: "idx".to_owned(),
-            shape: vec![1, side, side],
-            classes: 8,
-            train_examples: 8,
-            test_examples: 8,
-            train_class_counts: Vec::new(),
-            columns: Vec::new(),
-            labels: Vec::new(),
-            mean: Vec::new(),
-            std: Vec::new(),
-            channel_mean: Vec::new(),
-            channel_std: Vec::new(),
-        }],
+        datasets: vec![facts.unwrap_or_else(|| blank(options))],
         engines: vec!["native".to_owned()],
         engine_facts: Vec::new(),
         facts: Facts::default(),
         slots: 1,
+    }
+}
+
+/// A data set of which there is nothing but the name.
+fn blank(options: &Options) -> DatasetFacts {
+    DatasetFacts {
+        name: options.dataset.parse().unwrap(),
+        format: "idx".to_owned(),
+        shape: vec![1, options.side, options.side],
+        classes: 8,
+        train_examples: 8,
+        test_examples: 8,
+        train_class_counts: Vec::new(),
+        columns: Vec::new(),
+        labels: Vec::new(),
+        mean: Vec::new(),
+        std: Vec::new(),
+        channel_mean: Vec::new(),
+        channel_std: Vec::new(),
     }
 }
 
@@ -173,13 +193,17 @@ impl Device {
             TaskWork::Train(work) => {
                 self.report(&task, ReportBody::Accepted, "accepted").await;
                 tokio::time::sleep(delay).await;
-                match self.update(&task.id, &work.parameters).await {
+                match self.update(&task.id, work).await {
                     Ok(update) => ReportBody::Trained(update),
                     Err(error) => {
                         let code = FailureCode::BlobUnavailable;
                         ReportBody::Failed(Failure::new(code, error.to_string()))
                     }
                 }
+            }
+            TaskWork::Evaluate(_) if self.dataset.is_some() => {
+                let (code, message) = (FailureCode::InvalidDataset, "there are no test examples");
+                ReportBody::Declined(Failure::new(code, message))
             }
             TaskWork::Evaluate(_) => {
                 tokio::time::sleep(delay).await;
@@ -196,7 +220,8 @@ impl Device {
     }
 
     /// Gets the parameters and sends them back, as an agent does in no epoch of training.
-    async fn update(&self, id: &TaskId, received: &BlobRef) -> Result<UpdateReport, BlobError> {
+    async fn update(&self, id: &TaskId, work: &TrainTask) -> Result<UpdateReport, BlobError> {
+        let received = &work.parameters;
         let bytes = self.blobs.get(received).await?;
         if let Some(folder) = &self.options.record
             && self.number == self.options.first
@@ -205,7 +230,14 @@ impl Device {
         }
         let TaskId { job, round, attempt, .. } = id;
         let name = format!("update/{job}/{round}/{}/{attempt}", self.hello.device);
-        let parameters = if self.options.adds {
+        let parameters = if let (Some(factor), Some(dataset)) = (self.options.flips, &self.dataset)
+        {
+            let (graph, dataset) = (self.blobs.get(&work.graph).await?, dataset.clone());
+            let work = work.clone();
+            let train = move || attacker::flipped(&dataset, &graph, &bytes, &work, factor);
+            let flipped = tokio::task::spawn_blocking(train).await.unwrap();
+            self.blobs.put_named(name, flipped.into()).await?
+        } else if self.options.adds {
             self.blobs.put_named(name, added(&bytes, self.number).into()).await?
         } else {
             let parameters = BlobRef { name: Some(name), ..received.clone() };
@@ -214,7 +246,7 @@ impl Device {
         };
         Ok(UpdateReport {
             parameters,
-            examples: 8,
+            examples: self.dataset.as_ref().map_or(8, |dataset| dataset.train.len() as u64),
             loss: 0.0,
             accuracy: 0.0,
             steps: 0,

@@ -25,6 +25,7 @@ mod round;
 mod scale;
 mod secagg;
 mod start;
+mod takeover;
 mod train;
 
 /// Measures the promises of the README.
@@ -57,6 +58,8 @@ enum Section {
     Bytes,
     /// Digits with devices that send the opposite of what they learnt
     Attack,
+    /// How soon a killed broker or device is missed
+    Takeover,
     /// A round of a thousand devices, and ten thousand that are there
     Scale,
     /// An answer of each engine beside ONNX Runtime's
@@ -87,6 +90,7 @@ async fn main() {
             Section::Aggregate => aggregate::measure(),
             Section::Bytes => bytes::measure().await,
             Section::Attack => attack::measure().await,
+            Section::Takeover => takeover::measure().await,
             Section::Scale => scale::measure().await,
             Section::Infer => infer::measure(&args.infer),
             Section::Train => train::measure(&args.train),

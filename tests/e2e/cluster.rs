@@ -108,17 +108,9 @@ async fn in_phase(cluster: &Cluster, id: &str, rounds: usize, phase: &str) {
         let job = cluster.world.job(id).await;
         assert!(job["ended_at"].is_null(), "the job ended too soon: {job:#}");
         job["rounds"].as_array().map_or(0, Vec::len) >= rounds
-            && stored(cluster, id).await["machine"]["round"]["phase"]["type"] == phase
+            && cluster.stored(id).await["machine"]["round"]["phase"]["type"] == phase
     };
     cluster.world.until(&what, reached).await;
-}
-
-/// What is stored of a training.
-async fn stored(cluster: &Cluster, id: &str) -> Value {
-    let context = async_nats::jetstream::new(cluster.world.client().await);
-    let Ok(bucket) = context.get_key_value("trainings").await else { return Value::Null };
-    let value = bucket.get(id).await.ok().flatten().unwrap_or_default();
-    serde_json::from_slice(&value).unwrap_or_default()
 }
 
 /// Holds what each round began with to what the one before says of itself, to the last bit.

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::stream;
+use async_nats::jetstream::{self, stream};
+use serde_json::Value;
 
 use crate::process::{PATIENCE, Process, nats_server, program};
 use crate::world::{World, free_port, start_broker, url};
@@ -103,6 +104,14 @@ impl Cluster {
         }
     }
 
+    /// What is stored of a training, where it is short.
+    pub async fn stored(&self, id: &str) -> Value {
+        let context = jetstream::new(self.world.client().await);
+        let Ok(bucket) = context.get_key_value("trainings").await else { return Value::Null };
+        let value = bucket.get(id).await.ok().flatten().unwrap_or_default();
+        serde_json::from_slice(&value).unwrap_or_default()
+    }
+
     /// Plays devices, with these options of `simulated-devices`.
     pub fn devices(&self, name: &str, options: &[&str]) -> Process {
         let mut command = Command::new(program("simulated-devices"));
@@ -133,7 +142,7 @@ fn start_server(folder: &Path, at: usize, ports: [u16; 3], routes: [u16; 3]) -> 
 async fn is_whole(urls: &str) -> bool {
     let servers: Vec<&str> = urls.split(',').collect();
     let Ok(client) = async_nats::connect(servers).await else { return false };
-    let mut context = async_nats::jetstream::new(client);
+    let mut context = jetstream::new(client);
     context.set_timeout(Duration::from_secs(1));
     let (name, num_replicas) = ("WHOLE".to_owned(), 3);
     let config = stream::Config { name, num_replicas, ..stream::Config::default() };

@@ -186,6 +186,9 @@ pub struct StoredJob {
     /// Whether someone asked it to stop.
     #[serde(default)]
     pub cancel: bool,
+    /// The newest parameters of a training that did not succeed: another may go on from them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameters: Option<BlobRef>,
 }
 
 /// What an idempotency key was used for.

@@ -447,6 +447,7 @@ pub(crate) fn hello(name: &str) -> Hello {
 pub(crate) fn train_spec(rounds: u32, devices: u32) -> JobSpec {
     let train = TrainSpec {
         model: ModelQuery { name: id("mlp"), version: None },
+        begin_from: None,
         dataset: id("tiny"),
         rounds,
         local: jobs::spec::LocalTraining { epochs: 0, ..Default::default() },

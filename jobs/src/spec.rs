@@ -6,6 +6,7 @@ use crate::engine::EnginePolicy;
 use crate::id::{BlobRef, Bytes, DatasetName, Millis, ModelName, ModelRef, RoundNumber};
 use crate::selector::Selector;
 
+mod begin;
 mod examples;
 mod local;
 mod model;
@@ -20,6 +21,7 @@ mod task_id;
 mod update;
 mod validate;
 
+pub use self::begin::RoundOf;
 pub use self::examples::{Augment, AugmentError, Normalization, NormalizationError};
 use self::local::is_default;
 pub use self::local::{LocalTraining, Loss, LossError, Noised, Optimizer, OptimizerError};
@@ -152,6 +154,9 @@ pub struct TensorHeader {
 pub struct TrainSpec {
     /// A registered model to go on from, or a built-in family such as `resnet8`.
     pub model: ModelQuery,
+    /// Begins with the parameters of a round of another job instead of the model's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begin_from: Option<RoundOf>,
     /// What devices train on; a device without it is not selected.
     pub dataset: DatasetName,
     /// Rounds to run.

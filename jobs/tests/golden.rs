@@ -308,6 +308,7 @@ fn reports(golden: &mut Golden) {
 /// A training that uses what older agents do not know.
 fn refined(train: &TrainSpec) -> TrainSpec {
     TrainSpec {
+        begin_from: Some(parse("01job:7")),
         local: LocalTraining {
             optimizer: Optimizer::Adamw,
             loss: Loss::CrossEntropy,
@@ -369,6 +370,7 @@ fn masked(golden: &mut Golden) {
 fn jobs(golden: &mut Golden) {
     let train = TrainSpec {
         model: parse("mlp"),
+        begin_from: None,
         dataset: parse("digits"),
         rounds: 15,
         local: LocalTraining {

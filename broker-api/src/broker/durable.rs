@@ -118,7 +118,7 @@ impl Core {
             result: None,
             rounds: Vec::new(),
         };
-        let stored = StoredJob { record, input, cancel: false };
+        let stored = StoredJob { record, input, cancel: false, parameters: None };
         match self.store.jobs.create(id.as_str(), &stored).await {
             Ok(_) => {}
             Err(StoreError::Conflict { .. }) => return self.same_again(&stored).await,

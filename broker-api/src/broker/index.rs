@@ -123,6 +123,15 @@ impl Index {
         open.map(|(id, brief)| (id.clone(), *brief)).collect()
     }
 
+    /// Trainings that are over, the newest first: so many of them after the first `skip`.
+    pub(crate) fn ended_trainings(&self, skip: usize, count: usize) -> Vec<JobId> {
+        let shared = self.lock();
+        let trained = |brief: &Brief| brief.signal.ended && brief.kind == JobKind::Train;
+        let mut ended: Vec<_> = shared.jobs.iter().filter(|(_, brief)| trained(brief)).collect();
+        ended.sort_by_key(|(_, brief)| std::cmp::Reverse(brief.accepted_at));
+        ended.into_iter().skip(skip).take(count).map(|(id, _)| id.clone()).collect()
+    }
+
     /// The oldest jobs that are over, as many as there are beyond `keep`.
     pub(crate) fn surplus(&self, keep: usize) -> Vec<JobId> {
         let shared = self.lock();

@@ -10,11 +10,17 @@ use super::Core;
 use super::index::Brief;
 use crate::coordinator::state::round_key;
 use crate::error::ApiError;
+use crate::record::StoredJob;
+use crate::store::StoreError;
 
 /// How often open jobs are looked at.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 /// How old a job must be to be looked at while its broker may still be accepting it.
 const SETTLED: Millis = Millis(10_000);
+/// Trainings that are over and may have parameters that another goes on from.
+const RESUMABLE: usize = 20;
+/// Older trainings whose parameters are looked for in a sweep.
+const FORGOTTEN_AT_ONCE: usize = 100;
 /// Jobs that are over and kept.
 const KEEP_ENDED: usize = 20_000;
 
@@ -33,6 +39,9 @@ pub(super) async fn run(core: Arc<Core>) {
         }
         if let Err(error) = core.prune().await {
             tracing::warn!(%error, "old jobs were not removed");
+        }
+        if let Err(error) = core.forget_parameters().await {
+            tracing::warn!(%error, "parameters of old trainings were not removed");
         }
         settled = SETTLED;
         let rest = tokio::time::sleep(SWEEP_EVERY);
@@ -63,10 +72,25 @@ impl Core {
         Ok(self.store.queue_work(brief.kind, id).await?)
     }
 
+    /// Removes what trainings that are over left for others, but for the newest ones.
+    async fn forget_parameters(&self) -> Result<(), ApiError> {
+        for id in self.index.ended_trainings(RESUMABLE, FORGOTTEN_AT_ONCE) {
+            let Some(stored) = self.store.jobs.get(id.as_str()).await? else { continue };
+            let Some(blob) = stored.value.parameters else { continue };
+            self.store.blobs.delete(&blob).await.map_err(StoreError::from)?;
+            let forget = |stored: &mut StoredJob| stored.parameters.take().is_some();
+            self.store.jobs.modify(id.as_str(), forget).await?;
+        }
+        Ok(())
+    }
+
     /// Removes the oldest jobs that are over.
     async fn prune(&self) -> Result<(), ApiError> {
         for id in self.index.surplus(KEEP_ENDED) {
             let Some(stored) = self.store.jobs.get(id.as_str()).await? else { continue };
+            if let Some(blob) = &stored.value.parameters {
+                self.store.blobs.delete(blob).await.map_err(StoreError::from)?;
+            }
             if stored.value.record.spec.work.kind() == JobKind::Train {
                 for round in 1.. {
                     let key = round_key(&id, round);

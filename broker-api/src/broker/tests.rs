@@ -149,7 +149,8 @@ async fn a_record_without_its_place_in_the_queue_is_queued() {
         result: None,
         rounds: Vec::new(),
     };
-    let stored = crate::record::StoredJob { record, input: Some(input), cancel: false };
+    let stored =
+        crate::record::StoredJob { record, input: Some(input), cancel: false, parameters: None };
     broker.core.store.jobs.create("half", &stored).await.unwrap();
     drop(broker);
     let broker = world.broker().await;

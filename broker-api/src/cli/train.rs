@@ -8,7 +8,7 @@ use jobs::id::{DatasetName, JobId, Millis, ModelName};
 use jobs::job::JobState;
 use jobs::spec::{
     Augment, EarlyStopping, Keep, LocalTraining, Loss, ModelQuery, Normalization, Optimizer,
-    Participation, Privacy, Schedule, SecureAggregation, Selection, Strategy, TrainSpec,
+    Participation, Privacy, RoundOf, Schedule, SecureAggregation, Selection, Strategy, TrainSpec,
     UpdateEncoding,
 };
 use reqwest::Method;
@@ -34,12 +34,16 @@ pub(super) struct TrainArgs {
     /// override it.
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
+    /// Goes on from the parameters of a round of another job, the newest when absent, with its
+    /// model, data set and settings; flags that are given besides override them.
+    #[arg(long = "continue", id = "continue", value_name = "JOB[:ROUND]", conflicts_with = "plan")]
+    begin_from: Option<RoundOf>,
     /// What devices train on; those without it are not asked.
-    #[arg(long, value_name = "DATASET", required_unless_present = "plan")]
+    #[arg(long, value_name = "DATASET", required_unless_present_any = ["plan", "continue"])]
     dataset: Option<DatasetName>,
     /// A registered model to go on from (NAME or NAME:VERSION), or a family ('dunlin models
     /// zoo').
-    #[arg(long, value_name = "MODEL", required_unless_present = "plan")]
+    #[arg(long, value_name = "MODEL", required_unless_present_any = ["plan", "continue"])]
     model: Option<ModelQuery>,
     /// Rounds to run.
     #[arg(long, default_value_t = 5)]
@@ -224,6 +228,7 @@ fn millis(duration: Duration) -> Millis {
 fn spec(args: &TrainArgs, model: ModelQuery, dataset: DatasetName) -> TrainSpec {
     TrainSpec {
         model,
+        begin_from: args.begin_from.clone(),
         dataset,
         rounds: args.rounds,
         local: LocalTraining {
@@ -273,7 +278,11 @@ pub(super) async fn run(
     client: &Client,
     output: &mut Output,
 ) -> Result<(), CliError> {
-    let asked = plan::request(&given)?;
+    let before = match &given.args.begin_from {
+        Some(from) => Some(client.get(&format!("/v1/jobs/{}", from.job), &[]).await?),
+        None => None,
+    };
+    let asked = plan::request(&given, before.as_ref())?;
     let Given { args, .. } = given;
     let body = asked.body();
     if args.dry_run {

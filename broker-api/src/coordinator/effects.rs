@@ -21,7 +21,7 @@ use super::state::{is_of, parameters_name, round_key, server_state_name};
 use super::updates::How;
 use crate::broker::JobEnd;
 use crate::metrics::Counter;
-use crate::record::{EventBody, JobResult};
+use crate::record::{EventBody, JobResult, StoredJob};
 use crate::store::StoreError;
 
 /// Rounds whose blobs are kept.
@@ -394,11 +394,23 @@ impl Owner {
         gone.push(self.machine.parameters().clone());
         gone.push(self.machine.result().parameters);
         gone.extend(self.machine.server_state().cloned());
+        let kept = self.kept(&end);
+        gone.retain(|blob| Some(blob) != kept.as_ref());
         self.remove(gone);
         Ok(())
     }
 
+    /// What another training may go on from: the result of one that has no registered model.
+    fn kept(&self, end: &JobEnd) -> Option<BlobRef> {
+        let lost = end.result.is_none() && self.machine.rounds_done() > 0;
+        lost.then(|| self.machine.result().parameters)
+    }
+
     async fn write_end(&self, end: &JobEnd) -> Result<(), StoreError> {
+        if let Some(kept) = self.kept(end) {
+            let keep = |stored: &mut StoredJob| stored.parameters.replace(kept.clone()).is_none();
+            self.core.store.jobs.modify(self.job.as_str(), keep).await?;
+        }
         self.core.end_job(&self.job, end.clone()).await?;
         self.core.store.purge_reports(&self.job).await?;
         self.core.store.trainings.remove(self.job.as_str()).await

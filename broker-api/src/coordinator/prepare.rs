@@ -15,6 +15,7 @@ use crate::error::{ApiCode, ApiError};
 use crate::store::StoreError;
 
 mod facts;
+mod resume;
 
 pub(super) use facts::eligible;
 
@@ -67,6 +68,10 @@ impl Core {
         facts::check_augment(&spec.local.augment, &facts)?;
         let normalization = facts::normalization(&spec.local.normalization, &devices, &facts)?;
         let onnx = self.graph(spec, &facts).await?;
+        let begin_from = match &spec.begin_from {
+            Some(from) => Some((from.clone(), self.parameters_of(from).await?)),
+            None => None,
+        };
         let (graph_bytes, facts_of, local) = (onnx.clone(), facts.clone(), spec.local.clone());
         let is_private = spec.privacy.is_some();
         let checked = tokio::task::spawn_blocking(move || {
@@ -77,6 +82,16 @@ impl Core {
             if is_private {
                 check_statistics(&local, &definition)?;
             }
+            let parameters = match begin_from {
+                None => parameters.into(),
+                Some((from, parameters)) => {
+                    resume::check_like(&parameters, definition.layout()).map_err(|why| {
+                        let message = format!("begin_from {from} has another model: {why}");
+                        Failure::new(FailureCode::InvalidSpec, message)
+                    })?;
+                    parameters
+                }
+            };
             Ok((parameters, definition.layout().clone()))
         });
         let checked = checked.await.map_err(|_| {
@@ -86,7 +101,7 @@ impl Core {
         let blobs = &self.store.blobs;
         let graph = blobs.put(onnx).await.map_err(StoreError::from)?;
         let name = parameters_name(job, 0, term);
-        let parameters = blobs.put_named(name, parameters.into()).await;
+        let parameters = blobs.put_named(name, parameters).await;
         let parameters = parameters.map_err(StoreError::from)?;
         let prepared = Prepared {
             graph,

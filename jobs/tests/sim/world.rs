@@ -169,6 +169,7 @@ impl World {
         };
         let spec = TrainSpec {
             model: "mlp".parse().unwrap(),
+            begin_from: None,
             dataset: "digits".parse().unwrap(),
             rounds: random.random_range(1..=5),
             local: LocalTraining::default(),

@@ -1,7 +1,7 @@
 //! What is asked for: by flags, or by a plan, the job as TOML with the field names of the HTTP
 //! API, which flags override.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use jobs::id::{DatasetName, Millis, ModelName};
 use jobs::selector::Selector;
@@ -11,10 +11,12 @@ use serde_json::{Map, Value, json};
 
 use super::{Given, TrainArgs, millis, spec};
 use crate::cli::failure::CliError;
+use crate::record::JobRecord;
 use crate::request::TRAIN_DEADLINE;
 
 /// The flags that say something of the job, and the fields that they are.
 const FIELDS: &[(&str, &str)] = &[
+    ("continue", "spec.begin_from"),
     ("dataset", "spec.dataset"),
     ("model", "spec.model"),
     ("rounds", "spec.rounds"),
@@ -84,22 +86,41 @@ impl Request {
     }
 }
 
-/// What the command line asks for.
+/// What the command line asks for; `before` is the job that is to be continued.
 ///
 /// A plan's mistakes are told all at once, before anything is asked of the broker.
-pub(super) fn request(given: &Given) -> Result<Request, CliError> {
-    let Some(path) = &given.args.plan else { return Ok(of_flags(&given.args)) };
-    let text = read(path)?;
-    complete(&text, given).map_err(|problems| {
-        let count = match problems.len() {
-            1 => "a mistake".to_owned(),
-            count => format!("{count} mistakes"),
-        };
-        CliError::usage(
-            format!("{} has {count}:\n  {}", path.display(), problems.join("\n  ")),
-            "its fields are those of POST /v1/jobs, see /openapi.json of the broker",
-        )
-    })
+pub(super) fn request(given: &Given, before: Option<&JobRecord>) -> Result<Request, CliError> {
+    let (plan, of) = match (&given.args.plan, before) {
+        (Some(path), _) => {
+            let text = read(path)?;
+            let plan = toml::from_str(&text).map_err(|error| wrong(path, &[error.to_string()]))?;
+            (plan, path.clone())
+        }
+        (None, Some(job)) => (of_job(job)?, PathBuf::from(format!("job {}", job.id))),
+        (None, None) => return Ok(of_flags(&given.args)),
+    };
+    complete(plan, given).map_err(|problems| wrong(&of, &problems))
+}
+
+fn wrong(plan: &Path, problems: &[String]) -> CliError {
+    let count = match problems.len() {
+        1 => "a mistake".to_owned(),
+        count => format!("{count} mistakes"),
+    };
+    CliError::usage(
+        format!("{} has {count}:\n  {}", plan.display(), problems.join("\n  ")),
+        "its fields are those of POST /v1/jobs, see /openapi.json of the broker",
+    )
+}
+
+/// A training that was asked for before, as a plan.
+fn of_job(job: &JobRecord) -> Result<Value, CliError> {
+    let JobSpec { selector, deadline_ms, work } = &job.spec;
+    let WorkSpec::Train(spec) = work else {
+        let detail = format!("job {} is no training", job.id);
+        return Err(CliError::usage(detail, "see which jobs there are with: dunlin jobs"));
+    };
+    Ok(json!({ "selector": selector, "deadline_ms": deadline_ms, "spec": spec }))
 }
 
 fn read(path: &Path) -> Result<String, CliError> {
@@ -131,9 +152,7 @@ fn of_flags(args: &TrainArgs) -> Request {
 }
 
 /// The plan with the flags that were typed; everything that is wrong with it.
-fn complete(text: &str, given: &Given) -> Result<Request, Vec<String>> {
-    let plan: Value = toml::from_str(text).map_err(|error| vec![error.to_string()])?;
-    let mut plan = plan;
+fn complete(mut plan: Value, given: &Given) -> Result<Request, Vec<String>> {
     let flags = of_flags(&given.args).body();
     let typed = FIELDS.iter().filter(|(flag, _)| given.typed.contains(*flag));
     for (_, field) in typed {
@@ -265,7 +284,8 @@ mod tests {
     }
 
     fn planned(text: &str, flags: &str) -> Result<Request, Vec<String>> {
-        complete(text, &given(&format!("--plan x {flags}")))
+        let plan = toml::from_str(text).map_err(|error| vec![error.to_string()])?;
+        complete(plan, &given(&format!("--plan x {flags}")))
     }
 
     const PLAN: &str = r#"
@@ -302,7 +322,7 @@ mod tests {
     #[test]
     fn without_a_plan_flags_and_their_defaults_are_the_job() {
         let given = given("--model mlp:2 --dataset digits --no-evaluate -l arch=aarch64");
-        let asked = request(&given).unwrap();
+        let asked = request(&given, None).unwrap();
         assert_eq!((asked.spec.rounds, asked.spec.evaluate), (5, false));
         assert_eq!((asked.selector.as_str(), asked.deadline), ("arch=aarch64", None));
     }
@@ -334,7 +354,7 @@ mod tests {
     #[test]
     fn a_plan_may_leave_to_flags_what_a_job_needs() {
         let asked = planned("", "--model mlp --dataset digits").unwrap();
-        assert_eq!(asked, request(&given("--model mlp --dataset digits")).unwrap());
+        assert_eq!(asked, request(&given("--model mlp --dataset digits"), None).unwrap());
         let problems = planned("kind = \"train\"", "").unwrap_err();
         assert_eq!(problems.len(), 2, "{problems:?}");
         assert!(problems[0].starts_with("spec.model: missing, expected"));
@@ -391,6 +411,25 @@ mod tests {
         let problems = planned("[spec\nmodel = 1", "").unwrap_err();
         assert_eq!(problems.len(), 1);
         assert!(problems[0].contains("line 1"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_job_goes_on_with_its_settings_and_typed_flags_override_them() {
+        let plan: Value = toml::from_str(PLAN).unwrap();
+        let mut work = plan["spec"].clone();
+        work["kind"] = json!("train");
+        let job = json!({"id": "old", "state": "failed", "accepted_at": 0, "ended_at": 1,
+            "devices": [], "failure": null, "result": null,
+            "spec": {"selector": plan["selector"], "deadline_ms": 60_000, "work": work}});
+        let job: JobRecord = serde_json::from_value(job).unwrap();
+        let asked = request(&given("--continue old:4 --rounds 3"), Some(&job)).unwrap();
+        let spec = &asked.spec;
+        assert_eq!(spec.begin_from, Some("old:4".parse().unwrap()));
+        assert_eq!((spec.model.name.as_str(), spec.rounds, spec.seed), ("mlp", 3, 3));
+        assert_eq!(
+            (asked.deadline, asked.selector.as_str()),
+            (Some(Millis(60_000)), "label.site=lab")
+        );
     }
 
     #[test]

@@ -180,6 +180,7 @@ fn outcome() -> Value {
 
 fn training() -> Value {
     json!({"kind": "train", "model": {"name": "mlp", "version": "1"},
+        "begin_from": {"job": "j", "round": 3},
         "dataset": "digits", "rounds": 3,
         "local": {"epochs": 1, "batch_size": 32, "steps_max": 5, "learning_rate": 0.5,
             "momentum": 0.5, "weight_decay": 0.5, "optimizer": "adamw", "loss": "bce",

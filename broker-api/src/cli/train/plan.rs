@@ -42,6 +42,7 @@ const FIELDS: &[(&str, &str)] = &[
     ("update", "spec.update"),
     ("quorum", "spec.participation.quorum"),
     ("privacy", "spec.privacy"),
+    ("secure_aggregation", "spec.secure_aggregation"),
     ("selection", "spec.participation.selection"),
     ("over_selection", "spec.participation.over_selection"),
     ("round_deadline", "spec.participation.deadline_ms"),

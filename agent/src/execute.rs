@@ -117,8 +117,8 @@ impl Run {
             TaskWork::Train(task) => self.train(task).await.map(Outcome::from),
             TaskWork::TrainMasked(task) => self.train_masked(*task).await.map(Outcome::from),
             TaskWork::Exchange => self.exchange(input).await.map(Outcome::from),
-            TaskWork::Evaluate(task) => self.evaluate(task).await.map(Outcome::from),
-            TaskWork::Infer(task) => self.infer(task, input).await,
+            TaskWork::Evaluate(task) => Box::pin(self.evaluate(task)).await.map(Outcome::from),
+            TaskWork::Infer(task) => Box::pin(self.infer(task, input)).await,
             TaskWork::Telemetry => {
                 let measured = self.executor.device.measure().await;
                 Ok(ReportBody::Measured(Box::new(measured)).into())

@@ -195,7 +195,7 @@ impl Session {
         let device = self.device + encoding + applied(&self.masks, &mut vector);
         // Not zeros, which would be pages that are not there yet.
         let mut sum = vec![1; length];
-        let (_, one) = timed(|| secagg::add(&mut sum, &vector));
+        let ((), one) = timed(|| secagg::add(&mut sum, &vector));
         let adding = one * u32::try_from(self.survivors).unwrap();
         let unmasking = applied(&self.unmask, &mut sum);
         let (mean, decoding) =
@@ -239,5 +239,5 @@ fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
     };
     let before = now();
     let done = work();
-    (done, now() - before)
+    (done, now().saturating_sub(before))
 }

@@ -30,7 +30,7 @@ fn kept(fleet: &Fleet, device: &str, job: &str, kind: &str) -> PathBuf {
 /// Waits until a device was asked something of its session, and kills its agent at that moment.
 fn kill_when_asked(fleet: &Fleet, job: &str, number: usize, question: &str) {
     let file = kept(fleet, &format!("device-{number}"), job, "session");
-    let until = Instant::now() + Duration::from_secs(60);
+    let until = Instant::now() + Duration::from_mins(1);
     loop {
         assert!(Instant::now() < until, "device-{number} is asked for {question}");
         let session = std::fs::read(&file).ok();

@@ -19,7 +19,8 @@ impl Run {
     pub(super) async fn infer(&self, task: InferTask, input: Bytes) -> Result<Outcome, Failure> {
         let executor = &self.executor;
         let (device, compute) = (&executor.device, &executor.compute);
-        let ready = executor.sessions.get(&task.model.digest, device, compute).await?;
+        let getting = executor.sessions.get(&task.model.digest, device, compute);
+        let ready = Box::pin(getting).await?;
         let task = Arc::new(task);
         let mut answered = self.answer(&ready, &task, &input).await;
         if answered.as_ref().is_err_and(|failure| failure.code == FailureCode::EngineUnavailable) {

@@ -53,7 +53,7 @@ impl Sessions {
         if let Some(ready) = self.find(manifest) {
             return Ok(ready);
         }
-        let (ready, onnx) = load(manifest, device, compute).await?;
+        let (ready, onnx) = Box::pin(load(manifest, device, compute)).await?;
         let ready = Arc::new(ready);
         self.insert(manifest.clone(), ready.clone());
         let digests = self.lock().iter().map(|(digest, _)| digest.clone()).collect();

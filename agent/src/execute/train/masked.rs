@@ -23,14 +23,13 @@ impl Run {
     ) -> Result<ReportBody, Failure> {
         let device = &self.executor.device;
         let TaskId { job, round, .. } = &self.id;
-        let session = match device.masking.load(job, *round) {
-            Some(session) => session,
-            None => {
-                if let Some(refusal) = device.refusal().await {
-                    return Ok(ReportBody::Declined(refusal));
-                }
-                self.begin_masked(task).await?
+        let session = if let Some(session) = device.masking.load(job, *round) {
+            session
+        } else {
+            if let Some(refusal) = device.refusal().await {
+                return Ok(ReportBody::Declined(refusal));
             }
+            self.begin_masked(task).await?
         };
         let keys = serde_json::to_vec(&session.client().map_err(|error| refused(&error))?.keys());
         let keys = keys.map_err(|error| unsaid(&error))?;

@@ -122,6 +122,7 @@ impl Device {
             engine_facts: known.as_ref().map(|known| known.facts()).unwrap_or_default(),
             facts: self.facts.clone(),
             slots: self.config.slots,
+            masks: true,
         }
     }
 

@@ -440,6 +440,7 @@ pub(crate) fn hello(name: &str) -> Hello {
         engine_facts: Vec::new(),
         facts: Facts::default(),
         slots: 4,
+        masks: true,
     }
 }
 

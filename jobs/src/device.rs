@@ -40,6 +40,14 @@ pub struct Hello {
     pub facts: Facts,
     /// Tasks at work at the same time, at most.
     pub slots: u32,
+    /// Whether it can mask updates; older agents cannot.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub masks: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Hardware and operating system, as far as they can be known.

@@ -143,9 +143,11 @@ fn fleet(golden: &mut Golden) {
             disk: Bytes(32_000_000_000),
         },
         slots: 2,
+        masks: true,
     };
     golden.same("hello", &hello);
     let old = Hello {
+        masks: false,
         groups: Vec::new(),
         labels: BTreeMap::new(),
         datasets: Vec::new(),

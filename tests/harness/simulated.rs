@@ -118,6 +118,7 @@ fn hello(number: u32, options: &Options, dataset: Option<&Dataset>) -> Hello {
         engine_facts: Vec::new(),
         facts: Facts::default(),
         slots: 1,
+        masks: false,
     }
 }
 

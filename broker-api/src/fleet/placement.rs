@@ -123,6 +123,7 @@ mod tests {
             engine_facts: Vec::new(),
             facts: Facts::default(),
             slots,
+            masks: false,
         }
     }
 

@@ -44,6 +44,7 @@ fn pi() -> Hello {
             ..Facts::default()
         },
         slots: 1,
+        masks: false,
     }
 }
 

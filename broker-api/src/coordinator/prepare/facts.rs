@@ -89,6 +89,7 @@ pub(in crate::coordinator) fn eligible(
     let mut devices = fleet.matching(selector, Some(dataset));
     devices.retain(|hello| {
         selection.admits(&hello.labels, now)
+            && (hello.masks || spec.secure_aggregation.is_none())
             && of(hello, dataset).is_some_and(|facts| fits(facts, prepared))
     });
     devices

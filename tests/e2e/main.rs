@@ -17,6 +17,7 @@ mod formats;
 mod main_job;
 mod onnx_runtime;
 mod operators;
+mod private;
 mod secure;
 mod service;
 mod story;

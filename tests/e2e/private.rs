@@ -1,0 +1,59 @@
+//! Trainings that promise differential privacy, with real agents.
+
+use serde_json::{Value, json};
+
+use crate::story::fleet;
+
+const BUDGET: &str = "noise_multiplier=2,delta=1e-5,epsilon_budget=3.5";
+
+/// The job that `dunlin train` says it submitted.
+async fn job_of(world: &tests::world::World, text: &str) -> Value {
+    let id = text.split_whitespace().nth(1).unwrap().trim_end_matches(':');
+    world.get(&format!("/v1/jobs/{id}")).await.body
+}
+
+/// Two rounds are within the budget, and the command says so, before and after.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_private_training_registers_what_its_budget_is_enough_for() {
+    let fleet = fleet(2).await;
+    let world = &fleet.world;
+    let train = ["train", "--dataset", "digits", "--model", "mlp", "--rounds", "9"];
+    for (how, mode, planned) in [
+        (&["--devices", "2", "--quorum", "2"][..], "central", json!(2)),
+        (&["--no-evaluate", "--strategy", "fedmedian"][..], "local", Value::Null),
+    ] {
+        let privacy = format!("{mode}:norm=1,{BUDGET}");
+        let named = ["--register-as", mode, "--privacy", &privacy];
+        let output = world.dunlin(&[&train[..], how, &named[..]].concat());
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{text} {}", String::from_utf8_lossy(&output.stderr));
+        assert!(text.contains("epsilon 3.5 is enough for 2"), "{text}");
+        assert!(text.contains("the privacy budget is spent"), "{text}");
+        assert!(text.contains(&format!("registered {mode}:1")), "{text}");
+        let job = job_of(world, &text).await;
+        let rounds = job["rounds"].as_array().unwrap();
+        assert_eq!(rounds.len(), 2, "{job:#}");
+        assert_eq!(job["result"]["enough"], "privacy_budget", "{job:#}");
+        for (number, round) in (1..).zip(rounds) {
+            assert_eq!(round["privacy"]["rounds"], number, "{round:#}");
+            assert_eq!(round["privacy"]["planned"], planned, "{round:#}");
+            let loss = round["updates"][0][1]["loss"].as_f64().unwrap();
+            assert_eq!(loss > 0.0, mode == "central", "{round:#}");
+        }
+    }
+}
+
+/// A promise that cannot be kept is refused with all that is wrong with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_promise_that_cannot_be_kept_is_refused() {
+    let fleet = fleet(1).await;
+    let world = &fleet.world;
+    let privacy = "central:norm=1,noise_multiplier=0.1,delta=1e-5,epsilon_budget=1";
+    let train = ["train", "--dataset", "digits", "--model", "mlp", "--target-accuracy", "0.9"];
+    let output = world.dunlin(&[&train[..], &["--privacy", privacy]].concat());
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let text = String::from_utf8(output.stderr).unwrap();
+    for words in ["epsilon_budget", "noise_multiplier 3.", "target_accuracy", "devices"] {
+        assert!(text.contains(words), "{text} lacks {words}");
+    }
+}

@@ -220,6 +220,10 @@ fn figures(outcome: &Outcome) -> Option<Figures> {
 }
 
 fn moved(outcome: &Outcome) -> u64 {
+    if !outcome.moved.is_nothing() {
+        return outcome.moved.up.0.saturating_add(outcome.moved.down.0);
+    }
+    // A round of an older broker.
     let up: u64 = outcome.updates.iter().map(|(_, update)| update.parameters.size.0).sum();
     let invited = (outcome.updates.len() + outcome.missing.len()) as u64;
     up + invited * outcome.parameters.size.0

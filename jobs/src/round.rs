@@ -34,7 +34,7 @@
 
 use serde::{Deserialize, Serialize};
 
-pub use self::aggregate::{Aggregate, Influence, Verdict};
+pub use self::aggregate::{Aggregate, Influence, Moved, Verdict};
 pub use self::experience::Experience;
 use self::machine::{ask_again_ms, offer_evaluation};
 use self::masked::Said;
@@ -258,6 +258,9 @@ pub struct Outcome {
     /// The best round of the job so far, where it looks for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best: Option<Best>,
+    /// Bytes that travelled.
+    #[serde(default, skip_serializing_if = "Moved::is_nothing")]
+    pub moved: Moved,
     /// When it began.
     pub started_at: Millis,
     /// When it ended.

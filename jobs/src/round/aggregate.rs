@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{BlobRef, DeviceId};
+use crate::id::{BlobRef, Bytes, DeviceId};
 
 /// What the updates of a round came to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -46,4 +46,21 @@ pub enum Verdict {
     Reduced,
     /// It does not count.
     Refused,
+}
+
+/// Bytes of a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Moved {
+    /// Of the updates that arrived.
+    pub up: Bytes,
+    /// Of the parameters that were offered, to train from and to judge; a device that has them
+    /// already fetches none.
+    pub down: Bytes,
+}
+
+impl Moved {
+    /// Whether nothing is known of them.
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
 }

@@ -1,8 +1,8 @@
 //! A round when its updates are there: aggregating, evaluating, ending; and its clock.
 
 use super::member::{Member, Standing, shortened};
-use super::{Aggregate, Effect, Outcome, Phase, Round, Update};
-use crate::id::{Attempt, BlobRef, DeviceId, Millis};
+use super::{Aggregate, Effect, Moved, Outcome, Phase, Round, Update};
+use crate::id::{Attempt, BlobRef, Bytes, DeviceId, Millis};
 use crate::report::{EvaluationReport, Failure, FailureCode, UpdateReport};
 use crate::spec::{Participation, Purpose, Selection};
 
@@ -207,6 +207,8 @@ impl Round {
     /// Ends the round without new parameters.
     pub(super) fn fail(&mut self, now: Millis, failure: &Failure) -> Vec<Effect> {
         let failure = shortened(failure);
+        let before = Aggregate::of(self.plan.parameters.clone());
+        let moved = self.moved(&before);
         let mut effects = self.dismiss_speakers(&failure);
         let dismissed = self.dismiss(
             |_| false,
@@ -220,8 +222,7 @@ impl Round {
             },
         );
         effects.extend(dismissed);
-        let before = Aggregate::of(self.plan.parameters.clone());
-        effects.extend(self.end(now, before, Some(failure)));
+        effects.extend(self.end(now, before, Some(failure), moved));
         effects
     }
 
@@ -229,10 +230,17 @@ impl Round {
     fn succeed(&mut self, now: Millis) -> Vec<Effect> {
         let Phase::Evaluating { aggregate, .. } = &self.phase else { return Vec::new() };
         let aggregate = aggregate.clone();
-        self.end(now, aggregate, None)
+        let moved = self.moved(&aggregate);
+        self.end(now, aggregate, None, moved)
     }
 
-    fn end(&mut self, now: Millis, aggregate: Aggregate, failure: Option<Failure>) -> Vec<Effect> {
+    fn end(
+        &mut self,
+        now: Millis,
+        aggregate: Aggregate,
+        failure: Option<Failure>,
+        moved: Moved,
+    ) -> Vec<Effect> {
         let mut effects = Vec::new();
         for judge in self.judges.iter().filter(|judge| judge.is_at_work() && !judge.lost) {
             effects.push(Effect::Withdraw {
@@ -257,6 +265,7 @@ impl Round {
             evaluations: evaluations.collect(),
             missing: self.members.iter().filter_map(missing).collect(),
             best: None,
+            moved,
             started_at: self.started_at,
             ended_at: now,
         });
@@ -266,6 +275,16 @@ impl Round {
         (self.speakers, self.exchange) = (Vec::new(), None);
         effects.push(Effect::End(outcome));
         effects
+    }
+
+    /// Bytes of updates that arrived, and of parameters that were offered.
+    fn moved(&self, aggregate: &Aggregate) -> Moved {
+        let updates = self.members.iter().filter_map(Member::answer);
+        let up = updates.map(|update| update.report.parameters.size.0);
+        let offered = |blob: &BlobRef, devices: usize| blob.size.0.saturating_mul(devices as u64);
+        let down = offered(&self.plan.parameters, self.members.len())
+            .saturating_add(offered(&aggregate.parameters, self.judges.len()));
+        Moved { up: Bytes(up.fold(0, u64::saturating_add)), down: Bytes(down) }
     }
 }
 

@@ -175,7 +175,7 @@ fn outcome() -> Value {
         "evaluations": [["a", {"examples": 3, "loss": 0.5, "accuracy": 0.5, "duration_ms": 5}]],
         "missing": [["b", failure]],
         "best": {"round": 1, "metric": "loss", "value": 0.5, "stale": 0},
-        "started_at": 1, "ended_at": 2})
+        "moved": {"up": 5, "down": 5}, "started_at": 1, "ended_at": 2})
 }
 
 fn training() -> Value {

@@ -1,8 +1,12 @@
 #!/usr/bin/env bash
 # Measures the promises of the README and prints them beside their bars.
 #
-#   scripts/bench.sh                     all but the last three
+#   scripts/bench.sh                     start, answer, round, infer and train
 #   scripts/bench.sh start answer round  some
+#   scripts/bench.sh aggregate           the mean of large updates beside the memory and numpy
+#   scripts/bench.sh attack              strategies where devices send wrong updates
+#   scripts/bench.sh takeover            how soon a killed broker or device is missed
+#   scripts/bench.sh scale               a round of 1,000 devices, 10,000 that are there
 #   scripts/bench.sh bytes               encodings of updates: bytes, time, accuracy
 #   scripts/bench.sh infer               answers beside ONNX Runtime; three minutes
 #   scripts/bench.sh infer --families resnet8 --sides 32

@@ -1,8 +1,9 @@
 //! Measures the promises of the README with real processes and prints them beside their bars.
 //!
-//! `bench [start] [answer] [round] [bytes] [aggregate] [scale] [infer] [train] [secagg] [accuracy]
-//! [reference]`; without a word all but the last three, which take minutes to hours. Each figure is
-//! taken together with its limit in one interleaved run, so that both meet the same noise.
+//! `bench [start] [answer] [round] [bytes] [aggregate] [attack] [takeover] [scale] [infer] [train]
+//! [secagg] [accuracy] [reference]`; without a word those that take a quarter of an hour together.
+//! Each figure is taken together with its limit in one interleaved run, so that both meet the same
+//! noise.
 
 #![expect(
     clippy::unwrap_used,

@@ -3,7 +3,7 @@
 //!
 //! The machines are the real ones; what the broker and the agents do around them is done here in
 //! the same order, and may be cut short at every step that stores or sends. A seed decides
-//! everything: `DUNLIN_SIM_SEED=n` replays one, `DUNLIN_SIM_SEEDS=n` runs so many.
+//! everything: `SIM_SEED=n` replays one, `SIM_SEEDS=n` runs so many.
 //!
 //! Faults end after a while; from then on a training has to succeed. What must hold is in
 //! [`check`]; each [`Plant`] is a mistake in the shell that the checks have to find.
@@ -55,16 +55,16 @@ fn number(variable: &str) -> Option<u64> {
 
 #[test]
 fn trainings_succeed_whatever_failed_before() {
-    let only = number("DUNLIN_SIM_SEED");
+    let only = number("SIM_SEED");
     let seeds = match only {
         Some(seed) => seed..seed + 1,
-        None => 0..number("DUNLIN_SIM_SEEDS").unwrap_or(1500),
+        None => 0..number("SIM_SEEDS").unwrap_or(1500),
     };
     let mut total = world::Counts::default();
     for seed in seeds {
         let mut world = World::new(seed, None, only.is_some());
         if let Err(problem) = world.run() {
-            panic!("{problem}\nDUNLIN_SIM_SEED={seed} shows how it came to it");
+            panic!("{problem}\nSIM_SEED={seed} shows how it came to it");
         }
         total.add(&world.counts);
     }

@@ -38,6 +38,7 @@ fn every_flag_is_carried_into_the_file() {
             "label" | "data" => "key=value",
             "log" => "json",
             "metered" => "true",
+            "guard-hours" => "22-06",
             "name" | "group" | "log-level" | "nats" => "some",
             _ => "7",
         };

@@ -180,9 +180,16 @@ async fn a_training_is_cancelled_while_heartbeats_go_on() {
     // The threads are free again, and nothing is kept to go on from; what has ended may keep its
     // checkpoint until its next round.
     trained(&world, &model, "job3", 1, &LocalTraining::default()).await;
-    let saved = std::fs::read_dir(world.dir.path().join("state/checkpoints")).unwrap();
-    let names: Vec<_> = saved.map(|file| file.unwrap().file_name()).collect();
-    assert!(names.iter().all(|name| name.to_str().unwrap().contains("job3")), "{names:?}");
+    let saved = || {
+        let files = std::fs::read_dir(world.dir.path().join("state/checkpoints")).unwrap();
+        files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
+    };
+    let until = tokio::time::Instant::now() + super::PATIENCE;
+    // A checkpoint that was being written when the training was stopped goes after it.
+    while saved().iter().any(|name| !name.contains("job3")) {
+        assert!(tokio::time::Instant::now() < until, "{:?}", saved());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     agent.stop().await;
 }
 

@@ -117,7 +117,7 @@ pub(super) fn encode(bytes: &[u8], coded: &mut Vec<u8>) -> bool {
         return false;
     }
     let frequencies = Frequencies::counted(bytes);
-    let worth = bytes.len() - bytes.len() / 40;
+    let worth = bytes.len() - (bytes.len() / 40).max(1);
     let tables = 4 * STATES + 2 + frequencies.last - frequencies.first;
     if frequencies.bits(bytes) / 8 + tables as u64 >= worth as u64 {
         return false;

@@ -114,6 +114,13 @@ async fn devices_are_told_how_many_rounds_are_done() {
     }
 }
 
+/// This when a device is to train, the work otherwise.
+fn at_training(
+    action: impl Fn() -> Action + Send + Sync + 'static,
+) -> impl Fn(&jobs::spec::Task) -> Action + Send + Sync + 'static {
+    move |task| if task.id.purpose == Purpose::Train { action() } else { Action::Work }
+}
+
 /// A round of `d1`, which works, and `d2`, which behaves so: why `d2` is missing.
 async fn refused(
     behaviour: impl Fn() -> Action + Send + Sync + 'static,
@@ -122,15 +129,7 @@ async fn refused(
     let world = World::new().await;
     let broker = world.broker().await;
     let _d1 = Device::start(&world, "d1").await;
-    let bad = move |task: &jobs::spec::Task| match task.id.purpose {
-        Purpose::Train => behaviour(),
-        Purpose::Evaluate
-        | Purpose::Share
-        | Purpose::Mask
-        | Purpose::Unmask
-        | Purpose::Infer
-        | Purpose::Telemetry => Action::Work,
-    };
+    let bad = at_training(behaviour);
     let _d2 = Device::start_as(&world, "d2", bad).await;
     joined(&broker, 2).await;
     let mut spec = train_spec(1, 2);
@@ -194,15 +193,7 @@ async fn gated(world: &World) -> (Device, watch::Sender<bool>) {
 
 async fn gated_as(world: &World, name: &str) -> (Device, watch::Sender<bool>) {
     let (gate, open) = watch::channel(false);
-    let waits = move |task: &jobs::spec::Task| match task.id.purpose {
-        Purpose::Train => Action::After(open.clone()),
-        Purpose::Evaluate
-        | Purpose::Share
-        | Purpose::Mask
-        | Purpose::Unmask
-        | Purpose::Infer
-        | Purpose::Telemetry => Action::Work,
-    };
+    let waits = at_training(move || Action::After(open.clone()));
     (Device::start_as(world, name, waits).await, gate)
 }
 

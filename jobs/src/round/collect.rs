@@ -1,7 +1,7 @@
 //! A round until its updates are there: selecting and collecting.
 
 use super::machine::{find, offer_evaluation};
-use super::member::{Member, Standing, shortened};
+use super::member::{Member, Standing};
 use super::select::{as_given, invited, shuffled, wanted};
 use super::{DEVICES_MAX, Effect, MASKED_DEVICES_MAX, Phase, Round, Update};
 use crate::id::{Attempt, BlobRef, DeviceId, Millis};
@@ -138,9 +138,7 @@ impl Round {
         }
         match refused {
             None => update.checked = true,
-            // After the deadline there is no second chance.
-            Some(failure) if closed => member.standing = Standing::Out(shortened(failure)),
-            Some(failure) => member.failed(now, failure),
+            Some(failure) => member.refused(now, closed, failure),
         }
         self.settle(now)
     }

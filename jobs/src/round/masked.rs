@@ -151,8 +151,7 @@ impl Round {
         }
         match refused {
             None => said.checked = true,
-            Some(failure) if closed => speaker.standing = Standing::Out(shortened(failure)),
-            Some(failure) => speaker.failed(now, failure),
+            Some(failure) => speaker.refused(now, closed, failure),
         }
         self.settle_stage(now)
     }

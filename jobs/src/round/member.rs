@@ -128,6 +128,15 @@ impl<A> Member<A> {
         }
     }
 
+    /// Its answer cannot be used; after the close there is no second chance.
+    pub(super) fn refused(&mut self, now: Millis, closed: bool, failure: &Failure) {
+        if closed {
+            self.standing = Standing::Out(shortened(failure));
+        } else {
+            self.failed(now, failure);
+        }
+    }
+
     /// Whether a device that came back is to be offered its task again.
     pub(super) fn returned(&mut self, now: Millis) -> bool {
         if !std::mem::take(&mut self.lost) || !self.is_open() {

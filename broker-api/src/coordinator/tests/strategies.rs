@@ -188,15 +188,7 @@ async fn an_update_without_a_control_variate_is_refused() {
     let broker = world.broker().await;
     let _d1 = Device::start(&world, "d1").await;
     let bytes = tiny(|_| ());
-    let old = move |task: &jobs::spec::Task| match task.id.purpose {
-        Purpose::Train => Action::Upload(bytes.clone()),
-        Purpose::Evaluate
-        | Purpose::Share
-        | Purpose::Mask
-        | Purpose::Unmask
-        | Purpose::Infer
-        | Purpose::Telemetry => Action::Work,
-    };
+    let old = at_training(move || Action::Upload(bytes.clone()));
     let _d2 = Device::start_as(&world, "d2", old).await;
     joined(&broker, 2).await;
     let mut spec = spec(1, "scaffold".parse().unwrap());
@@ -284,15 +276,7 @@ async fn a_robust_strategy_bears_a_device_that_is_wrong() {
             devices.push(Device::start(&world, name).await);
         }
         let bytes = off.clone();
-        let wrong = move |task: &jobs::spec::Task| match task.id.purpose {
-            Purpose::Train => Action::Upload(bytes.clone()),
-            Purpose::Evaluate
-            | Purpose::Share
-            | Purpose::Mask
-            | Purpose::Unmask
-            | Purpose::Infer
-            | Purpose::Telemetry => Action::Work,
-        };
+        let wrong = at_training(move || Action::Upload(bytes.clone()));
         devices.push(Device::start_as(&world, "d7", wrong).await);
         joined(&broker, 7).await;
         let mut spec = spec(2, text.parse().unwrap());

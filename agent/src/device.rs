@@ -24,6 +24,7 @@ use crate::facts;
 use crate::guards::{self, Condition};
 use crate::kept_local::KeptLocal;
 use crate::masking::MaskingStore;
+use crate::refusals::Refusals;
 use crate::releases::Releases;
 use crate::state::State;
 use crate::telemetry::Probe;
@@ -47,6 +48,8 @@ pub(crate) struct Device {
     pub(crate) residuals: KeptLocal,
     /// Updates that were given away with noise.
     pub(crate) releases: Releases,
+    /// Updates that brokers could not use.
+    pub(crate) refusals: Refusals,
     pub(crate) masking: MaskingStore,
     pub(crate) datasets: Datasets,
     pub(crate) buffer: Buffer,
@@ -87,6 +90,7 @@ impl Device {
             controls: KeptLocal::open(state.controls(), config.cache_bytes),
             residuals: KeptLocal::open(state.residuals(), config.cache_bytes),
             releases: Releases::open(state.releases()),
+            refusals: Refusals::default(),
             masking: MaskingStore::open(state.masking(), config.cache_bytes),
             blobs,
             datasets: Datasets::new(config.data.clone(), facts.memory.0),
@@ -191,7 +195,8 @@ impl Device {
             probe.measure(at)
         };
         let measured = tokio::task::spawn_blocking(measure).await;
-        measured.unwrap_or_else(|_| Telemetry { at, ..Telemetry::default() })
+        let measured = measured.unwrap_or_else(|_| Telemetry { at, ..Telemetry::default() });
+        Telemetry { refusals: self.refusals.newest(), ..measured }
     }
 }
 

@@ -33,6 +33,7 @@ mod kept_local;
 pub mod logging;
 mod masking;
 mod presence;
+mod refusals;
 mod releases;
 pub mod service;
 mod state;

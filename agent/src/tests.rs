@@ -31,6 +31,7 @@ mod joining;
 mod kept_local;
 mod masked;
 mod noised;
+mod refusals;
 mod train;
 mod updates;
 

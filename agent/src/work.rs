@@ -110,7 +110,11 @@ impl Work {
                 let effects = self.step(task.id.purpose, &Event::Offered(task));
                 self.perform(effects, binary, reply).await;
             }
-            Ok((Offer::Cancel { task, reason }, _)) => {
+            Ok((Offer::Cancel { task, reason, refused: true }, _)) => {
+                let at = self.device.clock.now();
+                self.device.refusals.note(at, &task, &reason);
+            }
+            Ok((Offer::Cancel { task, reason, refused: false }, _)) => {
                 tracing::info!(job = %task.job, reason, "asked to stop");
                 let effects = self.step(task.purpose, &Event::CancelRequested { task });
                 self.perform(effects, Bytes::new(), None).await;

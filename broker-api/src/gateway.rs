@@ -275,7 +275,7 @@ impl Driver<'_> {
             }
             Effect::Withdraw { device, attempt, reason } => {
                 self.attempting = None;
-                let offer = Offer::Cancel { task: self.task_id(attempt), reason };
+                let offer = Offer::Cancel { task: self.task_id(attempt), reason, refused: false };
                 let subject = subject::offer(&device);
                 let client = self.gateway.store.client();
                 if let Err(error) = client.publish(subject, wire::encode(&offer)).await {

@@ -9,13 +9,11 @@ use async_nats::{Client, Message};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use jobs::device::{DatasetFacts, Facts, Heartbeat, Hello, Telemetry};
-use jobs::id::{BlobRef, Bytes as Size, DatasetName, DeviceId, JobId, Millis};
-use jobs::report::{
-    EvaluationReport, Failure, FailureCode, InferReport, ReportBody, TaskReport, UpdateReport,
-};
+use jobs::id::{BlobRef, DatasetName, DeviceId, JobId, Millis};
+use jobs::report::{EvaluationReport, Failure, FailureCode, ReportBody, TaskReport, UpdateReport};
 use jobs::spec::{
-    InferTask, JobSpec, ModelQuery, Offer, Participation, Purpose, Task, TaskId, TaskWork,
-    TensorHeader, TrainSpec, TrainTask, WorkSpec,
+    JobSpec, ModelQuery, Offer, Participation, Purpose, Task, TaskId, TaskWork, TrainSpec,
+    TrainTask, WorkSpec,
 };
 use jobs::subject::{self, FleetTopic};
 use jobs::wire;
@@ -33,6 +31,7 @@ use crate::record::ModelRecord;
 use self::encoded::encoded;
 
 mod encoded;
+mod infer;
 pub(crate) mod masked;
 
 /// How long a test waits for what must come.
@@ -118,6 +117,8 @@ pub(crate) struct Device {
     pub(crate) offered: watch::Receiver<Vec<Task>>,
     /// Tasks that were withdrawn, in order.
     pub(crate) withdrawn: watch::Receiver<Vec<TaskId>>,
+    /// Tasks whose results were not used, with the reasons, in order.
+    pub(crate) refused: watch::Receiver<Vec<(TaskId, String)>>,
     /// The parameters that training began from, by round.
     pub(crate) given: watch::Receiver<BTreeMap<u32, Parameters>>,
     /// The server's control variates it was given, by round.
@@ -132,6 +133,7 @@ struct Agent {
     behaviour: Behaviour,
     offered: watch::Sender<Vec<Task>>,
     withdrawn: watch::Sender<Vec<TaskId>>,
+    refused: watch::Sender<Vec<(TaskId, String)>>,
     given: watch::Sender<BTreeMap<u32, Parameters>>,
     controls: watch::Sender<BTreeMap<u32, Parameters>>,
     /// By round.
@@ -151,6 +153,7 @@ impl Device {
         let client = world.client().await;
         let (offered_sender, offered) = watch::channel(Vec::new());
         let (withdrawn_sender, withdrawn) = watch::channel(Vec::new());
+        let (refused_sender, refused) = watch::channel(Vec::new());
         let (given_sender, given) = watch::channel(BTreeMap::new());
         let (controls_sender, controls) = watch::channel(BTreeMap::new());
         let hello = hello(name);
@@ -160,6 +163,7 @@ impl Device {
             behaviour: Arc::new(behaviour),
             offered: offered_sender,
             withdrawn: withdrawn_sender,
+            refused: refused_sender,
             given: given_sender,
             controls: controls_sender,
             masked: Mutex::default(),
@@ -187,7 +191,7 @@ impl Device {
                 tokio::spawn(inner.clone().run_until_cancelled_owned(task));
             }
         }));
-        Self { offered, withdrawn, given, controls, _guard: token.drop_guard() }
+        Self { offered, withdrawn, refused, given, controls, _guard: token.drop_guard() }
     }
 
     /// Waits until a task of this purpose was offered.
@@ -230,6 +234,9 @@ impl Agent {
         let (offer, binary) = wire::decode_with_binary(&message.payload, length).unwrap();
         let task = match offer {
             Offer::Task(task) => task,
+            Offer::Cancel { task, reason, refused: true } => {
+                return self.refused.send_modify(|told| told.push((task, reason)));
+            }
             Offer::Cancel { task, .. } => {
                 return self.withdrawn.send_modify(|tasks| tasks.push(task));
             }
@@ -290,45 +297,6 @@ impl Agent {
                 self.client.publish(reply, wire::encode(&report)).await.unwrap();
             }
         }
-    }
-
-    /// Answers with the input.
-    async fn infer(&self, task: &Task, work: &InferTask, binary: Bytes, message: &Message) {
-        let device = self.hello.device.clone();
-        let values = binary.len() as u64 / 4;
-        let output = TensorHeader {
-            name: "y".to_owned(),
-            datatype: "FP32".to_owned(),
-            shape: vec![1, values],
-            size: Size(binary.len() as u64),
-        };
-        let inferred = InferReport {
-            model: work.model.clone(),
-            engine: "echo".to_owned(),
-            engine_us: 10,
-            refused_engines: Vec::new(),
-            outputs: vec![output],
-            classes: Vec::new(),
-        };
-        let mut outputs = binary;
-        if let Some(answer_to) = &work.answer_to {
-            let answer = crate::broker::Answer {
-                device: device.clone(),
-                report: inferred.clone(),
-                outputs: std::mem::take(&mut outputs),
-            };
-            let json = crate::request::answer_json(&answer).unwrap().to_string();
-            self.client.publish(answer_to.clone(), json.into()).await.unwrap();
-        }
-        let report =
-            TaskReport { task: task.id.clone(), device, body: ReportBody::Inferred(inferred) };
-        let encoded = wire::encode_with_binary(&report, &outputs);
-        let mut headers = HeaderMap::new();
-        if let Some(length) = encoded.json_length {
-            headers.insert(wire::JSON_LENGTH_HEADER, length.to_string());
-        }
-        let reply = message.reply.clone().unwrap();
-        self.client.publish_with_headers(reply, headers, encoded.payload).await.unwrap();
     }
 
     /// Adds the number of the device (the last character of its name) to every value.

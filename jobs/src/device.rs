@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::EngineFacts;
-use crate::id::{Bytes, DatasetName, DeviceId, Digest, GroupName, Millis};
+use crate::id::{Bytes, DatasetName, DeviceId, Digest, GroupName, JobId, Millis, RoundNumber};
 use crate::spec::TaskId;
 
 /// What a device is: sent on joining (`fleet.<device>.hello`) and kept while it is offline.
@@ -180,6 +180,22 @@ pub struct Telemetry {
     /// Resident memory of the agent itself.
     #[serde(default)]
     pub agent_memory: Bytes,
+    /// The device's updates that were not used, the newest last; a few since the agent started.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refusals: Vec<Refusal>,
+}
+
+/// An update of a device that was not used because of what is in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Of which job.
+    pub job: JobId,
+    /// Of which round.
+    pub round: RoundNumber,
+    /// When the device was told, since the Unix epoch; the device's clock.
+    pub at: Millis,
+    /// Why.
+    pub reason: String,
 }
 
 /// One file system.

@@ -55,6 +55,7 @@ mod experience;
 mod machine;
 mod masked;
 mod member;
+mod refusals;
 mod select;
 mod status;
 

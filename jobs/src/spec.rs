@@ -294,6 +294,9 @@ pub enum Offer {
         task: TaskId,
         /// Why, for the log.
         reason: String,
+        /// What the task gave cannot be used, and that is the reason: there is nothing to stop.
+        #[serde(default, skip_serializing_if = "is_default")]
+        refused: bool,
     },
 }
 

@@ -174,7 +174,7 @@ async fn a_training_is_cancelled_while_heartbeats_go_on() {
     world.offer(&training(&model, "job2", 2, LocalTraining::default())).await;
     assert_eq!(failure_of(final_report(&mut others).await.0).code, FailureCode::Busy);
 
-    let cancel = Offer::Cancel { task: offer.id, reason: "test".to_owned() };
+    let cancel = Offer::Cancel { task: offer.id, reason: "test".to_owned(), refused: false };
     world.client.publish("offer.pi", wire::encode(&cancel)).await.unwrap();
     assert_eq!(final_report(&mut reports).await.0.body, ReportBody::Cancelled);
     // The threads are free again, and nothing is kept to go on from; what has ended may keep its

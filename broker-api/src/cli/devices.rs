@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use jobs::device::Presence;
+use jobs::device::{Presence, Refusal};
 use jobs::id::Millis;
 use serde::Deserialize;
 
@@ -198,6 +198,10 @@ fn details(record: &DeviceRecord, now: Millis) -> String {
         for (sensor, celsius) in &telemetry.temperatures {
             row("temperature", format!("{sensor} {celsius:.1} C"));
         }
+        for Refusal { job, round, at, reason } in telemetry.refusals.iter().rev() {
+            let ago = table::ago(now, *at);
+            row("not used", format!("update of job {job}, round {round}, {ago}: {reason}"));
+        }
     }
     rows.to_string()
 }
@@ -221,7 +225,8 @@ mod tests {
             "presence": "online", "last_seen": 500, "tasks": 1,
             "telemetry": {"at": 1, "uptime_s": 5, "cpu_percent": 12.4, "load": [0.1, 0.2, 0.3],
                 "memory_total": 1, "memory_used": 1, "memory_available": 2_000_000,
-                "swap_total": 0, "swap_used": 0, "temperatures": {"cpu": 48.3}},
+                "swap_total": 0, "swap_used": 0, "temperatures": {"cpu": 48.3},
+                "refusals": [{"job": "j1", "round": 3, "at": 500, "reason": "left out: far"}]},
         }))
         .unwrap()
     }
@@ -251,6 +256,8 @@ mod tests {
         assert!(lines.contains(&"labels       site=attic"), "{text}");
         assert!(lines.contains(&"temperature  cpu 48.3 C"), "{text}");
         assert!(text.contains("per class: 400 79"), "{text}");
+        let refused = "not used     update of job j1, round 3, now: left out: far";
+        assert!(lines.contains(&refused), "{text}");
         assert!(!text.contains("kernel"), "{text}");
     }
 }

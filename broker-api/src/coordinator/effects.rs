@@ -182,7 +182,8 @@ impl Owner {
                         return Ok(());
                     }
                     let task = self.task_id(round, purpose, attempt);
-                    self.send(&device, &Offer::Cancel { task, reason }, None, false).await;
+                    let cancel = Offer::Cancel { task, reason, refused: false };
+                    self.send(&device, &cancel, None, false).await;
                 }
                 round::Effect::FindDevices
                 | round::Effect::CheckUpdate { .. }
@@ -305,6 +306,7 @@ impl Owner {
         while let Err(error) = self.tell_round(&outcome).await {
             self.rest(&error).await?;
         }
+        self.tell_refused(&outcome).await;
         let result = if outcome.failure.is_none() { "succeeded" } else { "failed" };
         self.core.metrics.add(Counter::Rounds, format!("result=\"{result}\""), 1);
         let took = outcome.ended_at.since(outcome.started_at).0;
@@ -320,6 +322,16 @@ impl Owner {
         let body = EventBody::RoundEnded(Box::new(outcome.clone()));
         let id = format!("round.{number}.ended");
         self.core.store.publish_event(&self.job, &id, body).await
+    }
+
+    /// Tells devices whose update was not used because of what is in it. Nothing is stopped by
+    /// it: no attempt is as old.
+    async fn tell_refused(&self, outcome: &Outcome) {
+        for (device, reason) in outcome.refusals() {
+            let task = self.task_id(outcome.round, Purpose::Train, Attempt(0));
+            let told = Offer::Cancel { task, reason, refused: true };
+            self.send(device, &told, None, false).await;
+        }
     }
 
     /// Puts a round's blobs on the list, and removes those that are old from the object store.

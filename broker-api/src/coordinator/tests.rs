@@ -16,6 +16,7 @@ use crate::testing::*;
 mod encodings;
 mod masked;
 mod private;
+mod refusals;
 mod resume;
 mod selection;
 mod stopping;

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use jobs::device::{
-    DatasetFacts, DiskUse, Facts, Goodbye, Heartbeat, Hello, NetworkUse, Telemetry,
+    DatasetFacts, DiskUse, Facts, Goodbye, Heartbeat, Hello, NetworkUse, Refusal, Telemetry,
 };
 use jobs::engine::EngineFacts;
-use jobs::id::{Bytes, Millis};
+use jobs::id::{Bytes, Millis, RoundNumber};
 use jobs::spec::Purpose;
 
 use super::{Golden, digest, parse, task_id};
@@ -103,6 +103,7 @@ pub(super) fn fleet(golden: &mut Golden) {
     golden.old("heartbeat", &Heartbeat { tasks: Vec::new(), models: Vec::new(), ..heartbeat });
     golden.same("goodbye", &Goodbye { device: parse("pi-3"), instance: hello.instance });
     golden.same("telemetry", &telemetry());
+    golden.same("telemetry-refused", &refused());
     let old = Telemetry {
         disks: Vec::new(),
         networks: Vec::new(),
@@ -136,5 +137,16 @@ pub(super) fn telemetry() -> Telemetry {
         }],
         temperatures: BTreeMap::from([("cpu-thermal".to_owned(), 48.5)]),
         agent_memory: Bytes(9_000_000),
+        refusals: Vec::new(),
     }
+}
+
+fn refused() -> Telemetry {
+    let refusal = Refusal {
+        job: parse("01job"),
+        round: RoundNumber(3),
+        at: Millis(1_795_000_004_000),
+        reason: "invalid_update: \"w\" is not finite".to_owned(),
+    };
+    Telemetry { refusals: vec![refusal], ..telemetry() }
 }

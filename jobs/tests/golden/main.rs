@@ -144,8 +144,13 @@ fn offers(golden: &mut Golden) {
     let task = infer(InferInput::Picture, None);
     golden.same("offer-infer-picture", &offer(Purpose::Infer, TaskWork::Infer(task)));
     golden.same("offer-telemetry", &offer(Purpose::Telemetry, TaskWork::Telemetry));
-    let reason = "no longer needed".to_owned();
-    golden.same("offer-cancel", &Offer::Cancel { task: task_id(Purpose::Train), reason });
+    let cancel = |reason: &str, refused| Offer::Cancel {
+        task: task_id(Purpose::Train),
+        reason: reason.to_owned(),
+        refused,
+    };
+    golden.same("offer-cancel", &cancel("no longer needed", false));
+    golden.same("offer-cancel-refused", &cancel("invalid_update: \"w\" is not finite", true));
 }
 
 fn reports(golden: &mut Golden) {

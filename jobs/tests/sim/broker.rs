@@ -345,7 +345,10 @@ impl World {
                 self.send_offer(&device, &Offer::Task(Box::new(task)));
             }
             round::Effect::Withdraw { device, purpose, attempt, reason } => {
-                self.send_offer(&device, &Offer::Cancel { task: id(purpose, attempt), reason });
+                self.send_offer(
+                    &device,
+                    &Offer::Cancel { task: id(purpose, attempt), reason, refused: false },
+                );
             }
             round::Effect::FindDevices
             | round::Effect::CheckUpdate { .. }

@@ -163,7 +163,8 @@ fn telemetry() -> Value {
         "memory_total": 1, "memory_used": 1, "memory_available": 1, "swap_total": 0,
         "swap_used": 0, "disks": [{"mount": "/", "total": 2, "available": 1}],
         "networks": [{"interface": "eth0", "received": 1, "sent": 2}],
-        "temperatures": {"cpu": 48.5}, "agent_memory": 9})
+        "temperatures": {"cpu": 48.5}, "agent_memory": 9,
+        "refusals": [{"job": "j", "round": 3, "at": 1, "reason": "far off"}]})
 }
 
 fn outcome() -> Value {

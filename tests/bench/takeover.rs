@@ -17,7 +17,7 @@ pub(crate) async fn measure() {
     heading("3 nats-servers, 2 brokers, a training at work: who is killed is missed after");
     let mut cluster = Cluster::start().await;
     let options = ["--first", "1", "--count", "3", "--adds", "--delay-ms", "200"];
-    let _steady = cluster.devices("steady", &options);
+    let _steady = cluster.world.devices("steady", &options);
     for number in 1..=3 {
         cluster.world.online(&name(number), true).await;
     }
@@ -75,7 +75,7 @@ async fn devices(cluster: &Cluster) -> Times {
     let mut times = Times::default();
     for number in 10..10 + TIMES {
         let first = number.to_string();
-        let mut device: Process = cluster.devices("killed", &["--first", &first]);
+        let mut device: Process = cluster.world.devices("killed", &["--first", &first]);
         cluster.world.online(&name(number), true).await;
         tokio::time::sleep(Duration::from_secs(1)).await;
         device.kill();

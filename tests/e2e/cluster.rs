@@ -2,14 +2,13 @@
 //! device adds a number of its own to all values, so the parameters that a round begins with tell
 //! whose updates were counted in the one before, and how often.
 
-use std::path::Path;
 use std::time::Duration;
 
-use models::params::Parameters;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tests::cluster::{Cluster, Which};
-use tests::simulated::added;
+
+use crate::sums::assert_each_counts_once;
 
 /// What happens to the cluster.
 #[derive(Debug, Clone, Copy)]
@@ -25,8 +24,6 @@ enum Fault {
 }
 
 const ROUNDS: usize = 24;
-/// A device reports as many examples.
-const EXAMPLES: f64 = 8.0;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_update_counts_once_whoever_is_killed() {
@@ -35,9 +32,9 @@ async fn every_update_counts_once_whoever_is_killed() {
     std::fs::create_dir(&folder).unwrap();
     let record = folder.to_str().unwrap().to_owned();
     let steady = ["--first", "1", "--count", "3", "--adds", "--delay-ms", "150"];
-    let _steady = cluster.devices("steady", &[&steady[..], &["--record", &record]].concat());
+    let _steady = cluster.world.devices("steady", &[&steady[..], &["--record", &record]].concat());
     let killed = ["--first", "4", "--count", "1", "--adds", "--delay-ms", "150"];
-    let mut device = cluster.devices("killed", &killed);
+    let mut device = cluster.world.devices("killed", &killed);
     for number in 1..=4 {
         cluster.world.online(&format!("device-{number:05}"), true).await;
     }
@@ -72,7 +69,7 @@ async fn every_update_counts_once_whoever_is_killed() {
             }
             Fault::Device => {
                 device.kill();
-                device = cluster.devices("killed", &killed);
+                device = cluster.world.devices("killed", &killed);
             }
         }
     }
@@ -111,42 +108,4 @@ async fn in_phase(cluster: &Cluster, id: &str, rounds: usize, phase: &str) {
             && cluster.stored(id).await["machine"]["round"]["phase"]["type"] == phase
     };
     cluster.world.until(&what, reached).await;
-}
-
-/// Holds what each round began with to what the one before says of itself, to the last bit.
-fn assert_each_counts_once(rounds: &[Value], folder: &Path) {
-    let given = |round: &Value| {
-        let bytes = std::fs::read(folder.join(round["round"].to_string())).unwrap();
-        Parameters::from_safetensors(&bytes).unwrap()
-    };
-    for pair in rounds.windows(2) {
-        let (before, after) = (given(&pair[0]), given(&pair[1]));
-        let expected =
-            if pair[0]["failure"].is_null() { mean_of(&pair[0], &before) } else { before };
-        assert_eq!(after.to_safetensors(), expected.to_safetensors(), "after {:#}", pair[0]);
-    }
-}
-
-/// The mean of what the devices of a round made of these parameters, the slow way.
-fn mean_of(round: &Value, before: &Parameters) -> Parameters {
-    let number = |update: &Value| update[0].as_str().unwrap()["device-".len()..].parse().unwrap();
-    let bytes = before.to_safetensors();
-    let updates = round["updates"].as_array().unwrap().iter().map(number);
-    let updates: Vec<Parameters> = updates
-        .map(|number| Parameters::from_safetensors(&added(&bytes, number)).unwrap())
-        .collect();
-    let mut items = before.items().to_vec();
-    for (at, item) in items.iter_mut().enumerate() {
-        for (index, value) in item.values.iter_mut().enumerate() {
-            let (mut sum, mut weight) = (0.0, 0.0);
-            for update in &updates {
-                sum += f64::from(update.items()[at].values[index]) * EXAMPLES;
-                weight += EXAMPLES;
-            }
-            #[expect(clippy::cast_possible_truncation, reason = "parameters are f32")]
-            let mean = (sum / weight) as f32;
-            *value = mean;
-        }
-    }
-    Parameters::new(items).unwrap()
 }

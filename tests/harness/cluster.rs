@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::{self, stream};
 use serde_json::Value;
 
-use crate::process::{PATIENCE, Process, nats_server, program};
+use crate::process::{PATIENCE, Process, nats_server};
 use crate::world::{World, free_port, start_broker, url};
 
 /// A fleet that goes on when any one of its servers or brokers is killed; gone when dropped.
@@ -110,13 +110,6 @@ impl Cluster {
         let Ok(bucket) = context.get_key_value("trainings").await else { return Value::Null };
         let value = bucket.get(id).await.ok().flatten().unwrap_or_default();
         serde_json::from_slice(&value).unwrap_or_default()
-    }
-
-    /// Plays devices, with these options of `simulated-devices`.
-    pub fn devices(&self, name: &str, options: &[&str]) -> Process {
-        let mut command = Command::new(program("simulated-devices"));
-        command.args(["--nats", &self.world.nats_url(), "--heartbeat-ms", "300"]).args(options);
-        Process::start(name, self.world.folder(), command)
     }
 }
 

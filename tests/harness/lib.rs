@@ -1,8 +1,9 @@
 //! A fleet of real processes for tests and benchmarks: nats-server, `dunlin`, `dunlin-agent`.
 //!
 //! [`world::World`] starts and kills them, [`process`] runs a program and keeps its log,
-//! [`cluster::Cluster`] has three NATS servers and two brokers, [`simulated`] plays many devices,
-//! [`helper`] starts engines in processes, [`data`] makes data sets.
+//! [`cluster::Cluster`] has three NATS servers and two brokers, [`proxy`] stands between programs,
+//! [`simulated`] plays many devices, [`helper`] starts engines in processes, [`data`] makes data
+//! sets.
 
 #![expect(
     clippy::unwrap_used,
@@ -14,5 +15,7 @@ pub mod cluster;
 pub mod data;
 pub mod helper;
 pub mod process;
+#[path = "../../link/testing/proxy.rs"]
+pub mod proxy;
 pub mod simulated;
 pub mod world;

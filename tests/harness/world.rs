@@ -114,10 +114,27 @@ impl World {
 
     /// The same with a build of one's choice.
     pub fn agent_command_of(&self, program: &Path, name: &str) -> Command {
+        self.agent_command_via(&self.nats_urls, program, name)
+    }
+
+    /// The same by another way to NATS.
+    pub fn agent_command_via(&self, nats: &str, program: &Path, name: &str) -> Command {
         let mut command = Command::new(program);
-        command.args(["--nats", &self.nats_url(), "--name", name, "--heartbeat-ms", "300"]);
+        command.args(["--nats", nats, "--name", name, "--heartbeat-ms", "300"]);
         command.arg("--state-dir").arg(self.folder.path().join(format!("state-{name}")));
         command
+    }
+
+    /// Plays devices, with these options of `simulated-devices`.
+    pub fn devices(&self, name: &str, options: &[&str]) -> Process {
+        self.devices_via(&self.nats_urls, name, options)
+    }
+
+    /// The same by another way to NATS.
+    pub fn devices_via(&self, nats: &str, name: &str, options: &[&str]) -> Process {
+        let mut command = Command::new(program("simulated-devices"));
+        command.args(["--nats", nats, "--heartbeat-ms", "300"]).args(options);
+        Process::start(name, self.folder.path(), command)
     }
 
     /// Starts an agent.

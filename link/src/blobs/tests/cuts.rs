@@ -20,7 +20,7 @@ async fn through(proxy: &Proxy) -> Blobs {
 async fn an_upload_goes_on_after_cuts_and_sends_no_more_than_a_window_again() {
     let server = Server::start();
     let near = store(&server).await;
-    let proxy = Proxy::to(server.port()).await;
+    let proxy = Proxy::to(server.port());
     let far = through(&proxy).await;
     let bytes = pattern(40 * 1024 * 1024 + 5, 1);
     let size = bytes.len() as u64;
@@ -63,7 +63,7 @@ async fn a_download_goes_on_after_cuts_and_reads_no_more_than_a_batch_again() {
     let near = store(&server).await;
     let bytes = pattern(24 * 1024 * 1024 + 5, 2);
     let blob = near.put(bytes.clone()).await.unwrap();
-    let proxy = Proxy::to(server.port()).await;
+    let proxy = Proxy::to(server.port());
     let far = through(&proxy).await;
     for cut in [1, 10 * MIB, 23 * MIB] {
         let (_, before) = proxy.passed();

@@ -1,0 +1,116 @@
+//! Networks that repeat, delay and reorder what is said.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use serde_json::{Value, json};
+use tests::world::World;
+use tokio::task::JoinHandle;
+
+use crate::story::{fleet, training};
+use crate::sums::assert_each_counts_once;
+
+/// Says everything again that is said on these subjects, twice: later, and in another order.
+struct Echo {
+    said: Arc<AtomicU64>,
+    saying: JoinHandle<()>,
+}
+
+impl Echo {
+    async fn of(world: &World, subjects: &[&str]) -> Self {
+        let options = async_nats::ConnectOptions::new().no_echo();
+        let client = options.connect(world.nats_url()).await.unwrap();
+        let mut heard = futures::stream::SelectAll::new();
+        for subject in subjects {
+            heard.push(client.subscribe((*subject).to_owned()).await.unwrap());
+        }
+        client.flush().await.unwrap();
+        let said = Arc::new(AtomicU64::new(0));
+        let count = said.clone();
+        let saying = tokio::spawn(async move {
+            for number in 0.. {
+                let Some(message) = heard.next().await else { return };
+                for delay in [number * 37 % 400, 400 + number * 83 % 1600] {
+                    let (client, message) = (client.clone(), message.clone());
+                    let count = count.clone();
+                    tokio::spawn(async move {
+                        tokio::time::sleep(Duration::from_millis(delay)).await;
+                        client.publish(message.subject, message.payload).await.unwrap();
+                        count.fetch_add(1, Ordering::SeqCst);
+                    });
+                }
+            }
+        });
+        Self { said, saying }
+    }
+
+    /// Messages that were said again.
+    fn said(&self) -> u64 {
+        self.said.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.saying.abort();
+    }
+}
+
+const ALL: [&str; 3] = ["offer.*", jobs::subject::REPORTS_ALL, jobs::subject::FLEET_ALL];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_said_three_times_and_out_of_order_counts_once() {
+    let world = World::start().await;
+    let folder = world.folder().join("rounds");
+    std::fs::create_dir(&folder).unwrap();
+    let echo = Echo::of(&world, &ALL).await;
+    let options = ["--first", "1", "--count", "4", "--adds", "--delay-ms", "100", "--record"];
+    let _devices = world.devices("devices", &[&options[..], &[folder.to_str().unwrap()]].concat());
+    for number in 1..=4 {
+        world.online(&format!("device-{number:05}"), true).await;
+    }
+    let job = json!({"kind": "train", "spec": {
+        "model": "mlp", "dataset": "blank", "rounds": 20, "local": {"epochs": 0},
+        "participation": {"quorum": 4},
+    }});
+    let id = world.submit(&job).await;
+    let job = world.ended(&id).await;
+    assert_eq!(job["state"], "succeeded", "{job:#}");
+    let rounds = job["rounds"].as_array().unwrap();
+    assert_eq!(rounds.len(), 20, "none failed");
+    // Of each device and round an offer, and its end, for training and for evaluation.
+    assert!(echo.said() > 20 * 4 * 4, "{} messages were said again", echo.said());
+    assert_each_counts_once(rounds, &folder);
+    for round in rounds {
+        assert_eq!(round["updates"].as_array().unwrap().len(), 4, "{round:#}");
+        assert_eq!(round["evaluations"].as_array().unwrap().len(), 4, "{round:#}");
+    }
+}
+
+/// The agents' own part: what is offered again is not done again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_do_what_is_offered_three_times_once() {
+    let alone = fleet(2).await;
+    let quiet = trained(&alone.world).await;
+    drop(alone);
+    let loud = fleet(2).await;
+    let echo = Echo::of(&loud.world, &ALL).await;
+    let echoed = trained(&loud.world).await;
+    assert!(echo.said() > 12 * 2 * 4, "{} messages were said again", echo.said());
+    for (quiet, echoed) in quiet.iter().zip(&echoed) {
+        assert_eq!(echoed["parameters"]["digest"], quiet["parameters"]["digest"], "{echoed:#}");
+        assert_eq!(echoed["moved"], quiet["moved"], "{echoed:#}");
+    }
+}
+
+/// The rounds of a training of digits.
+async fn trained(world: &World) -> Vec<Value> {
+    let id = world.submit(&training("lenet", 12)).await;
+    let job = world.ended(&id).await;
+    assert_eq!(job["state"], "succeeded", "{job:#}");
+    let rounds = job["rounds"].as_array().unwrap().clone();
+    assert_eq!(rounds.len(), 12);
+    rounds
+}

@@ -16,6 +16,7 @@ use crate::store::{Change, Store, StoreError, Versioned};
 
 mod begin;
 mod effects;
+mod evaluate;
 mod exchange;
 pub(crate) mod finish;
 mod fold;

@@ -12,8 +12,8 @@ use jobs::device::{DatasetFacts, Facts, Heartbeat, Hello, Telemetry};
 use jobs::id::{BlobRef, DatasetName, DeviceId, JobId, Millis};
 use jobs::report::{EvaluationReport, Failure, FailureCode, ReportBody, TaskReport, UpdateReport};
 use jobs::spec::{
-    JobSpec, ModelQuery, Offer, Participation, Purpose, Task, TaskId, TaskWork, TrainSpec,
-    TrainTask, WorkSpec,
+    Evaluate, JobSpec, ModelQuery, Offer, Participation, Purpose, Task, TaskId, TaskWork,
+    TrainSpec, TrainTask, WorkSpec,
 };
 use jobs::subject::{self, FleetTopic};
 use jobs::wire;
@@ -430,7 +430,7 @@ pub(crate) fn train_spec(rounds: u32, devices: u32) -> JobSpec {
         privacy: None,
         update: jobs::spec::UpdateEncoding::default(),
         secure_aggregation: None,
-        evaluate: true,
+        evaluate: Evaluate::Devices,
         target_accuracy: None,
         early_stopping: None,
         keep: jobs::spec::Keep::default(),

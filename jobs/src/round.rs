@@ -27,10 +27,11 @@
 //!   each stage, with a deadline of its own. Who does not has dropped out; below the quorum the
 //!   round fails. Who has sent a masked update counts.
 //! - Aggregating: the counted updates, ordered by device, once per device.
-//! - Evaluating: devices whose update counts judge the result, for half of the round's deadline
-//!   at most. It never fails a round.
+//! - Evaluating: devices whose update counts judge the result, or the broker, or both, for half of
+//!   the round's deadline at most. It never fails a round.
 //!
-//! Checks and aggregation have no deadline here: the shell answers each, after a restart too.
+//! Checks and aggregation have no deadline here: the shell answers each, after a restart too. The
+//! broker's judgement is asked for again then.
 
 use serde::{Deserialize, Serialize};
 
@@ -39,15 +40,14 @@ pub use self::experience::Experience;
 use self::machine::{ask_again_ms, offer_evaluation};
 use self::masked::Said;
 pub use self::masked::{Exchange, MASKED_DEVICES_MAX};
-use self::member::Member;
+use self::member::{Member, shortened};
+pub use self::outcome::{Judgement, Outcome};
 pub use self::select::Sampling;
 pub(crate) use self::select::mixed;
 pub use self::status::Status;
 use crate::id::{Attempt, BlobRef, DeviceId, Millis, RoundNumber};
-use crate::privacy::Spent;
 use crate::report::{EvaluationReport, Failure, Progress, UpdateReport};
-use crate::spec::{Participation, Purpose};
-use crate::training::Best;
+use crate::spec::{Evaluate, Participation, Purpose};
 
 mod aggregate;
 mod collect;
@@ -55,6 +55,7 @@ mod experience;
 mod machine;
 mod masked;
 mod member;
+mod outcome;
 mod refusals;
 mod select;
 mod status;
@@ -133,6 +134,16 @@ pub enum Event {
         attempt: Attempt,
         /// The judgement.
         evaluation: EvaluationReport,
+    },
+    /// The broker judged the new parameters; asked for by [`Effect::Evaluate`].
+    Judged {
+        /// The judgement.
+        evaluation: EvaluationReport,
+    },
+    /// The broker cannot judge them.
+    JudgementFailed {
+        /// Why.
+        failure: Failure,
     },
     /// A device declined, failed or cancelled.
     TaskFailed {
@@ -224,70 +235,14 @@ pub enum Effect {
         /// Accepted updates, ordered by device.
         updates: Vec<(DeviceId, UpdateReport)>,
     },
+    /// Judge the new parameters on data of the broker's own, answer with [`Event::Judged`] or
+    /// [`Event::JudgementFailed`].
+    Evaluate {
+        /// What to judge.
+        parameters: BlobRef,
+    },
     /// The round is over.
     End(Box<Outcome>),
-}
-
-/// How a round ended.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Outcome {
-    /// Which round.
-    pub round: RoundNumber,
-    /// The parameters after this round: new ones, or the old ones when it failed.
-    pub parameters: BlobRef,
-    /// What the server optimizer keeps with new parameters.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub server_state: Option<BlobRef>,
-    /// What became of each update that is counted, ordered by device; nothing where the strategy
-    /// takes them all as they are.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub influences: Vec<(DeviceId, Influence)>,
-    /// With an adaptive norm, the noised share of updates that were not longer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub within: Option<f64>,
-    /// What a private job has spent with this round.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub privacy: Option<Spent>,
-    /// Why there are no new parameters.
-    pub failure: Option<Failure>,
-    /// Whose updates are in the mean, with what they said of them; ordered by device.
-    pub updates: Vec<(DeviceId, UpdateReport)>,
-    /// Judgements, ordered by device.
-    pub evaluations: Vec<(DeviceId, EvaluationReport)>,
-    /// Everyone invited whose update is not in the mean, and exactly why; ordered by device.
-    pub missing: Vec<(DeviceId, Failure)>,
-    /// The best round of the job so far, where it looks for one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub best: Option<Best>,
-    /// Bytes that travelled.
-    #[serde(default, skip_serializing_if = "Moved::is_nothing")]
-    pub moved: Moved,
-    /// When it began.
-    pub started_at: Millis,
-    /// When it ended.
-    pub ended_at: Millis,
-}
-
-impl Outcome {
-    /// Accuracy over all judgements, weighted by test examples; `None` without any.
-    pub fn accuracy(&self) -> Option<f64> {
-        self.judged(|evaluation| evaluation.accuracy)
-    }
-
-    /// Loss over all judgements, weighted by test examples; `None` without any.
-    pub fn loss(&self) -> Option<f64> {
-        self.judged(|evaluation| evaluation.loss)
-    }
-
-    #[allow(clippy::cast_precision_loss, reason = "a weight need not be exact")]
-    fn judged(&self, value: impl Fn(&EvaluationReport) -> f64) -> Option<f64> {
-        let (weight, sum) =
-            self.evaluations.iter().fold((0.0, 0.0), |(weight, sum), (_, judged)| {
-                let examples = judged.examples as f64;
-                (weight + examples, sum + examples * value(judged))
-            });
-        (weight > 0.0).then(|| sum / weight)
-    }
 }
 
 /// What a round is told at its beginning.
@@ -299,8 +254,9 @@ pub struct Plan {
     pub parameters: BlobRef,
     /// Who takes part.
     pub participation: Participation,
-    /// Whether devices judge the result.
-    pub evaluate: bool,
+    /// Who judges the result.
+    #[serde(default)]
+    pub evaluate: Evaluate,
     /// Seeds the selection.
     pub seed: u64,
     /// Invites each eligible device by chance; absent where `participation` says how many.
@@ -329,6 +285,9 @@ pub struct Round {
     spares: Vec<DeviceId>,
     /// Those who judge the result, ordered by device.
     judges: Vec<Member<EvaluationReport>>,
+    /// What the broker says of the result, or why it says nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    judgement: Option<Judgement>,
     /// Those who are asked at the stage at work, ordered by device.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     speakers: Vec<Member<Said>>,
@@ -380,6 +339,7 @@ impl Round {
             members: Vec::new(),
             spares: Vec::new(),
             judges: Vec::new(),
+            judgement: None,
             speakers: Vec::new(),
             exchange: None,
         };
@@ -413,6 +373,10 @@ impl Round {
             }
             Event::EvaluationReceived { device, attempt, evaluation } => {
                 self.evaluation_received(now, device, *attempt, evaluation)
+            }
+            Event::Judged { evaluation } => self.broker_judged(now, evaluation),
+            Event::JudgementFailed { failure } => {
+                self.broker_said(now, Judgement::Missing(shortened(failure)))
             }
             Event::TaskFailed { device, purpose, attempt, failure } => {
                 self.task_failed(now, device, *purpose, *attempt, failure)
@@ -473,7 +437,9 @@ impl Round {
             Phase::Aggregating { .. } => vec![self.aggregate_counted()],
             Phase::Evaluating { aggregate, .. } => {
                 let owed = self.judges.iter().filter(|judge| judge.is_at_work());
-                owed.map(|judge| offer_evaluation(judge, &aggregate.parameters)).collect()
+                let parameters = &aggregate.parameters;
+                let offers = owed.map(|judge| offer_evaluation(judge, parameters));
+                offers.chain(self.evaluation_owed(parameters)).collect()
             }
             Phase::Ended { outcome } => vec![Effect::End(outcome.clone())],
         }

@@ -7,6 +7,7 @@ use crate::id::{BlobRef, Bytes, DatasetName, Millis, ModelName, ModelRef, RoundN
 use crate::selector::Selector;
 
 mod begin;
+mod evaluate;
 mod examples;
 mod local;
 mod model;
@@ -22,6 +23,7 @@ mod update;
 mod validate;
 
 pub use self::begin::RoundOf;
+pub use self::evaluate::{Evaluate, EvaluateError};
 pub use self::examples::{Augment, AugmentError, Normalization, NormalizationError};
 use self::local::is_default;
 pub use self::local::{LocalTraining, Loss, LossError, Noised, Optimizer, OptimizerError};
@@ -179,9 +181,9 @@ pub struct TrainSpec {
     /// Hides each update from the broker, which learns their sum; off when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secure_aggregation: Option<SecureAggregation>,
-    /// Whether devices evaluate the new model on their test split after each round.
-    #[serde(default = "default_true")]
-    pub evaluate: bool,
+    /// Who judges the new parameters on a test split after each round.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub evaluate: Evaluate,
     /// Ends the job early when the evaluation reaches it, 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_accuracy: Option<f64>,
@@ -197,10 +199,6 @@ pub struct TrainSpec {
     /// Seeds selection, initial weights and the order of examples.
     #[serde(default)]
     pub seed: u64,
-}
-
-fn default_true() -> bool {
-    true
 }
 
 /// Who takes part in a round, and when it is over.

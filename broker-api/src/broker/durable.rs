@@ -47,6 +47,7 @@ impl Core {
             WorkSpec::Train(train) => {
                 self.check_trainable(train)?;
                 self.check_dataset(&train.dataset)?;
+                self.check_judge(train)?;
                 Some(&train.dataset)
             }
             WorkSpec::Telemetry => None,

@@ -7,9 +7,9 @@ use clap::Args;
 use jobs::id::{DatasetName, JobId, Millis, ModelName};
 use jobs::job::JobState;
 use jobs::spec::{
-    Augment, EarlyStopping, Keep, LocalTraining, Loss, ModelQuery, Normalization, Optimizer,
-    Participation, Privacy, RoundOf, Schedule, SecureAggregation, Selection, Strategy, TrainSpec,
-    UpdateEncoding,
+    Augment, EarlyStopping, Evaluate, Keep, LocalTraining, Loss, ModelQuery, Normalization,
+    Optimizer, Participation, Privacy, RoundOf, Schedule, SecureAggregation, Selection, Strategy,
+    TrainSpec, UpdateEncoding,
 };
 use reqwest::Method;
 
@@ -182,8 +182,12 @@ pub(super) struct TrainArgs {
     /// else by loss).
     #[arg(long, default_value_t = Keep::default(), value_name = "ROUND")]
     keep: Keep,
-    /// Do not let devices judge the model after each round.
-    #[arg(long)]
+    /// Who judges the model on test examples after each round: devices, broker (dunlin serve
+    /// --data), both or none; with both the broker's judgement decides.
+    #[arg(long, default_value_t = Evaluate::default(), value_name = "WHO")]
+    evaluate: Evaluate,
+    /// The same as --evaluate none.
+    #[arg(long, conflicts_with = "evaluate")]
     no_evaluate: bool,
     /// Register the result under this name; the model's own when absent.
     #[arg(long, value_name = "NAME")]
@@ -263,7 +267,7 @@ fn spec(args: &TrainArgs, model: ModelQuery, dataset: DatasetName) -> TrainSpec 
         privacy: args.privacy,
         update: args.update,
         secure_aggregation: args.secure_aggregation,
-        evaluate: !args.no_evaluate,
+        evaluate: if args.no_evaluate { Evaluate::None } else { args.evaluate },
         target_accuracy: args.target_accuracy,
         early_stopping: args.early_stopping,
         keep: args.keep,

@@ -57,6 +57,9 @@ impl Owner {
                 Effect::Round { round, effect: round::Effect::Unmask { exchange, .. } } => {
                     self.unmask(round, *exchange);
                 }
+                Effect::Round { round, effect: round::Effect::Evaluate { parameters } } => {
+                    self.judge(round, parameters);
+                }
                 Effect::Round { effect: round::Effect::End(_), .. } => {}
                 effect @ (Effect::Round { .. }
                 | Effect::PublishRound(_)
@@ -107,6 +110,7 @@ impl Owner {
                 | round::Effect::CheckMessage { .. }
                 | round::Effect::Unmask { .. }
                 | round::Effect::Aggregate { .. }
+                | round::Effect::Evaluate { .. }
                 | round::Effect::End(_) => {}
             }
         }
@@ -190,6 +194,7 @@ impl Owner {
                 | round::Effect::CheckMessage { .. }
                 | round::Effect::Unmask { .. }
                 | round::Effect::Aggregate { .. }
+                | round::Effect::Evaluate { .. }
                 | round::Effect::End(_) => {}
             },
             Effect::PublishRound(outcome) => self.publish_round(*outcome).await?,

@@ -82,7 +82,8 @@ impl Experience {
                 | Effect::CheckUpdate { .. }
                 | Effect::CheckMessage { .. }
                 | Effect::Unmask { .. }
-                | Effect::Aggregate { .. } => {}
+                | Effect::Aggregate { .. }
+                | Effect::Evaluate { .. } => {}
             }
         }
         effects

@@ -1,7 +1,7 @@
 //! A round when its updates are there: aggregating, evaluating, ending; and its clock.
 
 use super::member::{Member, Standing, shortened};
-use super::{Aggregate, Effect, Moved, Outcome, Phase, Round, Update};
+use super::{Aggregate, Effect, Judgement, Moved, Outcome, Phase, Round, Update};
 use crate::id::{Attempt, BlobRef, Bytes, DeviceId, Millis};
 use crate::report::{EvaluationReport, Failure, FailureCode, UpdateReport};
 use crate::spec::{Participation, Purpose, Selection};
@@ -107,15 +107,43 @@ impl Round {
         let parameters = &aggregate.parameters;
         let aggregate = aggregate.clone();
         self.phase = Phase::Evaluating { closed_at, since: now, aggregate };
-        if self.plan.evaluate {
+        if self.plan.evaluate.by_devices() {
             let there = self.members.iter().filter(|member| member.answer().is_some());
             let there = there.filter(|member| !member.lost);
             self.judges = there.map(|member| Member::invited(now, member.device.clone())).collect();
         }
         let offers = self.judges.iter().map(|judge| offer_evaluation(judge, parameters));
-        let mut effects: Vec<Effect> = offers.collect();
-        effects.extend(self.judged(now));
-        effects
+        let offers: Vec<Effect> = offers.chain(self.evaluation_owed(parameters)).collect();
+        offers.into_iter().chain(self.judged(now)).collect()
+    }
+
+    /// The broker is to judge, and has not.
+    pub(super) fn evaluation_owed(&self, parameters: &BlobRef) -> Option<Effect> {
+        let owed = self.plan.evaluate.by_broker() && self.judgement.is_none();
+        owed.then(|| Effect::Evaluate { parameters: parameters.clone() })
+    }
+
+    pub(super) fn broker_judged(
+        &mut self,
+        now: Millis,
+        evaluation: &EvaluationReport,
+    ) -> Vec<Effect> {
+        let EvaluationReport { loss, accuracy, .. } = evaluation;
+        if loss.is_finite() && (0.0..=1.0).contains(accuracy) {
+            return self.broker_said(now, Judgement::Judged(evaluation.clone()));
+        }
+        let message = format!("loss {loss} and accuracy {accuracy} are no judgement");
+        self.broker_said(now, Judgement::Missing(Failure::new(FailureCode::Diverged, message)))
+    }
+
+    /// The first thing that the broker says counts.
+    pub(super) fn broker_said(&mut self, now: Millis, judgement: Judgement) -> Vec<Effect> {
+        let asked = self.plan.evaluate.by_broker();
+        if !asked || self.judgement.is_some() || !matches!(self.phase, Phase::Evaluating { .. }) {
+            return Vec::new();
+        }
+        self.judgement = Some(judgement);
+        self.judged(now)
     }
 
     pub(super) fn evaluation_received(
@@ -140,10 +168,11 @@ impl Round {
 
     /// Ends the round when no judgement is to be expected any more.
     pub(super) fn judged(&mut self, now: Millis) -> Vec<Effect> {
-        if self.judges.iter().any(Member::is_reachable) {
+        let broker_owes = self.plan.evaluate.by_broker() && self.judgement.is_none();
+        if broker_owes || self.judges.iter().any(Member::is_reachable) {
             return Vec::new();
         }
-        self.succeed(now)
+        self.succeed(now, None)
     }
 
     pub(super) fn cancel(&mut self, now: Millis) -> Vec<Effect> {
@@ -155,7 +184,10 @@ impl Round {
                 self.fail(now, &Failure::new(FailureCode::Cancelled, "stopped on request"))
             }
             // The new parameters are there: the round did what it is for.
-            Phase::Evaluating { .. } => self.succeed(now),
+            Phase::Evaluating { .. } => {
+                let stopped = Failure::new(FailureCode::Cancelled, "stopped on request");
+                self.succeed(now, Some(stopped))
+            }
             Phase::Ended { .. } => Vec::new(),
         }
     }
@@ -189,7 +221,11 @@ impl Round {
                 self.close_stage_at_deadline(now)
             }
             Phase::Exchanging { closed: false, .. } => self.speakers_due(now),
-            Phase::Evaluating { .. } if is_over => self.succeed(now),
+            Phase::Evaluating { since, .. } if is_over => {
+                let message = format!("not judged within {} ms", now.since(*since));
+                let overdue = Failure::new(FailureCode::DeadlineExceeded, message);
+                self.succeed(now, Some(overdue))
+            }
             Phase::Evaluating { aggregate, .. } => {
                 let due = self.judges.iter_mut().filter_map(|judge| {
                     judge.is_due(now).then(|| offer_evaluation(judge, &aggregate.parameters))
@@ -226,9 +262,13 @@ impl Round {
         effects
     }
 
-    /// Ends the round with its new parameters, if they are there.
-    fn succeed(&mut self, now: Millis) -> Vec<Effect> {
+    /// Ends the round with its new parameters, if they are there; `silent` is why the broker says
+    /// nothing of them, where it has not and should.
+    fn succeed(&mut self, now: Millis, silent: Option<Failure>) -> Vec<Effect> {
         let Phase::Evaluating { aggregate, .. } = &self.phase else { return Vec::new() };
+        if let (Some(_), Some(why)) = (self.evaluation_owed(&aggregate.parameters), silent) {
+            self.judgement = Some(Judgement::Missing(why));
+        }
         let aggregate = aggregate.clone();
         let moved = self.moved(&aggregate);
         self.end(now, aggregate, None, moved)
@@ -263,6 +303,7 @@ impl Round {
             failure,
             updates: self.counted(),
             evaluations: evaluations.collect(),
+            judgement: self.judgement.take(),
             missing: self.members.iter().filter_map(missing).collect(),
             best: None,
             moved,

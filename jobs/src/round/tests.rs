@@ -44,7 +44,7 @@ fn plan(participation: Participation) -> Plan {
         round: RoundNumber(1),
         parameters: blob(0),
         participation,
-        evaluate: true,
+        evaluate: Evaluate::Devices,
         seed: 7,
         sampling: None,
         masked: None,
@@ -389,6 +389,69 @@ fn failed_aggregation_and_cancelling_end_the_round() {
     let effects = round.step(Millis(2), &Event::CancelRequested);
     assert_eq!(effects.len(), 3);
     assert_eq!(reason(outcome(&effects), &invited[0]).message, "was at work: stopped on request");
+}
+
+/// A round that is judged, by the broker among others, and what it asks for first.
+fn judging(evaluate: Evaluate, devices_count: usize) -> (Round, Vec<DeviceId>, Vec<Effect>) {
+    let plan = Plan { evaluate, ..plan(all_of(1)) };
+    let (mut round, _) = Round::begin(Millis(0), plan);
+    let invited = devices(devices_count);
+    round.step(Millis(0), &Event::DevicesFound { devices: invited.clone() });
+    for (index, device) in invited.iter().enumerate() {
+        give(&mut round, 1, device, 1, index as u64);
+    }
+    let effects = round.step(Millis(2), &Event::Aggregated(Aggregate::of(blob(9))));
+    (round, invited, effects)
+}
+
+#[test]
+fn the_broker_judges_once_and_decides() {
+    let (mut round, _, effects) = judging(Evaluate::Broker, 2);
+    assert_eq!(effects, [Effect::Evaluate { parameters: blob(9) }]);
+    assert_eq!(round.pending_effects(), effects, "asked for again after a restart");
+    let effects = round.step(Millis(5), &Event::Judged { evaluation: judgement(0.25) });
+    let alone = outcome(&effects);
+    assert_eq!((alone.accuracy(), alone.evaluations.len()), (Some(0.25), 0));
+
+    let (mut round, invited, effects) = judging(Evaluate::Both, 1);
+    assert_eq!(effects.len(), 2);
+    assert_eq!(round.step(Millis(5), &Event::Judged { evaluation: judgement(0.25) }), []);
+    assert_eq!(round.step(Millis(5), &Event::Judged { evaluation: judgement(0.5) }), []);
+    assert_eq!(round.pending_effects().len(), 1, "the device owes its own");
+    let evaluation = judgement(1.0);
+    let (device, attempt) = (invited[0].clone(), Attempt(1));
+    let judged = Event::EvaluationReceived { device, attempt, evaluation };
+    let effects = round.step(Millis(6), &judged);
+    let both = outcome(&effects);
+    assert_eq!((both.accuracy(), both.devices_accuracy()), (Some(0.25), Some(1.0)));
+    let stored = serde_json::to_string(both).unwrap();
+    assert_eq!(serde_json::from_str::<Outcome>(&stored).unwrap(), *both);
+}
+
+#[test]
+fn why_the_broker_does_not_judge_is_told() {
+    let missing = |events: &[(u64, Event)]| {
+        let (mut round, _, _) = judging(Evaluate::Broker, 1);
+        assert_eq!(round.wake_at(), Some(Millis(30_002)));
+        let mut effects = Vec::new();
+        for (now, event) in events {
+            effects.extend(round.step(Millis(*now), event));
+        }
+        let outcome = outcome(&effects);
+        assert_eq!((&outcome.failure, outcome.accuracy()), (&None, None));
+        let Some(Judgement::Missing(why)) = &outcome.judgement else { panic!("{outcome:?}") };
+        why.code
+    };
+    let failure = Failure::new(FailureCode::UnknownDataset, "no such data set");
+    let unknown = Event::JudgementFailed { failure };
+    assert_eq!(missing(&[(3, unknown)]), FailureCode::UnknownDataset);
+    let nonsense = |evaluation| (3, Event::Judged { evaluation });
+    assert_eq!(missing(&[nonsense(judgement(1.5))]), FailureCode::Diverged);
+    let endless = EvaluationReport { loss: f64::NAN, ..judgement(0.5) };
+    assert_eq!(missing(&[nonsense(endless)]), FailureCode::Diverged);
+    let late = [(30_001, Event::Tick), (30_002, Event::Tick)];
+    assert_eq!(missing(&late), FailureCode::DeadlineExceeded);
+    assert_eq!(missing(&[(3, Event::CancelRequested)]), FailureCode::Cancelled);
 }
 
 #[test]

@@ -297,8 +297,9 @@ impl Problems {
         );
         let expected = "one that looks at updates alone, because noise covers nothing else";
         self.check(alone, "strategy", spec.strategy, expected);
-        let expected = "false, because what devices judge is not covered by their noise";
-        self.check(!spec.evaluate, "evaluate", spec.evaluate, expected);
+        let silent = !spec.evaluate.by_devices();
+        let expected = "none or broker, because what devices judge is not covered by their noise";
+        self.check(silent, "evaluate", spec.evaluate, expected);
     }
 }
 

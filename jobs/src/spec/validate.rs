@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::secure::needs_only_the_sum;
 use super::{
-    InferInput, InferSpec, JobSpec, Keep, LocalTraining, Loss, Schedule, Selection, Strategy,
-    TensorHeader, TrainSpec, UpdateEncoding, WorkSpec,
+    Evaluate, InferInput, InferSpec, JobSpec, Keep, LocalTraining, Loss, Schedule, Selection,
+    Strategy, TensorHeader, TrainSpec, UpdateEncoding, WorkSpec,
 };
 use crate::round::{DEVICES_MAX, MASKED_DEVICES_MAX};
 
@@ -119,10 +119,14 @@ impl Problems {
             (spec.early_stopping.is_some(), "early_stopping is"),
             (spec.keep == Keep::Best, "the best round is"),
         ];
-        for (_, what) in judged.into_iter().filter(|(asked, _)| *asked && !spec.evaluate) {
-            let expected = format!("true, because {what} judged by evaluation");
+        let nobody = spec.evaluate == Evaluate::None;
+        for (_, what) in judged.into_iter().filter(|(asked, _)| *asked && nobody) {
+            let expected = format!("devices, broker or both, because {what} judged by evaluation");
             self.check(false, "work.evaluate", spec.evaluate, &expected);
         }
+        let whole = local.kept_local.is_empty() || !spec.evaluate.by_broker();
+        let expected = "devices or none, because the broker does not know what kept_local names";
+        self.check(whole, "work.evaluate", spec.evaluate, expected);
     }
 
     fn update(&mut self, spec: &TrainSpec) {
@@ -418,6 +422,9 @@ mod tests {
                 "evaluate evaluate",
             ),
             (r#""evaluate":false,"keep":"last""#, ""),
+            (r#""evaluate":"broker","keep":"best","target_accuracy":0.5"#, ""),
+            (r#""evaluate":"both","local":{"kept_local":["*norm*"]}"#, "evaluate"),
+            (r#""evaluate":"devices","local":{"kept_local":["*norm*"]}"#, ""),
         ] {
             let spec = spec(&format!(
                 r#"{{"deadline_ms":1,"work":{{"kind":"train","model":"mlp","dataset":"digits",

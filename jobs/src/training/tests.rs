@@ -92,6 +92,11 @@ fn answer(effect: &Effect, count: usize, accuracy: f64) -> Option<Event> {
             parameters: update.parameters.clone(),
             refused: None,
         },
+        RoundEffect::Evaluate { .. } => {
+            let (examples, loss, duration_ms) = (10, 0.5, Millis(1));
+            let evaluation = EvaluationReport { examples, loss, accuracy, duration_ms };
+            RoundEvent::Judged { evaluation }
+        }
         RoundEffect::Aggregate { .. } | RoundEffect::Unmask { .. } => {
             RoundEvent::Aggregated(Aggregate {
                 server_state: Some(blob(1000 + u64::from(round.0))),

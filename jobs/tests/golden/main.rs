@@ -19,9 +19,9 @@ use jobs::report::{
 };
 use jobs::selector::Selector;
 use jobs::spec::{
-    Augment, EvaluateTask, InferInput, InferSpec, InferTask, JobSpec, Keep, Levels, LocalTraining,
-    Loss, MaskedTrainTask, Noised, Normalization, Offer, Optimizer, Participation, Purpose,
-    Rounding, Schedule, SecureAggregation, Selection, Strategy, Task, TaskId, TaskWork,
+    Augment, Evaluate, EvaluateTask, InferInput, InferSpec, InferTask, JobSpec, Keep, Levels,
+    LocalTraining, Loss, MaskedTrainTask, Noised, Normalization, Offer, Optimizer, Participation,
+    Purpose, Rounding, Schedule, SecureAggregation, Selection, Strategy, Task, TaskId, TaskWork,
     TensorHeader, TrainSpec, TrainTask, UpdateEncoding, WorkSpec,
 };
 use jobs::wire;
@@ -230,6 +230,7 @@ fn refined(train: &TrainSpec) -> TrainSpec {
             ..LocalTraining::default()
         },
         strategy: "fedadam:learning_rate=0.25,tau=0.5".parse().unwrap(),
+        evaluate: Evaluate::Both,
         participation: Participation {
             selection: Selection::ByLoss { candidates: Some(9) },
             ..train.participation.clone()
@@ -300,7 +301,7 @@ fn jobs(golden: &mut Golden) {
         privacy: None,
         update: UpdateEncoding::default(),
         secure_aggregation: None,
-        evaluate: true,
+        evaluate: Evaluate::Devices,
         target_accuracy: Some(0.95),
         early_stopping: None,
         keep: Keep::Last,

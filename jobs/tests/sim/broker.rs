@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use jobs::id::{DeviceId, Millis, ModelRef, RoundNumber};
-use jobs::report::{Failure, FailureCode, ReportBody, TaskReport, UpdateReport};
+use jobs::id::{BlobRef, DeviceId, Millis, ModelRef, RoundNumber};
+use jobs::report::{EvaluationReport, Failure, FailureCode, ReportBody, TaskReport, UpdateReport};
 use jobs::round;
 use jobs::spec::{
     EvaluateTask, LocalTraining, Loss, Normalization, Offer, Purpose, Task, TaskId, TaskWork,
@@ -245,6 +245,9 @@ impl World {
                 Effect::Round { round, effect: round::Effect::Aggregate { updates } } => {
                     self.aggregate(round, &updates);
                 }
+                Effect::Round { round, effect: round::Effect::Evaluate { parameters } } => {
+                    self.judge(round, &parameters);
+                }
                 Effect::Round { effect: round::Effect::End(_), .. } => {}
                 effect @ (Effect::Round { .. }
                 | Effect::PublishRound(_)
@@ -355,6 +358,7 @@ impl World {
             | round::Effect::CheckMessage { .. }
             | round::Effect::Unmask { .. }
             | round::Effect::Aggregate { .. }
+            | round::Effect::Evaluate { .. }
             | round::Effect::End(_) => {}
         }
     }
@@ -364,6 +368,22 @@ impl World {
         let Some(term) = self.broker.as_ref().map(|broker| broker.term) else { return };
         let delay = self.delay(usual);
         self.after(delay, Happening::BrokerDid { term, event });
+    }
+
+    /// Judges parameters: their value says how good they are.
+    fn judge(&mut self, round: RoundNumber, parameters: &BlobRef) {
+        let parameters = match &self.broker {
+            Some(broker) if self.is(Plant::OldParametersJudged) => broker.machine.parameters(),
+            _ => parameters,
+        };
+        let known = self.read(parameters).filter(|blob| blob.value % 7 > 0);
+        let event = if let Some(blob) = known {
+            round::Event::Judged { evaluation: judgement_of(&blob) }
+        } else {
+            let failure = Failure::new(FailureCode::BlobUnavailable, "not judged");
+            round::Event::JudgementFailed { failure }
+        };
+        self.later(2000, Event::Round { round, event });
     }
 
     fn check_update(&mut self, round: RoundNumber, device: DeviceId, update: &UpdateReport) {
@@ -403,6 +423,13 @@ impl World {
         let blob = self.objects.get(name)?;
         (reference(name, blob).digest == wanted.digest).then(|| blob.clone())
     }
+}
+
+/// What the broker says of parameters.
+pub(crate) fn judgement_of(blob: &Blob) -> EvaluationReport {
+    let share = u32::try_from(blob.value % 101).unwrap();
+    let (loss, accuracy) = (1.0, f64::from(share) / 100.0);
+    EvaluationReport { examples: 10, loss, accuracy, duration_ms: Millis(1) }
 }
 
 enum Stop {

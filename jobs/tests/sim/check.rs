@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use jobs::id::{DeviceId, RoundNumber};
 use jobs::report::{FailureCode, ReportBody};
-use jobs::round::Outcome;
+use jobs::round::{Judgement, Outcome};
 
+use crate::broker::judgement_of;
 use crate::world::{World, mixed, reference};
 
 /// How long a stored report may be on its way to the broker.
@@ -46,6 +47,7 @@ pub(crate) fn published(world: &mut World, outcome: &Outcome) -> Result<(), Stri
         return Err(format!("round {round}: its parameters {base:?} are gone"));
     };
     everyone_once(world, outcome)?;
+    judged(world, outcome)?;
     if outcome.failure.is_some() {
         return if outcome.parameters == base {
             Ok(())
@@ -73,6 +75,20 @@ pub(crate) fn published(world: &mut World, outcome: &Outcome) -> Result<(), Stri
             Err(format!("round {round}: the mean is not that of its updates"))
         }
         Some(_) => Ok(()),
+    }
+}
+
+/// The broker said something of the parameters of the round where it is asked, and nothing else.
+fn judged(world: &World, outcome: &Outcome) -> Result<(), String> {
+    let round = outcome.round;
+    let asked = world.spec.evaluate.by_broker() && outcome.failure.is_none();
+    match (&outcome.judgement, world.read(&outcome.parameters)) {
+        (None, _) if !asked => Ok(()),
+        (Some(Judgement::Missing(_)), _) if asked => Ok(()),
+        (Some(Judgement::Judged(said)), Some(blob)) if asked && *said == judgement_of(&blob) => {
+            Ok(())
+        }
+        (said, _) => Err(format!("round {round}: the broker judged {said:?}")),
     }
 }
 

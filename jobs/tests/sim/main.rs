@@ -34,17 +34,20 @@ pub(crate) enum Plant {
     EffectsForgotten,
     /// Updates are not looked into.
     UpdatesUnchecked,
+    /// The broker judges the parameters that a round began with.
+    OldParametersJudged,
     /// That a device is lost counts before the reports that wait are read.
     LossesBeforeReports,
 }
 
 impl Plant {
-    const ALL: [Plant; 6] = [
+    const ALL: [Plant; 7] = [
         Plant::OutwardBeforeStoring,
         Plant::ReportsSkipped,
         Plant::RoundIgnored,
         Plant::EffectsForgotten,
         Plant::UpdatesUnchecked,
+        Plant::OldParametersJudged,
         Plant::LossesBeforeReports,
     ];
 }

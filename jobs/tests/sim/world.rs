@@ -7,7 +7,7 @@ use jobs::id::{BlobRef, Bytes, Digest, Millis, ModelRef, RoundNumber};
 use jobs::report::TaskReport;
 use jobs::round::Outcome;
 use jobs::spec::{
-    Keep, LocalTraining, Offer, Participation, Selection, Strategy, TaskId, TrainSpec,
+    Evaluate, Keep, LocalTraining, Offer, Participation, Selection, Strategy, TaskId, TrainSpec,
     UpdateEncoding,
 };
 use jobs::training::{Ending, Event, Training};
@@ -178,7 +178,8 @@ impl World {
             privacy: None,
             update: UpdateEncoding::default(),
             secure_aggregation: None,
-            evaluate: random.random_bool(0.5),
+            evaluate: [Evaluate::None, Evaluate::Devices, Evaluate::Broker, Evaluate::Both]
+                [random.random_range(0..4)],
             target_accuracy: None,
             early_stopping: None,
             keep: Keep::default(),

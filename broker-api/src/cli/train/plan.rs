@@ -49,6 +49,7 @@ const FIELDS: &[(&str, &str)] = &[
     ("target_accuracy", "spec.target_accuracy"),
     ("early_stopping", "spec.early_stopping"),
     ("keep", "spec.keep"),
+    ("evaluate", "spec.evaluate"),
     ("no_evaluate", "spec.evaluate"),
     ("register_as", "spec.register_as"),
     ("seed", "spec.seed"),
@@ -277,6 +278,7 @@ fn table(value: &mut Value) -> Option<&mut Map<String, Value>> {
 mod tests {
     use super::*;
     use clap::{Args as _, Command, FromArgMatches as _};
+    use jobs::spec::Evaluate;
 
     fn given(words: &str) -> Given {
         let command = Given::augment_args(Command::new("train"));
@@ -324,7 +326,7 @@ mod tests {
     fn without_a_plan_flags_and_their_defaults_are_the_job() {
         let given = given("--model mlp:2 --dataset digits --no-evaluate -l arch=aarch64");
         let asked = request(&given, None).unwrap();
-        assert_eq!((asked.spec.rounds, asked.spec.evaluate), (5, false));
+        assert_eq!((asked.spec.rounds, asked.spec.evaluate), (5, Evaluate::None));
         assert_eq!((asked.selector.as_str(), asked.deadline), ("arch=aarch64", None));
     }
 
@@ -341,7 +343,9 @@ mod tests {
             --selector arch=arm --model resnet8 --freeze stem.* --no-evaluate --seed 0";
         let changed = planned(PLAN, flags).unwrap();
         let spec = &changed.spec;
-        assert_eq!((spec.rounds, spec.seed, spec.evaluate), (5, 0, false));
+        assert_eq!((spec.rounds, spec.seed, spec.evaluate), (5, 0, Evaluate::None));
+        let judged = planned(&PLAN.replace("seed = 3", "evaluate = \"none\""), "--evaluate both");
+        assert_eq!(judged.unwrap().spec.evaluate, Evaluate::Both);
         assert_eq!(spec.strategy.to_string(), "fedavg");
         assert_eq!(
             (spec.model.name.as_str(), &spec.local.frozen[..]),

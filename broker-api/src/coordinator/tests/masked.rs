@@ -10,7 +10,7 @@ fn spec(rounds: u32, devices: u32, secure: &str) -> JobSpec {
     let mut spec = train_spec(rounds, devices);
     let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
     train.participation.quorum = 3;
-    train.evaluate = false;
+    train.evaluate = jobs::spec::Evaluate::None;
     train.secure_aggregation = Some(secure.parse().unwrap());
     spec
 }

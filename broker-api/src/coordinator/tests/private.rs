@@ -116,7 +116,7 @@ async fn another_broker_makes_the_same_noise() {
         joined(&first, 2).await;
         let mut spec = private(9, privacy);
         let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
-        train.evaluate = false;
+        train.evaluate = jobs::spec::Evaluate::None;
         let job = submit(&first, spec).await;
         let rounds = async || first.job(&job).await.unwrap().rounds;
         until("the first round", async || !rounds().await.is_empty()).await;
@@ -213,7 +213,7 @@ async fn devices_add_the_noise_where_they_trust_nobody() {
     joined(&broker, 2).await;
     let mut spec = private(9, &TWO_ROUNDS.replace("central", "local"));
     let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
-    train.evaluate = false;
+    train.evaluate = jobs::spec::Evaluate::None;
     let record = ended(&broker, &submit(&broker, spec).await).await;
     assert_eq!(record.state, JobState::Succeeded, "{record:?}");
     let spent: Vec<_> = record.rounds.iter().map(|round| round.privacy.unwrap()).collect();

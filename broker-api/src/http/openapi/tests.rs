@@ -174,6 +174,8 @@ fn outcome() -> Value {
         "updates": [["a", {"parameters": blob(), "examples": 3, "loss": 0.5, "accuracy": 0.5,
             "steps": 1, "duration_ms": 5, "engine": "native"}]],
         "evaluations": [["a", {"examples": 3, "loss": 0.5, "accuracy": 0.5, "duration_ms": 5}]],
+        "judgement": {"judged":
+            {"examples": 3, "loss": 0.5, "accuracy": 0.5, "duration_ms": 5}},
         "missing": [["b", failure]],
         "best": {"round": 1, "metric": "loss", "value": 0.5, "stale": 0},
         "moved": {"up": 5, "down": 5}, "started_at": 1, "ended_at": 2})
@@ -195,7 +197,7 @@ fn training() -> Value {
             "selection": {"kind": "by_speed", "exploration": 0.5}},
         "update": {"encoding": "topk", "share": 0.5, "values": "int8", "block": 512},
         "strategy": {"name": "fedadam", "learning_rate": 0.5, "beta1": 0.5, "beta2": 0.5, "tau": 0.5},
-        "evaluate": true, "target_accuracy": 0.5,
+        "evaluate": "both", "target_accuracy": 0.5,
         "early_stopping": {"patience": 3, "min_delta": 0.5, "metric": "accuracy"}, "keep": "best",
         "register_as": "x", "seed": 1})
 }

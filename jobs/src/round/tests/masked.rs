@@ -9,7 +9,7 @@ use super::*;
 const STAGES: [Purpose; 3] = [Purpose::Share, Purpose::Mask, Purpose::Unmask];
 
 fn masked_plan(participation: Participation) -> Plan {
-    Plan { masked: Some(Millis(5000)), evaluate: false, ..plan(participation) }
+    Plan { masked: Some(Millis(5000)), evaluate: Evaluate::None, ..plan(participation) }
 }
 
 /// A round after collecting: everyone has sent keys.
@@ -271,6 +271,7 @@ proptest! {
                     Effect::Withdraw { .. } => {}
                     Effect::FindDevices
                     | Effect::CheckUpdate { .. }
+                    | Effect::Evaluate { .. }
                     | Effect::Aggregate { .. } => prop_assert!(false, "keys are there"),
                 }
             }
@@ -292,6 +293,7 @@ proptest! {
                         | Effect::Withdraw { .. }
                         | Effect::CheckUpdate { .. }
                         | Effect::Aggregate { .. }
+                        | Effect::Evaluate { .. }
                         | Effect::End(_) => None,
                     });
                     owed.unwrap_or_else(|| {

@@ -104,13 +104,7 @@ impl Model {
             }
             Event::TaskFailed { device, purpose: Purpose::Train, attempt, failure } if in_time => {
                 let Some(d) = self.devices.get_mut(device) else { return expected };
-                let open = matches!(d.is, Is::AtWork | Is::Resting(_));
-                if open && attempt.0 <= d.attempt && attempt.0 > d.ended {
-                    d.ended = attempt.0;
-                    if attempt.0 == d.attempt {
-                        fail(d, now, failure.code);
-                    }
-                }
+                give_up(d, now, attempt.0, failure.code);
             }
             Event::DeviceLost { device } => {
                 self.reserve.retain(|spare| spare != device);
@@ -139,6 +133,8 @@ impl Model {
             | Event::MessageReceived { .. }
             | Event::MessageChecked { .. }
             | Event::EvaluationReceived { .. }
+            | Event::Judged { .. }
+            | Event::JudgementFailed { .. }
             | Event::Aggregated { .. }
             | Event::AggregationFailed { .. } => return expected,
         }
@@ -260,6 +256,16 @@ impl Model {
 
 fn new_device() -> Device {
     Device { is: Is::AtWork, lost: false, retried: false, attempt: 1, ended: 0 }
+}
+
+fn give_up(d: &mut Device, now: u64, attempt: u32, code: FailureCode) {
+    let open = matches!(d.is, Is::AtWork | Is::Resting(_));
+    if open && attempt <= d.attempt && attempt > d.ended {
+        d.ended = attempt;
+        if attempt == d.attempt {
+            fail(d, now, code);
+        }
+    }
 }
 
 fn fail(d: &mut Device, now: u64, code: FailureCode) {

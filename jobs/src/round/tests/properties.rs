@@ -22,6 +22,8 @@ enum Op {
     Lost(usize),
     Returned(usize),
     Aggregated(bool),
+    /// What the broker makes of new parameters.
+    BrokerJudged(Option<f64>),
     Cancel,
     Tick,
 }
@@ -42,9 +44,16 @@ fn op() -> impl Strategy<Value = Op> {
         3 => device.clone().prop_map(Op::Lost),
         3 => device.prop_map(Op::Returned),
         2 => prop::bool::weighted(0.8).prop_map(Op::Aggregated),
+        2 => prop::option::of(0..6_u32)
+            .prop_map(|v| Op::BrokerJudged(v.map(|v| f64::from(v) / 4.0))),
         1 => Just(Op::Cancel),
         4 => Just(Op::Tick),
     ]
+}
+
+fn evaluate() -> impl Strategy<Value = Evaluate> {
+    let all = vec![Evaluate::None, Evaluate::Devices, Evaluate::Broker, Evaluate::Both];
+    prop::sample::select(all)
 }
 
 fn participation() -> impl Strategy<Value = Participation> {
@@ -71,13 +80,17 @@ struct Witness {
     usable: BTreeSet<(DeviceId, BlobRef)>,
     attempts: BTreeMap<(DeviceId, Purpose), Attempt>,
     aggregated: Option<Vec<(DeviceId, UpdateReport)>>,
+    /// What the broker said of the new parameters, judgements or that there is none; the first
+    /// counts.
+    said: Vec<Option<EvaluationReport>>,
     ended: bool,
 }
 
 impl Witness {
-    fn new(participation: Participation) -> Self {
+    fn new(participation: Participation, evaluate: Evaluate) -> Self {
+        let plan = Plan { evaluate, ..plan(participation) };
         Self {
-            round: Round::begin(Millis(0), plan(participation)).0,
+            round: Round::begin(Millis(0), plan).0,
             model: None,
             invited: BTreeSet::new(),
             lost: BTreeSet::new(),
@@ -85,6 +98,7 @@ impl Witness {
             usable: BTreeSet::new(),
             attempts: BTreeMap::new(),
             aggregated: None,
+            said: Vec::new(),
             ended: false,
         }
     }
@@ -119,6 +133,10 @@ impl Witness {
             Op::Aggregated(false) => {
                 Event::AggregationFailed { failure: Failure::new(FailureCode::Internal, "boom") }
             }
+            Op::BrokerJudged(Some(accuracy)) => Event::Judged { evaluation: judgement(*accuracy) },
+            Op::BrokerJudged(None) => {
+                Event::JudgementFailed { failure: Failure::new(FailureCode::Internal, "boom") }
+            }
             Op::Cancel => Event::CancelRequested,
             Op::Tick => Event::Tick,
         }
@@ -133,6 +151,14 @@ impl Witness {
             && self.checking.get(device) == Some(parameters)
         {
             self.usable.insert((device.clone(), parameters.clone()));
+        }
+        let is_judging = self.round.plan.evaluate.by_broker()
+            && matches!(self.round.phase, Phase::Evaluating { .. });
+        if is_judging && let Event::Judged { evaluation } = event {
+            let valid = (evaluation.accuracy <= 1.0).then(|| evaluation.clone());
+            self.said.push(valid);
+        } else if is_judging && matches!(event, Event::JudgementFailed { .. }) {
+            self.said.push(None);
         }
         let effects = self.round.step(now, event);
         self.expect(now, event, &effects);
@@ -206,6 +232,7 @@ impl Witness {
                     }
                 }
                 Effect::CheckMessage { .. } | Effect::Unmask { .. } => panic!("nothing is masked"),
+                Effect::Evaluate { .. } => panic!("nothing is aggregated"),
                 Effect::FindDevices => panic!("devices were found"),
             }
         }
@@ -257,9 +284,40 @@ impl Witness {
                     }
                 }
                 assert!(outcome.evaluations.iter().all(|(d, _)| counted.contains(d)));
+                self.judged(outcome);
             }
             Effect::CheckMessage { .. } | Effect::Unmask { .. } => panic!("nothing is masked"),
+            Effect::Evaluate { parameters } => {
+                assert!(self.round.plan.evaluate.by_broker() && self.said.is_empty());
+                assert_eq!(*parameters, blob(99));
+            }
             Effect::FindDevices => assert!(self.invited.is_empty()),
+        }
+    }
+
+    /// The outcome has judgements of those who were asked, and tells the one that decides.
+    fn judged(&self, outcome: &Outcome) {
+        let evaluate = self.round.plan.evaluate;
+        assert!(evaluate.by_devices() || outcome.evaluations.is_empty());
+        let said = outcome.judgement.as_ref().map(Judgement::report);
+        if evaluate.by_broker() && outcome.failure.is_none() {
+            assert_eq!(said, Some(self.said.first().and_then(Option::as_ref)));
+        } else {
+            assert_eq!(said, None);
+        }
+        let devices = |outcome: &Outcome| {
+            let all = outcome.evaluations.iter().map(|(_, judged)| judged.accuracy);
+            let count = outcome.evaluations.len();
+            (count > 0).then(|| all.sum::<f64>() / f64::from(u32::try_from(count).unwrap()))
+        };
+        let decides = match said {
+            Some(said) => said.map(|said| said.accuracy),
+            None => devices(outcome),
+        };
+        let near = |a: f64, b: f64| (a - b).abs() < 1e-12;
+        match (outcome.accuracy(), decides) {
+            (Some(found), Some(expected)) => assert!(near(found, expected)),
+            (found, expected) => assert_eq!(found, expected),
         }
     }
 }
@@ -268,9 +326,10 @@ proptest! {
     #[test]
     fn a_round_does_what_the_model_says(
         participation in participation(),
+        evaluate in evaluate(),
         ops in prop::collection::vec((0..1500_u64, op()), 0..60),
     ) {
-        let mut witness = Witness::new(participation);
+        let mut witness = Witness::new(participation, evaluate);
         let mut now = 0;
         for (pause, op) in ops {
             now += pause / 4;
@@ -295,6 +354,7 @@ proptest! {
                     | Effect::Withdraw { .. }
                     | Effect::CheckMessage { .. }
                     | Effect::Unmask { .. }
+                    | Effect::Evaluate { .. }
                     | Effect::End(_) => {}
                 }
             }

@@ -116,7 +116,7 @@ fn a_budget_that_gave_no_parameters_fails_the_job() {
 #[test]
 fn devices_that_add_the_noise_are_paid_for_when_they_are_asked() {
     let mut spec = private(10, &THREE_ROUNDS.replace("central", "local"));
-    spec.evaluate = false;
+    spec.evaluate = crate::spec::Evaluate::None;
     let (mut training, effects) = begin(spec);
     let found = answer(&effects[0], 2, 0.5).unwrap();
     let effects = training.step(Millis(0), &found);

@@ -1,0 +1,112 @@
+//! How a round ended, and how its result was judged.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Influence, Moved};
+use crate::id::{BlobRef, DeviceId, Millis, RoundNumber};
+use crate::privacy::Spent;
+use crate::report::{EvaluationReport, Failure, UpdateReport};
+use crate::training::Best;
+
+/// How a round ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Which round.
+    pub round: RoundNumber,
+    /// The parameters after this round: new ones, or the old ones when it failed.
+    pub parameters: BlobRef,
+    /// What the server optimizer keeps with new parameters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_state: Option<BlobRef>,
+    /// What became of each update that is counted, ordered by device; nothing where the strategy
+    /// takes them all as they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub influences: Vec<(DeviceId, Influence)>,
+    /// With an adaptive norm, the noised share of updates that were not longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within: Option<f64>,
+    /// What a private job has spent with this round.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub privacy: Option<Spent>,
+    /// Why there are no new parameters.
+    pub failure: Option<Failure>,
+    /// Whose updates are in the mean, with what they said of them; ordered by device.
+    pub updates: Vec<(DeviceId, UpdateReport)>,
+    /// Judgements, ordered by device.
+    pub evaluations: Vec<(DeviceId, EvaluationReport)>,
+    /// The broker's own, where it was asked for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judgement: Option<Judgement>,
+    /// Everyone invited whose update is not in the mean, and exactly why; ordered by device.
+    pub missing: Vec<(DeviceId, Failure)>,
+    /// The best round of the job so far, where it looks for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<Best>,
+    /// Bytes that travelled.
+    #[serde(default, skip_serializing_if = "Moved::is_nothing")]
+    pub moved: Moved,
+    /// When it began.
+    pub started_at: Millis,
+    /// When it ended.
+    pub ended_at: Millis,
+}
+
+/// What a broker says of new parameters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Judgement {
+    /// How they do on its own data.
+    Judged(EvaluationReport),
+    /// Why it does not say.
+    Missing(Failure),
+}
+
+impl Judgement {
+    /// The judgement, if there is one.
+    pub fn report(&self) -> Option<&EvaluationReport> {
+        match self {
+            Judgement::Judged(report) => Some(report),
+            Judgement::Missing(_) => None,
+        }
+    }
+}
+
+impl Outcome {
+    /// Accuracy as the round is compared by: the broker's where it was asked, else the devices';
+    /// `None` when whoever decides did not judge.
+    pub fn accuracy(&self) -> Option<f64> {
+        self.judged(|evaluation| evaluation.accuracy)
+    }
+
+    /// Loss in the same way.
+    pub fn loss(&self) -> Option<f64> {
+        self.judged(|evaluation| evaluation.loss)
+    }
+
+    /// Accuracy over the devices' judgements, weighted by test examples; `None` without any.
+    pub fn devices_accuracy(&self) -> Option<f64> {
+        self.devices_judged(|evaluation| evaluation.accuracy)
+    }
+
+    /// Loss in the same way.
+    pub fn devices_loss(&self) -> Option<f64> {
+        self.devices_judged(|evaluation| evaluation.loss)
+    }
+
+    fn judged(&self, value: impl Fn(&EvaluationReport) -> f64) -> Option<f64> {
+        match &self.judgement {
+            Some(judgement) => judgement.report().map(value),
+            None => self.devices_judged(value),
+        }
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "a weight need not be exact")]
+    fn devices_judged(&self, value: impl Fn(&EvaluationReport) -> f64) -> Option<f64> {
+        let (weight, sum) =
+            self.evaluations.iter().fold((0.0, 0.0), |(weight, sum), (_, judged)| {
+                let examples = judged.examples as f64;
+                (weight + examples, sum + examples * value(judged))
+            });
+        (weight > 0.0).then(|| sum / weight)
+    }
+}

@@ -65,6 +65,7 @@ fn crates_know_only_whom_they_may() {
         "accel",
         "agent",
         "broker-api",
+        "datasets",
         "helper",
         "jobs",
         "link",
@@ -73,13 +74,14 @@ fn crates_know_only_whom_they_may() {
         "tests",
         "tract-helper",
     ];
-    let allowed: [(&str, &[&str]); 9] = [
+    let allowed: [(&str, &[&str]); 10] = [
         ("jobs", &[]),
         ("models", &[]),
         ("secagg", &[]),
         ("link", &["jobs"]),
-        ("agent", &["jobs", "link", "models", "secagg"]),
-        ("broker-api", &["jobs", "link", "models", "secagg"]),
+        ("datasets", &["jobs", "models"]),
+        ("agent", &["datasets", "jobs", "link", "models", "secagg"]),
+        ("broker-api", &["datasets", "jobs", "link", "models", "secagg"]),
         ("helper", &["models"]),
         ("accel", &["helper", "models"]),
         ("tract-helper", &["helper", "models"]),

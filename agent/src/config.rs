@@ -282,7 +282,7 @@ impl Config {
     /// [`ConfigError::Data`] for the first that is not.
     pub fn check_data(&self) -> Result<(), ConfigError> {
         for (name, path) in &self.data {
-            crate::datasets::check(path).map_err(|source| ConfigError::Data {
+            datasets::check(path).map_err(|source| ConfigError::Data {
                 name: name.clone(),
                 path: path.clone(),
                 source,

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_nats::jetstream::Context;
 use async_nats::{Client, Subscriber};
+use datasets::Datasets;
 use jobs::device::{Facts, Hello, Telemetry};
 use jobs::id::{Digest, Millis};
 use jobs::report::Failure;
@@ -18,7 +19,6 @@ use crate::cache::Cache;
 use crate::checkpoints::Checkpoints;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::datasets::Datasets;
 use crate::engines::{self, Cpu, Engines};
 use crate::facts;
 use crate::guards::{self, Condition};

@@ -22,7 +22,6 @@ mod checkpoints;
 mod clock;
 mod commands;
 pub mod config;
-mod datasets;
 mod device;
 pub mod engines;
 mod execute;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use datasets::{Sums, check_fit, judging};
 use jobs::id::{BlobRef, Digest, Millis};
 use jobs::report::{EvaluationReport, Failure, FailureCode, ReportBody, UpdateReport};
 use jobs::spec::{EvaluateTask, TaskId, TrainTask};
@@ -15,8 +16,8 @@ use self::control::Control;
 use self::memory::Promise;
 pub(super) use self::memory::Promises;
 pub(crate) use self::meter::Latest;
-use self::meter::{Meter, Steps, Sums};
-use self::prepare::{begin, check_fit};
+use self::meter::{Meter, Steps};
+use self::prepare::begin;
 use self::room::Room;
 use self::update::Update;
 use super::{Run, Stopped, failures};
@@ -136,9 +137,6 @@ impl Run {
 
     /// Judges parameters on the test split.
     pub(super) async fn evaluate(&self, task: EvaluateTask) -> Result<ReportBody, Failure> {
-        if task.batch_size == 0 {
-            return Err(Failure::new(FailureCode::InvalidSpec, "batch_size is 0: at least 1"));
-        }
         let device = &self.executor.device;
         let (graph, parameters) = futures::try_join!(
             device.cache.get(&task.graph, Keep::Disk),
@@ -148,10 +146,7 @@ impl Run {
         let id = self.id.clone();
         let work = move || {
             let dataset = shared.datasets.get(&task.dataset)?;
-            let loss = settings::loss(task.loss, 0.0);
-            let trainer = Trainer::for_evaluation(&graph, loss);
-            let mut trainer = trainer.map_err(|error| failures::of_training(&error))?;
-            check_fit(&trainer, &dataset, loss)?;
+            let mut trainer = judging::trainer(&graph, &task, &dataset)?;
             // What the device keeps is what this round's training left.
             let after = (&id, id.round.0.saturating_add(1));
             begin(&mut trainer, &parameters, &shared.kept_local, after, &task.kept_local)?;
@@ -276,7 +271,8 @@ impl LocalRun {
         let promise = self.room.promise(&trainer, examples, local.batch_size)?;
         let initial_loss = self.task.initial_loss.then(|| {
             let plain = Batches::new(examples, normalization);
-            judge(&mut trainer, plain, batch_size, None, &self.stopped).map(|sums| sums.loss())
+            let go_on = || check_stop(&self.stopped);
+            judging::judge(&mut trainer, plain, batch_size, go_on).map(|sums| sums.loss())
         });
         let initial_loss = initial_loss.transpose()?;
         let mut batches =
@@ -394,35 +390,16 @@ fn evaluate(
     room: &Room,
     stopped: &Stopped,
 ) -> Result<Sums, Failure> {
-    if dataset.test.is_empty() {
-        let message = "the data set has no test examples: evaluate elsewhere";
-        return Err(Failure::new(FailureCode::InvalidDataset, message));
-    }
-    let promise = room.promise(&trainer, &dataset.test, task.batch_size)?;
-    let normalization = settings::normalization(&task.normalization, dataset)?;
-    let batches = Batches::new(&dataset.test, &normalization);
-    judge(&mut trainer, batches, task.batch_size as usize, Some(promise), stopped)
-}
-
-/// What a trainer makes of examples in their order; the promise is held until the first batch has
-/// taken it.
-fn judge(
-    trainer: &mut Trainer,
-    mut batches: Batches<'_>,
-    batch_size: usize,
-    mut promise: Option<Promise>,
-    stopped: &Stopped,
-) -> Result<Sums, Failure> {
-    let indices: Vec<usize> = (0..batches.examples()).collect();
-    let mut sums = Sums::default();
-    for indices in indices.chunks(batch_size) {
-        check_stop(stopped)?;
-        let (x, labels) = batches.get(indices, 0);
-        let done = trainer.evaluate(x, labels).map_err(|e| failures::of_training(&e))?;
-        drop(promise.take());
-        sums.add(done.loss, done.correct, done.examples);
-    }
-    Ok(sums)
+    let mut promise = Some(room.promise(&trainer, &dataset.test, task.batch_size)?);
+    let mut batches = 0;
+    judging::on_test_examples(&mut trainer, task, dataset, || {
+        // The first batch has taken what was promised.
+        if batches > 0 {
+            drop(promise.take());
+        }
+        batches += 1;
+        check_stop(stopped)
+    })
 }
 
 fn check_stop(stopped: &Stopped) -> Result<(), Failure> {

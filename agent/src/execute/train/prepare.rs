@@ -1,10 +1,9 @@
 //! A trainer that fits the data set, with the parameters it begins with.
 
-use jobs::report::{Failure, FailureCode};
+use jobs::report::Failure;
 use jobs::spec::TaskId;
-use models::dataset::Dataset;
 use models::params::{Parameters, ParametersError};
-use models::train::{Loss, TrainError, Trainer};
+use models::train::{TrainError, Trainer};
 
 use crate::execute::failures;
 use crate::kept_local::KeptLocal;
@@ -56,30 +55,4 @@ impl Kept<'_> {
 
 pub(super) fn wrong(error: ParametersError) -> Failure {
     failures::of_training(&TrainError::Parameters(error))
-}
-
-/// The data set's examples and classes are those of the graph.
-pub(super) fn check_fit(trainer: &Trainer, dataset: &Dataset, loss: Loss) -> Result<(), Failure> {
-    let shape = dataset.example_shape();
-    let expected = trainer.example_shape();
-    // Either side may be a plain vector.
-    let values = |shape: &[usize]| shape.iter().product::<usize>();
-    let flat = expected.len() == 1 || shape.len() == 1;
-    if expected != shape && !(flat && values(expected) == values(&shape)) {
-        let message =
-            format!("the graph takes examples of shape {expected:?}, the data set has {shape:?}");
-        return Err(Failure::new(FailureCode::ShapeMismatch, message));
-    }
-    // One output tells two classes apart when the loss is binary.
-    let binary = loss == Loss::BinaryCrossEntropy;
-    let told_apart = if binary && trainer.classes() == 1 { 2 } else { trainer.classes() };
-    if told_apart < dataset.classes {
-        let message = format!(
-            "the graph has {} classes, the data set has {}",
-            trainer.classes(),
-            dataset.classes
-        );
-        return Err(Failure::new(FailureCode::ShapeMismatch, message));
-    }
-    Ok(())
 }

@@ -1,9 +1,10 @@
 //! What a task says of local training, for the engine.
 
+pub(super) use datasets::settings::{loss, normalization};
 use jobs::report::{Failure, FailureCode};
 use jobs::spec::{self, Augment, LocalTraining, TrainTask};
-use models::dataset::{Augmentation, Dataset, Normalization};
-use models::train::{Adam, Decay, Loss, Optimizer, Schedule, Settings, Sgd};
+use models::dataset::{Augmentation, Dataset};
+use models::train::{Adam, Decay, Optimizer, Schedule, Settings, Sgd};
 
 /// The optimizer and everything beside it, for a task of so many steps.
 pub(super) fn of(task: &TrainTask, steps: u64) -> (Optimizer, Settings) {
@@ -28,29 +29,6 @@ pub(super) fn of(task: &TrainTask, steps: u64) -> (Optimizer, Settings) {
     (optimizer, settings)
 }
 
-/// How the data set's values become inputs: as the task says, or else the data set.
-pub(super) fn normalization(
-    wanted: &spec::Normalization,
-    dataset: &Dataset,
-) -> Result<Normalization, Failure> {
-    let found = match wanted {
-        spec::Normalization::Format => dataset.normalization.clone(),
-        spec::Normalization::None => Normalization::none(),
-        // A broker puts the values of all devices in its place; these are the device's own.
-        spec::Normalization::Dataset => {
-            dataset.train.statistics().unwrap_or_else(Normalization::none)
-        }
-        spec::Normalization::Fixed { mean, std } => {
-            Normalization { mean: mean.clone(), std: std.clone() }
-        }
-    };
-    let wrong = |error: models::dataset::NormalizationError| {
-        Failure::new(FailureCode::InvalidSpec, format!("normalization: {error}"))
-    };
-    found.check(dataset.channels()).map_err(wrong)?;
-    Ok(found)
-}
-
 /// How pictures are changed at random.
 pub(super) fn augmentation(wanted: &[Augment], dataset: &Dataset) -> Result<Augmentation, Failure> {
     if let Some(first) = wanted.first()
@@ -68,14 +46,6 @@ pub(super) fn augmentation(wanted: &[Augment], dataset: &Dataset) -> Result<Augm
         pad_crop: has(Augment::PadCrop),
         cutout: has(Augment::Cutout),
     })
-}
-
-pub(super) fn loss(loss: spec::Loss, label_smoothing: f32) -> Loss {
-    match loss {
-        spec::Loss::CrossEntropy => Loss::SoftmaxCrossEntropy { label_smoothing },
-        spec::Loss::Mse => Loss::MeanSquaredError,
-        spec::Loss::Bce => Loss::BinaryCrossEntropy,
-    }
 }
 
 /// The schedule of a job in which this device takes so many steps.
@@ -137,6 +107,7 @@ fn wrong_schedule(schedule: spec::Schedule) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use jobs::id::{BlobRef, Bytes, DatasetName};
+    use models::train::Loss;
 
     use super::*;
 
@@ -185,12 +156,6 @@ mod tests {
     }
 
     #[test]
-    fn every_loss_has_one() {
-        assert_eq!(loss(spec::Loss::Mse, 0.0), Loss::MeanSquaredError);
-        assert_eq!(loss(spec::Loss::Bce, 0.0), Loss::BinaryCrossEntropy);
-    }
-
-    #[test]
     fn words_become_settings() {
         let local = LocalTraining {
             optimizer: spec::Optimizer::Adamw,
@@ -215,20 +180,6 @@ mod tests {
     fn dataset(file: &str, text: &[u8]) -> Dataset {
         let files = vec![(file.to_owned(), text.to_vec())];
         models::dataset::decode(&files, models::dataset::Limits::default()).unwrap()
-    }
-
-    #[test]
-    fn normalization_is_the_tasks_or_the_data_sets() {
-        let table = dataset("a.csv", &b"1,10,0\n3,10,1\n".repeat(10));
-        let of = |text: &str| normalization(&text.parse().unwrap(), &table);
-        assert_eq!(of("format").unwrap(), Normalization::none());
-        assert_eq!(of("none").unwrap(), Normalization::none());
-        let found = of("dataset").unwrap();
-        assert!((found.mean[1] - 10.0).abs() < 1e-6 && (found.std[1] - 1.0).abs() < 1e-6);
-        assert_eq!(of("1,2/3").unwrap(), Normalization { mean: vec![1.0, 2.0], std: vec![3.0] });
-        let refused = of("1,2,3/1").unwrap_err();
-        assert_eq!(refused.code, FailureCode::InvalidSpec);
-        assert!(refused.message.contains("mean has 3 values, expected 1 or 2"), "{refused:?}");
     }
 
     #[test]

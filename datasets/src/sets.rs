@@ -1,4 +1,4 @@
-//! The device's data sets: read in the background, kept while they are used.
+//! The data sets of a process: read in the background, kept while they are used.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,9 +11,7 @@ use jobs::report::{Failure, FailureCode};
 use jobs::wire;
 use models::dataset::{self, Dataset, DatasetError, Limits};
 
-use folder::Folder;
-
-mod folder;
+use crate::folder::Folder;
 
 /// Why a data set cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +59,7 @@ pub enum DataError {
 
 /// The data sets by name.
 #[derive(Debug)]
-pub(crate) struct Datasets {
+pub struct Datasets {
     sets: BTreeMap<DatasetName, Arc<Entry>>,
 }
 
@@ -69,7 +67,7 @@ pub(crate) struct Datasets {
 const CHANNELS_MAX: usize = 4096;
 /// Bytes that one data set's description may take: all of a device travel in one message.
 const DECLARED_MAX: usize = 256 * 1024;
-/// A device's memory over this is what the examples of one data set may take.
+/// The memory over this is what the examples of one data set may take.
 const MEMORY_SHARE: u64 = 2;
 
 #[derive(Debug)]
@@ -94,10 +92,10 @@ struct Decoded {
 const KEPT_FACTOR: u32 = 20;
 
 impl Datasets {
-    /// The data sets of a device with so many bytes of memory.
-    pub(crate) fn new(paths: BTreeMap<DatasetName, PathBuf>, memory: u64) -> Self {
+    /// The data sets of a process that has so many bytes of memory; 0 when nobody knows.
+    pub fn new(paths: BTreeMap<DatasetName, PathBuf>, memory: u64) -> Self {
         let share = usize::try_from(memory / MEMORY_SHARE).unwrap_or(usize::MAX);
-        // A device that does not know its memory has no smaller limit.
+        // Who does not know its memory has no smaller limit.
         let limits = if share == 0 { Limits::default() } else { Limits { bytes: share } };
         let entry = |(name, path): (DatasetName, PathBuf)| {
             let (facts, decoded) = (Mutex::default(), Mutex::default());
@@ -107,7 +105,10 @@ impl Datasets {
     }
 
     /// Reads every data set; whether there is any.
-    pub(crate) fn read_all(&self) -> impl Future<Output = Result<bool, DataError>> + Send + use<> {
+    ///
+    /// # Errors
+    /// When one cannot be read, or is none.
+    pub fn read_all(&self) -> impl Future<Output = Result<bool, DataError>> + Send + use<> {
         let entries: Vec<Arc<Entry>> = self.sets.values().cloned().collect();
         async move {
             let any = !entries.is_empty();
@@ -122,17 +123,20 @@ impl Datasets {
     }
 
     /// What is known of the data sets that have been read.
-    pub(crate) fn facts(&self) -> Vec<DatasetFacts> {
+    pub fn facts(&self) -> Vec<DatasetFacts> {
         self.sets.values().filter_map(|entry| lock(&entry.facts).clone()).collect()
     }
 
     /// What is known of one data set; `None` until it has been read.
-    pub(crate) fn facts_of(&self, name: &DatasetName) -> Option<DatasetFacts> {
+    pub fn facts_of(&self, name: &DatasetName) -> Option<DatasetFacts> {
         self.sets.get(name).and_then(|entry| lock(&entry.facts).clone())
     }
 
     /// A data set; decoding blocks the thread.
-    pub(crate) fn get(&self, name: &DatasetName) -> Result<Arc<Dataset>, Failure> {
+    ///
+    /// # Errors
+    /// When there is none of this name, or its files are no data set.
+    pub fn get(&self, name: &DatasetName) -> Result<Arc<Dataset>, Failure> {
         let Some(entry) = self.sets.get(name) else {
             let known: Vec<&str> = self.sets.keys().map(DatasetName::as_str).collect();
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
@@ -144,7 +148,7 @@ impl Datasets {
 
     /// Lets go of what nobody used for so long, or longer when decoding took long; it is decoded
     /// again when needed.
-    pub(crate) fn forget_unused(&self, after: Duration) {
+    pub fn forget_unused(&self, after: Duration) {
         for entry in self.sets.values() {
             // Whoever decodes now holds the lock and uses it.
             let Ok(mut decoded) = entry.decoded.try_lock() else { continue };
@@ -215,7 +219,7 @@ impl Entry {
 ///
 /// # Errors
 /// When the path cannot be read, or the folder is empty.
-pub(crate) fn check(path: &Path) -> std::io::Result<()> {
+pub fn check(path: &Path) -> std::io::Result<()> {
     if !std::fs::metadata(path)?.is_dir() {
         return std::fs::File::open(path).map(drop);
     }

@@ -13,7 +13,7 @@ const FILES_MAX: usize = 4_000_000;
 
 /// A folder with its files, or one file alone; hidden ones are left out.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub struct Folder {
     root: PathBuf,
     names: Vec<String>,
 }
@@ -23,7 +23,7 @@ impl Folder {
     ///
     /// # Errors
     /// When the path cannot be read, or there are too many files.
-    pub(super) fn open(path: &Path) -> std::io::Result<Self> {
+    pub fn open(path: &Path) -> std::io::Result<Self> {
         if !std::fs::metadata(path)?.is_dir() {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let root = path.parent().map_or_else(PathBuf::new, Path::to_owned);

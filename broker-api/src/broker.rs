@@ -1,6 +1,8 @@
 //! The broker as a handle: all that its HTTP and NATS faces may ask of it.
 
+use std::collections::BTreeMap;
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +10,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use jobs::id::{DeviceId, Digest, JobId, Millis, ModelName, ModelVersion};
+use jobs::id::{DatasetName, DeviceId, Digest, JobId, Millis, ModelName, ModelVersion};
 use jobs::report::InferReport;
 use jobs::selector::Selector;
 use jobs::spec::{InferSpec, JobSpec, ModelQuery};
@@ -24,6 +26,7 @@ use crate::error::ApiError;
 use crate::fleet::Fleet;
 use crate::gateway::{self, Gateway};
 use crate::history::RoundRecord;
+use crate::judge::Judge;
 use crate::metrics::Metrics;
 use crate::nats_server;
 use crate::record::{DeviceRecord, JobEvent, JobRecord, ModelRecord};
@@ -58,6 +61,8 @@ pub struct BrokerConfig {
     pub body_bytes_max: usize,
     /// NATS servers that hold each stream: 1, or 3 or 5 in a cluster.
     pub replicas: usize,
+    /// Data sets on which this broker judges models.
+    pub data: BTreeMap<DatasetName, PathBuf>,
 }
 
 /// A cheap handle to the running broker. When the last one is dropped, the broker ends at once,
@@ -81,6 +86,7 @@ pub(crate) struct Core {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) index: Index,
     pub(crate) trainings: Trainings,
+    pub(crate) judge: Judge,
     /// Cancelled when nothing new is to be begun.
     pub(crate) closing: CancellationToken,
     /// Cancelled when everything is to end where it is.
@@ -119,7 +125,8 @@ impl Broker {
     /// Connects, makes the streams and buckets that are missing, resumes what was under way.
     ///
     /// # Errors
-    /// When NATS cannot be reached within 10 s, or is older than 2.11, or has no JetStream.
+    /// When NATS cannot be reached within 10 s, or is older than 2.11, or has no JetStream; when a
+    /// data set cannot be read.
     pub async fn start(config: BrokerConfig) -> anyhow::Result<Self> {
         Box::pin(Self::begin(config)).await
     }
@@ -128,6 +135,7 @@ impl Broker {
         let killed = CancellationToken::new();
         let guard = killed.clone().drop_guard();
         let name = new_job_id().to_string();
+        let judge = Judge::start(config.data.clone()).await?;
         let store = Box::pin(open_store(&config, &name)).await?;
         let fleet = Box::pin(Fleet::start(store.clone(), killed.clone())).await?;
         let registry = Box::pin(Registry::start(store.clone(), killed.clone())).await;
@@ -152,6 +160,7 @@ impl Broker {
             metrics,
             index,
             trainings,
+            judge,
             closing: killed.child_token(),
             killed,
             tasks: TaskTracker::new(),

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use jobs::id::{DeviceId, Millis};
 use jobs::privacy::Spent;
 use jobs::report::{EvaluationReport, Failure, UpdateReport};
-use jobs::round::{Outcome, Verdict};
+use jobs::round::{Judgement, Outcome, Verdict};
 use serde::{Deserialize, Serialize};
 
 /// A round that ended, as people see it.
@@ -20,8 +20,8 @@ pub struct RoundRecord {
     pub started_at: Millis,
     /// From its beginning to its end.
     pub seconds: f64,
-    /// Of the new parameters if `judged`, else as devices said of their own training; the mean
-    /// weighted by examples.
+    /// Of the new parameters if `judged`, as the broker says where it was asked, else as devices
+    /// do; of their own training otherwise. The mean weighted by examples.
     pub loss: Option<f64>,
     /// As `loss`, 0 to 1.
     pub accuracy: Option<f64>,
@@ -29,6 +29,15 @@ pub struct RoundRecord {
     pub judged: bool,
     /// Examples behind loss and accuracy.
     pub examples: u64,
+    /// The broker's judgement, where it was asked for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judgement: Option<Judgement>,
+    /// Loss as devices judged beside the broker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices_loss: Option<f64>,
+    /// As `devices_loss`, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices_accuracy: Option<f64>,
     /// Devices whose updates are in the new parameters.
     pub devices: usize,
     /// Devices that were invited.
@@ -89,12 +98,14 @@ impl Part {
 
 impl RoundRecord {
     /// What CSV has above its rows.
-    pub const CSV_HEADING: &str = "round,seconds,loss,accuracy,devices,invited,bytes,failure\n";
+    pub const CSV_HEADING: &str = "round,seconds,loss,accuracy,devices,invited,bytes,failure,\
+        judged_by,devices_loss,devices_accuracy,epsilon\n";
 
     /// The record of a round.
     pub fn of(outcome: &Outcome) -> Self {
         let members = members(outcome);
         let figures = figures(outcome);
+        let beside = outcome.judgement.as_ref();
         let counts = |member: &&MemberRecord| matches!(member.part, Part::Counted | Part::Reduced);
         let Millis(took) = outcome.ended_at.since(outcome.started_at);
         #[expect(clippy::cast_precision_loss, reason = "a round is far shorter than 2^53 ms")]
@@ -107,6 +118,9 @@ impl RoundRecord {
             accuracy: figures.as_ref().map(|figures| figures.accuracy),
             judged: figures.as_ref().is_some_and(|figures| figures.judged),
             examples: figures.as_ref().map_or(0, |figures| figures.examples),
+            judgement: outcome.judgement.clone(),
+            devices_loss: beside.and_then(|_| outcome.devices_loss()),
+            devices_accuracy: beside.and_then(|_| outcome.devices_accuracy()),
             devices: members.iter().filter(counts).count(),
             invited: outcome.updates.len() + outcome.missing.len(),
             bytes: moved(outcome),
@@ -122,6 +136,12 @@ impl RoundRecord {
         self.members.iter().filter(without)
     }
 
+    /// Whose judgement loss and accuracy are; nobody's when they are of the devices' own training.
+    pub fn judged_by(&self) -> Option<&'static str> {
+        let by = if self.judgement.is_some() { "broker" } else { "devices" };
+        self.judged.then_some(by)
+    }
+
     /// The record as a row under [`RoundRecord::CSV_HEADING`] (RFC 4180); what is not known is
     /// empty.
     pub fn csv(&self) -> String {
@@ -131,7 +151,14 @@ impl RoundRecord {
         });
         let Self { round, seconds, devices, invited, bytes, .. } = self;
         let (loss, accuracy) = (number(self.loss), number(self.accuracy));
-        format!("{round},{seconds},{loss},{accuracy},{devices},{invited},{bytes},{failure}\n")
+        let (loss_there, accuracy_there) =
+            (number(self.devices_loss), number(self.devices_accuracy));
+        let judged_by = self.judged_by().unwrap_or_default();
+        let epsilon = number(self.privacy.map(|spent| spent.epsilon));
+        format!(
+            "{round},{seconds},{loss},{accuracy},{devices},{invited},{bytes},{failure},\
+             {judged_by},{loss_there},{accuracy_there},{epsilon}\n"
+        )
     }
 }
 
@@ -199,7 +226,9 @@ struct Figures {
 #[expect(clippy::cast_precision_loss, reason = "example counts are far below 2^53")]
 fn figures(outcome: &Outcome) -> Option<Figures> {
     if let (Some(loss), Some(accuracy)) = (outcome.loss(), outcome.accuracy()) {
-        let examples = outcome.evaluations.iter().map(|(_, judged)| judged.examples).sum();
+        let of_devices = outcome.evaluations.iter().map(|(_, judged)| judged.examples).sum();
+        let by_broker = outcome.judgement.as_ref().and_then(Judgement::report);
+        let examples = by_broker.map_or(of_devices, |judged| judged.examples);
         return Some(Figures { loss, accuracy, examples, judged: true });
     }
     // Devices that add noise say nothing of their training.
@@ -262,8 +291,38 @@ mod tests {
         let record = RoundRecord::of(&judged);
         assert_eq!((record.loss, record.judged, record.examples), (Some(0.25), true, 150));
         assert!((record.accuracy.unwrap() - 0.8).abs() < 1e-12);
-        assert_eq!(record.csv(), format!("2,0.25,0.25,{},1,3,5000,\n", record.accuracy.unwrap()));
+        let accuracy = record.accuracy.unwrap();
+        assert_eq!(record.csv(), format!("2,0.25,0.25,{accuracy},1,3,5000,,devices,,,\n"));
         assert_eq!(record.members[0].evaluation, Some(judged.evaluations[0].1.clone()));
+    }
+
+    #[test]
+    fn the_brokers_judgement_stands_beside_that_of_devices() {
+        let judged = |examples: u64, accuracy: f64| json!({"examples": examples, "loss": 0.25, "accuracy": accuracy, "duration_ms": 1});
+        let mut both = outcome(&json!([["a", judged(100, 0.5)]]));
+        both.judgement = serde_json::from_value(json!({"judged": judged(360, 0.75)})).unwrap();
+        let record = RoundRecord::of(&both);
+        assert_eq!((record.accuracy, record.examples, record.judged), (Some(0.75), 360, true));
+        assert_eq!((record.devices_accuracy, record.judged_by()), (Some(0.5), Some("broker")));
+        assert!(record.csv().ends_with(",broker,0.25,0.5,\n"), "{}", record.csv());
+        let written = serde_json::to_value(&record).unwrap();
+        assert_eq!(serde_json::from_value::<RoundRecord>(written).unwrap(), record);
+        let why = json!({"code": "unknown_dataset", "message": "no data set"});
+        both.judgement = serde_json::from_value(json!({"missing": why})).unwrap();
+        let record = RoundRecord::of(&both);
+        assert_eq!((record.accuracy, record.devices_accuracy), (Some(0.5), Some(0.5)));
+        assert_eq!((record.judged, record.judged_by()), (false, None));
+    }
+
+    #[test]
+    fn a_private_round_tells_what_it_cost() {
+        let mut outcome = outcome(&json!([]));
+        outcome.privacy = serde_json::from_value(json!({"rounds": 2, "epsilon": 1.5,
+            "delta": 0.001, "noise_multiplier": 1.0, "sampling_rate": 1.0, "norm": 1.0}))
+        .unwrap();
+        let row = RoundRecord::of(&outcome).csv();
+        let column = RoundRecord::CSV_HEADING.trim_end().split(',').position(|it| it == "epsilon");
+        assert_eq!(row.trim_end().split(',').nth(column.unwrap()), Some("1.5"), "{row}");
     }
 
     #[test]
@@ -290,8 +349,9 @@ mod tests {
         let code = jobs::report::FailureCode::NoQuorum;
         outcome.failure = Some(Failure::new(code, "0 of \"1\",\nupdates"));
         let row = RoundRecord::of(&outcome).csv();
-        assert_eq!(row, "2,0.25,,,0,1,1000,\"no_quorum: 0 of \"\"1\"\",\nupdates\"\n");
+        assert_eq!(row, "2,0.25,,,0,1,1000,\"no_quorum: 0 of \"\"1\"\",\nupdates\",,,,\n");
         let columns = RoundRecord::CSV_HEADING.matches(',').count();
-        assert_eq!(row.split('"').next().unwrap().matches(',').count(), columns);
+        let fields = row.replace(",\nupdates", "");
+        assert_eq!(fields.matches(',').count(), columns);
     }
 }

@@ -13,6 +13,7 @@ pub mod fleet;
 pub mod gateway;
 pub mod history;
 pub mod http;
+mod judge;
 pub mod metrics;
 pub mod nats_server;
 pub mod record;

@@ -71,7 +71,14 @@ impl World {
     }
 
     fn broker_config(&self) -> BrokerConfig {
-        BrokerConfig { nats: self.url(), body_bytes_max: 64 << 20, replicas: 1 }
+        let data = BTreeMap::new();
+        BrokerConfig { nats: self.url(), body_bytes_max: 64 << 20, replicas: 1, data }
+    }
+
+    /// For a broker that judges on the data set `tiny` in this folder.
+    pub(crate) fn config_with(&self, folder: &std::path::Path) -> BrokerConfig {
+        let data = BTreeMap::from([(id("tiny"), folder.to_owned())]);
+        BrokerConfig { data, ..self.broker_config() }
     }
 
     pub(crate) async fn client(&self) -> Client {

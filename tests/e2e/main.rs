@@ -12,6 +12,7 @@ mod cluster;
 mod commands;
 mod deploy;
 mod emulated;
+mod evaluate;
 mod faults;
 mod formats;
 mod main_job;

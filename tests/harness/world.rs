@@ -88,8 +88,13 @@ impl World {
 
     /// Starts the broker again after it was killed, on the same ports.
     pub async fn restart_broker(&mut self) {
+        self.restart_broker_with(&[]).await;
+    }
+
+    /// The same with options of `dunlin serve`.
+    pub async fn restart_broker_with(&mut self, options: &[&str]) {
         let (folder, urls) = (self.folder.path(), &self.nats_urls);
-        self.broker = start_broker("broker", folder, urls, &[], self.http_port);
+        self.broker = start_broker("broker", folder, urls, options, self.http_port);
         self.ready().await;
     }
 

@@ -43,6 +43,7 @@ pub(super) async fn run(core: Arc<Core>) {
         if let Err(error) = core.forget_parameters().await {
             tracing::warn!(%error, "parameters of old trainings were not removed");
         }
+        core.judge.forget_unused();
         settled = SETTLED;
         let rest = tokio::time::sleep(SWEEP_EVERY);
         if core.closing.run_until_cancelled(rest).await.is_none() {

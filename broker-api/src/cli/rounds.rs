@@ -116,6 +116,9 @@ fn all(rounds: &[RoundRecord]) -> String {
         if let Some(failure) = &round.failure {
             lines.push(format!("       failed: {}: {}", failure.code.as_str(), failure.message));
         }
+        if let Some(beside) = rounds::beside(round) {
+            lines.push(format!("       {beside}"));
+        }
         for member in round.missing() {
             lines.push(format!("       without {} ({})", member.device, member.why()));
         }

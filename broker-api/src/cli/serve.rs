@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use datasets::DataError;
+use jobs::id::DatasetName;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -66,6 +68,30 @@ struct Common {
         value_name = "N"
     )]
     replicas: u8,
+    /// A data set on which this broker judges models (dunlin train --evaluate broker), in the
+    /// formats that devices read; named as its folder unless NAME= says otherwise. May be repeated.
+    #[arg(
+        long,
+        env = "DUNLIN_DATA",
+        value_delimiter = ',',
+        value_parser = named_folder,
+        value_name = "[NAME=]FOLDER"
+    )]
+    data: Vec<(DatasetName, PathBuf)>,
+}
+
+/// A data set of `--data`: `NAME=FOLDER`, or a folder that has the data set's name.
+fn named_folder(text: &str) -> Result<(DatasetName, PathBuf), String> {
+    let (name, folder) = match text.split_once('=') {
+        Some((name, folder)) => (Some(name), Path::new(folder)),
+        None => (Path::new(text).file_name().and_then(|name| name.to_str()), Path::new(text)),
+    };
+    let name = name.ok_or("a folder with a name is expected, or NAME=FOLDER")?;
+    let name = DatasetName::parse(name).map_err(|error| {
+        format!("{error}: give the data set a name with --data NAME={}", folder.display())
+    })?;
+    datasets::check(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    Ok((name, folder.to_owned()))
 }
 
 /// Runs a broker until SIGINT or SIGTERM.
@@ -128,10 +154,15 @@ async fn broker(
         nats: nats.clone(),
         body_bytes_max: common.body_bytes_max,
         replicas: common.replicas.into(),
+        data: common.data.iter().cloned().collect(),
     };
     let broker = tokio::select! {
         started = Broker::start(config) => started.map_err(|error| {
-            CliError::usage(format!("{error:#}"), "is NATS there, 2.11 or newer, with JetStream?")
+            let hint = match error.downcast_ref::<DataError>() {
+                Some(_) => "--data takes the folders that agents take, see the README",
+                None => "is NATS there, 2.11 or newer, with JetStream?",
+            };
+            CliError::usage(format!("{error:#}"), hint)
         })?,
         () = signals.next() => return Ok(()),
     };
@@ -266,5 +297,34 @@ impl Signals {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_sets_are_named_as_their_folders_or_as_one_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = |name: &str| {
+            let folder = dir.path().join(name);
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join("train.csv"), "1,0\n").unwrap();
+            folder.to_str().unwrap().to_owned()
+        };
+        let digits = folder("digits");
+        let named = |text: &str| named_folder(text).map(|(name, path)| (name.to_string(), path));
+        let expected = |name: &str| Ok((name.to_owned(), PathBuf::from(&digits)));
+        assert_eq!(named(&digits), expected("digits"));
+        assert_eq!(
+            named(&format!("{digits}/")),
+            expected("digits").map(|(name, _)| { (name, PathBuf::from(format!("{digits}/"))) })
+        );
+        assert_eq!(named(&format!("other={digits}")), expected("other"));
+        let odd = named(&folder("No Name")).unwrap_err();
+        assert!(odd.contains("give the data set a name with --data NAME="), "{odd}");
+        let absent = named(&format!("{digits}/absent")).unwrap_err();
+        assert!(absent.contains("absent: "), "{absent}");
     }
 }

@@ -9,8 +9,7 @@ use jobs::job::JobState;
 use jobs::report::FailureCode;
 use jobs::round::{self, Outcome};
 use jobs::spec::{
-    EvaluateTask, LocalTraining, Offer, Purpose, Schedule, Strategy, Task, TaskId, TaskWork,
-    TrainTask,
+    LocalTraining, Offer, Purpose, Schedule, Strategy, Task, TaskId, TaskWork, TrainTask,
 };
 use jobs::training::{Effect, Ending, Event};
 use jobs::{subject, wire};
@@ -229,18 +228,7 @@ impl Owner {
         let local = LocalTraining { normalization, noised, ..self.spec.local.clone() };
         let size = parameters.size.0;
         let work = match purpose {
-            Purpose::Evaluate => {
-                let LocalTraining { batch_size, normalization, loss, kept_local, .. } = local;
-                TaskWork::Evaluate(EvaluateTask {
-                    graph,
-                    parameters,
-                    dataset,
-                    batch_size,
-                    normalization,
-                    loss,
-                    kept_local,
-                })
-            }
+            Purpose::Evaluate => TaskWork::Evaluate(self.evaluation(parameters)),
             Purpose::Train
             | Purpose::Share
             | Purpose::Mask

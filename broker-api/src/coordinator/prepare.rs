@@ -17,7 +17,7 @@ use crate::store::StoreError;
 mod facts;
 mod resume;
 
-pub(super) use facts::eligible;
+pub(super) use facts::{eligible, fits};
 
 /// Why a training does not begin.
 #[derive(Debug)]

@@ -14,6 +14,7 @@ use crate::record::JobRecord;
 use crate::testing::*;
 
 mod encodings;
+mod evaluate;
 mod masked;
 mod private;
 mod refusals;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use jobs::id::{Millis, RoundNumber};
 use jobs::report::Progress;
-use jobs::round::Outcome;
+use jobs::round::{Judgement, Outcome};
 use jobs::training::Enough;
 
 use crate::cli::table;
@@ -98,7 +98,21 @@ pub(in crate::cli) fn remarks(round: &RoundRecord) -> String {
     let missing = Some(missing(round)).filter(|missing| !missing.is_empty());
     let spent = round.privacy.map(|spent| format!("epsilon {:.4}", spent.epsilon));
     let failed = round.failure.as_ref().map(|failure| format!("failed: {}", failure.message));
-    missing.into_iter().chain(spent).chain(failed).collect::<Vec<_>>().join("  ")
+    let judged = beside(round);
+    missing.into_iter().chain(spent).chain(judged).chain(failed).collect::<Vec<_>>().join("  ")
+}
+
+/// What is to be said where the broker was asked to judge: what devices said beside it, or why it
+/// did not judge.
+pub(in crate::cli) fn beside(round: &RoundRecord) -> Option<String> {
+    let devices = round.devices_accuracy.map(table::percent);
+    match (round.judgement.as_ref()?, devices) {
+        (Judgement::Judged(_), devices) => devices.map(|share| format!("devices: {share}")),
+        (Judgement::Missing(why), None) => Some(format!("not judged: {}", why.message)),
+        (Judgement::Missing(why), Some(share)) => {
+            Some(format!("devices: {share}, the broker has not judged: {}", why.message))
+        }
+    }
 }
 
 /// A round as a line of the table.
@@ -119,6 +133,7 @@ pub(in crate::cli) fn sentence(round: &RoundRecord) -> String {
     if let Some(spent) = &round.privacy {
         parts.push(format!("epsilon {:.4} at delta {}", spent.epsilon, spent.delta));
     }
+    parts.extend(beside(round));
     let missing = missing(round);
     if !missing.is_empty() {
         parts.push(format!("missing: {missing}"));
@@ -254,6 +269,26 @@ mod tests {
         assert!(line(&record).ends_with("  epsilon 1.5000"), "{}", line(&record));
         assert!(sentence(&record).contains("epsilon 1.5000 at delta 0.001"));
         assert!(summary(&[outcome], None).contains("epsilon 1.5000 at delta 0.001"));
+    }
+
+    #[test]
+    fn what_devices_say_stands_beside_the_brokers_judgement() {
+        let judged = |accuracy: f64| json!({"examples": 10, "loss": 0.25, "accuracy": accuracy, "duration_ms": 1});
+        let mut outcome = outcome(&json!([["a", judged(0.5)]]));
+        outcome.missing.clear();
+        let mut told = |judgement: serde_json::Value| {
+            outcome.judgement = serde_json::from_value(judgement).unwrap();
+            let record = RoundRecord::of(&outcome);
+            assert!(sentence(&record).ends_with(&remarks(&record)), "{}", sentence(&record));
+            line(&record)
+        };
+        let line = told(json!({"judged": judged(0.75)}));
+        assert!(line.contains("    75.0 %") && line.ends_with("  devices: 50.0 %"), "{line}");
+        let line = told(json!({"missing": {"code": "unknown_dataset", "message": "no data"}}));
+        assert!(line.ends_with("devices: 50.0 %, the broker has not judged: no data"), "{line}");
+        outcome.evaluations.clear();
+        let record = RoundRecord::of(&outcome);
+        assert_eq!(beside(&record).unwrap(), "not judged: no data");
     }
 
     #[test]

@@ -71,7 +71,7 @@ fn agree(names: &[String], others: &[String]) -> bool {
 }
 
 /// Whether a device's data set is the one of a prepared training.
-fn fits(facts: &DatasetFacts, prepared: &Prepared) -> bool {
+pub(in crate::coordinator) fn fits(facts: &DatasetFacts, prepared: &Prepared) -> bool {
     let Prepared { shape, classes, labels, columns, .. } = prepared;
     (&facts.shape, facts.classes) == (shape, *classes)
         && agree(&facts.labels, labels)

@@ -23,6 +23,7 @@ use crate::digest::Hasher;
 use crate::layout::BUCKET_BLOBS;
 use crate::limit::Limit;
 
+mod flow;
 mod reader;
 mod upload;
 mod window;
@@ -124,6 +125,11 @@ impl Blobs {
     /// How often the connection was made.
     fn connections(&self) -> u64 {
         self.client.statistics().connects.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that came over the connection, of whatever kind.
+    fn bytes_received(&self) -> u64 {
+        self.client.statistics().in_bytes.load(Ordering::Relaxed)
     }
 
     /// Waits until the connection is made once more than so often: what was under way is lost.

@@ -1,11 +1,9 @@
 //! A round without training: devices get the model, send it back, the broker averages.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use link::blobs::Blobs;
-use models::dataset::{Examples, idx};
 use serde_json::{Value, json};
 use tests::process::Process;
 use tests::world::World;
@@ -58,7 +56,7 @@ async fn measure_case(case: &Case) {
     heading(&format!("a round of {devices} devices without training, model of {}", case.name));
     let world = World::start().await;
     let data = world.folder().join("data");
-    write_data(&data, case.side);
+    tests::data::write_blank(&data, case.side);
     let mut agents = Vec::new();
     for number in 1..=devices {
         agents.push(world.join(&format!("device-{number}"), Some(("blank", &data))).await);
@@ -120,17 +118,4 @@ async fn moving_only(world: &World, case: &Case, size: usize) -> Duration {
         times.push(began.elapsed());
     }
     times.median()
-}
-
-/// Eight black pictures of a size.
-fn write_data(folder: &Path, side: u16) {
-    std::fs::create_dir(folder).unwrap();
-    let pixels = usize::from(side) * usize::from(side);
-    let shape = [1, side.into(), side.into()];
-    let examples = Examples::pictures(shape, vec![0; 8 * pixels], (0..8).collect());
-    let (images, labels) = idx::encode(&examples).unwrap();
-    for split in ["train", "t10k"] {
-        std::fs::write(folder.join(format!("{split}-images-idx3-ubyte")), &images).unwrap();
-        std::fs::write(folder.join(format!("{split}-labels-idx1-ubyte")), &labels).unwrap();
-    }
 }

@@ -4,8 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use serde_json::{Value, json};
+use tests::data::write_blank;
+use tests::process::program;
+use tests::proxy::Proxy;
 use tests::world::World;
 use tokio::task::JoinHandle;
 
@@ -113,4 +116,55 @@ async fn trained(world: &World) -> Vec<Value> {
     let rounds = job["rounds"].as_array().unwrap().clone();
     assert_eq!(rounds.len(), 12);
     rounds
+}
+
+/// Bytes a second of each device.
+const SLOW: u32 = 1_000_000;
+/// Bytes of all that is said beside models and updates, at most.
+const MESSAGES: u64 = 300_000;
+
+/// A model of 5 MB over 1 MB a second: nobody is taken for lost while its bytes travel, and
+/// nothing travels twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_way_takes_its_time_and_nothing_twice() {
+    let world = World::start().await;
+    let pictures = world.folder().join("blank");
+    write_blank(&pictures, 140);
+    let client = world.client().await;
+    let mut offers = client.subscribe("offer.*").await.unwrap();
+    client.flush().await.unwrap();
+    let proxies = [(); 2].map(|()| Proxy::slow(world.nats_port(), SLOW));
+    let mut agents = Vec::new();
+    for (number, proxy) in proxies.iter().enumerate() {
+        let name = format!("device-{}", number + 1);
+        let mut command = world.agent_command_via(&proxy.url(), &program("dunlin-agent"), &name);
+        command.arg("--data").arg(format!("blank={}", pictures.display()));
+        agents.push(world.run_agent(&name, command));
+        world.online(&name, true).await;
+    }
+    let job = json!({"kind": "train", "spec": {
+        "model": "mlp", "dataset": "blank", "rounds": 2, "evaluate": false,
+        "participation": {"quorum": 2},
+    }});
+    let id = world.submit(&job).await;
+    let job = world.ended(&id).await;
+    assert_eq!(job["state"], "succeeded", "{job:#}");
+    let rounds = job["rounds"].as_array().unwrap();
+    let model = rounds[0]["parameters"]["size"].as_u64().unwrap();
+    assert_eq!(rounds.len(), 2);
+    for round in rounds {
+        assert_eq!(round["updates"].as_array().unwrap().len(), 2, "{round:#}");
+    }
+    let mut trainings = 0;
+    while let Some(offer) = offers.next().now_or_never().flatten() {
+        let offer: Value = serde_json::from_slice(&offer.payload).unwrap();
+        trainings += usize::from(offer["type"] == "task");
+    }
+    assert_eq!(trainings, 4, "each is offered once");
+    for proxy in &proxies {
+        let (up, down) = proxy.passed();
+        assert!(up < 2 * model + MESSAGES, "{up} bytes went up, two updates have {}", 2 * model);
+        // The graph has weights of its own.
+        assert!(down < 3 * model + MESSAGES, "{down} bytes came down");
+    }
 }

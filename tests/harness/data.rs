@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use models::dataset::{Examples, idx};
+
 use crate::process::program;
 
 /// The handwritten digits, split by `dunlin data digits`.
@@ -46,6 +48,19 @@ impl Digits {
             .collect();
         found.sort();
         found
+    }
+}
+
+/// Eight black pictures, so many pixels across and down; `mlp` has 64 weights for each pixel.
+pub fn write_blank(folder: &Path, side: u16) {
+    std::fs::create_dir(folder).unwrap();
+    let pixels = usize::from(side) * usize::from(side);
+    let shape = [1, side.into(), side.into()];
+    let examples = Examples::pictures(shape, vec![0; 8 * pixels], (0..8).collect());
+    let (images, labels) = idx::encode(&examples).unwrap();
+    for split in ["train", "t10k"] {
+        std::fs::write(folder.join(format!("{split}-images-idx3-ubyte")), &images).unwrap();
+        std::fs::write(folder.join(format!("{split}-labels-idx1-ubyte")), &labels).unwrap();
     }
 }
 

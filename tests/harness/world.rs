@@ -81,6 +81,11 @@ impl World {
         self.nats_urls.clone()
     }
 
+    /// Where the nats-server listens.
+    pub fn nats_port(&self) -> u16 {
+        self.nats_port
+    }
+
     /// `http://127.0.0.1:<port>`
     pub fn http_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.http_port)

@@ -8,16 +8,19 @@ use async_nats::{Message, StatusCode, Subscriber, header};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use jobs::id::{Bytes as Size, Digest};
+use tokio::time::Instant;
 
+use super::flow::Batch;
 use super::{BlobError, Blobs, chunk_subject, direct_get};
 use crate::digest::Hasher;
 
-/// Bytes asked for at once: what may wait in memory while the reader is busy.
+/// Bytes asked for at once, at most: what may wait in memory while the reader is busy.
 const BATCH_BYTES: u64 = 4 * 1024 * 1024;
 /// Chunks asked for at once; the bytes decide.
 const BATCH_CHUNKS: u32 = 256;
-/// How long the next chunk may take.
+/// How long the next chunk may take, or where it comes slowly, so many bytes of it.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(5);
+const BYTES_MIN: u64 = 4096;
 /// Silences after which reading is given up.
 const SILENCES_MAX: u32 = 3;
 
@@ -28,7 +31,12 @@ pub struct BlobReader {
     digest: Digest,
     chunk_subject: String,
     size: Size,
-    batch_bytes: u64,
+    /// Bytes asked for at once, at most.
+    batch_most: u64,
+    /// And as many as come in a short time.
+    batch_bytes: Batch,
+    /// When the batch was asked for, and the bytes of the connection and of the blob by then.
+    asked: (Instant, u64, u64),
     received: u64,
     /// Where the next chunk is looked for in the stream.
     next_sequence: u64,
@@ -41,7 +49,7 @@ pub struct BlobReader {
 
 impl BlobReader {
     pub(super) fn new(blobs: Blobs, digest: Digest, info: &ObjectInfo) -> Self {
-        let batch_bytes = blobs.limit.as_ref().map_or(BATCH_BYTES, |limit| {
+        let batch_most = blobs.limit.as_ref().map_or(BATCH_BYTES, |limit| {
             // No more is under way than a second lets through.
             limit.bytes_per_second().clamp(1, BATCH_BYTES)
         });
@@ -50,7 +58,9 @@ impl BlobReader {
             digest,
             chunk_subject: chunk_subject(&info.nuid),
             size: Size(info.size as u64),
-            batch_bytes,
+            batch_most,
+            batch_bytes: Batch::new(),
+            asked: (Instant::now(), 0, 0),
             received: 0,
             next_sequence: 1,
             batch: None,
@@ -72,7 +82,7 @@ impl BlobReader {
     /// where many blobs are read side by side.
     #[must_use]
     pub fn in_batches_of(mut self, bytes: u64) -> Self {
-        self.batch_bytes = bytes.clamp(1, self.batch_bytes);
+        self.batch_most = bytes.clamp(1, self.batch_most);
         self
     }
 
@@ -97,10 +107,10 @@ impl BlobReader {
             };
             let message = tokio::select! {
                 biased;
-                message = tokio::time::timeout(CHUNK_TIMEOUT, batch.next()) => message,
-                () = self.blobs.made_again(self.connections) => Ok(None),
+                message = self.arrival(&mut batch) => message,
+                () = self.blobs.made_again(self.connections) => None,
             };
-            if let Ok(Some(message)) = message {
+            if let Some(message) = message {
                 self.silences = 0;
                 if let Some(chunk) = self.take(&message)? {
                     self.batch = Some(batch);
@@ -108,9 +118,13 @@ impl BlobReader {
                     return Ok(Some(chunk));
                 }
                 // The batch ended before the blob did: ask for the rest.
+                let (at, _, before) = self.asked;
+                let came = self.received - before;
+                self.batch_bytes = self.batch_bytes.after(came, at.elapsed()).most(self.batch_most);
                 continue;
             }
             self.blobs.connected().await?;
+            self.batch_bytes = self.batch_bytes.after_silence();
             self.silences += 1;
             if self.silences >= SILENCES_MAX {
                 let reason = format!("no chunk came for {CHUNK_TIMEOUT:?}");
@@ -119,10 +133,29 @@ impl BlobReader {
         }
     }
 
+    /// The next message of a batch; `None` when none comes, and nothing of it either.
+    async fn arrival(&self, batch: &mut Subscriber) -> Option<Message> {
+        let (_, asked, _) = self.asked;
+        let mut before = self.blobs.bytes_received();
+        loop {
+            if let Ok(message) = tokio::time::timeout(CHUNK_TIMEOUT, batch.next()).await {
+                return message;
+            }
+            let now = self.blobs.bytes_received();
+            // Other transfers may go on where this one stands still.
+            let is_ours = now - asked <= 2 * self.batch_bytes.bytes();
+            if now - before < BYTES_MIN || !is_ours {
+                return None;
+            }
+            before = now;
+        }
+    }
+
     /// Asks for the next batch of chunks.
     async fn ask(&mut self) -> Result<Subscriber, BlobError> {
         let doing = "asking for a blob";
         self.connections = self.blobs.connections();
+        self.asked = (Instant::now(), self.blobs.bytes_received(), self.received);
         let inbox = self.blobs.client.new_inbox();
         let batch = self.blobs.client.subscribe(inbox.clone()).await;
         let batch = batch.map_err(|error| BlobError::unavailable(doing, error))?;
@@ -130,7 +163,7 @@ impl BlobReader {
             "seq": self.next_sequence,
             "next_by_subj": self.chunk_subject,
             "batch": BATCH_CHUNKS,
-            "max_bytes": self.batch_bytes,
+            "max_bytes": self.batch_bytes.bytes().min(self.batch_most),
         });
         let sent = self
             .blobs

@@ -12,9 +12,6 @@ use super::{
     ATTEMPTS, BUCKET_BLOBS, BlobError, Blobs, Described, meta_subject, object_digest, refused,
 };
 
-/// Bytes of chunks that may be under way without acknowledgement.
-const WINDOW_BYTES: usize = 8 * 1024 * 1024;
-
 /// Bytes of a blob, made while they are sent.
 pub trait Pieces: Send {
     /// Why a piece cannot be made.
@@ -79,13 +76,12 @@ impl<'a> Upload<'a> {
         seen: &mut impl FnMut(&[u8]),
         window: &mut Window<'_>,
     ) -> Result<(), P::Error> {
-        let chunks_max = (WINDOW_BYTES / self.chunk_bytes).max(1);
         loop {
             let chunk = pieces.next(self.chunk_bytes).await?;
             if chunk.is_empty() {
-                return Ok(window.settle(0).await?);
+                return Ok(window.settle().await?);
             }
-            window.settle(chunks_max - 1).await?;
+            window.make_room(chunk.len()).await?;
             seen(&chunk);
             window.send(chunk).await?;
         }

@@ -13,7 +13,9 @@ use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::publish::PublishAck;
 use bytes::Bytes;
 use futures::future::join_all;
+use tokio::time::Instant;
 
+use super::flow::Flow;
 use super::{BlobError, Blobs, chunk_subject, refused};
 
 /// How long acknowledgements may take that should be there already.
@@ -33,6 +35,7 @@ pub(super) struct Window<'a> {
     last: u64,
     /// How often chunks were sent again since the last acknowledgement.
     resends: u32,
+    flow: Flow,
 }
 
 struct Sent {
@@ -42,6 +45,7 @@ struct Sent {
     chunk: Bytes,
     /// How often the connection was made before.
     connections: u64,
+    published_at: Instant,
     /// Away while it is awaited.
     acknowledged: Option<PublishAckFuture>,
 }
@@ -49,13 +53,15 @@ struct Sent {
 impl<'a> Window<'a> {
     pub(super) fn new(blobs: &'a Blobs, id: &'a str) -> Self {
         let subject = chunk_subject(id);
-        Self { blobs, id, subject, under_way: VecDeque::new(), count: 0, last: 0, resends: 0 }
+        let (under_way, flow) = (VecDeque::new(), Flow::new());
+        Self { blobs, id, subject, under_way, count: 0, last: 0, resends: 0, flow }
     }
 
     /// Sends the next chunk.
     pub(super) async fn send(&mut self, chunk: Bytes) -> Result<(), BlobError> {
         let (index, generation) = (self.count, 0);
-        let mut sent = Sent { index, generation, chunk, connections: 0, acknowledged: None };
+        let (connections, published_at, acknowledged) = (0, Instant::now(), None);
+        let mut sent = Sent { index, generation, chunk, connections, published_at, acknowledged };
         self.count += 1;
         self.publish(&mut sent).await?;
         self.under_way.push_back(sent);
@@ -66,7 +72,7 @@ impl<'a> Window<'a> {
         self.blobs.pace(sent.chunk.len()).await;
         // What waited for a connection would come before what has to be sent again.
         self.blobs.connected().await?;
-        sent.connections = self.blobs.connections();
+        (sent.connections, sent.published_at) = (self.blobs.connections(), Instant::now());
         let Sent { index, generation, chunk, .. } = &sent;
         let message = PublishMessage::build()
             .payload(chunk.clone())
@@ -76,35 +82,57 @@ impl<'a> Window<'a> {
         Ok(())
     }
 
-    /// Waits until no more than so many chunks are under way.
-    pub(super) async fn settle(&mut self, most: usize) -> Result<(), BlobError> {
-        while self.under_way.len() > most {
-            let Some(oldest) = self.under_way.front_mut() else { return Ok(()) };
-            let Some(acknowledged) = oldest.acknowledged.take() else { return Ok(()) };
-            let stored = tokio::select! {
-                biased;
-                stored = acknowledged.into_future() => stored,
-                () = self.blobs.made_again(oldest.connections) => {
-                    Err(PublishErrorKind::BrokenPipe.into())
-                }
-            };
-            match stored {
-                Ok(PublishAck { sequence, .. }) if sequence > self.last => {
-                    self.last = sequence;
-                    self.resends = 0;
-                    self.under_way.pop_front();
-                }
-                // Behind one that comes after it.
-                Ok(PublishAck { sequence, .. }) => {
-                    self.delete(sequence).await?;
-                    oldest_mut(&mut self.under_way).generation += 1;
-                    self.resend().await?;
-                }
-                Err(error) if may_pass(error.kind()) && self.resends < RESENDS_MAX => {
-                    self.resend().await?;
-                }
-                Err(error) => return Err(refused(&error)),
+    /// Waits until a chunk of this length may be under way as well.
+    pub(super) async fn make_room(&mut self, chunk: usize) -> Result<(), BlobError> {
+        while !self.under_way.is_empty() && self.bytes() + chunk > self.flow.bytes() {
+            self.settle_oldest().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until no chunk is under way.
+    pub(super) async fn settle(&mut self) -> Result<(), BlobError> {
+        while !self.under_way.is_empty() {
+            self.settle_oldest().await?;
+        }
+        Ok(())
+    }
+
+    /// Bytes that are under way.
+    fn bytes(&self) -> usize {
+        self.under_way.iter().map(|sent| sent.chunk.len()).sum()
+    }
+
+    /// Waits for the oldest chunk under way; it may have to be sent again.
+    async fn settle_oldest(&mut self) -> Result<(), BlobError> {
+        let under_way = self.bytes();
+        let Some(oldest) = self.under_way.front_mut() else { return Ok(()) };
+        let acknowledged = oldest.acknowledged.take().expect("all that is under way was sent");
+        let stored = tokio::select! {
+            biased;
+            stored = acknowledged.into_future() => stored,
+            () = self.blobs.made_again(oldest.connections) => {
+                Err(PublishErrorKind::BrokenPipe.into())
             }
+        };
+        match stored {
+            Ok(PublishAck { sequence, .. }) if sequence > self.last => {
+                let (length, took) = (oldest.chunk.len(), oldest.published_at.elapsed());
+                self.flow.acknowledged(length, under_way, took);
+                self.last = sequence;
+                self.resends = 0;
+                self.under_way.pop_front();
+            }
+            // Behind one that comes after it.
+            Ok(PublishAck { sequence, .. }) => {
+                self.delete(sequence).await?;
+                oldest_mut(&mut self.under_way).generation += 1;
+                self.resend().await?;
+            }
+            Err(error) if may_pass(error.kind()) && self.resends < RESENDS_MAX => {
+                self.resend().await?;
+            }
+            Err(error) => return Err(refused(&error)),
         }
         Ok(())
     }
@@ -112,6 +140,7 @@ impl<'a> Window<'a> {
     /// Sends all chunks again of which nothing is known.
     async fn resend(&mut self) -> Result<(), BlobError> {
         self.resends += 1;
+        self.flow.lost();
         for (at, acknowledged) in self.all_acknowledged().await {
             if let Some(sequence) = acknowledged {
                 self.delete(sequence).await?;

@@ -1,4 +1,4 @@
-//! Transfers whose connection is cut in the middle.
+//! Transfers whose connection is cut in the middle, or slow.
 
 use futures::StreamExt as _;
 
@@ -87,4 +87,25 @@ async fn transfers_keep_to_a_limit() {
     // Of 10 MB the first two are there at once.
     let took = began.elapsed().as_secs_f64();
     assert!((3.9..8.0).contains(&took), "{took} s");
+}
+
+/// Slower than a server waits for who reads, and than an acknowledgement may take for a window.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transfers_over_a_slow_way_end_and_send_little_twice() {
+    let server = Server::start();
+    let near = store(&server).await;
+    let bytes = pattern(720 * 1024, 4);
+    let blob = near.put(bytes.clone()).await.unwrap();
+    let proxy = Proxy::slow(server.port(), 60 * 1024);
+    let (down, up) = (through(&proxy).await, through(&proxy).await);
+    let began = std::time::Instant::now();
+    let (read, stored) =
+        futures::join!(down.get(&blob), up.put_named("update".to_owned(), bytes.clone()));
+    let took = began.elapsed().as_secs_f64();
+    assert!(read.unwrap() == bytes);
+    assert!(near.get(&stored.unwrap()).await.unwrap() == bytes);
+    let (sent, received) = proxy.passed();
+    assert!(sent < 800 * 1024, "{sent} bytes were sent");
+    assert!(received < 1500 * 1024, "{received} bytes were read");
+    assert!(took < 25.0, "{took} s");
 }

@@ -123,7 +123,8 @@ fn job_status(code: FailureCode) -> u16 {
         | FailureCode::EngineUnavailable
         | FailureCode::OutOfMemory
         | FailureCode::Metered
-        | FailureCode::Guarded => 503,
+        | FailureCode::Guarded
+        | FailureCode::Quarantined => 503,
         FailureCode::Internal => 500,
     }
 }

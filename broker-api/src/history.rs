@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use jobs::id::{DeviceId, Millis};
 use jobs::privacy::Spent;
-use jobs::report::{EvaluationReport, Failure, UpdateReport};
+use jobs::report::{EvaluationReport, Failure, FailureCode, UpdateReport};
 use jobs::round::{Judgement, Outcome, Verdict};
 use serde::{Deserialize, Serialize};
 
@@ -49,7 +49,7 @@ pub struct RoundRecord {
     pub privacy: Option<Spent>,
     /// Why there are no new parameters.
     pub failure: Option<Failure>,
-    /// Everyone invited, ordered by device.
+    /// Everyone invited, and who was not because it is in quarantine; ordered by device.
     pub members: Vec<MemberRecord>,
 }
 
@@ -122,7 +122,7 @@ impl RoundRecord {
             devices_loss: beside.and_then(|_| outcome.devices_loss()),
             devices_accuracy: beside.and_then(|_| outcome.devices_accuracy()),
             devices: members.iter().filter(counts).count(),
-            invited: outcome.updates.len() + outcome.missing.len(),
+            invited: invited(outcome),
             bytes: moved(outcome),
             privacy: outcome.privacy,
             failure: outcome.failure.clone(),
@@ -254,8 +254,13 @@ fn moved(outcome: &Outcome) -> u64 {
     }
     // A round of an older broker.
     let up: u64 = outcome.updates.iter().map(|(_, update)| update.parameters.size.0).sum();
-    let invited = (outcome.updates.len() + outcome.missing.len()) as u64;
-    up + invited * outcome.parameters.size.0
+    up + invited(outcome) as u64 * outcome.parameters.size.0
+}
+
+fn invited(outcome: &Outcome) -> usize {
+    let missing = outcome.missing.iter();
+    let missing = missing.filter(|(_, failure)| failure.code != FailureCode::Quarantined);
+    outcome.updates.len() + missing.count()
 }
 
 #[cfg(test)]
@@ -340,6 +345,17 @@ mod tests {
         assert_eq!(missing, ["a", "c"]);
         let written = serde_json::to_value(&record).unwrap();
         assert_eq!(serde_json::from_value::<RoundRecord>(written).unwrap(), record);
+    }
+
+    #[test]
+    fn who_is_in_quarantine_is_listed_and_was_not_invited() {
+        let mut outcome = outcome(&json!([]));
+        let failure = Failure::new(FailureCode::Quarantined, "not invited up to round 9");
+        outcome.missing.push(("d".parse().unwrap(), failure));
+        let record = RoundRecord::of(&outcome);
+        assert_eq!((record.invited, record.members.len()), (3, 4));
+        assert_eq!(record.members[3].why(), "quarantined: not invited up to round 9");
+        assert_eq!(record.bytes, 5000);
     }
 
     #[test]

@@ -262,6 +262,8 @@ failure_codes! {
     TooLarge = "too_large", false;
     /// The device was set not to train now: too hot, too little left, or not its time.
     Guarded = "guarded", false;
+    /// Too many of the device's updates were refused in rounds before.
+    Quarantined = "quarantined", false;
     /// A fault of the program; the message says where.
     Internal = "internal", true;
 }

@@ -12,6 +12,7 @@ mod examples;
 mod local;
 mod model;
 mod privacy;
+mod quarantine;
 mod schedule;
 mod secure;
 mod selection;
@@ -29,6 +30,7 @@ use self::local::is_default;
 pub use self::local::{LocalTraining, Loss, LossError, Noised, Optimizer, OptimizerError};
 pub use self::model::ModelQuery;
 pub use self::privacy::{AdaptiveClip, Clip, Privacy, PrivacyError, PrivacyMode};
+pub use self::quarantine::{Quarantine, QuarantineError};
 pub use self::schedule::{Schedule, ScheduleError};
 pub use self::secure::{
     Levels, MaskedTrainTask, Rounding, SecureAggregation, SecureAggregationError,
@@ -219,6 +221,9 @@ pub struct Participation {
     /// Which of the eligible devices.
     #[serde(skip_serializing_if = "is_default")]
     pub selection: Selection,
+    /// Keeps devices out whose updates are refused; off when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<Quarantine>,
 }
 
 impl Default for Participation {
@@ -230,6 +235,7 @@ impl Default for Participation {
             deadline_ms: Millis(600_000),
             failed_rounds_max: 3,
             selection: Selection::default(),
+            quarantine: None,
         }
     }
 }

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{BlobRef, DeviceId, Millis, ModelRef, RoundNumber};
 use crate::report::{Failure, FailureCode};
-use crate::round::{self, DEVICES_MAX, Experience, Outcome, Plan, Round, mixed};
+use crate::round::{self, DEVICES_MAX, Experience, Outcome, Plan, Quarantines, Round, mixed};
 use crate::spec::{ControlVariates, Strategy, TrainSpec};
 
 mod ledger;
@@ -133,6 +133,9 @@ pub struct Training {
     /// What was seen of devices, where the selection asks for it.
     #[serde(default, skip_serializing_if = "Experience::is_empty")]
     experience: Experience,
+    /// What is held against devices, where the job keeps some out.
+    #[serde(default, skip_serializing_if = "Quarantines::is_empty")]
+    quarantines: Quarantines,
     round: Option<Round>,
     /// The newest outcomes, the oldest first.
     history: Vec<Outcome>,
@@ -195,6 +198,7 @@ impl Training {
             accuracy: None,
             progress: Progress::default(),
             experience: Experience::default(),
+            quarantines: Quarantines::default(),
             round: None,
             history: Vec::new(),
             counted: BTreeMap::new(),
@@ -367,6 +371,7 @@ impl Training {
     fn drive(&mut self, now: Millis, event: &round::Event) -> (Vec<Effect>, Option<Box<Outcome>>) {
         let Some(round) = &mut self.round else { return (Vec::new(), None) };
         let (mut effects, mut ended) = (Vec::new(), None);
+        let event = &*self.quarantines.admitted(self.number, event);
         for effect in self.experience.step(now, round, event) {
             if let round::Effect::End(outcome) = effect {
                 ended = Some(outcome);
@@ -376,6 +381,9 @@ impl Training {
             }
         }
         if let Some(outcome) = &mut ended {
+            if let Some(policy) = &self.spec.participation.quarantine {
+                self.quarantines.ended(policy, outcome);
+            }
             self.account(outcome);
             self.round = None;
             if outcome.failure.is_none() {

@@ -8,8 +8,8 @@ use jobs::id::{DatasetName, JobId, Millis, ModelName};
 use jobs::job::JobState;
 use jobs::spec::{
     Augment, EarlyStopping, Evaluate, Keep, LocalTraining, Loss, ModelQuery, Normalization,
-    Optimizer, Participation, Privacy, RoundOf, Schedule, SecureAggregation, Selection, Strategy,
-    TrainSpec, UpdateEncoding,
+    Optimizer, Participation, Privacy, Quarantine, RoundOf, Schedule, SecureAggregation, Selection,
+    Strategy, TrainSpec, UpdateEncoding,
 };
 use reqwest::Method;
 
@@ -162,6 +162,16 @@ pub(super) struct TrainArgs {
                 fastest first) or windows[:LABEL] (within hours such as the label available=22-06)"
     )]
     selection: Selection,
+    #[arg(
+        long,
+        num_args = 0..=1,
+        default_missing_value = "",
+        value_name = "SETTINGS",
+        help = "Keeps devices out whose updates are refused: after 3 refused updates in 10 rounds \
+                for 20 rounds, or with settings such as refused=2,within=5,rounds=50; \
+                left_out=true counts updates that a robust strategy leaves out as well"
+    )]
+    quarantine: Option<Quarantine>,
     /// A round waits so long for its updates: 30s, 10m, 2h.
     #[arg(long, value_parser = duration, default_value = "10m", value_name = "TIME")]
     round_deadline: Duration,
@@ -261,6 +271,7 @@ fn spec(args: &TrainArgs, model: ModelQuery, dataset: DatasetName) -> TrainSpec 
             quorum: args.quorum,
             deadline_ms: millis(args.round_deadline),
             selection: args.selection.clone(),
+            quarantine: args.quarantine,
             ..Participation::default()
         },
         strategy: args.strategy,

@@ -37,7 +37,8 @@ pub struct Outcome {
     /// The broker's own, where it was asked for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub judgement: Option<Judgement>,
-    /// Everyone invited whose update is not in the mean, and exactly why; ordered by device.
+    /// Everyone invited whose update is not in the mean, and exactly why, and who was not invited
+    /// because it is in quarantine; ordered by device.
     pub missing: Vec<(DeviceId, Failure)>,
     /// The best round of the job so far, where it looks for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

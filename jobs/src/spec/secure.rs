@@ -4,9 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::{Strategy, TrainTask};
+use super::{Strategy, TrainTask, settings};
 use crate::id::Millis;
 
 /// How updates are masked (`SecAgg+`, Bell et al. 2020; Bonawitz et al. 2017).
@@ -143,19 +143,7 @@ impl FromStr for SecureAggregation {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let fail = |reason: String| SecureAggregationError { text: text.to_owned(), reason };
-        let mut fields = Map::new();
-        for setting in text.split(',').filter(|setting| !setting.is_empty()) {
-            let (name, value) =
-                setting.split_once('=').ok_or_else(|| fail(format!("{setting:?} has no value")))?;
-            let value: Value = match (value.parse::<u32>(), value.parse::<f64>()) {
-                (Ok(count), _) => count.into(),
-                (_, Ok(number)) => number.into(),
-                (Err(_), Err(_)) => value.into(),
-            };
-            if fields.insert(name.to_owned(), value).is_some() {
-                return Err(fail(format!("{name} is there twice")));
-            }
-        }
+        let fields = settings::fields(text).map_err(fail)?;
         serde_json::from_value(fields.into()).map_err(|error| fail(error.to_string()))
     }
 }
@@ -165,11 +153,7 @@ impl fmt::Display for SecureAggregation {
         let Ok(Value::Object(fields)) = serde_json::to_value(self) else {
             return Err(fmt::Error);
         };
-        for (index, (name, value)) in fields.iter().enumerate() {
-            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            write!(f, "{}{name}={value}", if index == 0 { "" } else { "," })?;
-        }
-        Ok(())
+        f.write_str(&settings::text(&fields))
     }
 }
 

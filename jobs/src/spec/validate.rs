@@ -228,6 +228,9 @@ impl Problems {
         let failed = part.failed_rounds_max;
         self.whole("work.participation.failed_rounds_max", failed.into(), 1, 100);
         self.selection(&part.selection, part.devices);
+        for (name, value, expected) in part.quarantine_problems(&spec.strategy) {
+            self.add(format!("work.participation.quarantine.{name}"), value, expected);
+        }
     }
 
     fn selection(&mut self, selection: &Selection, devices: Option<u32>) {

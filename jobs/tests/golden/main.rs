@@ -296,6 +296,7 @@ fn jobs(golden: &mut Golden) {
             deadline_ms: Millis(60_000),
             failed_rounds_max: 3,
             selection: Selection::Random,
+            quarantine: None,
         },
         strategy: Strategy::default(),
         privacy: None,
@@ -316,6 +317,7 @@ fn jobs(golden: &mut Golden) {
     golden.same("job-train", &job("group=lab", WorkSpec::Train(Box::new(train.clone()))));
     golden.same("job-train-refined", &job("group=lab", WorkSpec::Train(Box::new(refined(&train)))));
     golden.same("job-train-private", &job("", WorkSpec::Train(Box::new(private(&train)))));
+    golden.same("job-train-quarantine", &job("", WorkSpec::Train(Box::new(quarantined(&train)))));
     job_encoded(golden, train.clone());
     let old = TrainSpec {
         local: LocalTraining::default(),
@@ -345,6 +347,12 @@ fn private(train: &TrainSpec) -> TrainSpec {
         target_accuracy: None,
         ..train.clone()
     }
+}
+
+fn quarantined(train: &TrainSpec) -> TrainSpec {
+    let quarantine = Some(parse("refused=2,within=5,rounds=9,left_out=true"));
+    let participation = Participation { quarantine, ..train.participation.clone() };
+    TrainSpec { participation, ..train.clone() }
 }
 
 fn job_encoded(golden: &mut Golden, train: TrainSpec) {

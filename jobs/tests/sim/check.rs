@@ -48,6 +48,7 @@ pub(crate) fn published(world: &mut World, outcome: &Outcome) -> Result<(), Stri
     };
     everyone_once(world, outcome)?;
     judged(world, outcome)?;
+    kept_out(world, outcome)?;
     if outcome.failure.is_some() {
         return if outcome.parameters == base {
             Ok(())
@@ -116,6 +117,39 @@ fn everyone_once(world: &World, outcome: &Outcome) -> Result<(), String> {
             ));
         }
     }
+    Ok(())
+}
+
+/// Who is in quarantine, as the rounds before say, was not invited; nobody else was left out.
+fn kept_out(world: &mut World, outcome: &Outcome) -> Result<(), String> {
+    let round = outcome.round;
+    let Some(policy) = world.spec.participation.quarantine else { return Ok(()) };
+    let is_kept_out = |device: &DeviceId| {
+        let (mut refused, mut until) = (Vec::new(), 0);
+        for (RoundNumber(at), before) in &world.published {
+            let mut missing = before.missing.iter();
+            if missing.any(|(it, why)| it == device && why.code == FailureCode::InvalidUpdate) {
+                refused.push(*at);
+            }
+            let newest = refused.iter().filter(|it| **it + policy.within > *at).count();
+            if newest >= policy.refused as usize {
+                refused.clear();
+                until = at + policy.rounds;
+            }
+        }
+        round.0 <= until
+    };
+    for (device, failure) in &outcome.missing {
+        if is_kept_out(device) != (failure.code == FailureCode::Quarantined) {
+            return Err(format!("round {round}: {device} is missing: {failure:?}"));
+        }
+    }
+    if let Some((device, _)) = outcome.updates.iter().find(|(device, _)| is_kept_out(device)) {
+        return Err(format!("round {round}: {device} counts and is in quarantine"));
+    }
+    let missing = outcome.missing.iter();
+    let quarantined = missing.filter(|(_, failure)| failure.code == FailureCode::Quarantined);
+    world.counts.kept_out += quarantined.count() as u64;
     Ok(())
 }
 

@@ -7,8 +7,8 @@ use jobs::id::{BlobRef, Bytes, Digest, Millis, ModelRef, RoundNumber};
 use jobs::report::TaskReport;
 use jobs::round::Outcome;
 use jobs::spec::{
-    Evaluate, Keep, LocalTraining, Offer, Participation, Selection, Strategy, TaskId, TrainSpec,
-    UpdateEncoding,
+    Evaluate, Keep, LocalTraining, Offer, Participation, Quarantine, Selection, Strategy, TaskId,
+    TrainSpec, UpdateEncoding,
 };
 use jobs::training::{Ending, Event, Training};
 use rand::{RngExt as _, SeedableRng as _};
@@ -105,6 +105,8 @@ pub(crate) struct Counts {
     pub(crate) reports_repeated: u64,
     pub(crate) rounds: u64,
     pub(crate) rounds_failed: u64,
+    /// Devices that were in quarantine in a round.
+    pub(crate) kept_out: u64,
     pub(crate) steps: u64,
 }
 
@@ -116,6 +118,7 @@ impl Counts {
         self.reports_repeated += other.reports_repeated;
         self.rounds += other.rounds;
         self.rounds_failed += other.rounds_failed;
+        self.kept_out += other.kept_out;
         self.steps += other.steps;
     }
 }
@@ -166,6 +169,7 @@ impl World {
                 Selection::BySpeed { exploration: 0.5 },
             ][usize::from(seed.to_le_bytes()[0] % 4)]
             .clone(),
+            quarantine: quarantine(seed),
         };
         let spec = TrainSpec {
             model: "mlp".parse().unwrap(),
@@ -286,6 +290,15 @@ impl World {
     pub(crate) fn is(&self, plant: Plant) -> bool {
         self.plant == Some(plant)
     }
+}
+
+fn quarantine(seed: u64) -> Option<Quarantine> {
+    let settings = match seed / 4 % 3 {
+        0 => return None,
+        1 => "refused=1,within=1,rounds=1",
+        _ => "refused=2,within=4,rounds=3",
+    };
+    Some(settings.parse().unwrap())
 }
 
 /// The reference to a blob of this name.

@@ -44,6 +44,7 @@ const FIELDS: &[(&str, &str)] = &[
     ("privacy", "spec.privacy"),
     ("secure_aggregation", "spec.secure_aggregation"),
     ("selection", "spec.participation.selection"),
+    ("quarantine", "spec.participation.quarantine"),
     ("over_selection", "spec.participation.over_selection"),
     ("round_deadline", "spec.participation.deadline_ms"),
     ("target_accuracy", "spec.target_accuracy"),

@@ -276,4 +276,28 @@ mod tests {
         assert!(!error.is_transient());
         assert!(error.to_string().contains("/does/not/exist.creds"), "{error}");
     }
+
+    /// As `nsc generate creds` writes it, with a key of the documentation of NATS.
+    #[tokio::test]
+    async fn a_credentials_file_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("device.creds");
+        let parts = [
+            "-----BEGIN NATS USER JWT-----\neyJ0eXAiOiJqd3QifQ.e30.c2ln-bmF0_dXJl",
+            "------END NATS USER JWT------\n\n-----BEGIN USER NKEY SEED-----",
+            "SUAIO3FHUX5PNV2LQIIP7TZ3N4L7TX3W53MQGEIVYFIGA635OZCKEYHFLM",
+            "------END USER NKEY SEED------\n",
+        ];
+        let options = Options {
+            servers: "nats://127.0.0.1:1".to_owned(),
+            credentials: Some(path.clone()),
+            ..Options::default()
+        };
+        std::fs::write(&path, parts.join("\n")).unwrap();
+        let error = connect(&options).await.unwrap_err();
+        assert!(error.is_transient(), "it gets as far as the connection: {error}");
+        std::fs::write(&path, parts[..2].join("\n")).unwrap();
+        let error = connect(&options).await.unwrap_err();
+        assert!(matches!(error, LinkError::File { .. }), "{error}");
+    }
 }

@@ -19,6 +19,7 @@ use crate::state::{State, StateError};
 pub mod bench;
 mod cache;
 mod checkpoints;
+pub mod cli;
 mod clock;
 mod commands;
 pub mod config;

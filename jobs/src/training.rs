@@ -25,9 +25,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{BlobRef, DeviceId, Millis, ModelRef, RoundNumber};
 use crate::report::{Failure, FailureCode};
-use crate::round::{self, DEVICES_MAX, Experience, Outcome, Plan, Quarantines, Round, mixed};
-use crate::spec::{ControlVariates, Strategy, TrainSpec};
+use crate::round::{self, Experience, Outcome, Plan, Quarantines, Round, mixed};
+use crate::spec::TrainSpec;
 
+mod counted;
 mod ledger;
 mod progress;
 
@@ -104,8 +105,6 @@ pub const OUTCOMES_MAX: usize = 50;
 /// Devices named in the outcomes before the last one, at most: the stored state has to fit
 /// into one message.
 const OUTCOME_DEVICES_MAX: usize = 400;
-/// Devices whose last counted round is known, at most.
-const COUNTED_MAX: usize = 2 * DEVICES_MAX;
 /// Pause after a failed round, so that whatever failed can recover.
 const REST_MS: Millis = Millis(1000);
 
@@ -139,7 +138,7 @@ pub struct Training {
     round: Option<Round>,
     /// The newest outcomes, the oldest first.
     history: Vec<Outcome>,
-    /// The last round in which a device's update counted, with [`Strategy::Scaffold`].
+    /// The last round in which a device's update counted, where that is asked for.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     counted: BTreeMap<DeviceId, RoundNumber>,
     /// What was spent of the budget of a private job.
@@ -295,15 +294,6 @@ impl Training {
         self.server_state.as_ref()
     }
 
-    /// The control variates that a device works with in the round at work, if the strategy has
-    /// any.
-    pub fn control(&self, device: &DeviceId) -> Option<ControlVariates> {
-        matches!(self.spec.strategy, Strategy::Scaffold(_)).then(|| ControlVariates {
-            server: self.server_state.clone(),
-            device: self.counted.get(device).copied(),
-        })
-    }
-
     /// What is registered if no further round follows.
     pub fn result(&self) -> Candidate {
         self.progress.kept(&self.spec).cloned().unwrap_or_else(|| Candidate {
@@ -369,10 +359,11 @@ impl Training {
 
     /// Applies an event to the round; when that ends, it is recorded and published.
     fn drive(&mut self, now: Millis, event: &round::Event) -> (Vec<Effect>, Option<Box<Outcome>>) {
+        let last = self.last_in_turn();
         let Some(round) = &mut self.round else { return (Vec::new(), None) };
         let (mut effects, mut ended) = (Vec::new(), None);
         let event = &*self.quarantines.admitted(self.number, event);
-        for effect in self.experience.step(now, round, event) {
+        for effect in self.experience.step(now, round, event, last.as_ref()) {
             if let round::Effect::End(outcome) = effect {
                 ended = Some(outcome);
             } else {
@@ -403,20 +394,6 @@ impl Training {
             effects.push(Effect::PublishRound(outcome.clone()));
         }
         (effects, ended)
-    }
-
-    /// Remembers whose update counted; who is forgotten begins anew.
-    fn count(&mut self, outcome: &Outcome) {
-        if !matches!(self.spec.strategy, Strategy::Scaffold(_)) {
-            return;
-        }
-        let counted = outcome.updates.iter().map(|(device, _)| (device.clone(), outcome.round));
-        self.counted.extend(counted);
-        while self.counted.len() > COUNTED_MAX {
-            let oldest = self.counted.iter().min_by_key(|(_, round)| **round);
-            let Some(device) = oldest.map(|(device, _)| device.clone()) else { return };
-            self.counted.remove(&device);
-        }
     }
 
     /// What follows a round that ended.

@@ -158,8 +158,9 @@ pub(super) struct TrainArgs {
         default_value_t = Selection::default(),
         value_name = "HOW",
         help = "Which of the devices take part: random, fraction:SHARE of those that are there, \
-                round_robin, by_loss[:CANDIDATES] (the highest first), by_speed[:EXPLORATION] (the \
-                fastest first) or windows[:LABEL] (within hours such as the label available=22-06)"
+                round_robin, cyclic (one after another, in the order of their names), \
+                by_loss[:CANDIDATES] (the highest first), by_speed[:EXPLORATION] (the fastest \
+                first) or windows[:LABEL] (within hours such as the label available=22-06)"
     )]
     selection: Selection,
     #[arg(

@@ -58,14 +58,21 @@ impl Experience {
     }
 
     /// Applies an event to a round, which invites first whom its selection prefers, and learns
-    /// from what follows.
-    pub(crate) fn step(&mut self, now: Millis, round: &mut Round, event: &Event) -> Vec<Effect> {
+    /// from what follows. `last` is the device whose update was the last one that counted, with its
+    /// round, where one device trains after another.
+    pub(crate) fn step(
+        &mut self,
+        now: Millis,
+        round: &mut Round,
+        event: &Event,
+        last: Option<&(DeviceId, RoundNumber)>,
+    ) -> Vec<Effect> {
         if !round.plan().participation.selection.remembers() {
             return round.step(now, event);
         }
         let Plan { round: number, seed, participation, .. } = round.plan().clone();
         let effects = if let Event::DevicesFound { devices } = event {
-            let devices = self.ranked(seed, &participation, devices);
+            let devices = self.ranked(seed, &participation, devices, last);
             round.step(now, &Event::DevicesFound { devices })
         } else {
             round.step(now, event)
@@ -130,6 +137,7 @@ impl Experience {
         seed: u64,
         participation: &Participation,
         devices: &[DeviceId],
+        last: Option<&(DeviceId, RoundNumber)>,
     ) -> Vec<DeviceId> {
         let mut devices = shuffled(seed, devices);
         let places = invited(participation, devices.len()).min(devices.len());
@@ -138,6 +146,13 @@ impl Experience {
             Selection::RoundRobin => devices.sort_by_key(|device| {
                 let Seen { round, times, .. } = self.seen(device);
                 (round, times)
+            }),
+            Selection::Cyclic => devices.sort_by_cached_key(|device| {
+                // Who was asked since then and gave nothing has had its turn.
+                let since = last.map_or(RoundNumber(0), |(_, round)| *round);
+                let tried = Some(self.seen(device).round).filter(|round| *round > since);
+                let next_cycle = last.is_some_and(|(last, _)| device <= last);
+                (tried, next_cycle, device.clone())
             }),
             Selection::ByLoss { candidates } => {
                 let candidates = candidates.map_or(devices.len(), |count| count as usize);
@@ -247,6 +262,7 @@ mod tests {
             "random",
             "fraction:0.5",
             "round_robin",
+            "cyclic",
             "by_loss",
             "by_loss:3",
             "by_speed",
@@ -274,7 +290,7 @@ mod tests {
             seed: u64,
         ) {
             let (experience, participation) = (seen(&told), participation(wanted, &selection));
-            let ranked = experience.ranked(seed, &participation, &devices(count));
+            let ranked = experience.ranked(seed, &participation, &devices(count), None);
             let mut sorted = ranked.clone();
             sorted.sort();
             let mut expected = devices(count);
@@ -282,7 +298,7 @@ mod tests {
             prop_assert_eq!(sorted, expected);
             let reversed: Vec<DeviceId> =
                 devices(count).into_iter().rev().chain(devices(count)).collect();
-            prop_assert_eq!(experience.ranked(seed, &participation, &reversed), ranked);
+            prop_assert_eq!(experience.ranked(seed, &participation, &reversed, None), ranked);
             let stored = serde_json::to_string(&experience).unwrap();
             prop_assert_eq!(serde_json::from_str::<Experience>(&stored).unwrap(), experience);
         }
@@ -294,7 +310,7 @@ mod tests {
             let mut experience = Experience::default();
             let mut turns = vec![0_u32; count];
             for round in 1..30 {
-                let ranked = experience.ranked(seed ^ round, &participation, &devices(count));
+                let ranked = experience.ranked(seed ^ round, &participation, &devices(count), None);
                 for chosen in ranked.iter().take(wanted as usize) {
                     experience.invited(RoundNumber(u32::try_from(round).unwrap()), chosen);
                     turns[devices(count).iter().position(|device| device == chosen).unwrap()] += 1;
@@ -304,12 +320,47 @@ mod tests {
             }
         }
 
+        /// The next one is who follows the last one in the order of ids, of those that are there,
+        /// found by walking; who gives nothing is asked again when its turn comes.
+        #[test]
+        fn one_follows_the_other_in_a_fixed_order(
+            rounds in prop::collection::vec(
+                (prop::collection::vec(any::<bool>(), 5), any::<bool>()), 1..40),
+            seed: u64,
+        ) {
+            let participation = participation(1, "cyclic");
+            let mut experience = Experience::default();
+            let mut last: Option<(DeviceId, RoundNumber)> = None;
+            let mut place = 0;
+            let mut tried = BTreeSet::new();
+            for (number, (there, gives)) in (1..).zip(rounds) {
+                let there: Vec<usize> = (0..5).filter(|device| there[*device]).collect();
+                let names: Vec<DeviceId> = there.iter().map(|number| device(*number)).collect();
+                let ranked = experience.ranked(seed, &participation, &names, last.as_ref());
+                // Those that gave nothing since the last one did come last.
+                let mut walk = (place..place + 5).map(|at| at % 5).filter(|at| there.contains(at));
+                let fresh = walk.clone().find(|at| !tried.contains(at));
+                let Some(first) = fresh.or_else(|| walk.next()) else { continue };
+                if fresh.is_some() {
+                    prop_assert_eq!(&ranked[0], &device(first));
+                }
+                experience.invited(RoundNumber(number), &ranked[0]);
+                if gives {
+                    last = Some((ranked[0].clone(), RoundNumber(number)));
+                    place = (0..5).find(|at| device(*at) == ranked[0]).unwrap() + 1;
+                    tried.clear();
+                } else {
+                    tried.insert(first);
+                }
+            }
+        }
+
         /// No candidate who stays at home has a higher loss than one who is invited.
         #[test]
         fn the_highest_losses_are_invited(told in told(), wanted in 1..10_usize, seed: u64) {
             let experience = seen(&told);
             let participation = participation(u32::try_from(wanted).unwrap(), "by_loss");
-            let ranked = experience.ranked(seed, &participation, &devices(20));
+            let ranked = experience.ranked(seed, &participation, &devices(20), None);
             let known: BTreeMap<DeviceId, _> =
                 told.iter().map(|(number, told)| (device(*number), *told)).collect();
             // Never asked: infinite. Asked without an answer: less than any loss.
@@ -336,7 +387,7 @@ mod tests {
             #[expect(clippy::cast_precision_loss, reason = "small numbers")]
             let selection = format!("by_speed:{}", explored as f64 / wanted as f64);
             let participation = participation(u32::try_from(wanted).unwrap(), &selection);
-            let ranked = experience.ranked(seed, &participation, &devices(20));
+            let ranked = experience.ranked(seed, &participation, &devices(20), None);
             let took: BTreeMap<DeviceId, u64> = told
                 .iter()
                 .map(|(number, told)| (device(*number), told.map_or(60_000, |(_, took)| took)))
@@ -360,7 +411,7 @@ mod tests {
         let participation = participation(1, "by_loss:2");
         let mut chosen = BTreeSet::new();
         for seed in 0..40 {
-            let ranked = experience.ranked(seed, &participation, &devices(20));
+            let ranked = experience.ranked(seed, &participation, &devices(20), None);
             let losses: Vec<f32> =
                 ranked[..2].iter().map(|device| experience.seen(device).loss.unwrap()).collect();
             assert!(losses[0] >= losses[1], "{losses:?}");

@@ -18,6 +18,7 @@ pub(super) fn ask_again_ms(participation: &Participation) -> Millis {
         Selection::Random
         | Selection::Fraction { .. }
         | Selection::RoundRobin
+        | Selection::Cyclic
         | Selection::ByLoss { .. }
         | Selection::BySpeed { .. } => ASK_AGAIN_MS,
     }

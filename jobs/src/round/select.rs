@@ -46,6 +46,7 @@ pub(super) fn wanted(participation: &Participation, eligible: usize) -> Option<u
     let quorum = (participation.quorum as usize).max(1);
     let wanted = match participation.selection {
         Selection::Fraction { fraction } => Some(whole_share(eligible, fraction)),
+        Selection::Cyclic => Some(1),
         Selection::Random
         | Selection::RoundRobin
         | Selection::ByLoss { .. }
@@ -128,6 +129,8 @@ mod tests {
     fn without_a_number_all_take_part() {
         let all = Participation::default();
         assert_eq!((wanted(&all, 7), invited(&all, 7)), (None, 7));
+        let cyclic = Participation { selection: Selection::Cyclic, ..all.clone() };
+        assert_eq!((wanted(&cyclic, 7), invited(&cyclic, 7)), (Some(1), 1));
         let some = Participation { devices: Some(4), over_selection: 0.25, ..all };
         assert_eq!((wanted(&some, 2), invited(&some, 2)), (Some(4), 5));
     }

@@ -23,6 +23,9 @@ pub enum Selection {
     },
     /// Those whose turn is the longest ago.
     RoundRobin,
+    /// One device after another in the order of their ids, each from the parameters of the one
+    /// before; who is not there is skipped until its turn comes again (Flower's `FedCyclic`).
+    Cyclic,
     /// Those that reported the highest loss last, of candidates drawn at random (power of choice
     /// with the losses that are known, Cho et al. 2020, `rpow-d`); devices that were never asked
     /// come first.
@@ -67,7 +70,7 @@ impl Selection {
     /// Whether rounds are told of what was seen of devices before.
     pub fn remembers(&self) -> bool {
         match self {
-            Self::RoundRobin | Self::ByLoss { .. } | Self::BySpeed { .. } => true,
+            Self::RoundRobin | Self::Cyclic | Self::ByLoss { .. } | Self::BySpeed { .. } => true,
             Self::Random | Self::Fraction { .. } | Self::Windows { .. } => false,
         }
     }
@@ -76,8 +79,8 @@ impl Selection {
 /// Text that is no selection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no selection: expected random, fraction:SHARE, round_robin, by_loss[:CANDIDATES], \
-     by_speed[:EXPLORATION] or windows[:LABEL]"
+    "{0:?} is no selection: expected random, fraction:SHARE, round_robin, cyclic, \
+     by_loss[:CANDIDATES], by_speed[:EXPLORATION] or windows[:LABEL]"
 )]
 pub struct SelectionError(String);
 
@@ -88,6 +91,7 @@ impl fmt::Display for Selection {
             Self::Random => f.write_str("random"),
             Self::Fraction { fraction } => write!(f, "fraction:{fraction}"),
             Self::RoundRobin => f.write_str("round_robin"),
+            Self::Cyclic => f.write_str("cyclic"),
             Self::ByLoss { candidates: None } => f.write_str("by_loss"),
             Self::ByLoss { candidates: Some(candidates) } => write!(f, "by_loss:{candidates}"),
             Self::BySpeed { exploration } => write!(f, "by_speed:{exploration}"),
@@ -110,6 +114,7 @@ impl FromStr for Selection {
                 share.parse().ok().map(|fraction| Self::Fraction { fraction })
             }
             ("round_robin", None) => Some(Self::RoundRobin),
+            ("cyclic", None) => Some(Self::Cyclic),
             ("by_loss", None) => Some(Self::ByLoss { candidates: None }),
             ("by_loss", Some(count)) => {
                 count.parse().ok().map(|count| Self::ByLoss { candidates: Some(count) })
@@ -136,6 +141,7 @@ mod tests {
             ("random", r#"{"kind":"random"}"#),
             ("fraction:0.25", r#"{"kind":"fraction","fraction":0.25}"#),
             ("round_robin", r#"{"kind":"round_robin"}"#),
+            ("cyclic", r#"{"kind":"cyclic"}"#),
             ("by_loss", r#"{"kind":"by_loss"}"#),
             ("by_loss:20", r#"{"kind":"by_loss","candidates":20}"#),
             ("by_speed:0.5", r#"{"kind":"by_speed","exploration":0.5}"#),

@@ -4,10 +4,12 @@ use std::fmt;
 
 use super::secure::needs_only_the_sum;
 use super::{
-    Evaluate, InferInput, InferSpec, JobSpec, Keep, LocalTraining, Loss, Schedule, Selection,
-    Strategy, TensorHeader, TrainSpec, UpdateEncoding, WorkSpec,
+    Evaluate, InferInput, InferSpec, JobSpec, Keep, LocalTraining, Loss, Schedule, Strategy,
+    TensorHeader, TrainSpec, UpdateEncoding, WorkSpec,
 };
-use crate::round::{DEVICES_MAX, MASKED_DEVICES_MAX};
+use crate::round::MASKED_DEVICES_MAX;
+
+mod participation;
 
 const DAY_MS: u64 = 24 * 3_600_000;
 
@@ -214,61 +216,6 @@ impl Problems {
         }
     }
 
-    fn participation(&mut self, spec: &TrainSpec) {
-        let part = &spec.participation;
-        let all = DEVICES_MAX as u64;
-        if let Some(devices) = part.devices {
-            self.whole("work.participation.devices", devices.into(), 1, all);
-        }
-        let quorum_max = part.devices.map_or(all, |devices| all.min(devices.into()));
-        self.whole("work.participation.quorum", part.quorum.into(), 1, quorum_max.max(1));
-        let surplus = (0.0..=10.0).contains(&part.over_selection);
-        self.check(surplus, "work.participation.over_selection", part.over_selection, "0 to 10");
-        self.whole("work.participation.deadline_ms", part.deadline_ms.0, 1, 7 * DAY_MS);
-        let failed = part.failed_rounds_max;
-        self.whole("work.participation.failed_rounds_max", failed.into(), 1, 100);
-        self.selection(&part.selection, part.devices);
-        for (name, value, expected) in part.quarantine_problems(&spec.strategy) {
-            self.add(format!("work.participation.quarantine.{name}"), value, expected);
-        }
-    }
-
-    fn selection(&mut self, selection: &Selection, devices: Option<u32>) {
-        const FIELD: &str = "work.participation.selection";
-        match selection {
-            Selection::Random | Selection::RoundRobin => {}
-            Selection::Fraction { fraction } => {
-                let share = *fraction > 0.0 && *fraction <= 1.0;
-                self.check(share, &format!("{FIELD}.fraction"), fraction, "above 0, at most 1");
-            }
-            Selection::ByLoss { candidates } => {
-                if let Some(candidates) = *candidates {
-                    let least = devices.unwrap_or(1).max(1).into();
-                    let field = format!("{FIELD}.candidates");
-                    self.whole(&field, candidates.into(), least, u32::MAX.into());
-                }
-            }
-            Selection::BySpeed { exploration } => {
-                let share = (0.0..=1.0).contains(exploration);
-                self.check(share, &format!("{FIELD}.exploration"), exploration, "0 to 1");
-            }
-            Selection::Windows { label } => {
-                self.check(!label.is_empty(), &format!("{FIELD}.label"), "empty", "a label's key");
-            }
-        }
-        let field = "work.participation.devices";
-        match (selection, devices) {
-            (Selection::Fraction { .. }, Some(devices)) => {
-                self.check(false, field, devices, "none, because a fraction says how many");
-            }
-            (chosen, None) if chosen.remembers() => {
-                let expected = format!("a number, because {chosen} chooses some of all devices");
-                self.check(false, field, "absent", &expected);
-            }
-            _ => {}
-        }
-    }
-
     fn whole(&mut self, field: &str, found: u64, min: u64, max: u64) {
         let expected = format!("{min} to {max}");
         self.check((min..=max).contains(&found), field, found, &expected);
@@ -401,6 +348,12 @@ mod tests {
                 "selection.exploration",
             ),
             (r#""selection":{"kind":"windows","label":""}"#, "selection.label"),
+            (r#""selection":{"kind":"cyclic"}"#, ""),
+            (r#""devices":1,"selection":{"kind":"cyclic"}"#, ""),
+            (
+                r#""devices":3,"quorum":2,"over_selection":0.5,"selection":{"kind":"cyclic"}"#,
+                "devices quorum over_selection",
+            ),
         ] {
             let spec = spec(&format!(
                 r#"{{"deadline_ms":1,"work":{{"kind":"train","model":"mlp","dataset":"digits",

@@ -1,7 +1,7 @@
 use super::*;
 use crate::id::{Attempt, Bytes, DeviceId, Digest, ModelVersion};
 use crate::report::{EvaluationReport, UpdateReport};
-use crate::round::{Aggregate, Effect as RoundEffect, Event as RoundEvent};
+use crate::round::{Aggregate, DEVICES_MAX, Effect as RoundEffect, Event as RoundEvent};
 use crate::spec::{Keep, Purpose, Selection};
 
 mod private;

@@ -156,7 +156,7 @@ impl World {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let devices = random.random_range(1..=5_u32);
         let wanted = random.random_range(1..=devices);
-        let participation = Participation {
+        let mut participation = Participation {
             devices: random.random_bool(0.7).then_some(wanted),
             over_selection: if random.random_bool(0.5) { 1.0 } else { 0.0 },
             quorum: random.random_range(1..=wanted),
@@ -167,10 +167,15 @@ impl World {
                 Selection::RoundRobin,
                 Selection::ByLoss { candidates: None },
                 Selection::BySpeed { exploration: 0.5 },
-            ][usize::from(seed.to_le_bytes()[0] % 4)]
+                Selection::Cyclic,
+            ][usize::from(seed.to_le_bytes()[0] % 5)]
             .clone(),
             quarantine: quarantine(seed),
         };
+        if participation.selection == Selection::Cyclic {
+            (participation.devices, participation.quorum) = (None, 1);
+            participation.over_selection = 0.0;
+        }
         let spec = TrainSpec {
             model: "mlp".parse().unwrap(),
             begin_from: None,

@@ -1,0 +1,49 @@
+//! In which round a device's update counted last: where its control variate is from, and whose
+//! turn is next.
+
+use super::Training;
+use crate::id::{DeviceId, RoundNumber};
+use crate::round::{DEVICES_MAX, Outcome};
+use crate::spec::{ControlVariates, Selection, Strategy};
+
+/// Devices whose last counted round is known, at most.
+const COUNTED_MAX: usize = 2 * DEVICES_MAX;
+impl Training {
+    /// The control variates that a device works with in the round at work, if the strategy has
+    /// any.
+    pub fn control(&self, device: &DeviceId) -> Option<ControlVariates> {
+        self.keeps_controls().then(|| ControlVariates {
+            server: self.server_state.clone(),
+            device: self.counted.get(device).copied(),
+        })
+    }
+
+    /// Remembers whose update counted; who is forgotten begins anew.
+    pub(super) fn count(&mut self, outcome: &Outcome) {
+        if !self.keeps_controls() && !self.is_cyclic() {
+            return;
+        }
+        let counted = outcome.updates.iter().map(|(device, _)| (device.clone(), outcome.round));
+        self.counted.extend(counted);
+        while self.counted.len() > COUNTED_MAX {
+            let oldest = self.counted.iter().min_by_key(|(_, round)| **round);
+            let Some(device) = oldest.map(|(device, _)| device.clone()) else { return };
+            self.counted.remove(&device);
+        }
+    }
+
+    /// Whose update was the last one that counted, and in which round, where one device trains
+    /// after another.
+    pub(super) fn last_in_turn(&self) -> Option<(DeviceId, RoundNumber)> {
+        let last = self.counted.iter().max_by_key(|(_, round)| **round);
+        last.filter(|_| self.is_cyclic()).map(|(device, round)| (device.clone(), *round))
+    }
+
+    fn keeps_controls(&self) -> bool {
+        matches!(self.spec.strategy, Strategy::Scaffold(_))
+    }
+
+    fn is_cyclic(&self) -> bool {
+        self.spec.participation.selection == Selection::Cyclic
+    }
+}

@@ -158,5 +158,5 @@ fn disk_full(dir: &std::path::Path) -> Failure {
 
 /// What a failed transfer means for a task.
 pub(crate) fn explain(error: &BlobError) -> Failure {
-    Failure::new(FailureCode::BlobUnavailable, error.to_string())
+    Failure::new(error.code(), error.to_string())
 }

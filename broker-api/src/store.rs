@@ -115,7 +115,7 @@ impl Store {
         &self.context
     }
 
-    /// Asks JetStream whether it is there.
+    /// Asks JetStream whether it is there; it also has to take what is stored.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -126,10 +126,29 @@ impl Store {
         }
         let asked = tokio::time::timeout(Duration::from_secs(2), self.context.query_account());
         match asked.await {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(_)) => match self.refusal() {
+                None => Ok(()),
+                Some(reason) => Err(fail(format!(
+                    "nothing is stored ({reason}): where the log of nats-server says \"no space left \
+                     on device\", make room and start it again"
+                ))),
+            },
             Ok(Err(error)) => Err(fail(error.to_string())),
             Err(_) => Err(fail("no answer within 2 s".to_owned())),
         }
+    }
+
+    /// Why a bucket takes no values now.
+    fn refusal(&self) -> Option<String> {
+        let refusals = [
+            self.trainings.refusal(),
+            self.jobs.refusal(),
+            self.rounds.refusal(),
+            self.models.refusal(),
+            self.idempotency.refusal(),
+            self.devices.refusal(),
+        ];
+        refusals.into_iter().flatten().next()
     }
 
     /// Puts an event into the stream `EVENTS`; the same `id` of the same job is stored once.

@@ -252,7 +252,7 @@ failure_codes! {
     NoQuorum = "no_quorum", true;
     /// A blob is missing, or its bytes do not match its digest.
     BlobUnavailable = "blob_unavailable", true;
-    /// No space left on the device.
+    /// No space left on the device, or in the object store.
     DiskFull = "disk_full", true;
     /// None of the engines that the request allows can answer.
     EngineUnavailable = "engine_unavailable", true;

@@ -18,6 +18,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use bytes::Bytes;
 use jobs::id::{BlobRef, Bytes as Size, Digest};
+use jobs::report::FailureCode;
 
 use crate::digest::Hasher;
 use crate::layout::BUCKET_BLOBS;
@@ -89,6 +90,16 @@ pub enum BlobError {
 }
 
 impl BlobError {
+    /// What it means for a task or a round.
+    pub fn code(&self) -> FailureCode {
+        match self {
+            Self::Full { .. } => FailureCode::DiskFull,
+            Self::NotFound { .. } | Self::Damaged { .. } | Self::Unavailable { .. } => {
+                FailureCode::BlobUnavailable
+            }
+        }
+    }
+
     fn unavailable(doing: &'static str, reason: impl std::fmt::Display) -> Self {
         Self::Unavailable { doing, reason: reason.to_string() }
     }

@@ -11,6 +11,7 @@ mod bad_requests;
 mod cluster;
 mod commands;
 mod deploy;
+mod disk;
 mod emulated;
 mod evaluate;
 mod faults;

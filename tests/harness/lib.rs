@@ -3,7 +3,7 @@
 //! [`world::World`] starts and kills them, [`process`] runs a program and keeps its log,
 //! [`cluster::Cluster`] has three NATS servers and two brokers, [`proxy`] stands between programs,
 //! [`simulated`] plays many devices, [`helper`] starts engines in processes, [`data`] makes data
-//! sets.
+//! sets, [`disk::Disk`] can be full.
 
 #![expect(
     clippy::unwrap_used,
@@ -13,6 +13,7 @@
 
 pub mod cluster;
 pub mod data;
+pub mod disk;
 pub mod helper;
 pub mod process;
 #[path = "../../link/testing/proxy.rs"]

@@ -196,10 +196,7 @@ impl Device {
                 tokio::time::sleep(delay).await;
                 match self.update(&task.id, work).await {
                     Ok(update) => ReportBody::Trained(update),
-                    Err(error) => {
-                        let code = FailureCode::BlobUnavailable;
-                        ReportBody::Failed(Failure::new(code, error.to_string()))
-                    }
+                    Err(error) => ReportBody::Failed(Failure::new(error.code(), error.to_string())),
                 }
             }
             TaskWork::Evaluate(_) if self.dataset.is_some() => {

@@ -9,7 +9,11 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::disk::Disk;
 use crate::process::{PATIENCE, Process, nats_server, program};
+
+/// Where the nats-server keeps its data, below the folder.
+const NATS_DATA: &str = "nats";
 
 /// A fleet on loopback, in a folder of its own; gone when dropped.
 #[derive(Debug)]
@@ -22,6 +26,8 @@ pub struct World {
     nats_port: u16,
     http_port: u16,
     http: reqwest::Client,
+    /// Where the nats-server keeps its data, if it is not in the folder.
+    disk: Option<Disk>,
     folder: TempDir,
 }
 
@@ -48,10 +54,31 @@ impl World {
         std::fs::write(folder.path().join("nats.conf"), format!("jetstream {{}}\n{config}"))
             .unwrap();
         let (nats_port, http_port) = (free_port(), free_port());
-        let nats = start_nats(folder.path(), nats_port);
+        let nats = start_nats(folder.path(), nats_port, None);
         let nats_urls = url(nats_port);
         let broker = start_broker("broker", folder.path(), &nats_urls, &[], http_port);
         Self::of(folder, (nats, nats_port), nats_urls, (broker, http_port)).await
+    }
+
+    /// The same with the nats-server's data on a disk of so many bytes, if there can be one.
+    pub async fn start_on_disk(bytes: u64) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("nats.conf"), "jetstream {}").unwrap();
+        let disk = Disk::new(folder.path(), NATS_DATA, bytes)?;
+        let (nats_port, http_port) = (free_port(), free_port());
+        let nats = start_nats(folder.path(), nats_port, Some(&disk));
+        let nats_urls = url(nats_port);
+        let broker = start_broker("broker", folder.path(), &nats_urls, &[], http_port);
+        let world = Self::of(folder, (nats, nats_port), nats_urls, (broker, http_port)).await;
+        Some(Self { disk: Some(disk), ..world })
+    }
+
+    /// The disk of the nats-server.
+    ///
+    /// # Panics
+    /// When it was not started on one.
+    pub fn disk(&self) -> &Disk {
+        self.disk.as_ref().unwrap()
     }
 
     pub(crate) async fn of(
@@ -61,7 +88,8 @@ impl World {
         (broker, http_port): (Process, u16),
     ) -> Self {
         let http = reqwest::Client::builder().timeout(PATIENCE).build().unwrap();
-        let world = Self { nats, broker, nats_urls, nats_port, http_port, http, folder };
+        let world =
+            Self { nats, broker, nats_urls, nats_port, http_port, http, disk: None, folder };
         world.ready().await;
         world
     }
@@ -105,7 +133,7 @@ impl World {
 
     /// Starts the nats-server again after it was killed, on the same port and data.
     pub fn restart_nats(&mut self) {
-        self.nats = start_nats(self.folder.path(), self.nats_port);
+        self.nats = start_nats(self.folder.path(), self.nats_port, self.disk.as_ref());
     }
 
     async fn ready(&self) {
@@ -279,10 +307,14 @@ pub(crate) fn url(nats_port: u16) -> String {
     format!("nats://127.0.0.1:{nats_port}")
 }
 
-fn start_nats(folder: &Path, port: u16) -> Process {
+fn start_nats(folder: &Path, port: u16, disk: Option<&Disk>) -> Process {
     let mut command = Command::new(nats_server());
     command.args(["-a", "127.0.0.1", "-p", &port.to_string(), "-c", "nats.conf"]);
-    command.args(["-sd", "nats"]).current_dir(folder);
+    command.args(["-sd", NATS_DATA]).current_dir(folder);
+    let command = match disk {
+        Some(disk) => disk.on(&command),
+        None => command,
+    };
     Process::start("nats-server", folder, command)
 }
 

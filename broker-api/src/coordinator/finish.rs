@@ -74,7 +74,7 @@ enum Form {
 }
 
 fn unavailable(error: &BlobError) -> Failure {
-    Failure::new(FailureCode::BlobUnavailable, error.to_string())
+    Failure::new(error.code(), error.to_string())
 }
 
 /// The model as an ONNX file.

@@ -43,7 +43,7 @@ impl MaskingError {
     /// For the device that is to blame, or for the round.
     pub(super) fn failure(&self) -> Failure {
         let code = match self {
-            Self::Blob(_) => FailureCode::BlobUnavailable,
+            Self::Blob(error) => error.code(),
             Self::Session(ServerError::TooFew { .. }) => FailureCode::NoQuorum,
             Self::Fault => FailureCode::Internal,
             Self::Session(_) | Self::Message { .. } | Self::TooLarge { .. } | Self::Stranger(_) => {

@@ -377,9 +377,8 @@ impl ReadError {
     /// Why there are no new parameters.
     fn failure(&self) -> Failure {
         match self {
-            Self::Blob(_) | Self::Cut => {
-                Failure::new(FailureCode::BlobUnavailable, self.to_string())
-            }
+            Self::Blob(error) => Failure::new(error.code(), self.to_string()),
+            Self::Cut => Failure::new(FailureCode::BlobUnavailable, self.to_string()),
             Self::Parameters(error) => {
                 Failure::new(FailureCode::Diverged, format!("the mean of the updates: {error}"))
             }

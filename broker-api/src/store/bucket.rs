@@ -1,9 +1,11 @@
 //! A key-value bucket of one type, with compare-and-set and a watch that mends itself.
 
 use std::marker::PhantomData;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use async_nats::Client;
+use async_nats::connection::State;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{DeliverPolicy, push};
 use async_nats::jetstream::kv::{self, CreateErrorKind, Operation, UpdateErrorKind};
@@ -17,6 +19,8 @@ use super::{StoreError, packed, unavailable};
 
 /// How long to wait before a broken watch is begun again.
 const MEND_AFTER: Duration = Duration::from_millis(500);
+/// How long it counts that a value was not stored.
+const REFUSAL_COUNTS: Duration = Duration::from_secs(15);
 /// Changes that may wait for their reader.
 const CHANGES_WAITING: usize = 256;
 
@@ -28,6 +32,8 @@ pub struct Bucket<T> {
     pattern: &'static str,
     store: kv::Store,
     client: Client,
+    /// When and why a value was not stored though the connection stood, if none was since.
+    refusal: Arc<Mutex<Option<(Instant, String)>>>,
     values: PhantomData<fn() -> T>,
 }
 
@@ -58,6 +64,7 @@ impl<T> Clone for Bucket<T> {
             pattern: self.pattern,
             store: self.store.clone(),
             client: self.client.clone(),
+            refusal: self.refusal.clone(),
             values: PhantomData,
         }
     }
@@ -71,7 +78,29 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
     ) -> Result<Self, StoreError> {
         let store = context.get_key_value(name).await;
         let store = store.map_err(|error| unavailable(format!("opening bucket {name}"), &error))?;
-        Ok(Self { name, pattern, store, client: context.client(), values: PhantomData })
+        let (client, refusal) = (context.client(), Arc::default());
+        Ok(Self { name, pattern, store, client, refusal, values: PhantomData })
+    }
+
+    /// Why values are not stored now though the server answers.
+    pub(super) fn refusal(&self) -> Option<String> {
+        let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, reason) = refusal.as_ref().filter(|(at, _)| at.elapsed() < REFUSAL_COUNTS)?;
+        Some(reason.clone())
+    }
+
+    /// Remembers whether a value was stored.
+    fn noted(&self, written: Result<u64, StoreError>) -> Result<u64, StoreError> {
+        let refused = match &written {
+            Err(error @ StoreError::Unavailable { .. })
+                if self.client.connection_state() == State::Connected =>
+            {
+                Some((Instant::now(), error.to_string()))
+            }
+            Ok(_) | Err(_) => None,
+        };
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = refused;
+        written
     }
 
     /// The value of a key.
@@ -97,13 +126,13 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
     /// value may be stored or not.
     pub async fn create(&self, key: &str, value: &T) -> Result<u64, StoreError> {
         let created = self.store.create(key, packed::encode(value)).await;
-        created.map_err(|error| match error.kind() {
+        self.noted(created.map_err(|error| match error.kind() {
             CreateErrorKind::AlreadyExists => StoreError::Conflict { key: key.to_owned() },
             CreateErrorKind::InvalidKey
             | CreateErrorKind::Publish
             | CreateErrorKind::Ack
             | CreateErrorKind::Other => self.unavailable("creating", key, &error),
-        })
+        }))
     }
 
     /// Replaces the value of this revision; the new revision.
@@ -113,12 +142,12 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
     /// [`StoreError::Unavailable`], after which the value may be stored or not.
     pub async fn update(&self, key: &str, value: &T, revision: u64) -> Result<u64, StoreError> {
         let updated = self.store.update(key, packed::encode(value), revision).await;
-        updated.map_err(|error| match error.kind() {
+        self.noted(updated.map_err(|error| match error.kind() {
             UpdateErrorKind::WrongLastRevision => StoreError::Conflict { key: key.to_owned() },
             UpdateErrorKind::InvalidKey | UpdateErrorKind::TimedOut | UpdateErrorKind::Other => {
                 self.unavailable("writing", key, &error)
             }
-        })
+        }))
     }
 
     /// Stores a value, whatever was there.
@@ -127,7 +156,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
     /// [`StoreError::Unavailable`].
     pub async fn put(&self, key: &str, value: &T) -> Result<u64, StoreError> {
         let put = self.store.put(key, packed::encode(value)).await;
-        put.map_err(|error| self.unavailable("writing", key, &error))
+        self.noted(put.map_err(|error| self.unavailable("writing", key, &error)))
     }
 
     /// Removes a key and its history.

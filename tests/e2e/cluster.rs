@@ -86,6 +86,47 @@ async fn every_update_counts_once_whoever_is_killed() {
     drop(device);
 }
 
+/// The server and the broker that owns the training are cut off, with two of the devices. The other
+/// side goes on with its own, and what was counted there is all that counts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_cut_off_counts_nothing() {
+    let mut cluster = Cluster::start_in_parts().await;
+    let folder = cluster.world.folder().join("rounds");
+    std::fs::create_dir(&folder).unwrap();
+    let steady = ["--first", "1", "--count", "3", "--adds", "--delay-ms", "300", "--record"];
+    let near = [cluster.nats_url(1), cluster.nats_url(2)].join(",");
+    let near = cluster.world.devices_via(
+        &near,
+        "near",
+        &[&steady[..], &[folder.to_str().unwrap()]].concat(),
+    );
+    let parted = ["--first", "4", "--count", "2", "--adds", "--delay-ms", "300"];
+    let far = cluster.world.devices_via(&cluster.nats_url(0), "far", &parted);
+    for number in 1..=5 {
+        cluster.world.online(&format!("device-{number:05}"), true).await;
+    }
+    // The first broker owns what it is given.
+    let id = cluster.world.submit(&job()).await;
+    in_phase(&cluster, &id, 2, "collecting").await;
+    cluster.cut_off();
+    let before = ended(&cluster, &id).await;
+    cluster.speak_to(Which::Second);
+    let goes_on = async || ended(&cluster, &id).await >= before + 3;
+    cluster.world.until("the other side goes on", goes_on).await;
+    cluster.speak_to(Which::First);
+    let alone = ended(&cluster, &id).await;
+    assert!(alone <= before + 1, "{alone} rounds have ended where no more than one could");
+    cluster.join_again();
+    let job = cluster.world.ended(&id).await;
+    assert_eq!(job["state"], "succeeded", "{job:#}");
+    let rounds = job["rounds"].as_array().unwrap();
+    assert_each_counts_once(rounds, &folder);
+    let counted = |round: &Value| round["updates"].as_array().unwrap().len();
+    let parted = rounds.iter().position(|round| counted(round) == 3).expect("two were away");
+    assert!(rounds[parted..].iter().any(|round| counted(round) == 5), "they are back: {job:#}");
+    drop((near, far));
+}
+
 fn job() -> Value {
     json!({"kind": "train", "spec": {
         "model": "mlp", "dataset": "blank", "rounds": ROUNDS, "local": {"epochs": 0},

@@ -8,6 +8,7 @@ use async_nats::jetstream::{self, stream};
 use serde_json::Value;
 
 use crate::process::{PATIENCE, Process, nats_server};
+use crate::proxy::Proxy;
 use crate::world::{World, free_port, start_broker, url};
 
 /// A fleet that goes on when any one of its servers or brokers is killed; gone when dropped.
@@ -20,8 +21,16 @@ pub struct Cluster {
     /// The second and the third server.
     others: [Process; 2],
     nats_ports: [u16; 3],
-    routes: [u16; 3],
+    routes: Routes,
     http_ports: [u16; 2],
+}
+
+/// How the servers reach each other.
+#[derive(Debug)]
+struct Routes {
+    ports: [u16; 3],
+    /// From one to another, where each way can be cut.
+    ways: Vec<(usize, usize, Proxy)>,
 }
 
 /// One of the two brokers.
@@ -44,26 +53,76 @@ impl Which {
 }
 
 impl Cluster {
-    /// Starts everything.
+    /// Starts everything; both brokers know all servers.
     pub async fn start() -> Self {
+        Self::start_with(Vec::new(), |urls| [urls.join(","), urls.join(",")]).await
+    }
+
+    /// Starts everything so that [`Cluster::cut_off`] can part the first server and the first
+    /// broker, which knows no other one, from the rest.
+    pub async fn start_in_parts() -> Self {
+        let pairs = (0..3).flat_map(|from| (0..3).map(move |to| (from, to)));
+        let pairs = pairs.filter(|(from, to)| from != to).collect();
+        Self::start_with(pairs, |urls| [urls[0].clone(), urls[1..].join(",")]).await
+    }
+
+    async fn start_with(
+        pairs: Vec<(usize, usize)>,
+        known: impl Fn(&[String; 3]) -> [String; 2],
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let nats_ports = [(); 3].map(|()| free_port());
-        let routes = [(); 3].map(|()| free_port());
+        let ports = [(); 3].map(|()| free_port());
+        let way = |(from, to): (usize, usize)| (from, to, Proxy::to(ports[to]));
+        let routes = Routes { ports, ways: pairs.into_iter().map(way).collect() };
         let http_ports = [(); 2].map(|()| free_port());
-        let server = |at| start_server(folder.path(), at, nats_ports, routes);
+        let server = |at| start_server(folder.path(), at, nats_ports, &routes);
         let (first, others) = (server(0), [server(1), server(2)]);
-        let urls = nats_ports.map(url).join(",");
+        let urls = nats_ports.map(url);
+        let known = known(&urls);
+        let urls = urls.join(",");
         let begun = Instant::now();
         // A cluster takes a while until it has elected whom it follows.
         while !is_whole(&urls).await {
             assert!(begun.elapsed() < PATIENCE, "the cluster does not come together");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        let broker = |name, port| start_broker(name, folder.path(), &urls, &REPLICAS, port);
-        let (broker, second) = (broker("broker", http_ports[0]), broker("broker-2", http_ports[1]));
+        let broker = |name, at: usize| {
+            start_broker(name, folder.path(), &known[at], &REPLICAS, http_ports[at])
+        };
+        let (broker, second) = (broker("broker", 0), broker("broker-2", 1));
         let nats = (first, nats_ports[0]);
         let world = World::of(folder, nats, urls.clone(), (broker, http_ports[0])).await;
         Self { world, second, others, nats_ports, routes, http_ports }
+    }
+
+    /// The address of a server, counted from 0.
+    pub fn nats_url(&self, at: usize) -> String {
+        url(self.nats_ports[at])
+    }
+
+    /// Requests go to this broker from now on.
+    pub fn speak_to(&mut self, which: Which) {
+        self.world.speak_to(self.http_ports[which as usize]);
+    }
+
+    /// Cuts the ways between the first server and the others.
+    ///
+    /// # Panics
+    /// When the cluster was not started in parts.
+    pub fn cut_off(&self) {
+        self.ways_of_first().for_each(Proxy::close);
+    }
+
+    /// Mends them.
+    pub fn join_again(&self) {
+        self.ways_of_first().for_each(Proxy::open);
+    }
+
+    fn ways_of_first(&self) -> impl Iterator<Item = &Proxy> {
+        assert!(!self.routes.ways.is_empty(), "it was not started in parts");
+        let ways = self.routes.ways.iter();
+        ways.filter_map(|(from, to, way)| (*from == 0 || *to == 0).then_some(way))
     }
 
     /// Kills a broker; requests go to the other one from now on.
@@ -93,7 +152,7 @@ impl Cluster {
 
     /// Starts a server again.
     pub fn start_server(&mut self, at: usize) {
-        *self.server(at) = start_server(self.world.folder(), at, self.nats_ports, self.routes);
+        *self.server(at) = start_server(self.world.folder(), at, self.nats_ports, &self.routes);
     }
 
     /// A server, counted from 0.
@@ -113,15 +172,25 @@ impl Cluster {
     }
 }
 
+/// Nobody listens on this port.
+const NO_OTHER_WAYS: &str = ", no_advertise: true, advertise: \"127.0.0.1:9\"";
 const REPLICAS: [&str; 2] = ["--replicas", "3"];
 
-fn start_server(folder: &Path, at: usize, ports: [u16; 3], routes: [u16; 3]) -> Process {
+fn start_server(folder: &Path, at: usize, ports: [u16; 3], routes: &Routes) -> Process {
     let name = format!("nats-{at}");
-    let urls = routes.map(url).join(", ");
+    let Routes { ports: listen, ways } = routes;
+    let (urls, more) = if ways.is_empty() {
+        (listen.map(url).to_vec(), "")
+    } else {
+        let ways = ways.iter().filter(|(from, _, _)| *from == at);
+        // What servers tell each other, and clients, would lead past the ways.
+        (ways.map(|(_, _, way)| way.url()).collect(), NO_OTHER_WAYS)
+    };
     let config = format!(
         "server_name: {name}\njetstream {{ store_dir: \"{name}\" }}\n\
-         cluster {{ name: fleet, listen: \"127.0.0.1:{}\", routes: [{urls}] }}\n",
-        routes[at]
+         cluster {{ name: fleet, listen: \"127.0.0.1:{}\", routes: [{}]{more} }}\n",
+        listen[at],
+        urls.join(", ")
     );
     let file = format!("{name}.conf");
     std::fs::write(folder.join(&file), config).unwrap();

@@ -157,13 +157,20 @@ impl Device {
         name: &str,
         behaviour: impl Fn(&Task) -> Action + Send + Sync + 'static,
     ) -> Self {
+        Self::start_with(world, hello(name), behaviour).await
+    }
+
+    pub(crate) async fn start_with(
+        world: &World,
+        hello: Hello,
+        behaviour: impl Fn(&Task) -> Action + Send + Sync + 'static,
+    ) -> Self {
         let client = world.client().await;
         let (offered_sender, offered) = watch::channel(Vec::new());
         let (withdrawn_sender, withdrawn) = watch::channel(Vec::new());
         let (refused_sender, refused) = watch::channel(Vec::new());
         let (given_sender, given) = watch::channel(BTreeMap::new());
         let (controls_sender, controls) = watch::channel(BTreeMap::new());
-        let hello = hello(name);
         let agent = Arc::new(Agent {
             blobs: Blobs::new(client.clone()),
             client,
@@ -434,6 +441,7 @@ pub(crate) fn train_spec(rounds: u32, devices: u32) -> JobSpec {
             ..Participation::default()
         },
         strategy: jobs::spec::Strategy::default(),
+        rule: None,
         privacy: None,
         update: jobs::spec::UpdateEncoding::default(),
         secure_aggregation: None,

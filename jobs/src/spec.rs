@@ -13,6 +13,7 @@ mod local;
 mod model;
 mod privacy;
 mod quarantine;
+mod rule;
 mod schedule;
 mod secure;
 mod selection;
@@ -174,6 +175,10 @@ pub struct TrainSpec {
     /// How the updates of a round become new parameters.
     #[serde(default, skip_serializing_if = "is_default")]
     pub strategy: Strategy,
+    /// With a server optimizer: what takes the place of the mean, so that some devices' updates may
+    /// be wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<Strategy>,
     /// What is promised of the devices' data; nothing when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub privacy: Option<Privacy>,

@@ -119,6 +119,10 @@ pub(super) struct TrainArgs {
                 which bear wrong updates"
     )]
     strategy: Strategy,
+    /// With fedavgm, fedadagrad, fedadam or fedyogi: what takes the place of the mean, one of the
+    /// strategies that bear wrong updates, such as krum:byzantine=1.
+    #[arg(long, value_name = "STRATEGY")]
+    rule: Option<Strategy>,
     #[arg(
         long,
         value_name = "PROMISE",
@@ -276,6 +280,7 @@ fn spec(args: &TrainArgs, model: ModelQuery, dataset: DatasetName) -> TrainSpec 
             ..Participation::default()
         },
         strategy: args.strategy,
+        rule: args.rule,
         privacy: args.privacy,
         update: args.update,
         secure_aggregation: args.secure_aggregation,

@@ -49,7 +49,8 @@ pub(super) enum How {
     Mean(BlobRef),
     /// By a server optimizer's step against it.
     Step(Base),
-    /// By a rule that looks at all of them.
+    /// By a rule that looks at all of them, and a server optimizer's step against its result if
+    /// there is one.
     Rule(Start),
     /// By their mean with noise.
     Private(Box<Private>),
@@ -63,16 +64,18 @@ impl How {
         }
         let spec = training.spec();
         let parameters = training.parameters().clone();
-        match (server::optimizer(&spec.strategy), rules::rule(spec)) {
-            (Some(optimizer), _) => {
-                let state = training.server_state().cloned();
-                Self::Step(Base { optimizer, parameters, state })
-            }
-            (None, Some(rule)) => {
-                let control = training.server_state().cloned();
+        let state = training.server_state().cloned();
+        let optimizer = server::optimizer(&spec.strategy).map(|optimizer| Base {
+            optimizer,
+            parameters: parameters.clone(),
+            state: state.clone(),
+        });
+        match (optimizer, rules::rule(spec)) {
+            (optimizer, Some(rule)) => {
                 let eligible = training.round().map_or(0, Round::eligible);
-                Self::Rule(Start { rule, parameters, control, eligible })
+                Self::Rule(Start { rule, parameters, control: state, eligible, optimizer })
             }
+            (Some(base), None) => Self::Step(base),
             (None, None) => Self::Mean(parameters),
         }
     }

@@ -101,7 +101,10 @@ impl Problems {
         for (name, value, expected) in super::privacy::problems(spec) {
             self.add(format!("work.{name}"), value, expected);
         }
-        let (quorum, (needed, why)) = (spec.participation.quorum, spec.strategy.quorum());
+        for (name, value, expected) in super::rule::problems(spec) {
+            self.add(format!("work.{name}"), value, expected);
+        }
+        let (quorum, (needed, why)) = (spec.participation.quorum, spec.combination().quorum());
         let expected = format!("at least {needed}, because {why}");
         self.check(quorum == 0 || quorum >= needed, "work.participation.quorum", quorum, &expected);
         self.update(spec);
@@ -136,7 +139,7 @@ impl Problems {
             self.check(false, &format!("work.update.{name}"), value, expected);
         }
         let by_coordinate = matches!(
-            spec.strategy,
+            spec.combination(),
             Strategy::FedMedian {} | Strategy::FedTrimmedAvg(_) | Strategy::Bulyan(_)
         );
         let sparse = matches!(spec.update, UpdateEncoding::TopK(_));

@@ -230,6 +230,7 @@ fn refined(train: &TrainSpec) -> TrainSpec {
             ..LocalTraining::default()
         },
         strategy: "fedadam:learning_rate=0.25,tau=0.5".parse().unwrap(),
+        rule: Some("fedtrimmedavg:fraction=0.25".parse().unwrap()),
         evaluate: Evaluate::Both,
         participation: Participation {
             selection: Selection::ByLoss { candidates: Some(9) },
@@ -299,6 +300,7 @@ fn jobs(golden: &mut Golden) {
             quarantine: None,
         },
         strategy: Strategy::default(),
+        rule: None,
         privacy: None,
         update: UpdateEncoding::default(),
         secure_aggregation: None,

@@ -151,31 +151,36 @@ pub(crate) struct World {
     tells: bool,
 }
 
+/// Who takes part, of so many devices.
+fn participation(random: &mut ChaCha8Rng, seed: u64, devices: u32) -> Participation {
+    let wanted = random.random_range(1..=devices);
+    let all = Participation {
+        devices: random.random_bool(0.7).then_some(wanted),
+        over_selection: if random.random_bool(0.5) { 1.0 } else { 0.0 },
+        quorum: random.random_range(1..=wanted),
+        deadline_ms: Millis(8000),
+        failed_rounds_max: 1000,
+        selection: Selection::Random,
+        quarantine: quarantine(seed),
+    };
+    let selection = match seed.to_le_bytes()[0] % 5 {
+        0 => Selection::Random,
+        1 => Selection::RoundRobin,
+        2 => Selection::ByLoss { candidates: None },
+        3 => Selection::BySpeed { exploration: 0.5 },
+        _ => {
+            let (selection, devices) = (Selection::Cyclic, None);
+            return Participation { selection, devices, quorum: 1, over_selection: 0.0, ..all };
+        }
+    };
+    Participation { selection, ..all }
+}
+
 impl World {
     pub(crate) fn new(seed: u64, plant: Option<Plant>, tells: bool) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let devices = random.random_range(1..=5_u32);
-        let wanted = random.random_range(1..=devices);
-        let mut participation = Participation {
-            devices: random.random_bool(0.7).then_some(wanted),
-            over_selection: if random.random_bool(0.5) { 1.0 } else { 0.0 },
-            quorum: random.random_range(1..=wanted),
-            deadline_ms: Millis(8000),
-            failed_rounds_max: 1000,
-            selection: [
-                Selection::Random,
-                Selection::RoundRobin,
-                Selection::ByLoss { candidates: None },
-                Selection::BySpeed { exploration: 0.5 },
-                Selection::Cyclic,
-            ][usize::from(seed.to_le_bytes()[0] % 5)]
-            .clone(),
-            quarantine: quarantine(seed),
-        };
-        if participation.selection == Selection::Cyclic {
-            (participation.devices, participation.quorum) = (None, 1);
-            participation.over_selection = 0.0;
-        }
+        let participation = participation(&mut random, seed, devices);
         let spec = TrainSpec {
             model: "mlp".parse().unwrap(),
             begin_from: None,
@@ -184,6 +189,7 @@ impl World {
             local: LocalTraining::default(),
             participation,
             strategy: Strategy::default(),
+            rule: None,
             privacy: None,
             update: UpdateEncoding::default(),
             secure_aggregation: None,

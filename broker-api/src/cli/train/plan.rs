@@ -39,6 +39,7 @@ const FIELDS: &[(&str, &str)] = &[
     ("augment", "spec.local.augment"),
     ("normalization", "spec.local.normalization"),
     ("strategy", "spec.strategy"),
+    ("rule", "spec.rule"),
     ("update", "spec.update"),
     ("quorum", "spec.participation.quorum"),
     ("privacy", "spec.privacy"),

@@ -254,6 +254,67 @@ fn whole(rule: &str, x: &[f32], rows: &[&[f32]], weights: &[f64]) -> Vec<f32> {
     combined
 }
 
+/// The last of seven devices sends something that is far off; the server optimizer goes its steps
+/// against what the rule makes of the others.
+#[tokio::test]
+async fn a_server_optimizer_steps_against_the_result_of_a_rule() {
+    let off = tiny(|items| items.iter_mut().for_each(|item| item.values.fill(1e6)));
+    for (strategy, rule) in [
+        ("fedadam:tau=0.1", "krum:byzantine=1"),
+        ("fedyogi", "fedmedian"),
+        ("fedavgm:learning_rate=0.5", "centredclipping:radius=2,iterations=3"),
+    ] {
+        let world = World::new().await;
+        let broker = world.broker().await;
+        let first = Device::start(&world, "d1").await;
+        let mut devices = Vec::new();
+        for name in ["d2", "d3", "d4", "d5", "d6"] {
+            devices.push(Device::start(&world, name).await);
+        }
+        let bytes = off.clone();
+        let wrong = at_training(move || Action::Upload(bytes.clone()));
+        devices.push(Device::start_as(&world, "d7", wrong).await);
+        joined(&broker, 7).await;
+        let strategy: Strategy = strategy.parse().unwrap();
+        let mut spec = spec(4, strategy);
+        let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
+        train.rule = Some(rule.parse().unwrap());
+        (train.participation.devices, train.participation.quorum) = (Some(7), 7);
+        let record = ended(&broker, &submit(&broker, spec).await).await;
+        assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+        let given = first.given.borrow();
+        let mut x = values(&given[&1]);
+        let optimizer = optimizer(&strategy).unwrap();
+        let mut state = optimizer.state(x.len());
+        for round in 1..4 {
+            let (rows, weights) = rows_of_seven(&x, &record.rounds[0]);
+            let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
+            let result = whole(rule.split(':').next().unwrap(), &x, &rows, &weights);
+            let moments = state.piece(0, x.len());
+            optimizer.step(moments, &mut x, Aggregate::Parameters(&result)).unwrap();
+            assert_eq!(values(&given[&(round + 1)]), x, "{strategy} with {rule}, round {round}");
+        }
+        for outcome in &record.rounds {
+            assert!(outcome.server_state.is_some());
+            let (device, influence) = &outcome.influences[6];
+            assert_eq!(device.as_str(), "d7");
+            assert_ne!(influence.verdict, jobs::round::Verdict::Kept, "{influence:?}");
+        }
+    }
+}
+
+/// What seven devices make of `x`, the last of them something that is far off, and their weights.
+fn rows_of_seven(x: &[f32], outcome: &jobs::round::Outcome) -> (Vec<Vec<f32>>, Vec<f64>) {
+    let row = |number: u8| match number {
+        7 => vec![1e6; x.len()],
+        number => x.iter().map(|value| value + f32::from(number)).collect::<Vec<f32>>(),
+    };
+    let examples =
+        |update: &jobs::report::UpdateReport| f64::from(u32::try_from(update.examples).unwrap());
+    let weights = outcome.updates.iter().map(|(_, update)| examples(update));
+    ((1..=7).map(row).collect(), weights.collect())
+}
+
 /// Seven devices, the last of which sends something that is far off.
 #[tokio::test]
 async fn a_robust_strategy_bears_a_device_that_is_wrong() {
@@ -287,17 +348,8 @@ async fn a_robust_strategy_bears_a_device_that_is_wrong() {
         assert_eq!(record.state, JobState::Succeeded, "{record:?}");
         let given = first.given.borrow();
         let x = values(&given[&1]);
-        let row = |number: u8| match number {
-            7 => vec![1e6; x.len()],
-            number => x.iter().map(|value| value + f32::from(number)).collect::<Vec<f32>>(),
-        };
-        let rows: Vec<Vec<f32>> = (1..=7).map(row).collect();
+        let (rows, weights) = rows_of_seven(&x, &record.rounds[0]);
         let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
-        let updates = record.rounds[0].updates.iter();
-        let examples = |update: &jobs::report::UpdateReport| {
-            f64::from(u32::try_from(update.examples).unwrap())
-        };
-        let weights: Vec<f64> = updates.map(|(_, update)| examples(update)).collect();
         let rule = text.split(':').next().unwrap();
         assert_eq!(values(&given[&2]), whole(rule, &x, &rows, &weights), "{text}");
         let influences = &record.rounds[0].influences;

@@ -102,11 +102,7 @@ impl Updates {
         };
         let name = format!("{}/mean", names.0);
         let (mean, within) = self.private_mean(name, parts, private).await?;
-        let stepped = Box::pin(self.step(names, Some(&mean), base)).await;
-        if let Err(error) = self.blobs.delete(&mean).await {
-            tracing::debug!(blob = mean.object_name(), %error, "a mean stays");
-        }
-        let (parameters, server_state) = stepped?;
+        let (parameters, server_state) = self.step_against(names, &mean, base).await?;
         Ok(Aggregate { server_state, within, ..Aggregate::of(parameters) })
     }
 

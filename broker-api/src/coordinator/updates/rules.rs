@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
-use jobs::id::{BlobRef, Bytes as Size};
+use jobs::id::{BlobRef, Bytes as Size, DeviceId};
 use jobs::round::{Aggregate, Influence, Verdict};
 use jobs::spec::{Byzantine, CentredClipping, MultiKrum, NormBound, Scaffold, Strategy, TrainSpec};
 use link::blobs::Pieces;
@@ -19,6 +19,7 @@ use models::params::append_le_bytes;
 
 pub(super) use self::rows::Rows;
 use self::rows::{blocking, fix};
+use super::server::Base;
 use super::{ReadError, Updates};
 use crate::coordinator::fold::content::Expected;
 use crate::coordinator::fold::{Part, weight};
@@ -63,6 +64,8 @@ pub(in crate::coordinator) struct Start {
     pub(in crate::coordinator) control: Option<BlobRef>,
     /// Devices that could have taken part.
     pub(in crate::coordinator) eligible: usize,
+    /// Takes the rule's result for a mean and goes a step against it.
+    pub(in crate::coordinator) optimizer: Option<Base>,
 }
 
 /// The rule of a training's strategy; none where updates are averaged while they arrive.
@@ -70,7 +73,7 @@ pub(in crate::coordinator) fn rule(spec: &TrainSpec) -> Option<Rule> {
     let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
     let local = &spec.local;
     let local_rate = f64::from(local.learning_rate);
-    Some(match spec.strategy {
+    Some(match *spec.combination() {
         Strategy::FedAvg {}
         | Strategy::FedAvgM(_)
         | Strategy::FedAdagrad(_)
@@ -186,6 +189,12 @@ impl Combiner {
     }
 }
 
+/// What became of each update.
+fn influences(parts: &[Part], combiner: &Combiner) -> Vec<(DeviceId, Influence)> {
+    let devices = parts.iter().map(|part| part.device.clone());
+    devices.zip(combiner.influences()).collect()
+}
+
 /// Influences in words.
 fn told(influences: &[robust::Influence]) -> Vec<Influence> {
     influences.iter().map(in_words).collect()
@@ -217,7 +226,7 @@ fn in_words(influence: &robust::Influence) -> Influence {
 impl Updates {
     /// Stores under the first name what a rule makes of updates that were trained from the round's
     /// parameters, and tells what became of each; with [`Rule::Scaffold`] the server's next
-    /// control variate is stored under the second.
+    /// control variate is stored under the second, with an optimizer what that keeps.
     pub(super) async fn combine_by(
         &self,
         names: (String, String),
@@ -232,14 +241,20 @@ impl Updates {
         let centre = combiner.is_centred().then_some(&start.parameters);
         let rows =
             Rows::open(self, &blobs(parts, centre), centre.is_some(), &expected, base).await?;
-        let (parameters, combiner) = self.combined(names.0, rows, combiner).await?;
-        let devices = parts.iter().map(|part| part.device.clone());
-        let influences = devices.zip(combiner.influences()).collect();
-        let server_state = if matches!(start.rule, Rule::Scaffold { .. }) {
-            Some(self.move_control(names.1, parts, start, &controls).await?)
-        } else {
-            None
+        let Some(base) = &start.optimizer else {
+            let (parameters, combiner) = self.combined(names.0.clone(), rows, combiner).await?;
+            let influences = influences(parts, &combiner);
+            let server_state = if matches!(start.rule, Rule::Scaffold { .. }) {
+                Some(self.move_control(names.1, parts, start, &controls).await?)
+            } else {
+                None
+            };
+            return Ok(Aggregate { server_state, influences, ..Aggregate::of(parameters) });
         };
+        let mean = format!("{}/mean", names.0);
+        let (mean, combiner) = self.combined(mean, rows, combiner).await?;
+        let (parameters, server_state) = self.step_against(names, &mean, base).await?;
+        let influences = influences(parts, &combiner);
         Ok(Aggregate { server_state, influences, ..Aggregate::of(parameters) })
     }
 

@@ -102,6 +102,22 @@ impl Updates {
     }
 }
 
+impl Updates {
+    /// The same with a mean that is in the object store, and not needed any more afterwards.
+    pub(super) async fn step_against(
+        &self,
+        names: (String, String),
+        mean: &BlobRef,
+        base: &Base,
+    ) -> Result<(BlobRef, Option<BlobRef>), ReadError> {
+        let stepped = Box::pin(self.step(names, Some(mean), base)).await;
+        if let Err(error) = self.blobs.delete(mean).await {
+            tracing::debug!(blob = mean.object_name(), %error, "a mean stays");
+        }
+        stepped
+    }
+}
+
 /// The new parameters, as they are made.
 struct Stepped<'a> {
     updates: &'a Updates,

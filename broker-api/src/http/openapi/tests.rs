@@ -198,6 +198,7 @@ fn training() -> Value {
             "quarantine": {"refused": 2, "within": 5, "rounds": 9, "left_out": true}},
         "update": {"encoding": "topk", "share": 0.5, "values": "int8", "block": 512},
         "strategy": {"name": "fedadam", "learning_rate": 0.5, "beta1": 0.5, "beta2": 0.5, "tau": 0.5},
+        "rule": {"name": "krum", "byzantine": 1},
         "evaluate": "both", "target_accuracy": 0.5,
         "early_stopping": {"patience": 3, "min_delta": 0.5, "metric": "accuracy"}, "keep": "best",
         "register_as": "x", "seed": 1})

@@ -20,7 +20,7 @@ impl Problems {
         self.whole("work.participation.failed_rounds_max", failed.into(), 1, 100);
         self.selection(&part.selection, part.devices);
         self.cyclic(part);
-        for (name, value, expected) in part.quarantine_problems(&spec.strategy) {
+        for (name, value, expected) in part.quarantine_problems(spec.combination()) {
             self.add(format!("work.participation.quarantine.{name}"), value, expected);
         }
     }

@@ -93,7 +93,7 @@ impl View {
                 self.round = *round;
                 self.devices = devices.iter().map(|device| (device.to_string(), None)).collect();
                 self.bar.set_style(style(self.pace));
-                self.bar.reset_elapsed();
+                self.bar.reset();
                 self.bar.enable_steady_tick(TICK);
                 self.draw();
                 Ok(())
@@ -106,6 +106,8 @@ impl View {
             EventBody::RoundEnded(outcome) => {
                 self.pace.ended(outcome);
                 let line = self.ended(&RoundRecord::of(outcome));
+                // Until another round begins none is at work.
+                self.bar.finish_and_clear();
                 Ok(self.bar.suspend(|| output.line(line))?)
             }
             EventBody::Progress { .. }
@@ -232,19 +234,30 @@ mod tests {
         let mut view = View { bar, pace, round: 0, devices: BTreeMap::new() };
         view.pace.ended(&outcome(0, 8000, false));
         let mut output = Output::buffer(std::io::sink(), false);
-        let mut show = |body: serde_json::Value| {
+        let mut show = |view: &mut View, body: serde_json::Value| {
             let event = json!({"sequence": 1, "job": "j", "at": 0, "body": body});
             view.show(&serde_json::from_value(event).unwrap(), &mut output).unwrap();
         };
-        show(json!({"event": "round_started", "round": 2, "devices": ["a", "b"]}));
-        show(json!({"event": "progress", "device": "a", "round": 2, "progress":
-            {"step": 4, "steps": 8, "loss": 0.5, "examples_per_second": 10.0}}));
+        show(&mut view, json!({"event": "round_started", "round": 2, "devices": ["a", "b"]}));
+        show(
+            &mut view,
+            json!({"event": "progress", "device": "a", "round": 2, "progress":
+            {"step": 4, "steps": 8, "loss": 0.5, "examples_per_second": 10.0}}),
+        );
         view.bar.force_draw();
         let text = terminal.contents();
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].starts_with("    2    0.5000         -      0/2"), "{text}");
         assert!(lines[0].ends_with(" s"), "time and what is left: {text}");
         assert!(lines[1].contains("[======>") && lines[1].ends_with("a 50 %, b 0 %"), "{text}");
+        let mut ended = serde_json::to_value(outcome(8000, 9000, false)).unwrap();
+        ended["event"] = json!("round_ended");
+        show(&mut view, ended);
+        assert_eq!(terminal.contents(), "", "no round is at work");
+        show(&mut view, json!({"event": "round_started", "round": 3, "devices": ["a"]}));
+        view.bar.force_draw();
+        let text = terminal.contents();
+        assert!(text.starts_with("    3         -         -      0/1"), "{text}");
         view.finish();
         assert_eq!(terminal.contents(), "");
     }

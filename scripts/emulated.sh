@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Builds the agents for 64-bit and 32-bit ARM that the tests run in QEMU, and prints the folder
-# with programs that start them: `aarch64` and `armv7`.
+# Builds the agents for 64-bit and 32-bit ARM that the tests run in QEMU, with their helpers, and
+# prints the folder with programs that start them: `aarch64` and `tract-aarch64`, `armv7` and
+# `tract-armv7`. Helpers have starters of their own, for an emulated agent starts no foreign program
+# from memory.
 #
 # What cannot be had here (QEMU, Zig, Rust's library for a target) is no failure: it says what is
 # missing, prints nothing, and the test says that it did not run. Once all of it is there, what
@@ -29,24 +31,31 @@ if ! (obtain); then
     exit
 fi
 
-# The agent for a target; prints its path.
-agent() {
-    build_for "$1"
-    "${build[@]}" --profile emulated -p agent --quiet --message-format=json-render-diagnostics |
-        sed -n '/"name":"dunlin-agent"/s/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
+# A program of a package for a target; prints its path.
+program() {
+    build_for "$3"
+    "${build[@]}" --profile emulated -p "$1" --quiet --message-format=json-render-diagnostics |
+        sed -n '/"name":"'"$2"'"/s/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
+}
+
+# Writes the starter of a program of a package for a target.
+start_with() {
+    local starter=$folder/$1 program
+    say "building $3 for $4"
+    program=$(program "$2" "$3" "$4")
+    [ -x "$program" ] || fail "no $3 came out of the build for $4"
+    printf '#!/bin/sh\nexec %q %q "$@"\n' "$emulator" "$program" >"$starter"
+    chmod +x "$starter"
 }
 
 mkdir -p "$folder"
 for target in "${targets[@]}"; do
-    case $target in
-        aarch64-*) emulate aarch64 ;;
+    architecture=${target%%-*}
+    case $architecture in
+        aarch64) emulate aarch64 ;;
         *) emulate arm ;;
     esac
-    say "building the agent for $target"
-    program=$(agent "$target")
-    [ -x "$program" ] || fail "no agent came out of the build for $target"
-    starter=$folder/${target%%-*}
-    printf '#!/bin/sh\nexec %q %q "$@"\n' "$emulator" "$program" >"$starter"
-    chmod +x "$starter"
+    start_with "$architecture" agent dunlin-agent "$target"
+    start_with "tract-$architecture" tract-helper dunlin-tract "$target"
 done
 printf '%s\n' "$folder"

@@ -48,17 +48,22 @@ async fn three_architectures_learn_together_and_answer_alike() {
     eprintln!("joined after {:.1?}", began.elapsed());
     all_of_them_train_one_model(&world).await;
     eprintln!("trained after {:.1?}", began.elapsed());
-    let furthest = answers_agree(&world, &digits.held_out()[..20]).await;
-    eprintln!("answers within {furthest:.1e} of the largest output, {:.1?}", began.elapsed());
+    for (engine, pictures) in [("native", 20), ("tract", 3)] {
+        let furthest = answers_agree(&world, engine, &digits.held_out()[..pictures]).await;
+        eprintln!("{engine} answers within {furthest:.1e} of the largest, {:.1?}", began.elapsed());
+    }
     for agent in &mut agents {
         assert_eq!(agent.terminate(), Some(0));
     }
 }
 
 fn start(world: &World, programs: &Path, name: &str, share: &Path) -> Process {
-    let mut command = match name {
-        "native" => world.agent_command(name),
-        _ => world.agent_command_of(&programs.join(name), name),
+    let mut command = if name == "native" {
+        world.agent_command(name)
+    } else {
+        let mut command = world.agent_command_of(&programs.join(name), name);
+        command.arg("--tract").arg(programs.join(format!("tract-{name}")));
+        command
     };
     command.arg("--data").arg(format!("digits={}", share.display()));
     world.run_agent(name, command)
@@ -86,14 +91,14 @@ async fn all_of_them_train_one_model(world: &World) {
     assert_eq!(world.get("/v1/models/lenet/versions/2").await.status, 404);
 }
 
-/// Asks every device about the same pictures; how far the answers are from each other, of the
-/// largest output.
-async fn answers_agree(world: &World, pictures: &[(PathBuf, u32)]) -> f64 {
+/// Asks an engine of every device about the same pictures; how far the answers are from each other,
+/// of the largest output.
+async fn answers_agree(world: &World, engine: &str, pictures: &[(PathBuf, u32)]) -> f64 {
     let mut furthest: f64 = 0.0;
     for (picture, _) in pictures {
         let mut answers = Vec::new();
         for (name, _) in DEVICES {
-            answers.push(outputs(&ask(world, name, picture).await));
+            answers.push(outputs(&ask(world, name, engine, picture).await));
         }
         let native = &answers[DEVICES.len() - 1];
         assert_eq!(native.len(), 10, "{native:?}");
@@ -102,7 +107,7 @@ async fn answers_agree(world: &World, pictures: &[(PathBuf, u32)]) -> f64 {
             assert_eq!(answer.len(), native.len(), "{name}");
             for (value, expected) in answer.iter().zip(native) {
                 let apart = (value - expected).abs() / largest;
-                assert!(apart <= TOLERANCE, "{name}: {answer:?}, native: {native:?}");
+                assert!(apart <= TOLERANCE, "{engine}, {name}: {answer:?}, native: {native:?}");
                 furthest = furthest.max(apart);
             }
         }
@@ -110,13 +115,14 @@ async fn answers_agree(world: &World, pictures: &[(PathBuf, u32)]) -> f64 {
     furthest
 }
 
-/// Asks one device about a picture.
-async fn ask(world: &World, device: &str, picture: &Path) -> Value {
-    let path = format!("/v2/models/lenet/infer?selector=device%3D{device}");
+/// Asks an engine of one device about a picture.
+async fn ask(world: &World, device: &str, engine: &str, picture: &Path) -> Value {
+    let path = format!("/v2/models/lenet/infer?selector=device%3D{device}&engine={engine}");
     let request = world.request("POST", &path).header("content-type", "image/png");
     let answer = answer(request.body(std::fs::read(picture).unwrap())).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(answer.body["device"], device, "{:#}", answer.body);
+    assert_eq!(answer.body["engine"], engine, "{:#}", answer.body);
     answer.body
 }
 

@@ -132,10 +132,21 @@ impl Quantisation {
 
     /// The weighted mean of values whose levels have this sum.
     pub fn mean(&self, sum: u32, weight: u32) -> f64 {
+        self.total(sum, weight) / f64::from(weight)
+    }
+
+    /// The weighted sum of values whose levels have this sum.
+    pub fn total(&self, sum: u32, weight: u32) -> f64 {
         let middle = i64::from(self.levels / 2) * i64::from(weight);
         #[expect(clippy::cast_precision_loss, reason = "below 2^33")]
         let above = (i64::from(sum) - middle) as f64;
-        above * self.step() / f64::from(weight)
+        above * self.step()
+    }
+
+    /// By how much a value's level may lie beside it: half a step where it is the nearest one, a
+    /// step where either may be drawn. Values beyond `clip` are not meant.
+    pub fn error(&self, stochastic: bool) -> f64 {
+        if stochastic { self.step() } else { self.step() / 2.0 }
     }
 
     /// Whether this is a sum of weights of so many devices; another one means that the sums are
@@ -257,6 +268,17 @@ mod tests {
         assert_eq!(pieces, levels);
     }
 
+    #[test]
+    fn drawn_levels_lie_a_step_beside_the_value_at_most() {
+        let quantisation = Quantisation::new(1.0, 1 << 23, 1).unwrap();
+        let rounding = Rounding::Stochastic(Secret::new([3; 32]));
+        let mut levels = Vec::new();
+        quantisation.encode(0, &[0.25; 100], 1, &rounding, &mut levels).unwrap();
+        let beside = levels.iter().map(|level| (quantisation.mean(*level, 1) - 0.25).abs());
+        let farthest = beside.fold(0.0, f64::max);
+        assert!(farthest > quantisation.error(false) && farthest <= quantisation.error(true));
+    }
+
     proptest! {
         #[test]
         fn the_mean_is_near_the_mean_of_values(
@@ -272,7 +294,9 @@ mod tests {
             }
             prop_assert_eq!(quantisation.check_weights(weights, devices), Ok(()));
             let error = quantisation.mean(sum, weights) - exact / f64::from(weights);
-            prop_assert!(error.abs() <= quantisation.step() / 2.0 + 1e-12, "{}", error);
+            prop_assert!(error.abs() <= quantisation.error(false) + 1e-12, "{}", error);
+            let error = quantisation.total(sum, weights) - exact;
+            prop_assert!(error.abs() <= f64::from(weights) * quantisation.error(false) + 1e-9);
         }
     }
 }

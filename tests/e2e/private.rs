@@ -15,21 +15,25 @@ async fn job_of(world: &tests::world::World, text: &str) -> Value {
 /// Two rounds are within the budget, and the command says so, before and after.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_private_training_registers_what_its_budget_is_enough_for() {
-    let fleet = fleet(2).await;
+    let fleet = fleet(3).await;
     let world = &fleet.world;
     let train = ["train", "--dataset", "digits", "--model", "mlp", "--rounds", "9"];
-    for (how, mode, planned) in [
-        (&["--devices", "2", "--quorum", "2"][..], "central", json!(2)),
-        (&["--no-evaluate", "--strategy", "fedmedian"][..], "local", Value::Null),
+    let all = ["--devices", "3", "--quorum", "3"];
+    let masks = ["--secure-aggregation", "clip=17"];
+    for (name, how, mode, planned) in [
+        ("seen", &all[..], "central", json!(3)),
+        ("own", &["--no-evaluate", "--strategy", "fedmedian"], "local", Value::Null),
+        ("masked", &[&all[..], &masks].concat(), "central", json!(3)),
+        ("both", &[&all[..], &masks, &["--no-evaluate"]].concat(), "local", Value::Null),
     ] {
         let privacy = format!("{mode}:norm=1,{BUDGET}");
-        let named = ["--register-as", mode, "--privacy", &privacy];
+        let named = ["--register-as", name, "--privacy", &privacy];
         let output = world.dunlin(&[&train[..], how, &named[..]].concat());
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success(), "{text} {}", String::from_utf8_lossy(&output.stderr));
         assert!(text.contains("epsilon 3.5 is enough for 2"), "{text}");
         assert!(text.contains("the privacy budget is spent"), "{text}");
-        assert!(text.contains(&format!("registered {mode}:1")), "{text}");
+        assert!(text.contains(&format!("registered {name}:1")), "{text}");
         let job = job_of(world, &text).await;
         let rounds = job["rounds"].as_array().unwrap();
         assert_eq!(rounds.len(), 2, "{job:#}");

@@ -69,6 +69,10 @@ impl Run {
         if let Some(refusal) = self.executor.device.refusal().await {
             return Ok(ReportBody::Declined(refusal));
         }
+        if task.local.update_norm_max.is_some() {
+            let message = "update_norm_max is given: only masked updates are shortened by it";
+            return Err(Failure::new(FailureCode::InvalidSpec, message));
+        }
         let (received, examples) = self.received(&task).await?;
         if task.local.epochs == 0 {
             return self.untouched(task, received, examples).await;

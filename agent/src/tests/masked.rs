@@ -3,7 +3,7 @@
 
 use async_nats::header::HeaderMap;
 use jobs::report::FailureCode;
-use jobs::spec::{Levels, LocalTraining, MaskedTrainTask, Rounding};
+use jobs::spec::{Levels, LocalTraining, MaskedTrainTask, Noised, Rounding};
 use models::params::Parameters;
 use secagg::{Client as Device, Inbox, Keys, Party, Quantisation, Roster, Secret, Server};
 use serde::Serialize;
@@ -171,5 +171,91 @@ async fn without_an_update_nothing_is_said() {
         let failure = failure_of(world.asked(purpose, 1, &1).await);
         assert_eq!(failure.message, "this device has no update of this round");
     }
+    agent.stop().await;
+}
+
+/// Differences of the update that the device keeps for a round.
+fn kept(world: &World, job: &str, levels: Levels) -> Vec<f64> {
+    let file = world.dir.path().join(format!("state/masking/{job}.1.levels"));
+    let bytes = std::fs::read(file).unwrap();
+    let quantisation = Quantisation::new(levels.clip, levels.devices, levels.weight_max).unwrap();
+    let values = bytes.chunks_exact(4).map(|it| u32::from_le_bytes(it.try_into().unwrap()));
+    let mut values: Vec<f64> = values.map(|level| quantisation.mean(level, 1)).collect();
+    values.pop();
+    values
+}
+
+fn norm(values: &[f64]) -> f64 {
+    values.iter().map(|value| value * value).sum::<f64>().sqrt()
+}
+
+/// The noise is in what is masked, and the same when the device is asked again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_masked_has_its_noise() {
+    let world = World::new().await;
+    let agent = world.join(world.config_with_data()).await;
+    let model = world.model("mlp", [1, 4, 4], 10).await;
+    let levels = Levels { clip: 8.0, weight_max: 1, ..LEVELS };
+    let mut task = masked(&model, 1);
+    let TaskWork::TrainMasked(work) = &mut task.work else { unreachable!() };
+    work.train.local.noised = Some(Noised { norm: 0.5, noise_multiplier: 1.0 });
+    work.train.local.frozen = vec!["classes.bias".to_owned()];
+    work.levels = levels;
+    let mut reports = world.listen("report.job1.pi").await;
+    world.offer(&task).await;
+    let update = update_of(final_report(&mut reports).await.0);
+    assert_eq!((update.loss.to_bits(), update.accuracy.to_bits()), (0, 0), "not covered by noise");
+    let noise = kept(&world, "job1", levels);
+    let still = noise.iter().filter(|value| value.abs() <= 0.0).count();
+    #[expect(clippy::cast_precision_loss, reason = "a few values")]
+    let deviation = norm(&noise) / ((noise.len() - still) as f64).sqrt();
+    assert!(still == 10 && (0.9..1.1).contains(&deviation), "{still} {deviation}");
+    let agent = world.restart(agent).await;
+    task.id.attempt = Attempt(2);
+    world.offer(&task).await;
+    update_of(final_report(&mut reports).await.0);
+    assert_eq!(kept(&world, "job1", levels), noise);
+    agent.stop().await;
+}
+
+/// The broker sees no update that it could shorten.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_masked_is_no_longer_than_asked() {
+    let world = World::new().await;
+    let agent = world.join(world.config_with_data()).await;
+    let model = world.model("mlp", [1, 4, 4], 10).await;
+    let levels = Levels { clip: 4.0, weight_max: 1, rounding: Rounding::Nearest, ..LEVELS };
+    let mut updates = Vec::new();
+    for (job, norm) in [("job1", None), ("job2", Some(0.125)), ("job3", Some(100.0))] {
+        let mut task = masked(&model, 1);
+        task.id.job = job.parse().unwrap();
+        let TaskWork::TrainMasked(work) = &mut task.work else { unreachable!() };
+        work.train.local.update_norm_max = norm;
+        work.train.local.frozen = vec!["classes.bias".to_owned()];
+        work.levels = levels;
+        let mut reports = world.listen(&format!("report.{job}.pi")).await;
+        world.offer(&task).await;
+        let update = update_of(final_report(&mut reports).await.0);
+        assert!(update.loss > 0.0, "losses are told as ever");
+        updates.push(kept(&world, job, levels));
+    }
+    let [whole, shortened, as_it_is] = &updates[..] else { unreachable!() };
+    assert!(norm(whole) > 0.25 && whole == as_it_is, "{}", norm(whole));
+    let error = Quantisation::new(4.0, 4, 1).unwrap().error(false);
+    #[expect(clippy::cast_precision_loss, reason = "a few values")]
+    let slack = error * (whole.len() as f64).sqrt();
+    assert!((norm(shortened) - 0.125).abs() <= slack + 1e-6, "{}", norm(shortened));
+    let factor = 0.125 / norm(whole);
+    for (whole, shortened) in whole.iter().zip(shortened) {
+        assert!((whole * factor - shortened).abs() <= 3.0 * error + 1e-6);
+    }
+    // Where updates are not masked a broker shortens them itself.
+    let mut plain = training(&model, "job4", 1, LocalTraining::default());
+    let TaskWork::Train(work) = &mut plain.work else { unreachable!() };
+    work.local.update_norm_max = Some(1.0);
+    let mut reports = world.listen("report.job4.pi").await;
+    world.offer(&plain).await;
+    let failure = failure_of(final_report(&mut reports).await.0);
+    assert_eq!(failure.code, FailureCode::InvalidSpec, "{failure:?}");
     agent.stop().await;
 }

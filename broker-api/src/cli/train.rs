@@ -268,6 +268,7 @@ fn spec(args: &TrainArgs, model: ModelQuery, dataset: DatasetName) -> TrainSpec 
             kept_local: args.keep_local.clone(),
             augment: args.augment.clone(),
             noised: None,
+            update_norm_max: None,
             normalization: args.normalization.clone(),
         },
         participation: Participation {

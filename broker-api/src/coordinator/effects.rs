@@ -54,6 +54,9 @@ impl Owner {
                     effect: round::Effect::CheckMessage { device, purpose, message },
                 } => self.check_message(round, device, purpose, message),
                 Effect::Round { round, effect: round::Effect::Unmask { exchange, .. } } => {
+                    if self.spec.privacy.is_some() {
+                        self.save().await?;
+                    }
                     self.unmask(round, *exchange);
                 }
                 Effect::Round { round, effect: round::Effect::Evaluate { parameters } } => {
@@ -224,8 +227,12 @@ impl Owner {
         }
         let (graph, dataset) = (self.prepared.graph.clone(), self.spec.dataset.clone());
         let normalization = self.prepared.normalization.clone();
-        let noised = self.machine.noised();
-        let local = LocalTraining { normalization, noised, ..self.spec.local.clone() };
+        let local = LocalTraining {
+            normalization,
+            noised: self.machine.noised(),
+            update_norm_max: self.machine.update_norm_max(),
+            ..self.spec.local.clone()
+        };
         let size = parameters.size.0;
         let work = match purpose {
             Purpose::Evaluate => TaskWork::Evaluate(self.evaluation(parameters)),

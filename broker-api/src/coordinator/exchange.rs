@@ -16,13 +16,15 @@ use crate::metrics::Counter;
 impl Owner {
     /// Of a round whose updates are masked; none where they are not.
     pub(super) fn terms(&self, round: RoundNumber) -> Option<Terms> {
-        let secure = self.spec.secure_aggregation?;
+        let secure = self.machine.secure_aggregation()?;
         Some(Terms { job: self.job.clone(), round, length: self.updates.masked_len(), secure })
     }
 
     /// Training, with masks where the job wants them.
     pub(super) fn masked_or_not(&self, train: TrainTask) -> TaskWork {
-        let Some(secure) = self.spec.secure_aggregation else { return TaskWork::Train(train) };
+        let Some(secure) = self.machine.secure_aggregation() else {
+            return TaskWork::Train(train);
+        };
         let levels = Levels {
             clip: secure.clip,
             weight_max: secure.weight_max,

@@ -268,7 +268,12 @@ impl Updates {
     /// Stores what a strategy makes of the mean that is there.
     async fn hand_out(&self, names: (String, String), how: &How) -> Result<Aggregate, ReadError> {
         let size = Size(self.ask(Fold::seal).await?);
-        if let How::Step(base) = how {
+        let step = match how {
+            How::Step(base) => Some(base),
+            How::Private(private) => private.optimizer(),
+            How::Mean(_) | How::Rule(_) => None,
+        };
+        if let Some(base) = step {
             let (parameters, server_state) = Box::pin(self.step(names, None, base)).await?;
             return Ok(Aggregate { server_state, ..Aggregate::of(parameters) });
         }

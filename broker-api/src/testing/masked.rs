@@ -3,6 +3,7 @@
 use jobs::id::Attempt;
 use jobs::report::{ExchangeReport, ReportBody};
 use jobs::spec::{Levels, MaskedTrainTask, Purpose, Task, TaskId};
+use models::federated::robust::norm_bound::NormBound;
 use models::params::Parameters;
 use secagg::{Client, Quantisation, Rounding, Secret};
 
@@ -14,11 +15,21 @@ pub(super) struct Masked {
     levels: Vec<u32>,
 }
 
-/// Levels of an update that adds a number to every parameter.
-pub(crate) fn levels(given: &Parameters, step: f32, weight: u32, levels: Levels) -> Vec<u32> {
+/// Levels of an update that adds a number to every parameter, shortened to a norm if there is one.
+pub(crate) fn levels(
+    given: &Parameters,
+    step: f32,
+    weight: u32,
+    levels: Levels,
+    norm: Option<f64>,
+) -> Vec<u32> {
     let quantisation = Quantisation::new(levels.clip, levels.devices, levels.weight_max).unwrap();
     let values = given.items().iter().flat_map(|item| &item.values);
-    let moved: Vec<f32> = values.map(|value| (value + step) - value).collect();
+    let mut moved: Vec<f32> = values.map(|value| (value + step) - value).collect();
+    if let Some(norm) = norm {
+        let found = moved.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
+        NormBound::new(norm).unwrap().shorten(found, &mut moved);
+    }
     let mut levels = Vec::new();
     quantisation.encode(0, &moved, weight, &Rounding::Nearest, &mut levels).unwrap();
     levels.push(weight);
@@ -32,7 +43,8 @@ impl Agent {
         let parameters = Parameters::from_safetensors(&bytes).unwrap();
         let examples = u32::try_from(super::examples(&self.hello.device)).unwrap();
         let weight = examples.min(work.levels.weight_max);
-        let levels = levels(&parameters, self.number(), weight, work.levels);
+        let norm = work.train.local.update_norm_max;
+        let levels = levels(&parameters, self.number(), weight, work.levels, norm);
         let TaskId { round, attempt: Attempt(attempt), .. } = task.id;
         self.given.send_modify(|given| drop(given.insert(round.0, parameters)));
         let mut seed = [0; 32];

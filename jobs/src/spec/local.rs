@@ -65,6 +65,10 @@ pub struct LocalTraining {
     /// is private by its devices.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub noised: Option<Noised>,
+    /// Shortens the update before it is masked, so that its difference from the round's parameters
+    /// is no longer; a broker puts it there for a private job that it sees no updates of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub update_norm_max: Option<f64>,
     /// How values become inputs, in evaluation too; a broker puts the values in place of
     /// `dataset`.
     #[serde(skip_serializing_if = "is_default")]
@@ -91,6 +95,7 @@ impl Default for LocalTraining {
             kept_local: Vec::new(),
             augment: Vec::new(),
             noised: None,
+            update_norm_max: None,
             normalization: Normalization::Format,
         }
     }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Keep, Selection, Strategy, TrainSpec, settings};
+use super::{Keep, SecureAggregation, Selection, Strategy, TrainSpec, settings};
 use crate::privacy::{self, Releases};
 
 /// Differential privacy of whole devices: who sees all parameters of the job learns next to
@@ -140,6 +140,12 @@ impl Privacy {
         }
     }
 
+    /// How far a parameter may move with noise that a device adds itself: the norm and four
+    /// deviations, beyond which one value in 16,000 lies.
+    pub fn range_needed(&self) -> f64 {
+        self.initial_norm() * (1.0 + 4.0 * 2.0 * self.noise_multiplier)
+    }
+
     /// The norm after a round with this one, in which `within` is the noised share of updates that
     /// were not longer.
     pub fn next_norm(&self, norm: f64, within: Option<f64>) -> f64 {
@@ -168,6 +174,9 @@ pub(super) fn problems(spec: &TrainSpec) -> Vec<(String, String, String)> {
         match privacy.mode {
             PrivacyMode::Central => problems.central(spec),
             PrivacyMode::Local => problems.local(privacy, spec),
+        }
+        if let Some(secure) = &spec.secure_aggregation {
+            problems.masked(privacy, secure);
         }
     }
     problems.0
@@ -282,6 +291,29 @@ impl Problems {
         );
         let expected = "fedavg or a server optimizer, because privacy needs a mean";
         self.check(mean, "strategy", spec.strategy, expected);
+    }
+
+    /// What goes with updates that are masked.
+    fn masked(&mut self, privacy: &Privacy, secure: &SecureAggregation) {
+        let expected = "1, because all updates of a private job weigh the same";
+        let field = "secure_aggregation.weight_max";
+        self.check(secure.weight_max == 1, field, secure.weight_max, expected);
+        match privacy.mode {
+            PrivacyMode::Central => {
+                let fixed = matches!(privacy.clip, Clip::Norm(_));
+                let expected = "a norm, because nobody sees which updates were shortened";
+                self.check(fixed, "privacy.clip", "adaptive", expected);
+                let rate = privacy.sampling_rate;
+                let expected = "1, because devices learn whose masks belong to theirs";
+                self.check(rate >= 1.0, "privacy.sampling_rate", rate, expected);
+            }
+            PrivacyMode::Local => {
+                let needed = privacy.range_needed();
+                let expected = format!("at least {needed}, so that the noise is not cut off");
+                let field = "secure_aggregation.clip";
+                self.check(f64::from(secure.clip) >= needed, field, secure.clip, &expected);
+            }
+        }
     }
 
     fn local(&mut self, privacy: &Privacy, spec: &TrainSpec) {

@@ -157,10 +157,6 @@ impl Problems {
                         aggregation tells no more than the sum of updates";
         let strategy = &spec.strategy;
         self.check(needs_only_the_sum(strategy), "work.strategy", strategy, expected);
-        if let Some(privacy) = &spec.privacy {
-            let expected = "absent, because the broker clips updates and none shows";
-            self.check(false, "work.privacy", privacy, expected);
-        }
         let is_plain = spec.update == UpdateEncoding::default();
         let expected = "plain, because masked updates travel as they are";
         self.check(is_plain, "work.update", spec.update, expected);
@@ -189,6 +185,9 @@ impl Problems {
         }
         let expected = "absent, because privacy says it";
         self.check(local.noised.is_none(), "work.local.noised", "given", expected);
+        if let Some(norm) = local.update_norm_max {
+            self.check(false, "work.local.update_norm_max", norm, expected);
+        }
         self.whole("work.local.frozen.length", local.frozen.len() as u64, 0, 1000);
         self.whole("work.local.kept_local.length", local.kept_local.len() as u64, 0, 1000);
         let words: Vec<&str> = local.augment.iter().map(|augment| augment.as_str()).collect();

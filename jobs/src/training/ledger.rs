@@ -6,7 +6,7 @@ use super::Training;
 use crate::id::RoundNumber;
 use crate::privacy::Spent;
 use crate::round::{self, Outcome, mixed};
-use crate::spec::{Noised, Privacy, PrivacyMode, Purpose, TrainSpec};
+use crate::spec::{Noised, Privacy, PrivacyMode, Purpose, SecureAggregation, TrainSpec};
 
 /// The rounds that were paid for. A round is paid for before anything of it can be seen: in the
 /// state that is stored before its updates are combined, or before devices are asked that add
@@ -89,6 +89,23 @@ impl Training {
         Some(Noised { norm, noise_multiplier: privacy.noise_multiplier })
     }
 
+    /// The longest update that devices send in the round at work of a job that is private by the
+    /// broker, which does not see how long they are.
+    pub fn update_norm_max(&self) -> Option<f64> {
+        let masked = self.spec.secure_aggregation.is_some();
+        self.spec.privacy.filter(|it| masked && it.mode == PrivacyMode::Central)?;
+        self.norm()
+    }
+
+    /// How updates of the round at work are masked. Those that are shortened to a norm move no
+    /// parameter farther, so that devices which do not shorten theirs cannot either.
+    pub fn secure_aggregation(&self) -> Option<SecureAggregation> {
+        let secure = self.spec.secure_aggregation?;
+        #[expect(clippy::cast_possible_truncation, reason = "norms are within the range of f32")]
+        let norm = self.update_norm_max().map_or(secure.clip, |norm| norm as f32);
+        Some(SecureAggregation { clip: secure.clip.min(norm), ..secure })
+    }
+
     /// Why the budget of a private job allows for no further round, if it does not.
     pub(super) fn budget_spent(&self) -> Option<String> {
         let (privacy, ledger) = self.spec.privacy.as_ref().zip(self.ledger.as_ref())?;
@@ -99,7 +116,10 @@ impl Training {
     pub(super) fn pay_for(&mut self, effect: &round::Effect) {
         let (Some(privacy), Some(ledger)) = (&self.spec.privacy, &mut self.ledger) else { return };
         let shows = match (privacy.mode, effect) {
-            (PrivacyMode::Central, round::Effect::Aggregate { .. }) => true,
+            (
+                PrivacyMode::Central,
+                round::Effect::Aggregate { .. } | round::Effect::Unmask { .. },
+            ) => true,
             (PrivacyMode::Local, round::Effect::Offer { purpose, .. }) => {
                 *purpose == Purpose::Train
             }

@@ -260,9 +260,13 @@ fn masked(golden: &mut Golden) {
         control: None,
         update: UpdateEncoding::default(),
     };
+    let shortened = LocalTraining { update_norm_max: Some(0.5), ..LocalTraining::default() };
+    let shortened = TrainTask { local: shortened, ..train.clone() };
     let levels = Levels { clip: 0.5, weight_max: 100, rounding: Rounding::Stochastic, devices: 12 };
     let task = TaskWork::TrainMasked(Box::new(MaskedTrainTask { train, levels }));
     golden.same("offer-train-masked", &offer(Purpose::Train, task));
+    let task = TaskWork::TrainMasked(Box::new(MaskedTrainTask { train: shortened, levels }));
+    golden.same("offer-train-masked-shortened", &offer(Purpose::Train, task));
     for purpose in [Purpose::Share, Purpose::Mask, Purpose::Unmask] {
         golden.same(&format!("offer-{}", purpose.as_str()), &offer(purpose, TaskWork::Exchange));
     }

@@ -5,6 +5,9 @@
 //! whatever it sends. Noise of deviation `z C / m` in each value then gives what the Gaussian
 //! mechanism gives with noise multiplier `z`.
 //!
+//! Where the mean of updates is known alone, because each is hidden, devices shorten them and
+//! [`PrivateSum`] does the rest.
+//!
 //! A device that trusts nobody makes such a mean of its own update alone, `m = 1`, before it sends
 //! it: any two updates of a device lie `2 C` apart at most, so `z` is half as large there.
 
@@ -150,16 +153,11 @@ impl PrivateMean {
         norms: &[f64],
         seed: [u8; 32],
     ) -> Result<Self, PrivacyError> {
-        let Protection { bound, planned, noise_multiplier } = protection;
-        if planned == 0 {
-            let (name, expected) = ("planned devices", "1 or more");
-            return Err(PrivacyError::Setting { name, value: 0.0, expected });
-        }
+        let PrivateSum { noise, planned } = PrivateSum::new(protection, seed)?;
+        let bound = protection.bound;
         if let Some(device) = norms.iter().position(|norm| !(norm.is_finite() && *norm >= 0.0)) {
             return Err(PrivacyError::Norm { device, norm: norms[device] });
         }
-        let planned = f64::from(planned);
-        let noise = GaussianNoise::new(seed, noise_multiplier * bound.bound() / planned)?;
         let coefficients = norms.iter().map(|norm| bound.factor(*norm) / planned).collect();
         let within = norms.iter().filter(|norm| **norm <= bound.bound()).count();
         Ok(Self { noise, coefficients, within, planned })
@@ -221,6 +219,38 @@ impl PrivateMean {
     /// Updates that are shortened.
     pub fn shortened(&self) -> usize {
         self.coefficients.len() - self.within
+    }
+}
+
+/// A private mean of updates that their devices have shortened, made of nothing but their sum.
+#[derive(Debug, Clone)]
+pub struct PrivateSum {
+    noise: GaussianNoise,
+    planned: f64,
+}
+
+impl PrivateSum {
+    /// Of updates that are no longer than the bound.
+    ///
+    /// # Errors
+    /// [`PrivacyError`].
+    pub fn new(protection: Protection, seed: [u8; 32]) -> Result<Self, PrivacyError> {
+        let Protection { bound, planned, noise_multiplier } = protection;
+        if planned == 0 {
+            let (name, expected) = ("planned devices", "1 or more");
+            return Err(PrivacyError::Setting { name, value: 0.0, expected });
+        }
+        let planned = f64::from(planned);
+        let noise = GaussianNoise::new(seed, noise_multiplier * bound.bound() / planned)?;
+        Ok(Self { noise, planned })
+    }
+
+    /// Makes values of the mean of sums of differences, those from `offset` of the vector on.
+    pub fn mean(&self, offset: usize, sums: &mut [f64]) {
+        for sum in sums.iter_mut() {
+            *sum /= self.planned;
+        }
+        self.noise.add(offset, sums);
     }
 }
 

@@ -2,17 +2,19 @@
 
 use bytes::Bytes;
 use jobs::report::{ExchangeReport, Failure, FailureCode, ReportBody, UpdateReport};
-use jobs::spec::{Levels, MaskedTrainTask, Purpose, Rounding as Wanted, TaskId, UpdateEncoding};
-use models::params::Parameters;
+use jobs::spec::{
+    Levels, LocalTraining, MaskedTrainTask, Purpose, Rounding as Wanted, TaskId, UpdateEncoding,
+};
+use models::federated::distances::UpdateNorms;
+use models::federated::robust::norm_bound::NormBound;
+use models::federated::tile::TileError;
+use models::params::{Parameters, is_named};
 use secagg::{Quantisation, QuantisationError, Refusal, Rounding, Secret};
 
 use super::{ENGINE, Run, Sums, Trained};
 use crate::cache;
 use crate::execute::failures;
 use crate::masking::Session;
-
-/// Values that are rounded at a time.
-const PIECE: usize = 64 * 1024;
 
 impl Run {
     /// Trains, keeps the update, and sends keys in its place. An update that is there already is
@@ -42,6 +44,7 @@ impl Run {
     async fn begin_masked(&self, task: MaskedTrainTask) -> Result<Session, Failure> {
         let MaskedTrainTask { mut train, levels } = task;
         train.update = UpdateEncoding::default();
+        let local = train.local.clone();
         let parameters = train.parameters.clone();
         let (received, examples) = self.received(&train).await?;
         let trained = if train.local.epochs == 0 {
@@ -56,7 +59,8 @@ impl Run {
         let work = move || {
             let Trained { update: values, examples, sums, steps, .. } = trained;
             let seed = random_seed()?;
-            let vector = quantised(&received, &values, examples, levels, seed)?;
+            let moved = moved(&received, &values, &local)?;
+            let vector = quantised(&moved, examples, levels, seed)?;
             let report = UpdateReport {
                 parameters,
                 examples,
@@ -172,18 +176,39 @@ fn client(session: &Session) -> Result<secagg::Client, Failure> {
     session.client().map_err(|error| refused(&error))
 }
 
-/// An update's difference from what was received, in levels, and the weight behind it.
-fn quantised(
-    received: &[u8],
-    trained: &[u8],
-    examples: u64,
-    levels: Levels,
-    seed: [u8; 32],
-) -> Result<Vec<u32>, Failure> {
+/// An update's difference from what was received; shortened, if the task says so.
+fn moved(received: &[u8], trained: &[u8], local: &LocalTraining) -> Result<Vec<f32>, Failure> {
     let read = |bytes: &[u8]| {
         Parameters::from_safetensors(bytes).map_err(|error| failures::of_parameters(&error))
     };
     let (received, trained) = (read(received)?, read(trained)?);
+    let fixed = [&local.frozen[..], &local.kept_local].concat();
+    let mut moved = Vec::with_capacity(trained.total_len() + 1);
+    for (before, after) in received.items().iter().zip(trained.items()) {
+        let stays = local.update_norm_max.is_some() && is_named(&fixed, &before.name);
+        let after = if stays { &before.values } else { &after.values };
+        moved.extend(after.iter().zip(&before.values).map(|(after, before)| after - before));
+    }
+    let Some(norm) = local.update_norm_max else { return Ok(moved) };
+    let unusable = |error: &dyn std::fmt::Display| {
+        Failure::new(FailureCode::InvalidSpec, format!("update_norm_max: {error}"))
+    };
+    let bound = NormBound::new(norm).map_err(|error| unusable(&error))?;
+    let mut norms = UpdateNorms::new(1);
+    let diverged =
+        |error: TileError| Failure::new(FailureCode::Diverged, format!("the update: {error}"));
+    norms.add(0, None, &[&moved]).map_err(diverged)?;
+    bound.shorten(norms.norms()[0], &mut moved);
+    Ok(moved)
+}
+
+/// How far an update moved, in levels, and the weight behind it.
+fn quantised(
+    moved: &[f32],
+    examples: u64,
+    levels: Levels,
+    seed: [u8; 32],
+) -> Result<Vec<u32>, Failure> {
     let unusable =
         |error: QuantisationError| Failure::new(FailureCode::InvalidSpec, error.to_string());
     let quantisation = Quantisation::new(levels.clip, levels.devices, levels.weight_max);
@@ -193,19 +218,10 @@ fn quantised(
         Wanted::Stochastic => Rounding::Stochastic(Secret::new(seed).derived("rounding")),
     };
     let weight = u32::try_from(examples).unwrap_or(u32::MAX).min(levels.weight_max);
-    let mut vector = Vec::with_capacity(trained.total_len() + 1);
-    let mut clipped = 0;
-    for (before, after) in received.items().iter().zip(trained.items()) {
-        for (before, after) in before.values.chunks(PIECE).zip(after.values.chunks(PIECE)) {
-            let moved: Vec<f32> =
-                after.iter().zip(before).map(|(after, before)| after - before).collect();
-            let offset = vector.len();
-            let beyond = quantisation.encode(offset, &moved, weight, &rounding, &mut vector);
-            clipped += beyond.map_err(|error| {
-                Failure::new(FailureCode::Diverged, format!("the update: {error}"))
-            })?;
-        }
-    }
+    let mut vector = Vec::with_capacity(moved.len() + 1);
+    let clipped = quantisation.encode(0, moved, weight, &rounding, &mut vector);
+    let clipped = clipped
+        .map_err(|error| Failure::new(FailureCode::Diverged, format!("the update: {error}")))?;
     if clipped > 0 {
         let (all, clip) = (vector.len(), levels.clip);
         tracing::warn!("{clipped} of {all} parameters moved by more than {clip}, and were clipped");

@@ -1,12 +1,15 @@
 //! Masked updates, added up modulo 2^32 in any order, and what the sum means once it is unmasked.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use jobs::id::DeviceId;
+use models::federated::privacy::PrivateSum;
 use models::params::ParametersError;
 use secagg::{Masks, Quantisation, QuantisationError};
 
 use super::Fold;
+use crate::coordinator::updates::rules::fix;
 
 /// The sum of the masked updates of one round. A vector has a value for each parameter, and one
 /// for the weight behind them.
@@ -17,7 +20,24 @@ pub(super) struct MaskedSum {
     reading: BTreeMap<u64, MaskedReading>,
     added: BTreeSet<DeviceId>,
     /// What the sum means, once no mask is in it.
-    meaning: Option<(Quantisation, u32)>,
+    meaning: Option<Meaning>,
+}
+
+/// What a sum without masks means.
+#[derive(Debug)]
+struct Meaning {
+    quantisation: Quantisation,
+    /// Of all devices together.
+    weight: u32,
+    noised: Option<Noised>,
+}
+
+/// How a sum becomes a private mean.
+#[derive(Debug)]
+pub(in crate::coordinator) struct Noised {
+    pub(in crate::coordinator) sum: PrivateSum,
+    /// Values that no update changes, whatever was sent.
+    pub(in crate::coordinator) fixed: Vec<Range<usize>>,
 }
 
 #[derive(Debug)]
@@ -108,18 +128,19 @@ impl Fold {
     }
 
     /// Takes the masks off the sum of so many devices: from now on it is the mean that is handed
-    /// out.
+    /// out, with noise where it is to be private.
     pub(in crate::coordinator) fn unmask(
         &mut self,
         masks: &Masks,
         quantisation: Quantisation,
         devices: u32,
+        noised: Option<Noised>,
     ) -> Result<(), QuantisationError> {
         let masked = self.masked.get_or_insert_default();
         masks.apply(0, &mut masked.sum);
         let weight = masked.sum.last().copied().unwrap_or_default();
         // From now on the sum is no masked one that could be added to.
-        masked.meaning = Some((quantisation, weight));
+        masked.meaning = Some(Meaning { quantisation, weight, noised });
         quantisation.check_weights(weight, devices)
     }
 
@@ -127,12 +148,24 @@ impl Fold {
     /// while there is no such mean.
     pub(super) fn masked_mean(&self, offset: usize, base: &[f32]) -> Option<Vec<f32>> {
         let masked = self.masked.as_ref()?;
-        let (quantisation, weight) = masked.meaning?;
-        let sums = masked.sum.get(offset..offset + base.len())?;
+        let Meaning { quantisation, weight, noised } = masked.meaning.as_ref()?;
+        let sums = masked.sum.get(offset..offset + base.len())?.iter();
+        let moved: Vec<f64> = match noised {
+            None => sums.map(|sum| quantisation.mean(*sum, *weight)).collect(),
+            Some(noised) => {
+                let mut moved: Vec<f64> =
+                    sums.map(|sum| quantisation.total(*sum, *weight)).collect();
+                noised.sum.mean(offset, &mut moved);
+                moved
+            }
+        };
         #[expect(clippy::cast_possible_truncation, reason = "parameters are f32")]
-        let moved =
-            |(sum, base): (&u32, &f32)| (f64::from(*base) + quantisation.mean(*sum, weight)) as f32;
-        Some(sums.iter().zip(base).map(moved).collect())
+        let move_by = |(moved, base): (&f64, &f32)| (f64::from(*base) + moved) as f32;
+        let mut values: Vec<f32> = moved.iter().zip(base).map(move_by).collect();
+        if let Some(noised) = noised {
+            fix(&noised.fixed, offset, base, &mut values);
+        }
+        Some(values)
     }
 }
 

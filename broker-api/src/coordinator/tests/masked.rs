@@ -27,7 +27,7 @@ fn after(given: &Parameters, devices: &[&str], of: u32, secure: SecureAggregatio
     for name in devices {
         let device = id(name);
         let weight = u32::try_from(examples(&device)).unwrap().min(secure.weight_max);
-        let levels = crate::testing::masked::levels(given, number(&device), weight, levels);
+        let levels = crate::testing::masked::levels(given, number(&device), weight, levels, None);
         sum.resize(levels.len(), 0);
         for (sum, level) in sum.iter_mut().zip(levels) {
             *sum = sum.checked_add(level).expect("no sum is too large");

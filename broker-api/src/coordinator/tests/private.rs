@@ -90,11 +90,76 @@ async fn before_noise(
     tokio::time::timeout(PATIENCE, finding).await.expect("it is stored")
 }
 
+/// The broker sees no update of a private job, and makes of their sum what it would make of them:
+/// to the bit, but for how values become levels.
+#[tokio::test]
+async fn a_masked_sum_has_its_noise() {
+    use crate::testing::masked::levels;
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let mut changes = states(&broker);
+    let d1 = Device::start(&world, "d1").await;
+    let _d2 = Device::start(&world, "d2").await;
+    let _d3 = Device::start(&world, "d3").await;
+    let drops = |task: &jobs::spec::Task| {
+        let drops = task.id.purpose == Purpose::Mask;
+        if drops { Action::Fail(FailureCode::Diverged) } else { Action::Work }
+    };
+    let _d4 = Device::start_as(&world, "d4", drops).await;
+    joined(&broker, 4).await;
+    let mut spec = private(2, TWO_ROUNDS);
+    let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
+    (train.participation.devices, train.participation.quorum) = (Some(4), 3);
+    train.secure_aggregation = Some("clip=3".parse().unwrap());
+    train.local.frozen = vec!["*bias".to_owned()];
+    let job = submit(&broker, spec).await;
+    let stored = before_noise(&mut changes).await;
+    let record = ended(&broker, &job).await;
+    assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+    assert_eq!(participants(&record), vec![["d1", "d2", "d3"]; 2]);
+    let spent: Vec<u32> = record.rounds.iter().map(|it| it.privacy.unwrap().rounds).collect();
+    assert_eq!(spent, [1, 2]);
+
+    let machine = stored.machine.unwrap();
+    let secure = machine.secure_aggregation().unwrap();
+    assert!((secure.clip - 1.0).abs() < f32::EPSILON, "no parameter moves farther than the norm");
+    let terms = jobs::spec::Levels {
+        clip: secure.clip,
+        weight_max: 1,
+        rounding: secure.rounding,
+        devices: 4,
+    };
+    let quantisation = secagg::Quantisation::new(1.0, 4, 1).unwrap();
+    let given = d1.given.borrow();
+    let steps = [1.0, 2.0, 3.0];
+    let vectors = steps.map(|step| levels(&given[&1], step, 1, terms, Some(1.0)));
+    let model = models::params::Layout::of(&given[&1]);
+    let sums = (0..model.total_len()).map(|at| vectors.iter().map(|levels| levels[at]).sum());
+    let mut moved: Vec<f64> = sums.map(|sum| quantisation.total(sum, 3)).collect();
+    let private = updates::private::Private::of(&machine, &stored.secret.unwrap()).unwrap();
+    let exchange = machine.round().unwrap().exchange().unwrap();
+    let noised = private.of_sum(&model, quantisation.error(false), &exchange.masked).unwrap();
+    noised.sum.mean(0, &mut moved);
+    let mut moved = moved.into_iter();
+    for (before, after) in given[&1].items().iter().zip(given[&2].items()) {
+        let is_frozen = before.name.ends_with("bias");
+        for (before, after) in before.values.iter().zip(&after.values) {
+            let moved = moved.next().unwrap();
+            #[expect(clippy::cast_possible_truncation, reason = "parameters are f32")]
+            let noised = (f64::from(*before) + moved) as f32;
+            // Devices that move what is frozen change nothing.
+            let expected = if is_frozen { *before } else { noised };
+            assert_eq!(after.to_bits(), expected.to_bits());
+        }
+    }
+}
+
 /// A broker that dies when it has made a private mean, and before anyone knows: the next one makes
 /// the very same, which was paid for once.
 #[tokio::test]
 async fn another_broker_makes_the_same_noise() {
-    for privacy in [TWO_ROUNDS, &TWO_ROUNDS.replace("norm=1", "initial=1,count_deviation=4")] {
+    let adaptive = TWO_ROUNDS.replace("norm=1", "initial=1,count_deviation=4");
+    for (privacy, masked) in [(TWO_ROUNDS, false), (&adaptive, false), (TWO_ROUNDS, true)] {
         let world = World::new().await;
         let first_runtime = tokio::runtime::Runtime::new().unwrap();
         let first = world.broker_on(&first_runtime).await;
@@ -112,11 +177,14 @@ async fn another_broker_makes_the_same_noise() {
             | Purpose::Telemetry => Action::Work,
         };
         let mut d1 = Device::start_as(&world, "d1", waits.clone()).await;
-        let _d2 = Device::start_as(&world, "d2", waits).await;
-        joined(&first, 2).await;
+        let _d2 = Device::start_as(&world, "d2", waits.clone()).await;
+        let _d3 = Device::start_as(&world, "d3", waits).await;
+        joined(&first, 3).await;
         let mut spec = private(9, privacy);
         let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
         train.evaluate = jobs::spec::Evaluate::None;
+        (train.participation.devices, train.participation.quorum) = (Some(3), 3);
+        train.secure_aggregation = masked.then(jobs::spec::SecureAggregation::default);
         let job = submit(&first, spec).await;
         let rounds = async || first.job(&job).await.unwrap().rounds;
         until("the first round", async || !rounds().await.is_empty()).await;

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use jobs::id::{BlobRef, DeviceId};
 use jobs::report::{Failure, FailureCode};
 use jobs::round::{Aggregate, Exchange};
-use jobs::spec::Purpose;
+use jobs::spec::{Purpose, Rounding};
 use secagg::{Quantisation, QuantisationError};
 
 use super::{How, ReadError, Updates};
@@ -132,8 +132,16 @@ impl Updates {
             };
             self.add_masked(device, blob).await?;
         }
+        let noised = match &how {
+            How::Private(private) => {
+                let model = self.ask(|fold| fold.model().clone()).await?;
+                let beside = quantisation.error(terms.secure.rounding == Rounding::Stochastic);
+                Some(private.of_sum(&model, beside, &exchange.masked)?)
+            }
+            How::Mean(_) | How::Step(_) | How::Rule(_) => None,
+        };
         let count = u32::try_from(devices.len()).unwrap_or(u32::MAX);
-        self.ask(move |fold| fold.unmask(&masks, quantisation, count)).await??;
+        self.ask(move |fold| fold.unmask(&masks, quantisation, count, noised)).await??;
         self.hand_out(names, &how).await
     }
 }

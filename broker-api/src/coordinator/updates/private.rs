@@ -7,12 +7,12 @@
 
 use std::ops::Range;
 
-use jobs::id::BlobRef;
+use jobs::id::{BlobRef, DeviceId};
 use jobs::round::Aggregate;
 use jobs::spec::{Clip, PrivacyMode};
 use jobs::training::Training;
 use link::secret::Secret;
-use models::federated::privacy::{PrivateMean, Protection};
+use models::federated::privacy::{PrivacyError, PrivateMean, PrivateSum, Protection};
 use models::federated::robust::norm_bound::NormBound;
 use models::params::{Layout, is_named};
 
@@ -21,6 +21,7 @@ use super::server::{self, Base};
 use super::{ReadError, Updates};
 use crate::coordinator::fold::Part;
 use crate::coordinator::fold::content::Expected;
+use crate::coordinator::fold::masked::Noised;
 
 /// How a round is kept private.
 #[derive(Debug, Clone)]
@@ -71,11 +72,47 @@ impl Private {
 
     /// Seeds the noise of one vector of this round, made of these updates.
     fn seed(&self, vector: &str, parts: &[Part]) -> [u8; 32] {
-        let updates: Vec<_> =
-            parts.iter().map(|part| (&part.device, &part.parameters.digest)).collect();
+        self.seed_of(vector, parts.iter().map(|part| (&part.device, &part.parameters)))
+    }
+
+    fn seed_of<'a>(
+        &self,
+        vector: &str,
+        updates: impl Iterator<Item = (&'a DeviceId, &'a BlobRef)>,
+    ) -> [u8; 32] {
+        let updates: Vec<_> = updates.map(|(device, blob)| (device, &blob.digest)).collect();
         let norm = self.norm.to_bits();
         let context = serde_json::to_vec(&(vector, self.round, norm, &self.base.digest, updates));
         self.secret.derive(&context.expect("names and numbers are JSON"))
+    }
+
+    /// What steps against the mean, if it is not the result.
+    pub(super) fn optimizer(&self) -> Option<&Base> {
+        self.optimizer.as_ref()
+    }
+
+    /// The noise on the sum of these masked updates, which their devices have shortened to the
+    /// norm before levels were made of them: a level may lie so far beside its value.
+    pub(in crate::coordinator) fn of_sum(
+        &self,
+        model: &Layout,
+        beside: f64,
+        masked: &[(DeviceId, BlobRef)],
+    ) -> Result<Noised, PrivacyError> {
+        let fixed = self.fixed_values(model);
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+        let farthest = beside * (model.total_len() as f64).sqrt();
+        let norm = self.norm + farthest;
+        let bound = NormBound::new(norm).map_err(|_| PrivacyError::Setting {
+            name: "norm",
+            value: norm,
+            expected: "a finite number above 0",
+        })?;
+        let Self { planned, noise_multiplier, .. } = *self;
+        let protection = Protection { bound, planned, noise_multiplier };
+        let updates = masked.iter().map(|(device, blob)| (device, blob));
+        let sum = PrivateSum::new(protection, self.seed_of("masked", updates))?;
+        Ok(Noised { sum, fixed })
     }
 
     /// Values of parameters that no update changes: their differences are nothing, whatever was
@@ -187,6 +224,7 @@ mod tests {
         ];
         let mut seeds = vec![seed, private(&secret).seed("count", &both)];
         seeds.extend(sets.iter().map(|parts| private(&secret).seed("mean", parts)));
+        seeds.push(private(&secret).seed("masked", &both));
         for other in [
             Private { round: 2, ..private(&secret) },
             Private { norm: 1.5, ..private(&secret) },
@@ -198,6 +236,6 @@ mod tests {
         let count = seeds.len();
         seeds.sort_unstable();
         seeds.dedup();
-        assert_eq!((count, seeds.len()), (10, 10));
+        assert_eq!((count, seeds.len()), (11, 11));
     }
 }

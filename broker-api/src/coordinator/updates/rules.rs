@@ -18,7 +18,8 @@ use models::federated::tile::TileError;
 use models::params::append_le_bytes;
 
 pub(super) use self::rows::Rows;
-use self::rows::{blocking, fix};
+use self::rows::blocking;
+pub(in crate::coordinator) use self::rows::fix;
 use super::server::Base;
 use super::{ReadError, Updates};
 use crate::coordinator::fold::content::Expected;

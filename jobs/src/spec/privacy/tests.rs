@@ -51,8 +51,35 @@ fn every_problem_of_a_promise_is_found_at_once() {
     let local = r#"{"mode":"local","clip":{"adaptive":{}},"noise_multiplier":1,"delta":1e-5,
         "epsilon_budget":8,"sampling_rate":0.5}"#;
     let scaffold = r#","strategy":{"name":"scaffold"},"local":{"momentum":0,
-        "noised":{"norm":1,"noise_multiplier":1}}"#;
-    assert_eq!(wrong(local, scaffold), "local.noised clip sampling_rate strategy evaluate");
+        "noised":{"norm":1,"noise_multiplier":1},"update_norm_max":1}"#;
+    assert_eq!(
+        wrong(local, scaffold),
+        "local.noised local.update_norm_max clip sampling_rate strategy evaluate"
+    );
+}
+
+/// Noise that is cut off is not what the accountant counts on for learning anything.
+#[test]
+fn what_is_masked_has_room_for_its_noise() {
+    let masked = |mode: &str, secure: &str| {
+        let privacy = format!(
+            r#"{{"mode":"{mode}","clip":{{"norm":0.5}},"noise_multiplier":4,"delta":1e-5,
+            "epsilon_budget":8}}"#
+        );
+        let more = format!(
+            r#","evaluate":false,"participation":{{"devices":10,"quorum":3}},
+            "secure_aggregation":{{{secure}}}"#
+        );
+        wrong(&privacy, &more).replace("secure_aggregation.", "")
+    };
+    assert_eq!(masked("local", r#""clip":16.5"#), "");
+    assert_eq!(masked("local", r#""clip":16.4,"weight_max":9"#), "weight_max clip");
+    assert_eq!(masked("central", ""), "");
+    assert_eq!(masked("central", r#""weight_max":2"#), "weight_max");
+    let sampled = r#"{"clip":{"adaptive":{}},"noise_multiplier":0.45,"delta":1e-5,
+        "epsilon_budget":90,"sampling_rate":0.5}"#;
+    let more = r#","participation":{"devices":10,"quorum":3},"secure_aggregation":{}"#;
+    assert_eq!(wrong(sampled, more), "clip sampling_rate");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::spec::Privacy;
+use crate::spec::{Privacy, SecureAggregation};
 
 const THREE_ROUNDS: &str = "central:norm=2,noise_multiplier=2,delta=1e-5,epsilon_budget=4";
 
@@ -220,4 +220,30 @@ proptest! {
         }
         prop_assert!(training.ending().is_some());
     }
+}
+
+/// Updates that nobody sees are shortened by their devices, and paid for before they are unmasked.
+#[test]
+fn masked_updates_are_shortened_where_they_are_made() {
+    let mut spec = private(10, THREE_ROUNDS);
+    let (mut training, _) = begin(spec.clone());
+    assert_eq!((training.update_norm_max(), training.secure_aggregation()), (None, None));
+    for (clip, range) in [(8.0, 2.0), (0.5, 0.5)] {
+        let secure = SecureAggregation { clip, ..SecureAggregation::default() };
+        spec.secure_aggregation = Some(secure);
+        training = begin(spec.clone()).0;
+        assert_eq!(training.update_norm_max(), Some(2.0));
+        let expected = SecureAggregation { clip: range, ..secure };
+        assert_eq!(training.secure_aggregation(), Some(expected));
+    }
+    let exchange = Box::default();
+    training.pay_for(&RoundEffect::Unmask { updates: Vec::new(), exchange });
+    training.pay_for(&RoundEffect::Aggregate { updates: Vec::new() });
+    let stored = serde_json::to_value(&training).unwrap();
+    assert_eq!(stored["ledger"]["rounds"], 1, "once");
+    let local: Privacy = THREE_ROUNDS.replace("central", "local").parse().unwrap();
+    spec.privacy = Some(local);
+    let training = begin(spec).0;
+    assert_eq!(training.update_norm_max(), None, "noise makes it longer");
+    assert!(training.noised().is_some());
 }

@@ -252,3 +252,39 @@ proptest! {
         prop_assert!(moved <= share + slack, "{} {}", moved, share);
     }
 }
+
+proptest! {
+    /// What is made of a sum of shortened updates is what is made of the updates, but for how
+    /// `f32` rounds them: with the same seed the noise is the same.
+    #[test]
+    fn a_sum_of_shortened_updates_gives_the_same_mean(
+        mut rows in updates(2..7), bound in 0.1..100.0_f64, cut in 0..200_usize,
+    ) {
+        let centre = rows.remove(0);
+        let bound = NormBound::new(bound).unwrap();
+        let mut sums = vec![0.0; centre.len()];
+        for row in &rows {
+            let pairs = row.iter().zip(&centre);
+            let mut moved: Vec<f32> = pairs.map(|(value, centre)| value - centre).collect();
+            let norm = |moved: &[f32]| {
+                moved.iter().map(|it| f64::from(*it).powi(2)).sum::<f64>().sqrt()
+            };
+            bound.shorten(norm(&moved), &mut moved);
+            prop_assert!(norm(&moved) <= bound.bound() * (1.0 + 1e-12));
+            sums.iter_mut().zip(&moved).for_each(|(sum, moved)| *sum += f64::from(*moved));
+        }
+        let protection = Protection { bound, planned: 7, noise_multiplier: 1.5 };
+        let expected = PrivateMean::new(protection, &norms(&centre, &rows), [9; 32]).unwrap();
+        let expected = whole(&expected, &centre, &rows);
+        let sum = PrivateSum::new(protection, [9; 32]).unwrap();
+        let cut = cut.min(sums.len());
+        let (head, tail) = sums.split_at_mut(cut);
+        sum.mean(0, head);
+        sum.mean(cut, tail);
+        for ((found, centre), expected) in sums.iter().zip(&centre).zip(&expected) {
+            let found = f64::from(*centre) + found;
+            let near = 1e-5 * (1.0 + expected.abs().max(centre.abs()));
+            prop_assert!((found - f64::from(*expected)).abs() <= f64::from(near), "{found}");
+        }
+    }
+}

@@ -76,6 +76,20 @@ impl NormBound {
         if norm > self.0 { self.0 / norm } else { 1.0 }
     }
 
+    /// Shortens values of one update of this norm, all of it or in pieces. The result as a whole is
+    /// not longer than the bound, also as the `f32` that its values are rounded to.
+    pub fn shorten(self, norm: f64, values: &mut [f32]) {
+        // A value that is rounded grows by a part of 2^-24 at most.
+        let factor = self.factor(norm) * (1.0 - f64::from(f32::EPSILON));
+        if norm > self.0 {
+            for value in values {
+                #[expect(clippy::cast_possible_truncation, reason = "updates are f32")]
+                let shortened = (f64::from(*value) * factor) as f32;
+                *value = shortened;
+            }
+        }
+    }
+
     /// Bounds updates of these norms, `[n]`, whose shares in the result are `shares [n]`: `1 / m`
     /// each for differential privacy with `m` planned devices, those of examples for a mean.
     ///

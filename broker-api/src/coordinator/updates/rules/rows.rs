@@ -21,7 +21,12 @@ const ROW_MIN: usize = if cfg!(test) { 3 } else { 4096 };
 const BATCHES_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Puts the centre's values where they are fixed, in a tile at `offset`.
-pub(super) fn fix(fixed: &[Range<usize>], offset: usize, centre: &[f32], row: &mut [f32]) {
+pub(in crate::coordinator) fn fix(
+    fixed: &[Range<usize>],
+    offset: usize,
+    centre: &[f32],
+    row: &mut [f32],
+) {
     for range in fixed {
         let start = range.start.saturating_sub(offset).min(row.len());
         let end = range.end.saturating_sub(offset).min(row.len());

@@ -128,6 +128,30 @@ async fn devices_keep_a_layer_to_themselves() {
     assert!(accuracy.as_f64() > Some(0.8), "{job:#}");
 }
 
+/// A layer that is frozen comes back as it was before the first round, and the others do not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_layer_stays_as_it_was() {
+    let fleet = fleet(2).await;
+    let world = &fleet.world;
+    let train = ["train", "--dataset", "digits", "--model", "mlp", "--rounds", "2", "--seed", "7"];
+    let output = world.dunlin(&[&train[..], &["--freeze", "hidden.*"]].concat());
+    assert!(output.status.success(), "{output:?}");
+    let onnx = world.folder().join("mlp.onnx");
+    let pull = world.dunlin(&["models", "pull", "mlp", "--output", onnx.to_str().unwrap()]);
+    assert!(pull.status.success(), "{pull:?}");
+    let parameters = |onnx: Vec<u8>| {
+        let (_, parameters) = Definition::read_with_parameters(&onnx.into()).unwrap();
+        Parameters::from_safetensors(&parameters).unwrap()
+    };
+    let before = parameters(models::zoo::build("mlp", [1, 8, 8], 10, 7).unwrap());
+    let after = parameters(std::fs::read(&onnx).unwrap());
+    let hidden = before.items().iter().filter(|item| item.name.starts_with("hidden.")).count();
+    assert!((1..before.items().len()).contains(&hidden), "some are frozen, some are not");
+    for (one, other) in before.items().iter().zip(after.items()) {
+        assert_eq!(one == other, one.name.starts_with("hidden."), "{}", one.name);
+    }
+}
+
 /// A model trained here goes on being trained, under another name.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_registered_model_is_trained_further() {

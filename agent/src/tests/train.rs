@@ -47,6 +47,29 @@ pub(super) fn update_of(report: TaskReport) -> UpdateReport {
     update
 }
 
+/// A metered connection has to have a limit, or the device trains nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_metered_device_trains_only_with_a_limit_for_its_bytes() {
+    for bytes_per_second in [None, Some(50_000_000)] {
+        let world = World::new().await;
+        let config = Config { metered: true, bytes_per_second, ..world.config_with_data() };
+        let agent = world.join(config).await;
+        let model = world.model("mlp", [1, 4, 4], 10).await;
+        let mut reports = world.listen("report.job1.pi").await;
+        let local = LocalTraining { batch_size: 8, ..LocalTraining::default() };
+        world.offer(&training(&model, "job1", 1, local)).await;
+        let (report, _) = final_report(&mut reports).await;
+        if bytes_per_second.is_some() {
+            assert!(update_of(report).steps > 0);
+        } else {
+            let failure = failure_of(report);
+            assert_eq!(failure.code, FailureCode::Metered);
+            assert!(failure.message.contains("--bytes-per-second"), "{failure:?}");
+        }
+        agent.stop().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_device_trains_evaluates_and_repeats_its_report() {
     let world = World::new().await;

@@ -82,6 +82,8 @@ pub enum Part {
     Refused,
     /// There is none.
     Missing,
+    /// It is at work still, and a later round takes its update.
+    Straggler,
 }
 
 impl Part {
@@ -92,6 +94,7 @@ impl Part {
             Part::Reduced => "reduced",
             Part::Refused => "refused",
             Part::Missing => "missing",
+            Part::Straggler => "straggler",
         }
     }
 }
@@ -193,6 +196,9 @@ fn members(outcome: &Outcome) -> Vec<MemberRecord> {
         let missing =
             MemberRecord { failure: Some(failure.clone()), ..member(device, Part::Missing) };
         members.insert(device, missing);
+    }
+    for device in &outcome.stragglers {
+        members.insert(device, member(device, Part::Straggler));
     }
     for (device, update) in &outcome.updates {
         let counted =

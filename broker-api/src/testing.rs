@@ -106,6 +106,8 @@ pub(crate) enum Action {
     Fail(FailureCode),
     /// It uploads these bytes as its update.
     Upload(Vec<u8>),
+    /// The same, once this is true.
+    UploadAfter(watch::Receiver<bool>, Vec<u8>),
     /// It reports this blob as its update.
     Claim(BlobRef),
     /// The work, once this is true.
@@ -257,7 +259,10 @@ impl Agent {
         };
         let mut action = (self.behaviour)(&task);
         self.offered.send_modify(|tasks| tasks.push((*task).clone()));
-        if let Action::After(gate) = &mut action {
+        if let Action::After(gate) | Action::UploadAfter(gate, _) = &mut action {
+            if task.id.purpose == Purpose::Train {
+                self.report(&task, ReportBody::Accepted, &message, "accepted").await;
+            }
             gate.wait_for(|open| *open).await.unwrap();
         }
         let repeat = matches!(action, Action::Repeat);
@@ -265,7 +270,9 @@ impl Agent {
         let body = match (action, &task.work) {
             (Action::Silence, _) => return,
             (Action::Fail(code), _) => ReportBody::Failed(Failure::new(code, "as the test wants")),
-            (Action::Upload(bytes), _) => self.upload(&task, bytes).await,
+            (Action::Upload(bytes) | Action::UploadAfter(_, bytes), _) => {
+                self.upload(&task, bytes).await
+            }
             (Action::Claim(blob), _) => self.update(blob),
             (_, TaskWork::Train(work)) => self.train(&task, work, encodes).await,
             (_, TaskWork::TrainMasked(work)) => self.train_masked(&task, work).await,

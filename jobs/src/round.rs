@@ -26,6 +26,8 @@
 //! - Sharing, masking, unmasking, where updates are masked: the devices that have trained answer
 //!   each stage, with a deadline of its own. Who does not has dropped out; below the quorum the
 //!   round fails. Who has sent a masked update counts.
+//! - Where late updates count, who is at work when collecting closes becomes a straggler: it goes
+//!   on, and the next round takes its update, which it would otherwise be told to drop.
 //! - Aggregating: the counted updates, ordered by device, once per device.
 //! - Evaluating: devices whose update counts judge the result, or the broker, or both, for half of
 //!   the round's deadline at most. It never fails a round.
@@ -42,13 +44,16 @@ use self::masked::Said;
 pub use self::masked::{Exchange, MASKED_DEVICES_MAX};
 use self::member::{Member, shortened};
 pub use self::outcome::{Judgement, Outcome};
+pub use self::plan::Plan;
 pub use self::quarantine::Quarantines;
 pub use self::select::Sampling;
 pub(crate) use self::select::mixed;
 pub use self::status::Status;
+pub use self::straggler::{Base, Stragglers, Versions};
+use self::update::Update;
 use crate::id::{Attempt, BlobRef, DeviceId, Millis, RoundNumber};
 use crate::report::{EvaluationReport, Failure, Progress, UpdateReport};
-use crate::spec::{Evaluate, Participation, Purpose};
+use crate::spec::Purpose;
 
 mod aggregate;
 mod collect;
@@ -57,10 +62,13 @@ mod machine;
 mod masked;
 mod member;
 mod outcome;
+mod plan;
 mod quarantine;
 mod refusals;
 mod select;
 mod status;
+mod straggler;
+mod update;
 
 /// What happened to a round.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -215,6 +223,8 @@ pub enum Effect {
         device: DeviceId,
         /// What was reported.
         update: UpdateReport,
+        /// What it was trained from, unless that is the round's own.
+        base: Option<Box<Base>>,
     },
     /// Look into what a device said at a stage, answer with [`Event::MessageChecked`].
     CheckMessage {
@@ -236,6 +246,15 @@ pub enum Effect {
     Aggregate {
         /// Accepted updates, ordered by device.
         updates: Vec<(DeviceId, UpdateReport)>,
+        /// Those of them that were trained from an earlier version, in the same order.
+        stale: Vec<(DeviceId, Base)>,
+    },
+    /// An effect on a task of an earlier round, which a training makes one of that round.
+    Earlier {
+        /// Which round.
+        round: RoundNumber,
+        /// What.
+        effect: Box<Effect>,
     },
     /// Judge the new parameters on data of the broker's own, answer with [`Event::Judged`] or
     /// [`Event::JudgementFailed`].
@@ -245,28 +264,6 @@ pub enum Effect {
     },
     /// The round is over.
     End(Box<Outcome>),
-}
-
-/// What a round is told at its beginning.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Plan {
-    /// Which round.
-    pub round: RoundNumber,
-    /// The global parameters.
-    pub parameters: BlobRef,
-    /// Who takes part.
-    pub participation: Participation,
-    /// Who judges the result.
-    #[serde(default)]
-    pub evaluate: Evaluate,
-    /// Seeds the selection.
-    pub seed: u64,
-    /// Invites each eligible device by chance; absent where `participation` says how many.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sampling: Option<Sampling>,
-    /// Updates are masked; what a device says at a stage is waited for so long.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub masked: Option<Millis>,
 }
 
 /// Devices that are invited or held in reserve in one round, at most: the stored state has to
@@ -285,6 +282,9 @@ pub struct Round {
     members: Vec<Member<Update>>,
     /// Eligible devices that were not invited, the next one last.
     spares: Vec<DeviceId>,
+    /// Those who train from an earlier round's parameters.
+    #[serde(default, skip_serializing_if = "Stragglers::is_empty")]
+    stragglers: Stragglers,
     /// Those who judge the result, ordered by device.
     judges: Vec<Member<EvaluationReport>>,
     /// What the broker says of the result, or why it says nothing.
@@ -321,17 +321,16 @@ enum Phase {
     Ended { outcome: Box<Outcome> },
 }
 
-/// An update in the object store.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Update {
-    report: UpdateReport,
-    /// The shell looked into it and found it usable.
-    checked: bool,
-}
-
 impl Round {
     /// Begins a round; the effects are the first ones to perform.
     pub fn begin(now: Millis, plan: Plan) -> (Self, Vec<Effect>) {
+        Self::begin_with(now, plan, Stragglers::default())
+    }
+
+    /// The same with devices that are at work since earlier rounds.
+    pub fn begin_with(now: Millis, plan: Plan, mut stragglers: Stragglers) -> (Self, Vec<Effect>) {
+        let mut effects = vec![Effect::FindDevices];
+        effects.extend(plan.versions.iter().flat_map(|versions| stragglers.outdate(*versions)));
         let ask_again_at = now.plus(ask_again_ms(&plan.participation));
         let round = Self {
             plan,
@@ -340,12 +339,13 @@ impl Round {
             target: 0,
             members: Vec::new(),
             spares: Vec::new(),
+            stragglers,
             judges: Vec::new(),
             judgement: None,
             speakers: Vec::new(),
             exchange: None,
         };
-        (round, vec![Effect::FindDevices])
+        (round, effects)
     }
 
     /// Applies an event; total over states and events, idempotent for repeated events.
@@ -354,6 +354,9 @@ impl Round {
     /// while no broker was up is judged by when it arrived; after a restart ticks come only when
     /// all that waited was applied.
     pub fn step(&mut self, now: Millis, event: &Event) -> Vec<Effect> {
+        if let Some(effects) = self.step_earlier(now, self.plan.round, event) {
+            return effects;
+        }
         match event {
             Event::DevicesFound { devices } => self.devices_found(now, devices),
             Event::Accepted { device, purpose, attempt } => {
@@ -398,17 +401,40 @@ impl Round {
         }
     }
 
+    /// Applies what happened to a task of round `of`; `None` when that is no straggler's.
+    pub fn step_earlier(
+        &mut self,
+        now: Millis,
+        of: RoundNumber,
+        event: &Event,
+    ) -> Option<Vec<Effect>> {
+        if matches!(self.phase, Phase::Ended { .. }) {
+            return None;
+        }
+        let mut effects = self.stragglers.step(now, of, event)?;
+        effects.extend(self.settle(now));
+        Some(effects)
+    }
+
+    /// Those who go on when the round has ended.
+    pub(crate) fn take_stragglers(&mut self) -> Stragglers {
+        std::mem::take(&mut self.stragglers).accounted()
+    }
+
     /// When to send [`Event::Tick`] if nothing happens before.
     pub fn wake_at(&self) -> Option<Millis> {
+        let late = self.stragglers.due_at();
         match &self.phase {
             Phase::Selecting { ask_again_at, .. } => {
-                Some(self.deadline().map_or(*ask_again_at, |end| end.min(*ask_again_at)))
+                [Some(*ask_again_at), self.deadline(), late].into_iter().flatten().min()
             }
             Phase::Collecting { closed: false, .. } => {
-                self.members.iter().filter_map(Member::due_at).chain(self.deadline()).min()
+                let due = self.members.iter().filter_map(Member::due_at);
+                due.chain(self.deadline()).chain(late).min()
             }
             Phase::Evaluating { .. } => {
-                self.judges.iter().filter_map(Member::due_at).chain(self.deadline()).min()
+                let due = self.judges.iter().filter_map(Member::due_at);
+                due.chain(self.deadline()).chain(late).min()
             }
             Phase::Exchanging { closed: false, .. } => {
                 self.speakers.iter().filter_map(Member::due_at).chain(self.deadline()).min()
@@ -423,13 +449,14 @@ impl Round {
     /// The effects that are still owed in this state: what to perform after a restart.
     /// Offers are repeated as the same attempts, which devices recognise.
     pub fn pending_effects(&self) -> Vec<Effect> {
-        match &self.phase {
+        let mut owed = match &self.phase {
             Phase::Selecting { .. } => vec![Effect::FindDevices],
             Phase::Collecting { .. } => {
                 let owed = self.members.iter().filter_map(|member| match member.answer() {
                     Some(update) => (!update.checked).then(|| Effect::CheckUpdate {
                         device: member.device.clone(),
                         update: update.report.clone(),
+                        base: None,
                     }),
                     None => member.is_at_work().then(|| self.offer_training(member)),
                 });
@@ -443,8 +470,15 @@ impl Round {
                 let offers = owed.map(|judge| offer_evaluation(judge, parameters));
                 offers.chain(self.evaluation_owed(parameters)).collect()
             }
-            Phase::Ended { outcome } => vec![Effect::End(outcome.clone())],
-        }
+            Phase::Ended { outcome } => return vec![Effect::End(outcome.clone())],
+        };
+        owed.extend(self.stragglers.pending());
+        owed
+    }
+
+    /// Devices that train from an earlier round's parameters.
+    pub fn stragglers(&self) -> &Stragglers {
+        &self.stragglers
     }
 
     /// What the round was told at its beginning.

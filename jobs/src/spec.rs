@@ -9,6 +9,7 @@ use crate::selector::Selector;
 mod begin;
 mod evaluate;
 mod examples;
+mod late;
 mod local;
 mod model;
 mod privacy;
@@ -27,6 +28,7 @@ mod validate;
 pub use self::begin::RoundOf;
 pub use self::evaluate::{Evaluate, EvaluateError};
 pub use self::examples::{Augment, AugmentError, Normalization, NormalizationError};
+pub use self::late::{LateUpdates, LateUpdatesError, Staleness};
 use self::local::is_default;
 pub use self::local::{LocalTraining, Loss, LossError, Noised, Optimizer, OptimizerError};
 pub use self::model::ModelQuery;
@@ -39,8 +41,8 @@ pub use self::secure::{
 pub use self::selection::{Selection, SelectionError};
 pub use self::stopping::{EarlyStopping, Keep, Metric, StoppingError};
 pub use self::strategy::{
-    Byzantine, CentredClipping, FedAdagrad, FedAdam, FedAvgM, FedTrimmedAvg, FedYogi, MultiKrum,
-    NormBound, QFedAvg, Scaffold, Strategy, StrategyError,
+    Byzantine, CentredClipping, FedAdagrad, FedAdam, FedAvgM, FedBuff, FedTrimmedAvg, FedYogi,
+    MultiKrum, NormBound, QFedAvg, Scaffold, Strategy, StrategyError,
 };
 pub use self::task_id::TaskId;
 pub use self::update::{
@@ -229,6 +231,9 @@ pub struct Participation {
     /// Keeps devices out whose updates are refused; off when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quarantine: Option<Quarantine>,
+    /// What becomes of updates that come when their round is over.
+    #[serde(skip_serializing_if = "is_default")]
+    pub late_updates: LateUpdates,
 }
 
 impl Default for Participation {
@@ -241,6 +246,7 @@ impl Default for Participation {
             failed_rounds_max: 3,
             selection: Selection::default(),
             quarantine: None,
+            late_updates: LateUpdates::default(),
         }
     }
 }

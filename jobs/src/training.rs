@@ -25,12 +25,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{BlobRef, DeviceId, Millis, ModelRef, RoundNumber};
 use crate::report::{Failure, FailureCode};
-use crate::round::{self, Experience, Outcome, Plan, Quarantines, Round, mixed};
+use crate::round::{
+    self, Experience, Outcome, Plan, Quarantines, Round, Stragglers, Versions, mixed,
+};
 use crate::spec::TrainSpec;
 
 mod counted;
 mod ledger;
 mod progress;
+mod view;
 
 use self::ledger::Ledger;
 use self::progress::Progress;
@@ -40,7 +43,8 @@ pub use self::progress::{Best, Candidate, Enough};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Event {
-    /// Something in the round of this number; events of other rounds are ignored.
+    /// Something in the round of this number; what is of no round at work, nor a straggler's, is
+    /// ignored.
     Round {
         /// Which round.
         round: RoundNumber,
@@ -136,6 +140,9 @@ pub struct Training {
     #[serde(default, skip_serializing_if = "Quarantines::is_empty")]
     quarantines: Quarantines,
     round: Option<Round>,
+    /// Between two rounds, those who are at work since earlier ones.
+    #[serde(default, skip_serializing_if = "Stragglers::is_empty")]
+    stragglers: Stragglers,
     /// The newest outcomes, the oldest first.
     history: Vec<Outcome>,
     /// The last round in which a device's update counted, where that is asked for.
@@ -199,6 +206,7 @@ impl Training {
             experience: Experience::default(),
             quarantines: Quarantines::default(),
             round: None,
+            stragglers: Stragglers::default(),
             history: Vec::new(),
             counted: BTreeMap::new(),
         };
@@ -211,8 +219,7 @@ impl Training {
     /// For `now` see [`Round::step`].
     pub fn step(&mut self, now: Millis, event: &Event) -> Vec<Effect> {
         match event {
-            Event::Round { round, event } if *round == self.number => self.in_round(now, event),
-            Event::Round { .. } => Vec::new(),
+            Event::Round { round, event } => self.in_round(now, *round, event),
             Event::Registered { model } => match self.phase {
                 Phase::Registering => self.end(Some(model.clone()), None),
                 Phase::Training | Phase::Resting { .. } | Phase::Ended { .. } => Vec::new(),
@@ -230,7 +237,7 @@ impl Training {
                 self.stop(now, Failure::new(FailureCode::DeadlineExceeded, message))
             }
             Event::Tick => match self.phase {
-                Phase::Training => self.in_round(now, &round::Event::Tick),
+                Phase::Training => self.in_round(now, self.number, &round::Event::Tick),
                 Phase::Resting { until } if until <= now => self.begin_round(now),
                 Phase::Resting { .. } | Phase::Registering | Phase::Ended { .. } => Vec::new(),
             },
@@ -259,67 +266,15 @@ impl Training {
                 let owed = self.round.as_ref().map(Round::pending_effects).unwrap_or_default();
                 effects.extend(owed.into_iter().map(|effect| self.of_round(effect)));
             }
-            Phase::Resting { .. } => {}
+            Phase::Resting { .. } => {
+                effects.extend(self.stragglers.pending().map(|effect| self.of_round(effect)));
+            }
             Phase::Registering => {
                 effects.push(Effect::Register { parameters: self.result().parameters });
             }
             Phase::Ended { ending } => effects.push(Effect::End(ending.clone())),
         }
         effects
-    }
-
-    /// The newest rounds that ended, oldest first: [`OUTCOMES_MAX`] at most, and fewer when
-    /// they name many devices.
-    pub fn history(&self) -> &[Outcome] {
-        &self.history
-    }
-
-    /// The round at work.
-    pub fn round(&self) -> Option<&Round> {
-        self.round.as_ref()
-    }
-
-    /// What is trained, and how.
-    pub fn spec(&self) -> &TrainSpec {
-        &self.spec
-    }
-
-    /// The newest global parameters.
-    pub fn parameters(&self) -> &BlobRef {
-        &self.parameters
-    }
-
-    /// What the server optimizer keeps with [`Training::parameters`].
-    pub fn server_state(&self) -> Option<&BlobRef> {
-        self.server_state.as_ref()
-    }
-
-    /// What is registered if no further round follows.
-    pub fn result(&self) -> Candidate {
-        self.progress.kept(&self.spec).cloned().unwrap_or_else(|| Candidate {
-            round: self.made_by,
-            rounds_done: self.succeeded,
-            parameters: self.parameters.clone(),
-            accuracy: self.accuracy,
-        })
-    }
-
-    /// Rounds that gave new parameters.
-    pub fn rounds_done(&self) -> u32 {
-        self.succeeded
-    }
-
-    /// The accuracy of the newest parameters that were evaluated.
-    pub fn accuracy(&self) -> Option<f64> {
-        self.accuracy
-    }
-
-    /// How it ended, if it did.
-    pub fn ending(&self) -> Option<&Ending> {
-        match &self.phase {
-            Phase::Ended { ending } => Some(ending),
-            Phase::Training | Phase::Resting { .. } | Phase::Registering => None,
-        }
     }
 
     /// Begins the next round, or ends where the budget of a private job does not allow for it.
@@ -333,7 +288,8 @@ impl Training {
         }
         self.number = RoundNumber(self.number.0.saturating_add(1));
         self.phase = Phase::Training;
-        let (round, effects) = Round::begin(
+        let staleness = self.spec.staleness();
+        let (round, effects) = Round::begin_with(
             now,
             Plan {
                 round: self.number,
@@ -343,27 +299,42 @@ impl Training {
                 seed: mixed(self.spec.seed ^ mixed(u64::from(self.number.0))),
                 sampling: self.sampling(),
                 masked: self.spec.secure_aggregation.map(|secure| secure.stage_deadline_ms),
+                versions: staleness.map(|staleness| Versions {
+                    newest: self.succeeded,
+                    staleness_max: staleness.staleness_max,
+                    timeout_ms: self.spec.training_timeout_ms(),
+                }),
             },
+            std::mem::take(&mut self.stragglers),
         );
         self.round = Some(round);
         effects.into_iter().map(|effect| self.of_round(effect)).collect()
     }
 
-    fn in_round(&mut self, now: Millis, event: &round::Event) -> Vec<Effect> {
-        let (mut effects, ended) = self.drive(now, event);
+    fn in_round(&mut self, now: Millis, of: RoundNumber, event: &round::Event) -> Vec<Effect> {
+        let (mut effects, ended) = self.drive(now, of, event);
         if let Some(outcome) = ended {
             effects.extend(self.after_round(now, &outcome));
         }
         effects
     }
 
-    /// Applies an event to the round; when that ends, it is recorded and published.
-    fn drive(&mut self, now: Millis, event: &round::Event) -> (Vec<Effect>, Option<Box<Outcome>>) {
+    /// Applies an event on a task of round `of` to the round at work; when that ends, it is
+    /// recorded and published.
+    fn drive(
+        &mut self,
+        now: Millis,
+        of: RoundNumber,
+        event: &round::Event,
+    ) -> (Vec<Effect>, Option<Box<Outcome>>) {
         let last = self.last_in_turn();
-        let Some(round) = &mut self.round else { return (Vec::new(), None) };
+        let Some(round) = &mut self.round else {
+            let late = self.stragglers.between_rounds(now, of, event);
+            return (late.into_iter().map(|effect| self.of_round(effect)).collect(), None);
+        };
         let (mut effects, mut ended) = (Vec::new(), None);
         let event = &*self.quarantines.admitted(self.number, event);
-        for effect in self.experience.step(now, round, event, last.as_ref()) {
+        for effect in self.experience.step(now, round, of, event, last.as_ref()) {
             if let round::Effect::End(outcome) = effect {
                 ended = Some(outcome);
             } else {
@@ -376,7 +347,8 @@ impl Training {
                 self.quarantines.ended(policy, outcome);
             }
             self.account(outcome);
-            self.round = None;
+            self.stragglers =
+                self.round.take().map(|mut round| round.take_stragglers()).unwrap_or_default();
             if outcome.failure.is_none() {
                 self.made_by = outcome.round;
                 self.succeeded += 1;
@@ -426,14 +398,17 @@ impl Training {
 
     fn register(&mut self) -> Vec<Effect> {
         self.phase = Phase::Registering;
-        vec![Effect::Register { parameters: self.result().parameters }]
+        let mut effects = self.dismiss_stragglers();
+        effects.push(Effect::Register { parameters: self.result().parameters });
+        effects
     }
 
     /// Ends the job early, unless the round at work has just become the last one.
     fn stop(&mut self, now: Millis, failure: Failure) -> Vec<Effect> {
         match self.phase {
             Phase::Training => {
-                let (mut effects, ended) = self.drive(now, &round::Event::CancelRequested);
+                let (mut effects, ended) =
+                    self.drive(now, self.number, &round::Event::CancelRequested);
                 let last = ended.filter(|last| last.failure.is_none());
                 effects.extend(match last.and_then(|_| self.enough()) {
                     Some(_) => self.register(),
@@ -453,7 +428,9 @@ impl Training {
         };
         let ending = Box::new(Ending { model, failure, round, enough });
         self.phase = Phase::Ended { ending: ending.clone() };
-        vec![Effect::End(ending)]
+        let mut effects = self.dismiss_stragglers();
+        effects.push(Effect::End(ending));
+        effects
     }
 
     fn record(&mut self, outcome: Outcome) {
@@ -467,7 +444,16 @@ impl Training {
         self.history.push(outcome);
     }
 
+    /// Tells those who are at work since earlier rounds to stop.
+    fn dismiss_stragglers(&mut self) -> Vec<Effect> {
+        let told = self.stragglers.dismiss();
+        told.into_iter().map(|effect| self.of_round(effect)).collect()
+    }
+
     fn of_round(&self, effect: round::Effect) -> Effect {
+        if let round::Effect::Earlier { round, effect } = effect {
+            return Effect::Round { round, effect: *effect };
+        }
         Effect::Round { round: self.number, effect }
     }
 }

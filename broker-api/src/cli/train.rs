@@ -7,9 +7,9 @@ use clap::Args;
 use jobs::id::{DatasetName, JobId, Millis, ModelName};
 use jobs::job::JobState;
 use jobs::spec::{
-    Augment, EarlyStopping, Evaluate, Keep, LocalTraining, Loss, ModelQuery, Normalization,
-    Optimizer, Participation, Privacy, Quarantine, RoundOf, Schedule, SecureAggregation, Selection,
-    Strategy, TrainSpec, UpdateEncoding,
+    Augment, EarlyStopping, Evaluate, Keep, LateUpdates, LocalTraining, Loss, ModelQuery,
+    Normalization, Optimizer, Participation, Privacy, Quarantine, RoundOf, Schedule,
+    SecureAggregation, Selection, Strategy, TrainSpec, UpdateEncoding,
 };
 use reqwest::Method;
 
@@ -177,6 +177,15 @@ pub(super) struct TrainArgs {
                 left_out=true counts updates that a robust strategy leaves out as well"
     )]
     quarantine: Option<Quarantine>,
+    #[arg(
+        long,
+        default_value_t = LateUpdates::default(),
+        value_name = "POLICY",
+        help = "What becomes of devices that are at work when their round is over: refuse (they \
+                stop), or staleness:exponent=0.5,staleness_max=10 (they go on, and their update \
+                counts in a later round, the less the more versions were made meanwhile)"
+    )]
+    late_updates: LateUpdates,
     /// A round waits so long for its updates: 30s, 10m, 2h.
     #[arg(long, value_parser = duration, default_value = "10m", value_name = "TIME")]
     round_deadline: Duration,
@@ -278,6 +287,7 @@ fn spec(args: &TrainArgs, model: ModelQuery, dataset: DatasetName) -> TrainSpec 
             deadline_ms: millis(args.round_deadline),
             selection: args.selection.clone(),
             quarantine: args.quarantine,
+            late_updates: args.late_updates,
             ..Participation::default()
         },
         strategy: args.strategy,

@@ -38,16 +38,17 @@ impl Owner {
                     queue.extend(self.machine.step(self.core.fleet.now(), &event));
                     self.begin_folding(queue).await;
                 }
-                Effect::Round { round, effect: round::Effect::CheckUpdate { device, update } } => {
-                    self.check(round, device, update);
-                }
-                Effect::Round { round, effect: round::Effect::Aggregate { updates } } => {
+                Effect::Round {
+                    round,
+                    effect: round::Effect::CheckUpdate { device, update, base },
+                } => self.check(round, device, update, base),
+                Effect::Round { round, effect: round::Effect::Aggregate { updates, stale } } => {
                     // Which updates are combined is settled, and a private round paid for,
                     // before there is noise.
                     if self.spec.privacy.is_some() {
                         self.save().await?;
                     }
-                    self.aggregate(round, updates);
+                    self.aggregate(round, updates, stale);
                 }
                 Effect::Round {
                     round,
@@ -77,7 +78,7 @@ impl Owner {
         // end before the start of the next.
         let (to_devices, others): (Vec<Effect>, Vec<Effect>) =
             outward.into_iter().partition(|effect| matches!(effect, Effect::Round { .. }));
-        let started = started(&to_devices);
+        let started = started(self.machine.number(), &to_devices);
         for effect in to_devices {
             self.perform_outward(effect).await?;
         }
@@ -99,8 +100,8 @@ impl Owner {
             let Effect::Round { round, effect } = effect else { continue };
             match effect {
                 round::Effect::Offer { device, purpose: Purpose::Train, .. }
-                | round::Effect::CheckUpdate { device, .. }
-                    if round.0 != self.folding =>
+                | round::Effect::CheckUpdate { device, base: None, .. }
+                    if round.0 != self.folding && *round == self.machine.number() =>
                 {
                     begun = Some(round.0);
                     devices.push(device.clone());
@@ -112,6 +113,7 @@ impl Owner {
                 | round::Effect::CheckMessage { .. }
                 | round::Effect::Unmask { .. }
                 | round::Effect::Aggregate { .. }
+                | round::Effect::Earlier { .. }
                 | round::Effect::Evaluate { .. }
                 | round::Effect::End(_) => {}
             }
@@ -122,7 +124,13 @@ impl Owner {
         }
     }
 
-    fn check(&mut self, round: RoundNumber, device: DeviceId, update: jobs::report::UpdateReport) {
+    fn check(
+        &mut self,
+        round: RoundNumber,
+        device: DeviceId,
+        update: jobs::report::UpdateReport,
+        base: Option<Box<round::Base>>,
+    ) {
         for blob in [Some(&update.parameters), update.control_change.as_ref()].into_iter().flatten()
         {
             if !self.stored.updates.contains(blob) {
@@ -134,7 +142,7 @@ impl Owner {
         let terms = self.terms(round);
         self.core.spawn(async move {
             let refused = match &terms {
-                None => updates.check(&job, &device, &update).await,
+                None => updates.check(&job, &device, &update, base.as_deref()).await,
                 Some(terms) => updates.check_keys(terms, &device, &update.parameters).await,
             };
             let reason = refused.as_ref().map_or("accepted", |failure| failure.code.as_str());
@@ -148,7 +156,12 @@ impl Owner {
         });
     }
 
-    fn aggregate(&self, round: RoundNumber, updates: Vec<(DeviceId, jobs::report::UpdateReport)>) {
+    fn aggregate(
+        &self,
+        round: RoundNumber,
+        updates: Vec<(DeviceId, jobs::report::UpdateReport)>,
+        stale: Vec<(DeviceId, round::Base)>,
+    ) {
         let (fold, done) = (self.updates.clone(), self.done.clone());
         let (round_number, term) = (round.0, self.stored.term);
         let names = (
@@ -157,7 +170,7 @@ impl Owner {
         );
         let how = How::of(&self.machine, &self.secret);
         self.core.spawn(async move {
-            let event = match fold.aggregate(names, &updates, how).await {
+            let event = match fold.aggregate(names, &updates, &stale, how).await {
                 Ok(aggregate) => round::Event::Aggregated(aggregate),
                 Err(failure) => round::Event::AggregationFailed { failure },
             };
@@ -196,6 +209,7 @@ impl Owner {
                 | round::Effect::CheckMessage { .. }
                 | round::Effect::Unmask { .. }
                 | round::Effect::Aggregate { .. }
+                | round::Effect::Earlier { .. }
                 | round::Effect::Evaluate { .. }
                 | round::Effect::End(_) => {}
             },
@@ -261,7 +275,11 @@ impl Owner {
                 })
             }
         };
-        let timeout_ms = self.spec.participation.deadline_ms;
+        let timeout_ms = if purpose == Purpose::Train {
+            self.spec.training_timeout_ms()
+        } else {
+            self.spec.participation.deadline_ms
+        };
         let task = Task { id: self.task_id(round, purpose, attempt), timeout_ms, work };
         self.core.metrics.add(Counter::RoundBytes, "direction=\"down\"".to_owned(), size);
         self.send(&device, &Offer::Task(Box::new(task)), None, true).await;
@@ -346,6 +364,7 @@ impl Owner {
         gone.retain(|blob| {
             blob != parameters
                 && Some(blob) != state
+                && !self.machine.stragglers().blobs().any(|needed| needed == blob)
                 && !self.stored.garbage.iter().flatten().any(|kept| kept == blob)
         });
         // The best round's parameters wait on the list until another round is the best.
@@ -437,8 +456,8 @@ impl Owner {
     }
 }
 
-/// The round that first offers begin, and who gets them.
-fn started(effects: &[Effect]) -> Option<(u32, Vec<DeviceId>)> {
+/// The round that first offers begin, if that is the one at work, and who gets them.
+fn started(at_work: RoundNumber, effects: &[Effect]) -> Option<(u32, Vec<DeviceId>)> {
     let mut started = None;
     let mut devices = Vec::new();
     for effect in effects {
@@ -447,6 +466,7 @@ fn started(effects: &[Effect]) -> Option<(u32, Vec<DeviceId>)> {
             effect: round::Effect::Offer { device, purpose: Purpose::Train, attempt, .. },
         } = effect
             && *attempt == Attempt(1)
+            && *round == at_work
         {
             started = Some(round.0);
             devices.push(device.clone());

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 
 use jobs::id::{BlobRef, DeviceId, Digest};
 use jobs::report::UpdateReport;
+use jobs::round::Base;
 use models::federated::mean::WeightedMean;
 use models::params::{Layout, ParametersError};
 
@@ -33,6 +34,8 @@ pub(super) struct Part {
     /// See [`jobs::report::UpdateReport::initial_loss`].
     pub(super) initial_loss: f64,
     pub(super) control_change: Option<BlobRef>,
+    /// What it was trained from, unless that is the round's own.
+    pub(super) base: Option<Base>,
 }
 
 impl Part {
@@ -44,6 +47,7 @@ impl Part {
             steps: update.steps,
             initial_loss: update.initial_loss.unwrap_or_default(),
             control_change: update.control_change.clone(),
+            base: None,
         }
     }
 }
@@ -84,6 +88,8 @@ pub(super) struct Fold {
 struct Reading {
     part: Part,
     content: Content,
+    /// What it has to be, where that is not what the round's own updates have to be.
+    expected: Option<Expected>,
     /// Its values, if it is early and there is room.
     keep: Option<Vec<f32>>,
     fault: Option<ContentError>,
@@ -141,7 +147,9 @@ impl Fold {
     /// Forgets the round, but keeps its memory for the next one.
     pub(super) fn forget_all(&mut self) {
         self.order.clear();
-        self.reading.clear();
+        if self.adds {
+            self.reading.clear();
+        }
         self.masked = None;
         self.in_turn = None;
         while let Some((_, early)) = self.waiting.pop_first() {
@@ -152,7 +160,9 @@ impl Fold {
 
     /// Lets go of all memory: no round follows soon.
     pub(super) fn rest(&mut self) {
-        *self = Self { adds: self.adds, ..Self::new(self.model().clone(), self.room) };
+        let reading = if self.adds { BTreeMap::new() } else { std::mem::take(&mut self.reading) };
+        let fresh = Self::new(self.model().clone(), self.room);
+        *self = Self { adds: self.adds, reading, ..fresh };
     }
 
     /// Begins to read an update.
@@ -172,7 +182,8 @@ impl Fold {
             values.reserve_exact(length);
             values
         });
-        self.reading.insert(ticket, Reading::of(part, keep));
+        let expected = part.base.as_ref().map(|base| self.expected.of_base(base));
+        self.reading.insert(ticket, Reading { expected, ..Reading::of(part, keep) });
     }
 
     /// Whether it is the turn of this device, and no update of it is being added.
@@ -196,7 +207,8 @@ impl Fold {
             })
         } else {
             let keep = &mut reading.keep;
-            reading.content.take(piece, &self.expected, |_, values| {
+            let expected = reading.expected.as_ref().unwrap_or(&self.expected);
+            reading.content.take(piece, expected, |_, values| {
                 if let Some(keep) = keep {
                     keep.extend_from_slice(values);
                 }
@@ -210,12 +222,12 @@ impl Fold {
 
     /// The update was read to its end, and its digest is right: adds it if it is its turn.
     pub(super) fn close(&mut self, ticket: u64) -> Result<(), ContentError> {
-        let Some(reading) = self.reading.remove(&ticket) else { return Ok(()) };
-        let difference = reading.content.is_difference();
-        let finished = match reading.fault {
-            Some(fault) => Err(fault),
-            None => reading.content.finish(&self.expected),
+        let Some(reading) = self.reading.remove(&ticket) else {
+            return Err(ContentError::Forgotten);
         };
+        let difference = reading.content.is_difference();
+        let expected = reading.expected.as_ref().unwrap_or(&self.expected);
+        let finished = reading.fault.map_or_else(|| reading.content.finish(expected), Err);
         if self.in_turn == Some(ticket) {
             self.in_turn = None;
             match &finished {
@@ -402,7 +414,7 @@ fn no_updates() -> ParametersError {
 
 impl Reading {
     fn of(part: Part, keep: Option<Vec<f32>>) -> Self {
-        Self { part, content: Content::default(), keep, fault: None }
+        Self { part, content: Content::default(), expected: None, keep, fault: None }
     }
 }
 

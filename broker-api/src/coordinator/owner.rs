@@ -135,7 +135,7 @@ impl Owner {
             }
             self.send_offers().await;
             let closing = self.core.closing.clone();
-            let Some(events) = closing.run_until_cancelled(self.hear(ears)).await else {
+            let Some(events) = closing.run_until_cancelled(Box::pin(self.hear(ears))).await else {
                 self.stored.owner = None;
                 // If it is not stored, the lease lapses.
                 let _ = self.save_once().await;
@@ -284,8 +284,7 @@ impl Owner {
     }
 
     pub(super) fn in_round(&self, now: Millis, event: round::Event) -> Vec<(Millis, Event)> {
-        let round = self.machine.round().map(|round| round.plan().round);
-        round.map(|round| (now, Event::Round { round, event })).into_iter().collect()
+        vec![(now, Event::Round { round: self.machine.number(), event })]
     }
 
     pub(super) fn devices_found(&self) -> round::Event {

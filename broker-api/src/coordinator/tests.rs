@@ -15,6 +15,7 @@ use crate::testing::*;
 
 mod encodings;
 mod evaluate;
+mod late;
 mod masked;
 mod private;
 mod refusals;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use jobs::id::{BlobRef, Bytes as Size, DeviceId, JobId};
 use jobs::report::{Failure, FailureCode, UpdateReport};
-use jobs::round::{Aggregate, Round};
+use jobs::round::{self, Aggregate, Round};
 use jobs::spec::{PrivacyMode, Strategy, TrainSpec};
 use jobs::training::Training;
 use link::blobs::{BlobError, Blobs, Pieces};
@@ -73,7 +73,8 @@ impl How {
         match (optimizer, rules::rule(spec)) {
             (optimizer, Some(rule)) => {
                 let eligible = training.round().map_or(0, Round::eligible);
-                Self::Rule(Start { rule, parameters, control: state, eligible, optimizer })
+                let (control, version) = (state, training.rounds_done());
+                Self::Rule(Start { rule, parameters, control, eligible, optimizer, version })
             }
             (Some(base), None) => Self::Step(base),
             (None, None) => Self::Mean(parameters),
@@ -149,9 +150,10 @@ impl Updates {
         job: &JobId,
         device: &DeviceId,
         update: &UpdateReport,
+        base: Option<&round::Base>,
     ) -> Option<Failure> {
         let invalid = |text: String| Some(Failure::new(FailureCode::InvalidUpdate, text));
-        let part = self.part(device, update);
+        let part = Part { base: base.cloned(), ..self.part(device, update) };
         if part.examples == 0 {
             return invalid(format!("device {device} sent an update of no examples"));
         }
@@ -227,10 +229,17 @@ impl Updates {
         &self,
         names: (String, String),
         updates: &[(DeviceId, UpdateReport)],
+        stale: &[(DeviceId, round::Base)],
         how: How,
     ) -> Result<Aggregate, Failure> {
-        let parts: Arc<[Part]> =
-            updates.iter().map(|(device, update)| self.part(device, update)).collect();
+        let base = |device: &DeviceId| {
+            stale.iter().find(|(it, _)| it == device).map(|(_, base)| base.clone())
+        };
+        let part = |(device, update): &(DeviceId, UpdateReport)| Part {
+            base: base(device),
+            ..self.part(device, update)
+        };
+        let parts: Arc<[Part]> = updates.iter().map(part).collect();
         self.combine(names, &parts, how).await.map_err(|error| error.failure())
     }
 

@@ -3,15 +3,13 @@
 use super::machine::{find, offer_evaluation};
 use super::member::{Member, Standing};
 use super::select::{as_given, invited, shuffled, wanted};
-use super::{DEVICES_MAX, Effect, MASKED_DEVICES_MAX, Phase, Round, Update};
+use super::{Base, DEVICES_MAX, Effect, MASKED_DEVICES_MAX, Phase, Round, Update};
 use crate::id::{Attempt, BlobRef, DeviceId, Millis};
 use crate::report::{Failure, FailureCode, UpdateReport};
 use crate::spec::Purpose;
 
 /// How long to hope for all wanted devices while the quorum is there, at most.
 const SETTLE_MS_MAX: u64 = 10_000;
-/// Characters of an engine's name that are kept.
-const ENGINE_MAX: usize = 64;
 
 /// Selecting.
 impl Round {
@@ -28,13 +26,19 @@ impl Round {
         if self.plan.masked.is_some() {
             eligible.truncate(MASKED_DEVICES_MAX);
         }
-        *found = eligible.len();
-        let wanted = wanted(participation, eligible.len());
-        let invited = invited(participation, eligible.len());
+        let mut effects = self.stragglers.seen(now, &eligible);
+        eligible.retain(|device| !self.stragglers.contains(device));
+        let there = eligible.len() + self.stragglers.promising();
+        *found = there;
+        let wanted = wanted(participation, there);
+        let mut invited = invited(participation, there);
+        if wanted.is_some() {
+            invited = invited.saturating_sub(self.stragglers.promising());
+        }
         eligible.truncate(DEVICES_MAX);
         let enough = if settled { quorum } else { wanted.unwrap_or(quorum) };
-        if eligible.len() < enough {
-            return Vec::new();
+        if there < enough {
+            return effects;
         }
         self.spares = eligible.split_off(invited.min(eligible.len()));
         self.spares.reverse();
@@ -45,9 +49,8 @@ impl Round {
             self.target = eligible.len();
         }
         self.phase = Phase::Collecting { since: now, closed: false };
-        let invite = |device| self.invite(now, device);
-        let mut effects: Vec<Effect> = eligible.into_iter().map(invite).collect();
-        if self.members.is_empty() {
+        effects.extend(eligible.into_iter().map(|device| self.invite(now, device)));
+        if self.members.is_empty() || !self.stragglers.is_empty() {
             effects.extend(self.settle(now));
         }
         effects
@@ -110,17 +113,12 @@ impl Round {
             }
             return Vec::new();
         }
-        let engine = update.engine.chars().take(ENGINE_MAX).collect();
-        let report = UpdateReport { engine, ..update.clone() };
-        if !member.answered(attempt, Update { report: report.clone(), checked: false }) {
-            return Vec::new();
+        match member.update_received(now, attempt, update) {
+            Some(update) => {
+                vec![Effect::CheckUpdate { device: device.clone(), update, base: None }]
+            }
+            None => self.settle(now),
         }
-        if report.examples == 0 {
-            let message = "the update was made from 0 examples";
-            member.failed(now, &Failure::new(FailureCode::InvalidUpdate, message));
-            return self.settle(now);
-        }
-        vec![Effect::CheckUpdate { device: device.clone(), update: report }]
     }
 
     pub(super) fn update_checked(
@@ -132,15 +130,11 @@ impl Round {
     ) -> Vec<Effect> {
         let Phase::Collecting { closed, .. } = self.phase else { return Vec::new() };
         let Some(member) = find(&mut self.members, device) else { return Vec::new() };
-        let Standing::Answered(update) = &mut member.standing else { return Vec::new() };
-        if update.checked || update.report.parameters != *parameters {
-            return Vec::new();
+        if member.update_checked(now, closed, parameters, refused) {
+            self.settle(now)
+        } else {
+            Vec::new()
         }
-        match refused {
-            None => update.checked = true,
-            Some(failure) => member.refused(now, closed, failure),
-        }
-        self.settle(now)
     }
 
     pub(super) fn task_failed(
@@ -181,6 +175,7 @@ impl Round {
         if let Some(speaker) = find(&mut self.speakers, device) {
             speaker.lost = true;
         }
+        self.stragglers.lost(device);
         self.spares.retain(|spare| spare != device);
         match self.phase {
             Phase::Collecting { .. } => self.settle(now),
@@ -191,6 +186,9 @@ impl Round {
     }
 
     pub(super) fn device_returned(&mut self, now: Millis, device: &DeviceId) -> Vec<Effect> {
+        if let Some(offer) = self.stragglers.returned(now, device) {
+            return vec![offer];
+        }
         let in_time = self.deadline().is_some_and(|deadline| now < deadline);
         if let Phase::Evaluating { aggregate, .. } = &self.phase {
             let judge = find(&mut self.judges, device).filter(|_| in_time);
@@ -216,36 +214,46 @@ impl Round {
     /// Decides, after a change, whether collecting is over.
     pub(super) fn settle(&mut self, now: Millis) -> Vec<Effect> {
         let Phase::Collecting { closed, .. } = self.phase else { return Vec::new() };
-        if self.count(|update| update.checked) >= self.target {
-            return self.aggregate(now, Some(self.target));
+        let late = &self.stragglers;
+        let (own, ready) = (self.count(|update| update.checked), late.ready());
+        // Who takes part in all rounds waits for those of this one.
+        let counting = if self.takes_all() { own } else { own + ready };
+        if counting >= self.target && own + ready >= self.updates_min() {
+            return self.aggregate(now, Some(own + ready));
         }
         let mut effects = Vec::new();
         if self.is_collecting(now) {
             let promising =
                 |member: &&Member<Update>| member.is_reachable() || member.answer().is_some();
             let promising = self.members.iter().filter(promising).count();
-            for _ in promising..self.target {
+            for _ in promising + self.stragglers.promising()..self.target {
                 let Some(spare) = self.spares.pop() else { break };
                 effects.push(self.invite(now, spare));
             }
         }
-        let answered = self.count(|_| true);
-        let unchecked = self.count(|update| !update.checked);
-        let open = self.members.iter().filter(|member| member.is_open()).count();
+        let late = &self.stragglers;
+        let unchecked = self.count(|update| !update.checked) + late.unchecked();
+        let answered = self.count(|_| true) + late.ready() + late.unchecked();
+        let open = self.members.iter().filter(|member| member.is_open()).count() + late.open();
+        let open = if closed { 0 } else { open };
+        let waits = self.members.iter().any(Member::is_reachable)
+            || (!self.takes_all() || answered < self.updates_min()) && late.reachable() > 0;
         if answered + open < self.updates_min() {
             let message = self.no_quorum(answered);
             effects.extend(self.fail(now, &Failure::new(FailureCode::NoQuorum, message)));
-        } else if unchecked == 0
-            && answered >= self.updates_min()
-            && (closed || !self.members.iter().any(Member::is_reachable))
-        {
+        } else if unchecked == 0 && answered >= self.updates_min() && (closed || !waits) {
             effects.extend(self.aggregate(now, None));
         }
         effects
     }
 
+    /// Whether a round is of all eligible devices, and not of a number of them.
+    fn takes_all(&self) -> bool {
+        wanted(&self.plan.participation, 0).is_none()
+    }
+
     fn no_quorum(&self, updates: usize) -> String {
-        let (quorum, invited) = (self.quorum(), self.members.len());
+        let (quorum, invited) = (self.quorum(), self.members.len() + self.stragglers.len());
         format!("{updates} usable updates of {invited} invited devices, quorum is {quorum}")
     }
 
@@ -259,6 +267,8 @@ impl Round {
             | Phase::Evaluating { .. }
             | Phase::Ended { .. } => self.started_at,
         };
+        self.stragglers.count();
+        self.leave_behind(now, |update| !update.checked);
         let mut effects = self.dismiss(
             |update| update.checked,
             |member| match reached {
@@ -278,8 +288,29 @@ impl Round {
         effects
     }
 
+    /// Goes on without the members that are at work, and those with such an update, where late
+    /// updates count.
+    pub(super) fn leave_behind(&mut self, now: Millis, such: impl Fn(&Update) -> bool) {
+        let Some(versions) = self.plan.versions else { return };
+        let until = now.plus(versions.timeout_ms);
+        let base = Base {
+            round: self.plan.round,
+            parameters: self.plan.parameters.clone(),
+            version: versions.newest,
+        };
+        let goes_on = |member: &mut Member<Update>| match &member.standing {
+            Standing::Working => true,
+            Standing::Answered(update) => such(update),
+            Standing::Offered { .. } | Standing::Resting { .. } | Standing::Out(_) => false,
+        };
+        for member in self.members.extract_if(.., goes_on) {
+            self.stragglers.take(base.clone(), until, member);
+        }
+    }
+
     /// Gives up on members that have not answered; waits for the checks of those that have.
     pub(super) fn close_at_deadline(&mut self, now: Millis) -> Vec<Effect> {
+        self.leave_behind(now, |_| false);
         let waited = self.plan.participation.deadline_ms;
         let mut effects = self.dismiss(|_| true, |member| member.overdue(waited));
         effects.extend(self.settle(now));

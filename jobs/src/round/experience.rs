@@ -57,25 +57,33 @@ impl Experience {
         self.0.is_empty()
     }
 
-    /// Applies an event to a round, which invites first whom its selection prefers, and learns
-    /// from what follows. `last` is the device whose update was the last one that counted, with its
-    /// round, where one device trains after another.
+    /// Applies an event on a task of round `of` to the round at work, which invites first whom its
+    /// selection prefers, and learns from what follows. `last` is the device whose update was the
+    /// last one that counted, with its round, where one device trains after another.
     pub(crate) fn step(
         &mut self,
         now: Millis,
         round: &mut Round,
+        of: RoundNumber,
         event: &Event,
         last: Option<&(DeviceId, RoundNumber)>,
     ) -> Vec<Effect> {
+        let step = |round: &mut Round, event: &Event| {
+            if round.plan().round == of {
+                round.step(now, event)
+            } else {
+                round.step_earlier(now, of, event).unwrap_or_default()
+            }
+        };
         if !round.plan().participation.selection.remembers() {
-            return round.step(now, event);
+            return step(round, event);
         }
         let Plan { round: number, seed, participation, .. } = round.plan().clone();
         let effects = if let Event::DevicesFound { devices } = event {
             let devices = self.ranked(seed, &participation, devices, last);
-            round.step(now, &Event::DevicesFound { devices })
+            step(round, &Event::DevicesFound { devices })
         } else {
-            round.step(now, event)
+            step(round, event)
         };
         for effect in &effects {
             match effect {
@@ -89,8 +97,9 @@ impl Experience {
                 | Effect::CheckUpdate { .. }
                 | Effect::CheckMessage { .. }
                 | Effect::Unmask { .. }
-                | Effect::Aggregate { .. }
-                | Effect::Evaluate { .. } => {}
+                | Effect::Earlier { .. }
+                | Effect::Evaluate { .. }
+                | Effect::Aggregate { .. } => {}
             }
         }
         effects

@@ -84,11 +84,15 @@ impl Round {
 
     /// The checked updates, ordered by device.
     pub(super) fn counted(&self) -> Vec<(DeviceId, UpdateReport)> {
-        let counted = self.members.iter().filter_map(|member| {
+        let own = self.members.iter().filter_map(|member| {
             let update = member.answer().filter(|update| update.checked)?;
             Some((member.device.clone(), update.report.clone()))
         });
-        counted.collect()
+        let late = self.stragglers.counted();
+        let late = late.map(|(device, update, _)| (device.clone(), update.clone()));
+        let mut counted: Vec<(DeviceId, UpdateReport)> = own.chain(late).collect();
+        counted.sort_by(|(a, _), (b, _)| a.cmp(b));
+        counted
     }
 
     pub(super) fn offer_training(&self, member: &Member<Update>) -> Effect {
@@ -111,7 +115,11 @@ impl Round {
         if self.plan.evaluate.by_devices() {
             let there = self.members.iter().filter(|member| member.answer().is_some());
             let there = there.filter(|member| !member.lost);
-            self.judges = there.map(|member| Member::invited(now, member.device.clone())).collect();
+            let mut there: Vec<&DeviceId> = there.map(|member| &member.device).collect();
+            there.extend(self.stragglers.counted_and_there());
+            there.sort();
+            let judges = there.into_iter().map(|device| Member::invited(now, device.clone()));
+            self.judges = judges.collect();
         }
         let offers = self.judges.iter().map(|judge| offer_evaluation(judge, parameters));
         let offers: Vec<Effect> = offers.chain(self.evaluation_owed(parameters)).collect();
@@ -194,6 +202,15 @@ impl Round {
     }
 
     pub(super) fn tick(&mut self, now: Millis) -> Vec<Effect> {
+        let mut effects = self.stragglers.due(now);
+        if !effects.is_empty() {
+            effects.extend(self.settle(now));
+        }
+        effects.extend(self.tick_own(now));
+        effects
+    }
+
+    fn tick_own(&mut self, now: Millis) -> Vec<Effect> {
         let is_over = self.deadline().is_some_and(|deadline| deadline <= now);
         match &mut self.phase {
             Phase::Selecting { found, .. } if is_over => {
@@ -247,6 +264,10 @@ impl Round {
         let before = Aggregate::of(self.plan.parameters.clone());
         let moved = self.moved(&before);
         let mut effects = self.dismiss_speakers(&failure);
+        self.stragglers.refuse_counted(&failure);
+        if failure.code != FailureCode::Cancelled {
+            self.leave_behind(now, |_| failure.code == FailureCode::NoQuorum);
+        }
         let dismissed = self.dismiss(
             |_| false,
             |member| {
@@ -294,6 +315,9 @@ impl Round {
         let evaluations = self.judges.iter().filter_map(|judge| {
             judge.answer().map(|answer| (judge.device.clone(), answer.clone()))
         });
+        let missing = self.members.iter().filter_map(missing).chain(self.stragglers.missing());
+        let mut missing: Vec<(DeviceId, Failure)> = missing.collect();
+        missing.sort_by(|(a, _), (b, _)| a.cmp(b));
         let outcome = Box::new(Outcome {
             round: self.plan.round,
             parameters: aggregate.parameters,
@@ -305,7 +329,8 @@ impl Round {
             updates: self.counted(),
             evaluations: evaluations.collect(),
             judgement: self.judgement.take(),
-            missing: self.members.iter().filter_map(missing).collect(),
+            missing,
+            stragglers: self.stragglers.devices().cloned().collect(),
             best: None,
             moved,
             started_at: self.started_at,
@@ -322,7 +347,9 @@ impl Round {
     /// Bytes of updates that arrived, and of parameters that were offered.
     fn moved(&self, aggregate: &Aggregate) -> Moved {
         let updates = self.members.iter().filter_map(Member::answer);
-        let up = updates.map(|update| update.report.parameters.size.0);
+        let own = updates.map(|update| update.report.parameters.size.0);
+        let late = self.stragglers.counted().map(|(_, update, _)| update.parameters.size.0);
+        let up = own.chain(late);
         let offered = |blob: &BlobRef, devices: usize| blob.size.0.saturating_mul(devices as u64);
         let down = offered(&self.plan.parameters, self.members.len())
             .saturating_add(offered(&aggregate.parameters, self.judges.len()));

@@ -299,10 +299,12 @@ impl Round {
     /// Asks for the new parameters.
     pub(super) fn aggregate_counted(&self) -> Effect {
         let updates = self.counted();
-        match &self.exchange {
-            Some(exchange) => Effect::Unmask { updates, exchange: exchange.clone() },
-            None => Effect::Aggregate { updates },
+        if let Some(exchange) = &self.exchange {
+            return Effect::Unmask { updates, exchange: exchange.clone() };
         }
+        let late = self.stragglers.counted();
+        let stale = late.map(|(device, _, base)| (device.clone(), base.clone())).collect();
+        Effect::Aggregate { updates, stale }
     }
 
     fn drop_out(&mut self, device: &DeviceId, failure: &Failure) {

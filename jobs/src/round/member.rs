@@ -107,12 +107,18 @@ impl<A> Member<A> {
     /// Takes the failure of an attempt. Only that of the newest one matters: while it is open,
     /// an older one was given up.
     pub(super) fn task_failed(&mut self, now: Millis, attempt: Attempt, failure: &Failure) {
-        if self.is_open() && self.ended < attempt && attempt <= self.attempt {
-            self.ended = attempt;
-            if attempt == self.attempt {
-                self.failed(now, failure);
-            }
+        if self.ends(attempt) {
+            self.failed(now, failure);
         }
+    }
+
+    /// Takes the end of an attempt; whether that was the newest one, and open.
+    pub(super) fn ends(&mut self, attempt: Attempt) -> bool {
+        let taken = self.is_open() && self.ended < attempt && attempt <= self.attempt;
+        if taken {
+            self.ended = attempt;
+        }
+        taken && attempt == self.attempt
     }
 
     /// Lets the device rest before its second chance, or leaves it out.

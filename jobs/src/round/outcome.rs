@@ -40,6 +40,10 @@ pub struct Outcome {
     /// Everyone invited whose update is not in the mean, and exactly why, and who was not invited
     /// because it is in quarantine; ordered by device.
     pub missing: Vec<(DeviceId, Failure)>,
+    /// Devices that are at work on this round or an earlier one still, and whose updates the next
+    /// round takes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stragglers: Vec<DeviceId>,
     /// The best round of the job so far, where it looks for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best: Option<Best>,

@@ -110,7 +110,8 @@ impl Quarantines {
         }
         for (device, until) in barred {
             // One that was at work already may have answered.
-            let took_part = outcome.updates.iter().any(|(other, _)| *other == device);
+            let took_part = outcome.updates.iter().any(|(other, _)| *other == device)
+                || outcome.stragglers.contains(&device);
             let place = outcome.missing.binary_search_by(|(other, _)| other.cmp(&device));
             if let (false, Err(place)) = (took_part, place) {
                 let message = format!("not invited up to round {until}: its updates were refused");

@@ -16,7 +16,10 @@ pub struct Status {
     pub phase: String,
     /// Devices that were offered the training.
     pub invited: usize,
-    /// Those of them that are offline.
+    /// Devices that train from an earlier round's parameters.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub stragglers: usize,
+    /// Those of the invited that are offline.
     pub lost: usize,
     /// Updates that arrived and are usable.
     pub updates: usize,
@@ -49,8 +52,9 @@ impl Round {
             round: self.plan.round,
             phase: phase.to_owned(),
             invited: self.members.len(),
+            stragglers: self.stragglers.len(),
             lost: self.members.iter().filter(|member| member.lost).count(),
-            updates: self.count(|update| update.checked),
+            updates: self.count(|update| update.checked) + self.stragglers.ready(),
             target: self.target,
             quorum: self.quorum(),
             judgements: self.judges.iter().filter(|judge| judge.answer().is_some()).count(),
@@ -58,4 +62,9 @@ impl Round {
             deadline: self.deadline(),
         }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde wants it")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::id::{Bytes, Digest};
 use crate::report::FailureCode;
-use crate::spec::Selection;
+use crate::spec::{Evaluate, Participation, Selection};
 
 mod masked;
 mod model;
@@ -48,6 +48,7 @@ fn plan(participation: Participation) -> Plan {
         seed: 7,
         sampling: None,
         masked: None,
+        versions: None,
     }
 }
 
@@ -149,7 +150,7 @@ fn a_round_from_beginning_to_end() {
     assert_eq!(give(&mut round, 10, &invited[1], 1, 2), []);
     let effects = give(&mut round, 20, &invited[0], 1, 1);
     let updates = vec![(invited[0].clone(), update(1)), (invited[1].clone(), update(2))];
-    assert_eq!(effects, [Effect::Aggregate { updates: updates.clone() }]);
+    assert_eq!(effects, [Effect::Aggregate { updates: updates.clone(), stale: Vec::new() }]);
     assert_eq!(round.pending_effects(), effects);
     let effects = round.step(Millis(30), &Event::Aggregated(Aggregate::of(blob(9))));
     assert_eq!(effects.len(), 2);
@@ -259,7 +260,7 @@ fn the_deadline_closes_with_a_reason_for_everyone() {
     assert!(matches!(&effects[..], [Effect::Withdraw { device, .. }] if *device == invited[1]));
     assert_eq!(round.wake_at(), None);
     let effects = round.step(Millis(60_003), &checked(&invited[4], 5));
-    assert!(matches!(&effects[..], [Effect::Aggregate { updates }] if updates.len() == 2));
+    assert!(matches!(&effects[..], [Effect::Aggregate { updates, .. }] if updates.len() == 2));
     round.step(Millis(60_004), &Event::Aggregated(Aggregate::of(blob(9))));
     let effects = round.step(Millis(99_999), &Event::Tick);
     let outcome = outcome(&effects);

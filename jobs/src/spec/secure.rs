@@ -122,7 +122,8 @@ pub(super) fn needs_only_the_sum(strategy: &Strategy) -> bool {
         | Strategy::NormBound(_)
         | Strategy::QFedAvg(_)
         | Strategy::FedNova {}
-        | Strategy::Scaffold(_) => false,
+        | Strategy::Scaffold(_)
+        | Strategy::FedBuff(_) => false,
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::settings;
 
-use super::{LocalTraining, Optimizer, Schedule};
+use super::{LocalTraining, Optimizer, Schedule, Staleness};
 use crate::report::UpdateReport;
 
 /// How a broker makes new parameters of a round's updates.
@@ -41,6 +41,10 @@ pub enum Strategy {
     /// Devices correct their gradients by what all of them see, so that they do not drift apart;
     /// examples do not count (Karimireddy et al. 2020).
     Scaffold(Scaffold),
+    /// Asynchronous: new parameters are made as soon as `participation.devices` updates are there,
+    /// whichever version they were trained from, and nobody waits; examples do not count (Nguyen
+    /// et al. 2022). As many more devices are at work as `participation.over_selection` says.
+    FedBuff(FedBuff),
     /// The median of each coordinate; examples do not count (Yin et al. 2018).
     FedMedian {},
     /// The mean of each coordinate without its lowest and highest values; examples do not count
@@ -96,6 +100,13 @@ impl Strategy {
             ],
             Self::Scaffold(Scaffold { learning_rate }) => {
                 vec![above_0("learning_rate", learning_rate)]
+            }
+            Self::FedBuff(FedBuff { learning_rate, exponent, staleness_max }) => {
+                let out_of_range = Staleness { exponent, staleness_max }.problems();
+                let wrong = |(name, value, expected)| (name, value, false, expected);
+                let mut checked: Vec<_> = out_of_range.into_iter().map(wrong).collect();
+                checked.push(above_0("learning_rate", learning_rate));
+                checked
             }
             Self::FedAvg {}
             | Self::FedNova {}
@@ -208,6 +219,7 @@ impl Strategy {
             | Self::QFedAvg(_)
             | Self::FedNova {}
             | Self::Scaffold(_)
+            | Self::FedBuff(_)
             | Self::FedMedian {}
             | Self::FedTrimmedAvg(_)
             | Self::GeometricMedian {}
@@ -323,6 +335,26 @@ impl Default for Scaffold {
     }
 }
 
+/// `x += learning_rate / K sum s_k (w_k - x_k)` over the `K` updates of the buffer, each trained
+/// from a version `x_k`; `s_k` is [`Staleness`]'s.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FedBuff {
+    /// Step size, above 0.
+    pub learning_rate: f64,
+    /// See [`Staleness::exponent`].
+    pub exponent: f64,
+    /// See [`Staleness::staleness_max`].
+    pub staleness_max: u32,
+}
+
+impl Default for FedBuff {
+    fn default() -> Self {
+        let Staleness { exponent, staleness_max } = Staleness::default();
+        Self { learning_rate: 1.0, exponent, staleness_max }
+    }
+}
+
 /// How much of each coordinate's values is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -383,7 +415,7 @@ pub struct NormBound {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{text:?} is no strategy: {reason}; expected fedavg, fedavgm, fedadagrad, fedadam, fedyogi, \
-     qfedavg, fednova, scaffold, fedmedian, fedtrimmedavg, krum, multikrum, bulyan, \
+     qfedavg, fednova, scaffold, fedbuff, fedmedian, fedtrimmedavg, krum, multikrum, bulyan, \
      geometricmedian, centredclipping or normbound, with settings such as \
      fedadam:learning_rate=0.1,beta1=0.9"
 )]

@@ -104,6 +104,9 @@ impl Problems {
         for (name, value, expected) in super::rule::problems(spec) {
             self.add(format!("work.{name}"), value, expected);
         }
+        for (name, value, expected) in super::late::problems(spec) {
+            self.add(format!("work.{name}"), value, expected);
+        }
         let (quorum, (needed, why)) = (spec.participation.quorum, spec.combination().quorum());
         let expected = format!("at least {needed}, because {why}");
         self.check(quorum == 0 || quorum >= needed, "work.participation.quorum", quorum, &expected);

@@ -4,6 +4,7 @@ use crate::report::{EvaluationReport, UpdateReport};
 use crate::round::{Aggregate, DEVICES_MAX, Effect as RoundEffect, Event as RoundEvent};
 use crate::spec::{Keep, Purpose, Selection};
 
+mod late;
 mod private;
 
 fn blob(number: u64) -> BlobRef {
@@ -87,7 +88,7 @@ fn answer(effect: &Effect, count: usize, accuracy: f64) -> Option<Event> {
                 duration_ms: Millis(u64::MAX),
             },
         },
-        RoundEffect::CheckUpdate { device, update } => RoundEvent::UpdateChecked {
+        RoundEffect::CheckUpdate { device, update, .. } => RoundEvent::UpdateChecked {
             device: device.clone(),
             parameters: update.parameters.clone(),
             refused: None,
@@ -104,6 +105,7 @@ fn answer(effect: &Effect, count: usize, accuracy: f64) -> Option<Event> {
             })
         }
         RoundEffect::Withdraw { .. } | RoundEffect::End(_) => return None,
+        RoundEffect::Earlier { .. } => panic!("{effect:?} is of its round"),
     };
     Some(Event::Round { round: *round, event })
 }

@@ -19,10 +19,10 @@ use jobs::report::{
 };
 use jobs::selector::Selector;
 use jobs::spec::{
-    Augment, Evaluate, EvaluateTask, InferInput, InferSpec, InferTask, JobSpec, Keep, Levels,
-    LocalTraining, Loss, MaskedTrainTask, Noised, Normalization, Offer, Optimizer, Participation,
-    Purpose, Rounding, Schedule, SecureAggregation, Selection, Strategy, Task, TaskId, TaskWork,
-    TensorHeader, TrainSpec, TrainTask, UpdateEncoding, WorkSpec,
+    Augment, Evaluate, EvaluateTask, InferInput, InferSpec, InferTask, JobSpec, Keep, LateUpdates,
+    Levels, LocalTraining, Loss, MaskedTrainTask, Noised, Normalization, Offer, Optimizer,
+    Participation, Purpose, Rounding, Schedule, SecureAggregation, Selection, Strategy, Task,
+    TaskId, TaskWork, TensorHeader, TrainSpec, TrainTask, UpdateEncoding, WorkSpec,
 };
 use jobs::wire;
 use serde::Serialize;
@@ -302,6 +302,7 @@ fn jobs(golden: &mut Golden) {
             failed_rounds_max: 3,
             selection: Selection::Random,
             quarantine: None,
+            late_updates: LateUpdates::Refuse,
         },
         strategy: Strategy::default(),
         rule: None,

@@ -81,9 +81,7 @@ impl World {
 
     fn in_round(&mut self, event: round::Event) -> Result<(), String> {
         let Some(broker) = &self.broker else { return Ok(()) };
-        let Some(round) = broker.machine.round().map(|round| round.plan().round) else {
-            return Ok(());
-        };
+        let round = broker.machine.number();
         self.apply(&Event::Round { round, event })
     }
 
@@ -239,10 +237,13 @@ impl World {
                     let event = round::Event::DevicesFound { devices };
                     queue.extend(broker.machine.step(now, &Event::Round { round, event }));
                 }
-                Effect::Round { round, effect: round::Effect::CheckUpdate { device, update } } => {
+                Effect::Round {
+                    round,
+                    effect: round::Effect::CheckUpdate { device, update, .. },
+                } => {
                     self.check_update(round, device, &update);
                 }
-                Effect::Round { round, effect: round::Effect::Aggregate { updates } } => {
+                Effect::Round { round, effect: round::Effect::Aggregate { updates, .. } } => {
                     self.aggregate(round, &updates);
                 }
                 Effect::Round { round, effect: round::Effect::Evaluate { parameters } } => {
@@ -344,7 +345,11 @@ impl World {
                         kept_local: Vec::new(),
                     })
                 };
-                let task = Task { id: id(purpose, attempt), timeout_ms: Millis(8000), work };
+                let task = Task {
+                    id: id(purpose, attempt),
+                    timeout_ms: self.spec.training_timeout_ms(),
+                    work,
+                };
                 self.send_offer(&device, &Offer::Task(Box::new(task)));
             }
             round::Effect::Withdraw { device, purpose, attempt, reason } => {
@@ -359,6 +364,7 @@ impl World {
             | round::Effect::Unmask { .. }
             | round::Effect::Aggregate { .. }
             | round::Effect::Evaluate { .. }
+            | round::Effect::Earlier { .. }
             | round::Effect::End(_) => {}
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use jobs::id::{DeviceId, RoundNumber};
+use jobs::id::{BlobRef, DeviceId, RoundNumber};
 use jobs::report::{FailureCode, ReportBody};
 use jobs::round::{Judgement, Outcome};
 
@@ -49,6 +49,7 @@ pub(crate) fn published(world: &mut World, outcome: &Outcome) -> Result<(), Stri
     everyone_once(world, outcome)?;
     judged(world, outcome)?;
     kept_out(world, outcome)?;
+    late_ones_once(world, outcome)?;
     if outcome.failure.is_some() {
         return if outcome.parameters == base {
             Ok(())
@@ -65,9 +66,10 @@ pub(crate) fn published(world: &mut World, outcome: &Outcome) -> Result<(), Stri
         if blob.bad {
             return Err(format!("round {round}: the bad update of {device} counts"));
         }
-        if blob.base != base_blob.value {
+        if blob.base != base_blob.value && !late_bases(world, round).contains(&blob.base) {
             return Err(format!("round {round}: {device} trained from other parameters"));
         }
+        world.counts.late += u64::from(blob.base != base_blob.value);
         values.push(blob.value);
     }
     match world.read(&outcome.parameters) {
@@ -90,6 +92,44 @@ fn judged(world: &World, outcome: &Outcome) -> Result<(), String> {
             Ok(())
         }
         (said, _) => Err(format!("round {round}: the broker judged {said:?}")),
+    }
+}
+
+/// The versions before a round's that updates may be trained from.
+fn late_bases(world: &World, round: RoundNumber) -> Vec<u64> {
+    let Some(staleness) = world.spec.staleness() else { return Vec::new() };
+    let made = world.published.range(..round).rev().map(|(_, outcome)| outcome);
+    let made = made.filter(|outcome| outcome.failure.is_none());
+    let made = made.filter_map(|outcome| world.read(&outcome.parameters));
+    let first = std::iter::once(world.objects["first"].clone());
+    let before = made.chain(first).skip(1).take(staleness.staleness_max as usize);
+    before.map(|blob| blob.value).collect()
+}
+
+/// Whoever was at work when the round before ended is accounted for, and no update of an earlier
+/// round counts again.
+fn late_ones_once(world: &World, outcome: &Outcome) -> Result<(), String> {
+    let round = outcome.round;
+    let counted: BTreeSet<&DeviceId> = outcome.updates.iter().map(|(device, _)| device).collect();
+    let missing: BTreeSet<&DeviceId> = outcome.missing.iter().map(|(device, _)| device).collect();
+    let late: BTreeSet<&DeviceId> = outcome.stragglers.iter().collect();
+    if world.spec.staleness().is_none() && !late.is_empty() {
+        return Err(format!("round {round} leaves {late:?} behind"));
+    }
+    if let Some(twice) = late.iter().find(|it| counted.contains(*it) || missing.contains(*it)) {
+        return Err(format!("round {round}: {twice} is at work, and accounted for"));
+    }
+    let before = world.published.range(..round).next_back();
+    for device in before.iter().flat_map(|(_, outcome)| &outcome.stragglers) {
+        if !counted.contains(device) && !missing.contains(device) && !late.contains(device) {
+            return Err(format!("round {round} has lost {device}, which was at work before"));
+        }
+    }
+    let earlier = world.published.range(..round).flat_map(|(_, outcome)| &outcome.updates);
+    let earlier: BTreeSet<&BlobRef> = earlier.map(|(_, update)| &update.parameters).collect();
+    match outcome.updates.iter().find(|(_, update)| earlier.contains(&update.parameters)) {
+        Some((device, _)) => Err(format!("round {round} counts an update of {device} again")),
+        None => Ok(()),
     }
 }
 

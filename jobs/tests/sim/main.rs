@@ -76,6 +76,7 @@ fn trainings_succeed_whatever_failed_before() {
     if only.is_none() {
         assert!(total.broker_crashes > 0 && total.device_crashes > 0 && total.offers_lost > 0);
         assert!(total.reports_repeated > 0 && total.rounds_failed > 0 && total.kept_out > 0);
+        assert!(total.reports_repeated > 0 && total.rounds_failed > 0 && total.late > 0);
     }
 }
 

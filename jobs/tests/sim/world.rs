@@ -7,8 +7,8 @@ use jobs::id::{BlobRef, Bytes, Digest, Millis, ModelRef, RoundNumber};
 use jobs::report::TaskReport;
 use jobs::round::Outcome;
 use jobs::spec::{
-    Evaluate, Keep, LocalTraining, Offer, Participation, Quarantine, Selection, Strategy, TaskId,
-    TrainSpec, UpdateEncoding,
+    Evaluate, Keep, LateUpdates, LocalTraining, Offer, Participation, Quarantine, Selection,
+    Staleness, Strategy, TaskId, TrainSpec, UpdateEncoding,
 };
 use jobs::training::{Ending, Event, Training};
 use rand::{RngExt as _, SeedableRng as _};
@@ -107,6 +107,8 @@ pub(crate) struct Counts {
     pub(crate) rounds_failed: u64,
     /// Devices that were in quarantine in a round.
     pub(crate) kept_out: u64,
+    /// Updates that counted in a later round than that of their task.
+    pub(crate) late: u64,
     pub(crate) steps: u64,
 }
 
@@ -119,6 +121,7 @@ impl Counts {
         self.rounds += other.rounds;
         self.rounds_failed += other.rounds_failed;
         self.kept_out += other.kept_out;
+        self.late += other.late;
         self.steps += other.steps;
     }
 }
@@ -162,6 +165,11 @@ fn participation(random: &mut ChaCha8Rng, seed: u64, devices: u32) -> Participat
         failed_rounds_max: 1000,
         selection: Selection::Random,
         quarantine: quarantine(seed),
+        late_updates: if seed % 3 == 1 {
+            LateUpdates::Staleness(Staleness { exponent: 0.5, staleness_max: 2 })
+        } else {
+            LateUpdates::Refuse
+        },
     };
     let selection = match seed.to_le_bytes()[0] % 5 {
         0 => Selection::Random,
@@ -170,7 +178,15 @@ fn participation(random: &mut ChaCha8Rng, seed: u64, devices: u32) -> Participat
         3 => Selection::BySpeed { exploration: 0.5 },
         _ => {
             let (selection, devices) = (Selection::Cyclic, None);
-            return Participation { selection, devices, quorum: 1, over_selection: 0.0, ..all };
+            let (quorum, over_selection, late_updates) = (1, 0.0, LateUpdates::Refuse);
+            return Participation {
+                selection,
+                devices,
+                quorum,
+                over_selection,
+                late_updates,
+                ..all
+            };
         }
     };
     Participation { selection, ..all }

@@ -46,6 +46,7 @@ const FIELDS: &[(&str, &str)] = &[
     ("secure_aggregation", "spec.secure_aggregation"),
     ("selection", "spec.participation.selection"),
     ("quarantine", "spec.participation.quarantine"),
+    ("late_updates", "spec.participation.late_updates"),
     ("over_selection", "spec.participation.over_selection"),
     ("round_deadline", "spec.participation.deadline_ms"),
     ("target_accuracy", "spec.target_accuracy"),

@@ -1,6 +1,7 @@
 //! The bytes of an update, or of global parameters, understood piece by piece.
 
 use jobs::id::Digest;
+use jobs::round::Base;
 use models::federated::encoding::{Decoder, EncodingError, MAGIC, layout_digest};
 use models::params::{Layout, ParametersError};
 
@@ -20,6 +21,8 @@ pub(in crate::coordinator) enum ContentError {
     Parameters(#[from] ParametersError),
     #[error(transparent)]
     Encoding(#[from] EncodingError),
+    #[error("the round was over before it was read")]
+    Forgotten,
 }
 
 /// Bytes that are being read.
@@ -51,6 +54,11 @@ impl Expected {
     /// Or differences from these parameters.
     pub(in crate::coordinator) fn or_differences_from(&mut self, base: Option<Digest>) {
         self.base = base;
+    }
+
+    /// The same for an update of an earlier round.
+    pub(in crate::coordinator) fn of_base(&self, base: &Base) -> Self {
+        Self { base: Some(base.parameters.digest.clone()), ..self.clone() }
     }
 
     pub(in crate::coordinator) fn layout(&self) -> &Layout {

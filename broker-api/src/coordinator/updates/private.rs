@@ -192,6 +192,7 @@ mod tests {
             steps: 1,
             initial_loss: 0.0,
             control_change: None,
+            base: None,
         }
     }
 

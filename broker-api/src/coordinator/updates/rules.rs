@@ -14,9 +14,11 @@ use models::federated::fed_nova::{self, FedNovaError, LocalSteps};
 use models::federated::privacy::PrivateMean;
 use models::federated::q_fed_avg::{QFedAvg, QFedAvgError};
 use models::federated::robust;
+use models::federated::staleness::StalenessError;
 use models::federated::tile::TileError;
 use models::params::append_le_bytes;
 
+use self::late::Late;
 pub(super) use self::rows::Rows;
 use self::rows::blocking;
 pub(in crate::coordinator) use self::rows::fix;
@@ -26,6 +28,7 @@ use crate::coordinator::fold::content::Expected;
 use crate::coordinator::fold::{Part, weight};
 
 mod control;
+mod late;
 mod rows;
 
 /// What is made of all updates of a round.
@@ -53,6 +56,8 @@ pub(in crate::coordinator) enum Rule {
     GeometricMedian,
     CentredClipping(robust::centred_clipping::CentredClipping),
     NormBound(f64),
+    /// Updates that were trained from different versions.
+    Late(Late),
 }
 
 /// What a rule starts from.
@@ -67,11 +72,16 @@ pub(in crate::coordinator) struct Start {
     pub(in crate::coordinator) eligible: usize,
     /// Takes the rule's result for a mean and goes a step against it.
     pub(in crate::coordinator) optimizer: Option<Base>,
+    /// The version of the parameters, with [`Rule::Late`].
+    pub(in crate::coordinator) version: u32,
 }
 
 /// The rule of a training's strategy; none where updates are averaged while they arrive.
 pub(in crate::coordinator) fn rule(spec: &TrainSpec) -> Option<Rule> {
     let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+    if let Some(staleness) = spec.staleness() {
+        return Some(Rule::Late(Late::of(&spec.strategy, staleness)));
+    }
     let local = &spec.local;
     let local_rate = f64::from(local.learning_rate);
     Some(match *spec.combination() {
@@ -79,7 +89,8 @@ pub(in crate::coordinator) fn rule(spec: &TrainSpec) -> Option<Rule> {
         | Strategy::FedAvgM(_)
         | Strategy::FedAdagrad(_)
         | Strategy::FedAdam(_)
-        | Strategy::FedYogi(_) => return None,
+        | Strategy::FedYogi(_)
+        | Strategy::FedBuff(_) => return None,
         Strategy::QFedAvg(it) => {
             let learning_rate = it.learning_rate.unwrap_or(local_rate);
             Rule::QFedAvg(QFedAvg { q: it.q, learning_rate })
@@ -128,6 +139,8 @@ pub(in crate::coordinator) enum RuleError {
     CentredClipping(#[from] robust::centred_clipping::CentredClippingError),
     #[error(transparent)]
     NormBound(#[from] robust::norm_bound::NormBoundError),
+    #[error(transparent)]
+    Staleness(#[from] StalenessError),
     #[error("the updates: {0}")]
     Tile(#[from] TileError),
     #[error("the thread that combines met a fault of the program: see the broker's log")]
@@ -238,10 +251,14 @@ impl Updates {
         let controls = expected.clone();
         let base = self.differences.then_some(&start.parameters);
         expected.or_differences_from(base.map(|base| base.digest.clone()));
-        let combiner = self.combiner(parts, start, &expected).await?;
-        let centre = combiner.is_centred().then_some(&start.parameters);
-        let rows =
-            Rows::open(self, &blobs(parts, centre), centre.is_some(), &expected, base).await?;
+        let (rows, combiner) = if let Rule::Late(late) = &start.rule {
+            self.late(parts, late, start, &expected).await?
+        } else {
+            let combiner = self.combiner(parts, start, &expected).await?;
+            let centre = combiner.is_centred().then_some(&start.parameters);
+            let blobs = blobs(parts, centre);
+            (Rows::open(self, &blobs, centre.is_some(), &expected, base).await?, combiner)
+        };
         let Some(base) = &start.optimizer else {
             let (parameters, combiner) = self.combined(names.0.clone(), rows, combiner).await?;
             let influences = influences(parts, &combiner);
@@ -337,6 +354,8 @@ impl Updates {
                 let clipped = rule.coefficients(&distances).map_err(RuleError::from)?;
                 linear(clipped.coefficients.clone(), true, told(&clipped.influences()))
             }
+            // Their rows are not those of the others.
+            Rule::Late(_) => return Err(RuleError::Fault.into()),
             Rule::NormBound(norm) => {
                 let norms = rows(Some(base)).await?.norms().await?;
                 let total: f64 = weights.iter().sum();

@@ -46,6 +46,7 @@ pub(in crate::coordinator) fn optimizer(strategy: &Strategy) -> Option<ServerOpt
         | Strategy::QFedAvg(_)
         | Strategy::FedNova {}
         | Strategy::Scaffold(_)
+        | Strategy::FedBuff(_)
         | Strategy::FedMedian {}
         | Strategy::FedTrimmedAvg(_)
         | Strategy::Krum(_)

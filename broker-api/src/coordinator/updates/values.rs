@@ -14,6 +14,8 @@ pub(super) struct Values {
     reader: BlobReader,
     /// Of a blob with a header; without it is nothing but values.
     content: Option<Content>,
+    /// What it has to be, where that is its own.
+    expected: Option<Expected>,
     bytes: Vec<u8>,
     ready: VecDeque<f32>,
 }
@@ -27,13 +29,24 @@ impl Values {
     /// Of a blob that is nothing but values.
     pub(super) async fn bare(blobs: &Blobs, blob: &BlobRef) -> Result<Self, ReadError> {
         let reader = blobs.open(blob).await?;
-        Ok(Self { reader, content: None, bytes: Vec::new(), ready: VecDeque::new() })
+        Ok(Self {
+            reader,
+            content: None,
+            expected: None,
+            bytes: Vec::new(),
+            ready: VecDeque::new(),
+        })
     }
 
     /// Asks for so many bytes at once, at most, where many blobs are read side by side.
     pub(super) fn in_batches_of(mut self, bytes: u64) -> Self {
         self.reader = self.reader.in_batches_of(bytes);
         self
+    }
+
+    /// Of an update of an earlier round, which may be a difference from what that began with.
+    pub(super) fn expecting(self, expected: Expected) -> Self {
+        Self { expected: Some(expected), ..self }
     }
 
     /// Whether they are differences; known once the first of them were read.
@@ -50,6 +63,7 @@ impl Values {
         while self.ready.len() < length {
             let piece = self.reader.next().await?.ok_or(ReadError::Cut)?;
             let ready = &mut self.ready;
+            let expected = self.expected.as_ref().unwrap_or(expected);
             if let Some(content) = &mut self.content {
                 content.take(&piece, expected, |_, values| ready.extend(values))?;
             } else {

@@ -272,6 +272,7 @@ proptest! {
                     Effect::FindDevices
                     | Effect::CheckUpdate { .. }
                     | Effect::Evaluate { .. }
+                    | Effect::Earlier { .. }
                     | Effect::Aggregate { .. } => prop_assert!(false, "keys are there"),
                 }
             }
@@ -294,6 +295,7 @@ proptest! {
                         | Effect::CheckUpdate { .. }
                         | Effect::Aggregate { .. }
                         | Effect::Evaluate { .. }
+                        | Effect::Earlier { .. }
                         | Effect::End(_) => None,
                     });
                     owed.unwrap_or_else(|| {

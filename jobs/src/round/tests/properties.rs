@@ -221,7 +221,7 @@ impl Witness {
                         seen.offered.insert((device.clone(), *attempt));
                     }
                 }
-                Effect::Aggregate { updates } => {
+                Effect::Aggregate { updates, .. } => {
                     let devices = updates.iter().map(|(device, _)| device.clone());
                     seen.aggregated = Some(devices.collect());
                 }
@@ -233,6 +233,7 @@ impl Witness {
                 }
                 Effect::CheckMessage { .. } | Effect::Unmask { .. } => panic!("nothing is masked"),
                 Effect::Evaluate { .. } => panic!("nothing is aggregated"),
+                Effect::Earlier { .. } => panic!("nobody is late"),
                 Effect::FindDevices => panic!("devices were found"),
             }
         }
@@ -252,10 +253,10 @@ impl Witness {
             Effect::Withdraw { device, purpose, attempt, .. } => {
                 assert_eq!(self.attempts.get(&(device.clone(), *purpose)), Some(attempt));
             }
-            Effect::CheckUpdate { device, update } => {
+            Effect::CheckUpdate { device, update, .. } => {
                 self.checking.insert(device.clone(), update.parameters.clone());
             }
-            Effect::Aggregate { updates } => {
+            Effect::Aggregate { updates, .. } => {
                 assert_eq!(self.aggregated, None);
                 assert!(updates.is_sorted_by(|one, two| one.0 < two.0));
                 let plan = &self.round.plan.participation;
@@ -291,6 +292,7 @@ impl Witness {
                 assert!(self.round.plan.evaluate.by_broker() && self.said.is_empty());
                 assert_eq!(*parameters, blob(99));
             }
+            Effect::Earlier { .. } => panic!("nobody is late"),
             Effect::FindDevices => assert!(self.invited.is_empty()),
         }
     }
@@ -341,7 +343,7 @@ proptest! {
             let owed = witness.round.pending_effects();
             for effect in owed {
                 match effect {
-                    Effect::CheckUpdate { device, update } => {
+                    Effect::CheckUpdate { device, update, .. } => {
                         let parameters = update.parameters;
                         let event = Event::UpdateChecked { device, parameters, refused: None };
                         witness.step(Millis(now), &event);
@@ -355,6 +357,7 @@ proptest! {
                     | Effect::CheckMessage { .. }
                     | Effect::Unmask { .. }
                     | Effect::Evaluate { .. }
+                    | Effect::Earlier { .. }
                     | Effect::End(_) => {}
                 }
             }

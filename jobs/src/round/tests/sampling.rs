@@ -36,8 +36,14 @@ fn devices_are_drawn_by_their_chance() {
 fn a_round_of_nobody_gives_parameters_too() {
     let mut round = sampled(0.0, 1, 3);
     assert_eq!(found(&mut round, 2), []);
-    assert_eq!(found(&mut round, 3), [Effect::Aggregate { updates: Vec::new() }]);
-    assert_eq!(round.pending_effects(), [Effect::Aggregate { updates: Vec::new() }]);
+    assert_eq!(
+        found(&mut round, 3),
+        [Effect::Aggregate { updates: Vec::new(), stale: Vec::new() }]
+    );
+    assert_eq!(
+        round.pending_effects(),
+        [Effect::Aggregate { updates: Vec::new(), stale: Vec::new() }]
+    );
     let effects = round.step(Millis(1), &Event::Aggregated(Aggregate::of(blob(9))));
     assert_eq!((&outcome(&effects).parameters, &outcome(&effects).failure), (&blob(9), &None));
 }
@@ -54,7 +60,7 @@ fn nobody_takes_the_place_of_a_device_that_failed() {
     }
     let effects =
         round.step(Millis(2), &failed(&invited[0], Purpose::Train, 1, FailureCode::Diverged));
-    assert_eq!(effects.last(), Some(&Effect::Aggregate { updates: Vec::new() }));
+    assert_eq!(effects.last(), Some(&Effect::Aggregate { updates: Vec::new(), stale: Vec::new() }));
 }
 
 #[test]
@@ -64,6 +70,6 @@ fn what_is_there_at_the_deadline_counts() {
     let device = round.members[0].device.clone();
     assert_eq!(give(&mut round, 5, &device, 1, 1), []);
     let effects = round.step(Millis(60_000), &Event::Tick);
-    let Some(Effect::Aggregate { updates }) = effects.last() else { panic!("{effects:?}") };
+    let Some(Effect::Aggregate { updates, .. }) = effects.last() else { panic!("{effects:?}") };
     assert_eq!(updates.len(), 1);
 }

@@ -238,7 +238,7 @@ fn masked_updates_are_shortened_where_they_are_made() {
     }
     let exchange = Box::default();
     training.pay_for(&RoundEffect::Unmask { updates: Vec::new(), exchange });
-    training.pay_for(&RoundEffect::Aggregate { updates: Vec::new() });
+    training.pay_for(&RoundEffect::Aggregate { updates: Vec::new(), stale: Vec::new() });
     let stored = serde_json::to_value(&training).unwrap();
     assert_eq!(stored["ledger"]["rounds"], 1, "once");
     let local: Privacy = THREE_ROUNDS.replace("central", "local").parse().unwrap();

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use futures::future::try_join_all;
 use jobs::id::BlobRef;
+use jobs::round::Base;
 use models::federated::distances::{Distances, PairwiseDistances, UpdateNorms};
 use models::federated::tile::TileError;
 use models::params::Layout;
@@ -45,6 +46,8 @@ pub(in crate::coordinator::updates) struct Rows {
     centred: bool,
     /// Values that are the centre's in every row.
     fixed: Vec<Range<usize>>,
+    /// For each row the one that it is a difference from, if it is one; the first where absent.
+    bases: Vec<usize>,
 }
 
 impl Rows {
@@ -68,13 +71,25 @@ impl Rows {
         };
         let values = try_join_all(blobs.iter().map(|blob| open(blob))).await?;
         let length = (TILE_VALUES / values.len().max(1)).max(ROW_MIN);
-        let (expected, fixed) = (expected.clone(), Vec::new());
-        Ok(Self { expected, base, values, offset: 0, length, centred, fixed })
+        let (expected, fixed, bases) = (expected.clone(), Vec::new(), Vec::new());
+        Ok(Self { expected, base, values, offset: 0, length, centred, fixed, bases })
     }
 
     /// The same with values that are the centre's in every row, whatever is in it.
     pub(in crate::coordinator::updates) fn with_fixed(self, fixed: &[Range<usize>]) -> Self {
         Self { fixed: fixed.to_vec(), ..self }
+    }
+
+    /// The same where row `index` may be a difference from row `base`, whose parameters these are.
+    pub(super) fn with_base(mut self, index: usize, base: usize, of: &Base) -> Self {
+        self.bases.resize(self.values.len(), 0);
+        if let Some(known) = self.bases.get_mut(index) {
+            *known = base;
+            let expected = self.expected.of_base(of);
+            let values = self.values.remove(index).expecting(expected);
+            self.values.insert(index, values);
+        }
+        self
     }
 
     /// How the result is laid out.
@@ -114,11 +129,15 @@ impl Rows {
 
     /// Makes parameters of the rows that are differences from `base`, or else from the centre.
     fn add_base(&self, base: Option<Vec<f32>>, rows: &mut [Vec<f32>]) {
-        let base = base.or_else(|| rows.first().cloned()).unwrap_or_default();
-        for (row, values) in rows.iter_mut().zip(&self.values) {
-            if values.is_difference() {
-                row.iter_mut().zip(&base).for_each(|(value, base)| *value += base);
+        let shared = base.or_else(|| rows.first().cloned()).unwrap_or_default();
+        for (index, values) in self.values.iter().enumerate() {
+            if !values.is_difference() {
+                continue;
             }
+            let own = self.bases.get(index).copied().filter(|base| *base > 0);
+            let own = own.and_then(|base| rows.get(base).cloned());
+            let base = own.as_ref().unwrap_or(&shared);
+            rows[index].iter_mut().zip(base).for_each(|(value, base)| *value += base);
         }
     }
 

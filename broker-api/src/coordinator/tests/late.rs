@@ -1,0 +1,158 @@
+//! Updates that come when their round is over, and count.
+
+use jobs::id::DeviceId;
+use jobs::spec::{Evaluate, Task};
+
+use super::*;
+
+/// Devices that train in a round only once it is said.
+type Gates = Vec<(u32, watch::Receiver<bool>)>;
+
+fn waiting(gates: Gates) -> impl Fn(&Task) -> Action + Send + Sync + 'static {
+    move |task| {
+        let gate = gates.iter().find(|(round, _)| task.id.round.0 == *round);
+        match gate.filter(|_| task.id.purpose == Purpose::Train) {
+            Some((_, open)) => Action::After(open.clone()),
+            None => Action::Work,
+        }
+    }
+}
+
+fn spec(strategy: &str, update: &str) -> JobSpec {
+    let mut spec = train_spec(4, 1);
+    let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
+    train.strategy = strategy.parse().unwrap();
+    train.update = update.parse().unwrap();
+    train.participation.over_selection = 1.0;
+    train.evaluate = Evaluate::None;
+    if strategy == "fedavg" {
+        train.participation.late_updates = "staleness".parse().unwrap();
+    }
+    spec
+}
+
+fn values(parameters: &Parameters) -> Vec<f32> {
+    parameters.items().iter().flat_map(|item| item.values.clone()).collect()
+}
+
+/// The parameters that a device is offered in a round.
+async fn offered(broker: &Broker, device: &Device, round: u32) -> Vec<f32> {
+    let found = |task: &Task| {
+        let TaskWork::Train(work) = &task.work else { return None };
+        (task.id.round.0 == round).then(|| work.parameters.clone())
+    };
+    let mut offers = device.offered.clone();
+    let offers = offers.wait_for(|tasks| tasks.iter().any(|task| found(task).is_some()));
+    let offers = tokio::time::timeout(PATIENCE, offers).await.expect("an offer").unwrap();
+    let blob = offers.iter().find_map(found).unwrap();
+    drop(offers);
+    let bytes = broker.core.store.blobs.get(&blob).await.unwrap();
+    values(&Parameters::from_safetensors(&bytes).unwrap())
+}
+
+fn assert_moved(before: &[f32], after: &[f32], step: f64, tolerance: f64) {
+    for (before, after) in before.iter().zip(after) {
+        let expected = f64::from(*before) + step;
+        let near = (f64::from(*after) - expected).abs() <= tolerance;
+        assert!(near, "{before} became {after}, expected a step of {step}");
+    }
+}
+
+/// One device trains while the other makes two versions; the third is what the late update makes
+/// of the second. With `takeover` another broker owns the training by then.
+async fn late_update_counts(strategy: &str, update: &str, own: f64, late: f64, takeover: bool) {
+    let world = World::new().await;
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let first = world.broker_on(&runtime).await;
+    let (open_slow, slow) = watch::channel(false);
+    let (_shut, never) = watch::channel(false);
+    // It adds 1 to each value.
+    let d1 = Device::start_as(&world, "d1", waiting(vec![(3, never)])).await;
+    // It adds 2.
+    let d2 = Device::start_as(&world, "d2", waiting(vec![(1, slow)])).await;
+    joined(&first, 2).await;
+    let job = submit(&first, spec(strategy, update)).await;
+    let third = offered(&first, &d1, 3).await;
+    let mut runtime = Some(runtime);
+    let broker = if takeover {
+        let second = world.broker().await;
+        runtime.take().unwrap().shutdown_background();
+        second
+    } else {
+        first
+    };
+    open_slow.send(true).unwrap();
+    let record = ended(&broker, &job).await;
+    assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+
+    let given = |device: &Device, round: u32| values(&device.given.borrow()[&round]);
+    let x = [given(&d1, 1), given(&d1, 2), third, given(&d2, 4)];
+    let tolerance = if update == "plain" { 1e-5 } else { 0.03 };
+    assert_moved(&x[0], &x[1], own, tolerance);
+    assert_moved(&x[1], &x[2], own, tolerance);
+    assert_moved(&x[2], &x[3], late, tolerance);
+    let third = &record.rounds[2];
+    assert_eq!(third.updates.iter().map(|(it, _)| it.as_str()).collect::<Vec<_>>(), ["d2"]);
+    assert_eq!(third.stragglers.iter().map(DeviceId::as_str).collect::<Vec<_>>(), ["d1"]);
+    let (_, influence) = &third.influences[0];
+    assert!(influence.reason.contains("from round 1, 2 versions ago"), "{influence:?}");
+    let counted: usize = record.rounds.iter().map(|round| round.updates.len()).sum();
+    assert_eq!(counted, 4, "each update once");
+    if let Some(runtime) = runtime {
+        runtime.shutdown_background();
+    }
+}
+
+#[tokio::test]
+async fn an_old_update_counts_by_its_age_in_fedbuff() {
+    let late = 0.5 * 2.0 / 3.0_f64.sqrt();
+    late_update_counts("fedbuff:learning_rate=0.5", "plain", 0.5, late, false).await;
+}
+
+#[tokio::test]
+async fn a_late_difference_is_one_from_what_it_was_trained_from() {
+    let late = 2.0 / 3.0_f64.sqrt();
+    late_update_counts("fedavg", "int8", 1.0, late, false).await;
+}
+
+#[tokio::test]
+async fn another_broker_takes_late_updates() {
+    let late = 2.0 / 3.0_f64.sqrt();
+    late_update_counts("fedbuff", "plain", 1.0, late, true).await;
+}
+
+#[tokio::test]
+async fn a_late_update_that_is_no_update_is_refused() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let (open_slow, slow) = watch::channel(false);
+    let (_shut, never) = watch::channel(false);
+    let d1 = Device::start_as(&world, "d1", waiting(vec![(2, never)])).await;
+    let wrong = move |task: &Task| match task.id.round.0 {
+        1 => Action::UploadAfter(slow.clone(), b"nonsense".to_vec()),
+        _ => Action::Work,
+    };
+    let _d2 = Device::start_as(&world, "d2", wrong).await;
+    joined(&broker, 2).await;
+    let mut spec = spec("fedbuff", "plain");
+    let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
+    train.rounds = 3;
+    let job = submit(&broker, spec).await;
+    offered(&broker, &d1, 2).await;
+    open_slow.send(true).unwrap();
+    until("a device that is told", async || {
+        let stored = broker.core.store.trainings.get(job.as_str()).await.unwrap();
+        let machine = stored.and_then(|stored| stored.value.machine);
+        machine.is_none_or(|machine| {
+            machine.stragglers().devices().all(|device| device.as_str() != "d2")
+        })
+    })
+    .await;
+    broker.cancel(&job).await.unwrap();
+    let record = ended(&broker, &job).await;
+    let missing: Vec<_> = record.rounds.iter().flat_map(|round| &round.missing).collect();
+    let refused = missing.iter().find(|(device, failure)| {
+        device.as_str() == "d2" && failure.code == FailureCode::InvalidUpdate
+    });
+    assert!(refused.is_some(), "{missing:?}");
+}

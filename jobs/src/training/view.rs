@@ -1,0 +1,72 @@
+//! What a training tells of itself.
+
+use super::{Candidate, Ending, Phase, Training};
+use crate::id::{BlobRef, RoundNumber};
+use crate::round::{Outcome, Round, Stragglers};
+use crate::spec::TrainSpec;
+
+impl Training {
+    /// The newest rounds that ended, oldest first: [`OUTCOMES_MAX`] at most, and fewer when
+    /// they name many devices.
+    pub fn history(&self) -> &[Outcome] {
+        &self.history
+    }
+
+    /// The round at work.
+    pub fn round(&self) -> Option<&Round> {
+        self.round.as_ref()
+    }
+
+    /// The number of the newest round, at work or not.
+    pub fn number(&self) -> RoundNumber {
+        self.number
+    }
+
+    /// What is trained, and how.
+    pub fn spec(&self) -> &TrainSpec {
+        &self.spec
+    }
+
+    /// The newest global parameters.
+    pub fn parameters(&self) -> &BlobRef {
+        &self.parameters
+    }
+
+    /// What the server optimizer keeps with [`Training::parameters`].
+    pub fn server_state(&self) -> Option<&BlobRef> {
+        self.server_state.as_ref()
+    }
+
+    /// Devices that train from an earlier round's parameters.
+    pub fn stragglers(&self) -> &Stragglers {
+        self.round.as_ref().map_or(&self.stragglers, Round::stragglers)
+    }
+
+    /// What is registered if no further round follows.
+    pub fn result(&self) -> Candidate {
+        self.progress.kept(&self.spec).cloned().unwrap_or_else(|| Candidate {
+            round: self.made_by,
+            rounds_done: self.succeeded,
+            parameters: self.parameters.clone(),
+            accuracy: self.accuracy,
+        })
+    }
+
+    /// Rounds that gave new parameters.
+    pub fn rounds_done(&self) -> u32 {
+        self.succeeded
+    }
+
+    /// The accuracy of the newest parameters that were evaluated.
+    pub fn accuracy(&self) -> Option<f64> {
+        self.accuracy
+    }
+
+    /// How it ended, if it did.
+    pub fn ending(&self) -> Option<&Ending> {
+        match &self.phase {
+            Phase::Ended { ending } => Some(ending),
+            Phase::Training | Phase::Resting { .. } | Phase::Registering => None,
+        }
+    }
+}

@@ -65,9 +65,11 @@ async fn measure_case(case: &Case) {
         "model": "mlp", "dataset": "blank", "rounds": WARM_UP + case.rounds, "evaluate": false,
         "local": {"epochs": 0}, "participation": {"devices": devices, "quorum": devices},
     }});
+    let before = Computed::so_far(&world, &agents);
     let id = world.submit(&job).await;
     let job = world.ended_within(&id, Duration::from_mins(5)).await;
     assert_eq!(job["state"], "succeeded", "{job:#}");
+    let computed = Computed::so_far(&world, &agents);
     let rounds = job["rounds"].as_array().unwrap();
     let mut times = Times::default();
     between_ends(&rounds[WARM_UP - 1..]).for_each(|time| times.push(time));
@@ -85,6 +87,36 @@ async fn measure_case(case: &Case) {
     let most = 3 * model + DEVICE_ROOM;
     against_bar("an agent's peak memory", &mb(agent), &mb(most), agent <= most);
     println!("  {:<44} {:>12}", "nats-server's peak memory", mb(nats));
+    computed.print_since(&before, u32::try_from(WARM_UP + case.rounds).unwrap());
+}
+
+/// Time that the processes have computed.
+struct Computed {
+    nats: Duration,
+    broker: Duration,
+    agents: Duration,
+}
+
+impl Computed {
+    fn so_far(world: &World, agents: &[Process]) -> Self {
+        Self {
+            nats: world.nats.processor_time(),
+            broker: world.broker.processor_time(),
+            agents: agents.iter().map(Process::processor_time).sum(),
+        }
+    }
+
+    /// What a round has cost since, which all of them share the cores for.
+    fn print_since(&self, before: &Self, rounds: u32) {
+        for (who, now, before) in [
+            ("nats-server", self.nats, before.nats),
+            ("the broker", self.broker, before.broker),
+            ("all agents", self.agents, before.agents),
+        ] {
+            let what = format!("computed in a round by {who}");
+            println!("  {what:<44} {:>12}", ms(now.saturating_sub(before) / rounds));
+        }
+    }
 }
 
 /// From the end of a round to the end of the next: what is between them counts too.

@@ -74,7 +74,7 @@ impl Judge {
         let turn = tokio::time::timeout_at(until.into(), self.place.clone().acquire_owned());
         match turn.await {
             Ok(Ok(turn)) => Ok(turn),
-            Ok(Err(_)) | Err(_) => Err(late("other trainings were judged")),
+            Ok(Err(_)) | Err(_) => Err(late("other trainings were judged for longer")),
         }
     }
 

@@ -7,8 +7,8 @@ use jobs::id::{BlobRef, DeviceId, Millis, ModelRef, RoundNumber};
 use jobs::report::{EvaluationReport, Failure, FailureCode, ReportBody, TaskReport, UpdateReport};
 use jobs::round;
 use jobs::spec::{
-    EvaluateTask, LocalTraining, Loss, Normalization, Offer, Purpose, Task, TaskId, TaskWork,
-    TrainTask, UpdateEncoding,
+    EvaluateTask, LocalTraining, Loss, Normalization, Offer, PrivacyMode, Purpose, Task, TaskId,
+    TaskWork, TrainTask, UpdateEncoding,
 };
 use jobs::training::{Effect, Event, Training};
 use rand::RngExt as _;
@@ -244,7 +244,12 @@ impl World {
                     self.check_update(round, device, &update);
                 }
                 Effect::Round { round, effect: round::Effect::Aggregate { updates, .. } } => {
-                    self.aggregate(round, &updates);
+                    if self.spec.privacy.is_some() && !self.is(Plant::NoiseBeforeStoring) {
+                        self.may_be_killed()?;
+                        self.store();
+                    }
+                    self.aggregate(round, &updates).map_err(Stop::Problem)?;
+                    self.may_be_killed()?;
                 }
                 Effect::Round { round, effect: round::Effect::Evaluate { parameters } } => {
                     self.judge(round, &parameters);
@@ -290,7 +295,13 @@ impl World {
 
     fn perform_outward(&mut self, effect: Effect) -> Result<(), Stop> {
         match effect {
-            Effect::Round { round, effect } => self.tell_device(round, effect),
+            Effect::Round { round, effect } => {
+                let asks = matches!(&effect, round::Effect::Offer { purpose: Purpose::Train, .. });
+                if asks && self.is_private(PrivacyMode::Local) {
+                    self.release(round, &[]).map_err(Stop::Problem)?;
+                }
+                self.tell_device(round, effect);
+            }
             Effect::PublishRound(outcome) => {
                 check::published(self, &outcome).map_err(Stop::Problem)?;
                 self.published.insert(outcome.round, *outcome);
@@ -404,16 +415,25 @@ impl World {
         self.later(30, Event::Round { round, event });
     }
 
-    fn aggregate(&mut self, round: RoundNumber, updates: &[(DeviceId, UpdateReport)]) {
-        let Some(term) = self.broker.as_ref().map(|broker| broker.term) else { return };
+    fn aggregate(
+        &mut self,
+        round: RoundNumber,
+        updates: &[(DeviceId, UpdateReport)],
+    ) -> Result<(), String> {
+        let Some(term) = self.broker.as_ref().map(|broker| broker.term) else { return Ok(()) };
         self.closed.entry(round).or_insert(self.now);
         let blobs: Option<Vec<Blob>> =
             updates.iter().map(|(_, update)| self.read(&update.parameters)).collect();
         let Some(blobs) = blobs else {
             let failure = Failure::new(FailureCode::BlobUnavailable, "an update is gone");
             let event = round::Event::AggregationFailed { failure };
-            return self.later(30, Event::Round { round, event });
+            self.later(30, Event::Round { round, event });
+            return Ok(());
         };
+        if self.is_private(PrivacyMode::Central) {
+            let values: Vec<u64> = blobs.iter().map(|blob| blob.value).collect();
+            self.release(round, &values)?;
+        }
         let name = format!("parameters/01job/{round}/{term}");
         let bad = blobs.iter().any(|blob| blob.bad);
         let blob = Blob { value: mixed(blobs.iter().map(|blob| blob.value)), base: 0, bad };
@@ -421,6 +441,7 @@ impl World {
         let slow = self.goes_wrong() || self.goes_wrong();
         let delay = if slow { self.random.random_range(1..8000) } else { self.delay(100) };
         self.after(delay, Happening::MeanWritten { term, round, name, blob });
+        Ok(())
     }
 
     /// An object whose bytes are those that were meant.

@@ -7,6 +7,7 @@ use jobs::report::{FailureCode, ReportBody};
 use jobs::round::{Judgement, Outcome};
 
 use crate::broker::judgement_of;
+use crate::private;
 use crate::world::{World, mixed, reference};
 
 /// How long a stored report may be on its way to the broker.
@@ -50,6 +51,7 @@ pub(crate) fn published(world: &mut World, outcome: &Outcome) -> Result<(), Stri
     judged(world, outcome)?;
     kept_out(world, outcome)?;
     late_ones_once(world, outcome)?;
+    private::published(world, outcome)?;
     if outcome.failure.is_some() {
         return if outcome.parameters == base {
             Ok(())
@@ -220,10 +222,14 @@ fn was_refused(world: &World, round: RoundNumber, device: &DeviceId) -> bool {
 /// The training is over.
 pub(crate) fn at_end(world: &World) -> Result<(), String> {
     let ending = world.ended.as_ref().expect("it has ended");
-    let Some(model) = &ending.model else { return Err(format!("it failed: {ending:?}")) };
     let good: Vec<&Outcome> =
         world.published.values().filter(|outcome| outcome.failure.is_none()).collect();
-    if good.len() != world.spec.rounds as usize {
+    let is_spent = private::is_spent(world, ending, good.len());
+    if is_spent && good.is_empty() {
+        return Ok(());
+    }
+    let Some(model) = &ending.model else { return Err(format!("it failed: {ending:?}")) };
+    if good.len() != world.spec.rounds as usize && !is_spent {
         return Err(format!("{} rounds for {}", good.len(), world.spec.rounds));
     }
     let last = good.last().map(|outcome| &outcome.parameters);

@@ -17,6 +17,7 @@
 mod broker;
 mod check;
 mod device;
+mod private;
 mod world;
 
 use world::World;
@@ -38,10 +39,12 @@ pub(crate) enum Plant {
     OldParametersJudged,
     /// That a device is lost counts before the reports that wait are read.
     LossesBeforeReports,
+    /// There is noise before it is stored what it is on.
+    NoiseBeforeStoring,
 }
 
 impl Plant {
-    const ALL: [Plant; 7] = [
+    const ALL: [Plant; 8] = [
         Plant::OutwardBeforeStoring,
         Plant::ReportsSkipped,
         Plant::RoundIgnored,
@@ -49,6 +52,7 @@ impl Plant {
         Plant::UpdatesUnchecked,
         Plant::OldParametersJudged,
         Plant::LossesBeforeReports,
+        Plant::NoiseBeforeStoring,
     ];
 }
 
@@ -77,6 +81,7 @@ fn trainings_succeed_whatever_failed_before() {
         assert!(total.broker_crashes > 0 && total.device_crashes > 0 && total.offers_lost > 0);
         assert!(total.reports_repeated > 0 && total.rounds_failed > 0 && total.kept_out > 0);
         assert!(total.reports_repeated > 0 && total.rounds_failed > 0 && total.late > 0);
+        assert!(total.rounds_private > 0);
     }
 }
 

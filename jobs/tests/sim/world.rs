@@ -18,6 +18,7 @@ use crate::Plant;
 use crate::broker::Broker;
 use crate::check;
 use crate::device::Device;
+use crate::private;
 
 /// When faults end.
 const HEALED_AT: u64 = 60_000;
@@ -105,6 +106,8 @@ pub(crate) struct Counts {
     pub(crate) reports_repeated: u64,
     pub(crate) rounds: u64,
     pub(crate) rounds_failed: u64,
+    /// Rounds of trainings with a budget.
+    pub(crate) rounds_private: u64,
     /// Devices that were in quarantine in a round.
     pub(crate) kept_out: u64,
     /// Updates that counted in a later round than that of their task.
@@ -120,6 +123,7 @@ impl Counts {
         self.reports_repeated += other.reports_repeated;
         self.rounds += other.rounds;
         self.rounds_failed += other.rounds_failed;
+        self.rounds_private += other.rounds_private;
         self.kept_out += other.kept_out;
         self.late += other.late;
         self.steps += other.steps;
@@ -144,6 +148,8 @@ pub(crate) struct World {
     pub(crate) ended: Option<Ending>,
     // For the checks.
     pub(crate) collecting_until: BTreeMap<RoundNumber, u64>,
+    /// The updates behind what was seen of a private training's rounds.
+    pub(crate) released: BTreeMap<RoundNumber, Vec<u64>>,
     /// When the mean of a round was asked for first.
     pub(crate) closed: BTreeMap<RoundNumber, u64>,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
@@ -206,7 +212,7 @@ impl World {
             participation,
             strategy: Strategy::default(),
             rule: None,
-            privacy: None,
+            privacy: private::promise(seed),
             update: UpdateEncoding::default(),
             secure_aggregation: None,
             evaluate: [Evaluate::None, Evaluate::Devices, Evaluate::Broker, Evaluate::Both]
@@ -233,6 +239,7 @@ impl World {
             registered: Vec::new(),
             ended: None,
             collecting_until: BTreeMap::new(),
+            released: BTreeMap::new(),
             closed: BTreeMap::new(),
             queue: BinaryHeap::new(),
             happenings: BTreeMap::new(),

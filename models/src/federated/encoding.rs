@@ -22,10 +22,10 @@
 
 use serde::{Deserialize, Serialize};
 
-pub use self::decoder::Decoder;
+pub use self::decoder::{Decoder, decode_parameters};
 pub use self::encoder::Encoder;
 pub use self::largest::{Largest, encode_largest};
-use crate::params::Layout;
+use crate::params::{Layout, ParametersError};
 
 mod decoder;
 mod element;
@@ -137,6 +137,9 @@ pub enum EncodingError {
         /// Found.
         found: usize,
     },
+    /// Parameters do not begin with their layout.
+    #[error("encoded parameters: {0}")]
+    Parameters(#[from] ParametersError),
     /// The bytes go on behind the last value.
     #[error("more bytes than the header announces")]
     TooLong,

@@ -1,6 +1,23 @@
 //! Reads an encoded update while it arrives.
 
-use super::{EncodingError, FRAME_VALUES, Format, Header, frame};
+use super::{EncodingError, FRAME_VALUES, Format, Header, frame, layout_digest};
+use crate::params::{Layout, ParametersError, append_le_bytes};
+
+/// Parameters as safetensors, from a safetensors header and an encoded file behind it.
+///
+/// # Errors
+/// [`EncodingError`].
+pub fn decode_parameters(bytes: &[u8]) -> Result<Vec<u8>, EncodingError> {
+    let layout = Layout::parse(bytes)?.ok_or_else(|| {
+        ParametersError::Format(format!("{} bytes end within the header", bytes.len()))
+    })?;
+    let (header, file) = bytes.split_at(layout.data_start());
+    let mut decoder = Decoder::new(layout.total_len(), &layout_digest(&layout), None);
+    let mut parameters = header.to_vec();
+    decoder.take(file, |_, values| append_le_bytes(values, &mut parameters))?;
+    decoder.finish()?;
+    Ok(parameters)
+}
 
 /// Decodes a file piece by piece. Memory: a frame, and what of a piece does not fill one.
 #[derive(Debug)]

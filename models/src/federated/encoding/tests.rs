@@ -324,3 +324,34 @@ fn what_a_format_cannot_hold_is_refused() {
     let error = decoded(&file, 1, 99).unwrap_err();
     assert!(matches!(error, EncodingError::NotFinite { index: 0, .. }), "{error}");
 }
+
+/// What devices decode is what the format holds of the parameters, under the same header.
+#[test]
+fn parameters_come_back_as_their_format_holds_them() {
+    let values: Vec<f32> = (0..40_000_u16).map(|number| (f32::from(number) - 2e4) * 1e-3).collect();
+    let layout = Layout::new([("a", &[100, 300][..]), ("b", &[10_000][..])].into_iter());
+    let whole = layout.parameters(&values).unwrap().to_safetensors();
+    for (format, error) in
+        [(Format::Float32, 0.0), (Format::Float16, 2e-2), (Format::BFloat16, 0.1)]
+    {
+        let (sparse, base) = (false, None);
+        let (count, digest) = (layout.total_len(), layout_digest(&layout));
+        let header = Header { format, sparse, values: count, layout: digest, base };
+        let mut file = layout.header();
+        let mut encoder = Encoder::dense(header, 0, &mut file);
+        encoder.push(&values, &mut file).unwrap();
+        encoder.finish(&mut file).unwrap();
+        let decoded = decode_parameters(&file).unwrap();
+        assert_eq!(decoded == whole, format == Format::Float32);
+        assert_eq!(decoded.len(), whole.len());
+        assert!(file.len() < whole.len());
+        let decoded = crate::params::Parameters::from_safetensors(&decoded).unwrap();
+        let found = decoded.items().iter().flat_map(|item| &item.values);
+        for (found, value) in found.zip(&values) {
+            assert!((found - value).abs() <= error, "{format:?}: {found} for {value}");
+        }
+        for cut in [0, 7, layout.data_start(), file.len() - 1] {
+            assert!(decode_parameters(&file[..cut]).is_err(), "{cut}");
+        }
+    }
+}

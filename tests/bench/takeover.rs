@@ -9,7 +9,7 @@ use tests::process::Process;
 use crate::figures::{Times, against_bar, heading, ms};
 
 const TIMES: usize = 5;
-/// What [`Cluster::devices`] sends them with.
+/// What [`World::devices`](tests::world::World::devices) sends them with.
 const HEARTBEAT: Duration = Duration::from_millis(300);
 const BROKER_BAR: Duration = Duration::from_secs(5);
 

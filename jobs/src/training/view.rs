@@ -6,8 +6,8 @@ use crate::round::{Outcome, Round, Stragglers};
 use crate::spec::TrainSpec;
 
 impl Training {
-    /// The newest rounds that ended, oldest first: [`OUTCOMES_MAX`] at most, and fewer when
-    /// they name many devices.
+    /// The newest rounds that ended, oldest first: [`OUTCOMES_MAX`](super::OUTCOMES_MAX) at most,
+    /// and fewer when they name many devices.
     pub fn history(&self) -> &[Outcome] {
         &self.history
     }

@@ -203,7 +203,7 @@ impl Round {
 
     pub(super) fn tick(&mut self, now: Millis) -> Vec<Effect> {
         let mut effects = self.stragglers.due(now);
-        if !effects.is_empty() {
+        if !self.stragglers.is_empty() {
             effects.extend(self.settle(now));
         }
         effects.extend(self.tick_own(now));
@@ -351,7 +351,8 @@ impl Round {
         let late = self.stragglers.counted().map(|(_, update, _)| update.parameters.size.0);
         let up = own.chain(late);
         let offered = |blob: &BlobRef, devices: usize| blob.size.0.saturating_mul(devices as u64);
-        let down = offered(&self.plan.parameters, self.members.len())
+        let invited = self.members.len() + self.stragglers.left_by(self.plan.round);
+        let down = offered(&self.plan.parameters, invited)
             .saturating_add(offered(&aggregate.parameters, self.judges.len()));
         Moved { up: Bytes(up.fold(0, u64::saturating_add)), down: Bytes(down) }
     }

@@ -118,6 +118,11 @@ impl Stragglers {
         })
     }
 
+    /// How many were left behind by this round.
+    pub(super) fn left_by(&self, round: RoundNumber) -> usize {
+        self.0.iter().filter(|it| it.base.round == round).count()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }

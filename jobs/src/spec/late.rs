@@ -6,7 +6,6 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::secure::needs_only_the_sum;
 use super::{Selection, Strategy, TrainSpec, settings};
 use crate::id::Millis;
 
@@ -77,25 +76,22 @@ impl TrainSpec {
 }
 
 /// What cannot be combined with late updates: the field, its value, what is accepted.
-pub(super) fn problems(spec: &TrainSpec) -> Vec<(&'static str, String, &'static str)> {
+pub(super) fn problems(spec: &TrainSpec) -> Vec<(String, String, &'static str)> {
     let mut problems = Vec::new();
     let late = spec.participation.late_updates;
-    let mut check = |right: bool, field, found: &dyn fmt::Display, expected| {
+    let mut check = |right: bool, field: &str, found: &dyn fmt::Display, expected| {
         if !right {
-            problems.push((field, found.to_string(), expected));
+            problems.push((field.to_owned(), found.to_string(), expected));
         }
     };
     if let LateUpdates::Staleness(staleness) = late {
         for (name, value, expected) in staleness.problems() {
-            let field = match name {
-                "exponent" => "participation.late_updates.exponent",
-                _ => "participation.late_updates.staleness_max",
-            };
-            check(false, field, &value, expected);
+            let field = format!("participation.late_updates.{name}");
+            check(false, &field, &value, expected);
         }
         let expected = "fedavg, fedavgm, fedadagrad, fedadam or fedyogi, because others compare \
                         updates of one version (fedbuff says itself how late updates count)";
-        check(needs_only_the_sum(&spec.strategy), "strategy", &spec.strategy, expected);
+        check(spec.strategy.needs_only_the_sum(), "strategy", &spec.strategy, expected);
         if let Some(rule) = &spec.rule {
             let expected = "absent, because a rule compares updates of one version";
             check(false, "rule", rule, expected);

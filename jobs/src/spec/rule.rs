@@ -20,7 +20,7 @@ pub(super) fn problems(spec: &TrainSpec) -> Vec<(String, String, &'static str)> 
     };
     let expected = "absent, but with fedavgm, fedadagrad, fedadam or fedyogi, because alone it is \
                     the strategy";
-    check(is_server_optimizer(&spec.strategy), expected);
+    check(spec.strategy.is_server_optimizer(), expected);
     let expected = "fedmedian, fedtrimmedavg, krum, multikrum, bulyan, geometricmedian, \
                     centredclipping or normbound";
     check(bears_wrong_updates(rule), expected);
@@ -34,16 +34,6 @@ pub(super) fn problems(spec: &TrainSpec) -> Vec<(String, String, &'static str)> 
             .map(|(name, value, expected)| (format!("rule.{name}"), value.to_string(), expected)),
     );
     found
-}
-
-fn is_server_optimizer(strategy: &Strategy) -> bool {
-    matches!(
-        strategy,
-        Strategy::FedAvgM(_)
-            | Strategy::FedAdagrad(_)
-            | Strategy::FedAdam(_)
-            | Strategy::FedYogi(_)
-    )
 }
 
 fn bears_wrong_updates(strategy: &Strategy) -> bool {

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Strategy, TrainTask, settings};
+use super::{TrainTask, settings};
 use crate::id::Millis;
 
 /// How updates are masked (`SecAgg+`, Bell et al. 2020; Bonawitz et al. 2017).
@@ -103,29 +103,6 @@ impl SecureAggregation {
 
 /// With 250 devices there are more than 1,700 levels then.
 const WEIGHT_MAX: u32 = 10_000;
-
-/// Whether a strategy needs no more of the updates than their sum.
-pub(super) fn needs_only_the_sum(strategy: &Strategy) -> bool {
-    match strategy {
-        Strategy::FedAvg {}
-        | Strategy::FedAvgM(_)
-        | Strategy::FedAdagrad(_)
-        | Strategy::FedAdam(_)
-        | Strategy::FedYogi(_) => true,
-        Strategy::FedMedian {}
-        | Strategy::FedTrimmedAvg(_)
-        | Strategy::Krum(_)
-        | Strategy::MultiKrum(_)
-        | Strategy::Bulyan(_)
-        | Strategy::GeometricMedian {}
-        | Strategy::CentredClipping(_)
-        | Strategy::NormBound(_)
-        | Strategy::QFedAvg(_)
-        | Strategy::FedNova {}
-        | Strategy::Scaffold(_)
-        | Strategy::FedBuff(_) => false,
-    }
-}
 
 /// Text that says nothing of secure aggregation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -76,6 +76,16 @@ impl Default for Strategy {
 }
 
 impl Strategy {
+    /// Whether it is a step of an optimizer against what the mean lacks.
+    pub(super) fn is_server_optimizer(&self) -> bool {
+        matches!(self, Self::FedAvgM(_) | Self::FedAdagrad(_) | Self::FedAdam(_) | Self::FedYogi(_))
+    }
+
+    /// Whether it needs no more of the updates than their sum.
+    pub(super) fn needs_only_the_sum(&self) -> bool {
+        matches!(self, Self::FedAvg {}) || self.is_server_optimizer()
+    }
+
     /// Settings that are out of range: the name, the value, what is accepted.
     pub(super) fn problems(&self) -> Vec<(&'static str, f64, &'static str)> {
         let above_0 = |name, value: f64| (name, value, value > 0.0, "above 0, finite");

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use super::secure::needs_only_the_sum;
 use super::{
     Evaluate, InferInput, InferSpec, JobSpec, Keep, LocalTraining, Loss, Schedule, Strategy,
     TensorHeader, TrainSpec, UpdateEncoding, WorkSpec,
@@ -101,10 +100,8 @@ impl Problems {
         for (name, value, expected) in super::privacy::problems(spec) {
             self.add(format!("work.{name}"), value, expected);
         }
-        for (name, value, expected) in super::rule::problems(spec) {
-            self.add(format!("work.{name}"), value, expected);
-        }
-        for (name, value, expected) in super::late::problems(spec) {
+        let combined = super::rule::problems(spec).into_iter().chain(super::late::problems(spec));
+        for (name, value, expected) in combined {
             self.add(format!("work.{name}"), value, expected);
         }
         let (quorum, (needed, why)) = (spec.participation.quorum, spec.combination().quorum());
@@ -159,7 +156,7 @@ impl Problems {
         let expected = "fedavg, fedavgm, fedadagrad, fedadam or fedyogi, because secure \
                         aggregation tells no more than the sum of updates";
         let strategy = &spec.strategy;
-        self.check(needs_only_the_sum(strategy), "work.strategy", strategy, expected);
+        self.check(strategy.needs_only_the_sum(), "work.strategy", strategy, expected);
         let is_plain = spec.update == UpdateEncoding::default();
         let expected = "plain, because masked updates travel as they are";
         self.check(is_plain, "work.update", spec.update, expected);

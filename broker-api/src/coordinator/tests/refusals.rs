@@ -16,14 +16,19 @@ async fn told(device: &mut Device, round: u32) -> String {
     reason.clone()
 }
 
+/// A device whose updates are not finite.
+async fn not_finite(world: &World, name: &str) -> Device {
+    let bytes = tiny(|items| items[0].values[0] = f32::NAN);
+    let bad = at_training(move || Action::Upload(bytes.clone()));
+    Device::start_as(world, name, bad).await
+}
+
 #[tokio::test]
 async fn a_device_learns_that_its_update_cannot_be_used() {
     let world = World::new().await;
     let broker = world.broker().await;
     let d1 = Device::start(&world, "d1").await;
-    let bytes = tiny(|items| items[0].values[0] = f32::NAN);
-    let bad = at_training(move || Action::Upload(bytes.clone()));
-    let mut d2 = Device::start_as(&world, "d2", bad).await;
+    let mut d2 = not_finite(&world, "d2").await;
     joined(&broker, 2).await;
     let mut spec = train_spec(2, 2);
     let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
@@ -72,9 +77,7 @@ async fn a_device_that_sends_what_cannot_be_used_is_left_out_for_some_rounds() {
     let world = World::new().await;
     let broker = world.broker().await;
     let _d1 = Device::start(&world, "d1").await;
-    let bytes = tiny(|items| items[0].values[0] = f32::NAN);
-    let bad = at_training(move || Action::Upload(bytes.clone()));
-    let mut d2 = Device::start_as(&world, "d2", bad).await;
+    let mut d2 = not_finite(&world, "d2").await;
     joined(&broker, 2).await;
     let mut spec = train_spec(7, 2);
     let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };

@@ -258,7 +258,6 @@ fn whole(rule: &str, x: &[f32], rows: &[&[f32]], weights: &[f64]) -> Vec<f32> {
 /// against what the rule makes of the others.
 #[tokio::test]
 async fn a_server_optimizer_steps_against_the_result_of_a_rule() {
-    let off = tiny(|items| items.iter_mut().for_each(|item| item.values.fill(1e6)));
     for (strategy, rule) in [
         ("fedadam:tau=0.1", "krum:byzantine=1"),
         ("fedyogi", "fedmedian"),
@@ -266,14 +265,7 @@ async fn a_server_optimizer_steps_against_the_result_of_a_rule() {
     ] {
         let world = World::new().await;
         let broker = world.broker().await;
-        let first = Device::start(&world, "d1").await;
-        let mut devices = Vec::new();
-        for name in ["d2", "d3", "d4", "d5", "d6"] {
-            devices.push(Device::start(&world, name).await);
-        }
-        let bytes = off.clone();
-        let wrong = at_training(move || Action::Upload(bytes.clone()));
-        devices.push(Device::start_as(&world, "d7", wrong).await);
+        let devices = seven(&world).await;
         joined(&broker, 7).await;
         let strategy: Strategy = strategy.parse().unwrap();
         let mut spec = spec(4, strategy);
@@ -282,7 +274,7 @@ async fn a_server_optimizer_steps_against_the_result_of_a_rule() {
         (train.participation.devices, train.participation.quorum) = (Some(7), 7);
         let record = ended(&broker, &submit(&broker, spec).await).await;
         assert_eq!(record.state, JobState::Succeeded, "{record:?}");
-        let given = first.given.borrow();
+        let given = devices[0].given.borrow();
         let mut x = values(&given[&1]);
         let optimizer = optimizer(&strategy).unwrap();
         let mut state = optimizer.state(x.len());
@@ -303,7 +295,19 @@ async fn a_server_optimizer_steps_against_the_result_of_a_rule() {
     }
 }
 
-/// What seven devices make of `x`, the last of them something that is far off, and their weights.
+/// Seven devices, the last of which sends something that is far off.
+async fn seven(world: &World) -> Vec<Device> {
+    let mut devices = Vec::new();
+    for name in ["d1", "d2", "d3", "d4", "d5", "d6"] {
+        devices.push(Device::start(world, name).await);
+    }
+    let off = tiny(|items| items.iter_mut().for_each(|item| item.values.fill(1e6)));
+    let wrong = at_training(move || Action::Upload(off.clone()));
+    devices.push(Device::start_as(world, "d7", wrong).await);
+    devices
+}
+
+/// What they make of `x`, the last of them something that is far off, and their weights.
 fn rows_of_seven(x: &[f32], outcome: &jobs::round::Outcome) -> (Vec<Vec<f32>>, Vec<f64>) {
     let row = |number: u8| match number {
         7 => vec![1e6; x.len()],
@@ -318,7 +322,6 @@ fn rows_of_seven(x: &[f32], outcome: &jobs::round::Outcome) -> (Vec<Vec<f32>>, V
 /// Seven devices, the last of which sends something that is far off.
 #[tokio::test]
 async fn a_robust_strategy_bears_a_device_that_is_wrong() {
-    let off = tiny(|items| items.iter_mut().for_each(|item| item.values.fill(1e6)));
     for text in [
         "krum:byzantine=1",
         "multikrum:byzantine=1",
@@ -331,14 +334,7 @@ async fn a_robust_strategy_bears_a_device_that_is_wrong() {
     ] {
         let world = World::new().await;
         let broker = world.broker().await;
-        let first = Device::start(&world, "d1").await;
-        let mut devices = Vec::new();
-        for name in ["d2", "d3", "d4", "d5", "d6"] {
-            devices.push(Device::start(&world, name).await);
-        }
-        let bytes = off.clone();
-        let wrong = at_training(move || Action::Upload(bytes.clone()));
-        devices.push(Device::start_as(&world, "d7", wrong).await);
+        let devices = seven(&world).await;
         joined(&broker, 7).await;
         let mut spec = spec(2, text.parse().unwrap());
         let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
@@ -346,7 +342,7 @@ async fn a_robust_strategy_bears_a_device_that_is_wrong() {
         train.participation.quorum = 7;
         let record = ended(&broker, &submit(&broker, spec).await).await;
         assert_eq!(record.state, JobState::Succeeded, "{record:?}");
-        let given = first.given.borrow();
+        let given = devices[0].given.borrow();
         let x = values(&given[&1]);
         let (rows, weights) = rows_of_seven(&x, &record.rounds[0]);
         let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();

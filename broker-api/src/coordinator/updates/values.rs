@@ -45,8 +45,8 @@ impl Values {
     }
 
     /// Of an update of an earlier round, which may be a difference from what that began with.
-    pub(super) fn expecting(self, expected: Expected) -> Self {
-        Self { expected: Some(expected), ..self }
+    pub(super) fn expect(&mut self, expected: Expected) {
+        self.expected = Some(expected);
     }
 
     /// Whether they are differences; known once the first of them were read.

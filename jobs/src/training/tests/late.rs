@@ -128,6 +128,8 @@ fn a_device_at_work_goes_on_and_counts_once_in_a_later_round() {
     let expected = [device(0), device(1)].map(|device| (2, device, blob(1)));
     assert_eq!(BTreeSet::from_iter(invited), BTreeSet::from(expected));
     assert_eq!(training.round().unwrap().status().updates, 1, "one update was there before");
+    accepted(&mut training, 2, &device(0));
+    accepted(&mut training, 2, &device(1));
     let effects = give(&mut training, 7, 1, &device(3));
     let Some(Effect::Round { effect: RoundEffect::Aggregate { updates, stale }, .. }) =
         effects.last()
@@ -143,6 +145,10 @@ fn a_device_at_work_goes_on_and_counts_once_in_a_later_round() {
     let (device, attempt) = (device(2), Attempt(1));
     let event = RoundEvent::UpdateReceived { update: update(&device, 1), device, attempt };
     assert_eq!(training.step(Millis(8), &of(1, event)), []);
+    let effects = aggregated(&mut training, 9, 2);
+    let outcome = ended(&effects);
+    assert_eq!(outcome.stragglers, devices(2));
+    assert_eq!(outcome.moved.down, Bytes(2), "what was offered to those left behind too");
 }
 
 #[test]

@@ -83,12 +83,8 @@ impl Rows {
     /// The same where row `index` may be a difference from row `base`, whose parameters these are.
     pub(super) fn with_base(mut self, index: usize, base: usize, of: &Base) -> Self {
         self.bases.resize(self.values.len(), 0);
-        if let Some(known) = self.bases.get_mut(index) {
-            *known = base;
-            let expected = self.expected.of_base(of);
-            let values = self.values.remove(index).expecting(expected);
-            self.values.insert(index, values);
-        }
+        self.bases[index] = base;
+        self.values[index].expect(self.expected.of_base(of));
         self
     }
 

@@ -17,6 +17,7 @@ use crate::sums::assert_each_counts_once;
 
 /// Says everything again that is said on these subjects, twice: later, and in another order.
 struct Echo {
+    heard: Arc<AtomicU64>,
     said: Arc<AtomicU64>,
     saying: JoinHandle<()>,
 }
@@ -25,19 +26,20 @@ impl Echo {
     async fn of(world: &World, subjects: &[&str]) -> Self {
         let options = async_nats::ConnectOptions::new().no_echo();
         let client = options.connect(world.nats_url()).await.unwrap();
-        let mut heard = futures::stream::SelectAll::new();
+        let mut messages = futures::stream::SelectAll::new();
         for subject in subjects {
-            heard.push(client.subscribe((*subject).to_owned()).await.unwrap());
+            messages.push(client.subscribe((*subject).to_owned()).await.unwrap());
         }
         client.flush().await.unwrap();
-        let said = Arc::new(AtomicU64::new(0));
-        let count = said.clone();
+        let [heard, said] = [(); 2].map(|()| Arc::new(AtomicU64::new(0)));
+        let (hearing, counted) = (heard.clone(), said.clone());
         let saying = tokio::spawn(async move {
             for number in 0.. {
-                let Some(message) = heard.next().await else { return };
-                for delay in [number * 37 % 400, 400 + number * 83 % 1600] {
+                let Some(message) = messages.next().await else { return };
+                hearing.fetch_add(1, Ordering::SeqCst);
+                for delay in [number * 37 % 100, 100 + number * 83 % 400] {
                     let (client, message) = (client.clone(), message.clone());
-                    let count = count.clone();
+                    let count = counted.clone();
                     tokio::spawn(async move {
                         tokio::time::sleep(Duration::from_millis(delay)).await;
                         client.publish(message.subject, message.payload).await.unwrap();
@@ -46,12 +48,17 @@ impl Echo {
                 }
             }
         });
-        Self { said, saying }
+        Self { heard, said, saying }
     }
 
-    /// Messages that were said again.
-    fn said(&self) -> u64 {
-        self.said.load(Ordering::SeqCst)
+    /// Hears no more, and waits until all that was heard was said again. Returns how many messages
+    /// that were.
+    async fn end(self, world: &World) -> u64 {
+        self.saying.abort();
+        let [heard, said] = [&self.heard, &self.said];
+        let all = async || said.load(Ordering::SeqCst) >= 2 * heard.load(Ordering::SeqCst);
+        world.until("everything was said again", all).await;
+        heard.load(Ordering::SeqCst)
     }
 }
 
@@ -79,12 +86,14 @@ async fn what_is_said_three_times_and_out_of_order_counts_once() {
         "participation": {"quorum": 4},
     }});
     let id = world.submit(&job).await;
-    let job = world.ended(&id).await;
+    world.ended(&id).await;
+    // Of each device and round an offer, and its end, for training and for evaluation.
+    let said = echo.end(&world).await;
+    assert!(said >= 20 * 4 * 4, "{said} messages were said again");
+    let job = world.job(&id).await;
     assert_eq!(job["state"], "succeeded", "{job:#}");
     let rounds = job["rounds"].as_array().unwrap();
     assert_eq!(rounds.len(), 20, "none failed");
-    // Of each device and round an offer, and its end, for training and for evaluation.
-    assert!(echo.said() > 20 * 4 * 4, "{} messages were said again", echo.said());
     assert_each_counts_once(rounds, &folder);
     for round in rounds {
         assert_eq!(round["updates"].as_array().unwrap().len(), 4, "{round:#}");
@@ -101,7 +110,8 @@ async fn agents_do_what_is_offered_three_times_once() {
     let loud = fleet(2).await;
     let echo = Echo::of(&loud.world, &ALL).await;
     let echoed = trained(&loud.world).await;
-    assert!(echo.said() > 12 * 2 * 4, "{} messages were said again", echo.said());
+    let said = echo.end(&loud.world).await;
+    assert!(said >= 12 * 2 * 4, "{said} messages were said again");
     for (quiet, echoed) in quiet.iter().zip(&echoed) {
         assert_eq!(echoed["parameters"]["digest"], quiet["parameters"]["digest"], "{echoed:#}");
         assert_eq!(echoed["moved"], quiet["moved"], "{echoed:#}");

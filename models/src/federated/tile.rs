@@ -124,14 +124,17 @@ pub(super) fn check_finite(
     columns: Range<usize>,
 ) -> Result<(), TileError> {
     let part = &values[columns.clone()];
+    match first_not_finite(part) {
+        Some(at) => Err(TileError::NotFinite { row, column: columns.start + at, value: part[at] }),
+        None => Ok(()),
+    }
+}
+
+fn first_not_finite(values: &[f32]) -> Option<usize> {
     let mut spoiled = false;
     // A loop without a way out is made of vectors.
-    vectorised(|| spoiled = part.iter().fold(false, |found, value| found | !value.is_finite()));
-    if !spoiled {
-        return Ok(());
-    }
-    let at = part.iter().position(|value| !value.is_finite()).expect("one was found");
-    Err(TileError::NotFinite { row, column: columns.start + at, value: part[at] })
+    vectorised(|| spoiled = values.iter().fold(false, |found, value| found | !value.is_finite()));
+    if spoiled { values.iter().position(|value| !value.is_finite()) } else { None }
 }
 
 /// Fills `combined` by chunks on all threads; of several errors it gives the first chunk's.
@@ -144,7 +147,7 @@ pub(super) fn fill(
         .map(|(index, chunk)| {
             let start = index * CHUNK;
             work(start..start + chunk.len(), chunk)?;
-            match chunk.iter().position(|value| !value.is_finite()) {
+            match first_not_finite(chunk) {
                 Some(at) => Err(TileError::Overflow { column: start + at }),
                 None => Ok(()),
             }

@@ -179,15 +179,28 @@ impl Instructions {
 }
 
 /// Runs a loop over slices, which the compiler makes vectors of, with the best instructions.
-pub(crate) fn vectorised(work: impl FnOnce()) {
-    struct Loop<F>(F);
-    impl<F: FnOnce()> Work for Loop<F> {
+pub(crate) fn vectorised(work: impl Loop) {
+    struct Looping<L>(L);
+    impl<L: Loop> Work for Looping<L> {
         #[inline(always)]
         unsafe fn run<S: Simd>(self) {
-            self.0();
+            self.0.run();
         }
     }
-    Instructions::best().run(Loop(work));
+    Instructions::best().run(Looping(work));
+}
+
+/// A loop for [`vectorised`]: a closure, or where that is so long that the compiler would not copy
+/// it there, a type of its own, whose method is to be inlined always.
+pub(crate) trait Loop {
+    fn run(self);
+}
+
+impl<F: FnOnce()> Loop for F {
+    #[inline(always)]
+    fn run(self) {
+        self();
+    }
 }
 
 /// Something to do with any set of instructions.

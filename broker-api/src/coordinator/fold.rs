@@ -165,25 +165,45 @@ impl Fold {
         *self = Self { adds: self.adds, reading, ..fresh };
     }
 
+    /// Whether this device's update would be read in vain, and later again: it is early, and has
+    /// no room to wait in.
+    pub(super) fn is_too_early(&self, device: &DeviceId) -> bool {
+        let to_come = self.order.get(self.added.len()..).unwrap_or_default();
+        self.adds && to_come.contains(device) && !self.is_in_turn(device) && !self.has_room()
+    }
+
+    /// Updates whose turn has come.
+    pub(super) fn turns(&self) -> usize {
+        self.added.len()
+    }
+
     /// Begins to read an update.
     pub(super) fn open(&mut self, ticket: u64, part: Part) {
-        if self.adds && self.next_is(&part.device) && !self.waiting.contains_key(&part.device) {
+        if self.adds && self.is_in_turn(&part.device) {
             self.in_turn = Some(ticket);
             self.reading.insert(ticket, Reading::of(part, None));
             return;
         }
-        let held: usize = self.waiting.values().map(|early| early.values.len()).sum();
-        let kept = self.reading.values().filter(|reading| reading.keep.is_some()).count();
-        let length = self.model().total_len();
-        let keep = self.adds && held + (kept + 1) * length <= self.room;
-        let keep = keep.then(|| {
+        let keep = self.has_room().then(|| {
             let mut values = std::mem::take(&mut self.spare);
             values.clear();
-            values.reserve_exact(length);
+            values.reserve_exact(self.model().total_len());
             values
         });
         let expected = part.base.as_ref().map(|base| self.expected.of_base(base));
         self.reading.insert(ticket, Reading { expected, ..Reading::of(part, keep) });
+    }
+
+    /// Whether an update of this device is to be added while it is read.
+    fn is_in_turn(&self, device: &DeviceId) -> bool {
+        self.next_is(device) && !self.waiting.contains_key(device)
+    }
+
+    /// Whether there is room for one more early update.
+    fn has_room(&self) -> bool {
+        let held: usize = self.waiting.values().map(|early| early.values.len()).sum();
+        let kept = self.reading.values().filter(|reading| reading.keep.is_some()).count();
+        self.adds && held + (kept + 1) * self.model().total_len() <= self.room
     }
 
     /// Whether it is the turn of this device, and no update of it is being added.

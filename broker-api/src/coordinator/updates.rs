@@ -2,7 +2,7 @@
 //! thread of their own.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use jobs::id::{BlobRef, Bytes as Size, DeviceId, JobId};
@@ -16,7 +16,7 @@ use models::federated::privacy::PrivacyError;
 use models::federated::server::ServerError;
 use models::params::{Layout, ParametersError};
 use secagg::QuantisationError;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
 use self::private::Private;
 use self::rules::{RuleError, Start};
@@ -29,6 +29,7 @@ use super::state::is_of;
 
 mod masked;
 pub(super) mod private;
+mod reading;
 pub(super) mod rules;
 pub(super) mod server;
 mod values;
@@ -106,6 +107,8 @@ pub(super) struct Updates {
     length: u64,
     work: mpsc::Sender<Work>,
     reading: Arc<Semaphore>,
+    /// Told when the turn of another update may have come.
+    turn: Arc<Notify>,
     tickets: Arc<AtomicU64>,
     /// Whether all updates weigh the same, however many examples made them.
     equal: bool,
@@ -133,6 +136,7 @@ impl Updates {
             length,
             work,
             reading: Arc::new(Semaphore::new(READ_AT_ONCE)),
+            turn: Arc::default(),
             tickets: Arc::default(),
             equal: spec.privacy.is_some(),
         })
@@ -142,6 +146,7 @@ impl Updates {
     pub(super) async fn begin(&self, devices: Vec<DeviceId>, base: &BlobRef) {
         let base = self.differences.then(|| base.digest.clone());
         self.tell(move |fold| fold.begin(devices, base)).await;
+        self.turn.notify_waiters();
     }
 
     /// Looks into an update: why it cannot be used, if it cannot.
@@ -173,9 +178,9 @@ impl Updates {
                 return invalid(format!("device {device}: {size} bytes, the model has {model}"));
             }
         }
-        let Ok(_permit) = self.reading.acquire().await else { return None };
         let mut read = self.read(&part).await;
         if let (Ok(()), Some(change)) = (&read, &part.control_change) {
+            let Ok(_permit) = self.reading.acquire().await else { return None };
             read = self.check_change(change).await;
         }
         match read {
@@ -202,25 +207,6 @@ impl Updates {
                 | ReadError::Unmask(_),
             ) => Some(thread_failure()),
         }
-    }
-
-    async fn read(&self, part: &Part) -> Result<(), ReadError> {
-        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
-        let read = self.read_as(ticket, part).await;
-        if read.is_err() {
-            self.tell(move |fold| fold.forget(ticket)).await;
-        }
-        read
-    }
-
-    async fn read_as(&self, ticket: u64, part: &Part) -> Result<(), ReadError> {
-        let mut reader = self.blobs.open(&part.parameters).await?;
-        let part = part.clone();
-        self.tell(move |fold| fold.open(ticket, part)).await;
-        while let Some(piece) = reader.next().await? {
-            self.tell(move |fold| fold.read(ticket, &piece)).await;
-        }
-        Ok(self.ask(move |fold| fold.close(ticket)).await??)
     }
 
     /// New parameters of these updates, in their order, in the object store under the first name:

@@ -128,6 +128,29 @@ fn updates_that_are_read_side_by_side_are_added_in_order() {
 }
 
 #[test]
+fn updates_are_too_early_while_they_have_no_place() {
+    let (parts, blobs) = three();
+    let early = |fold: &Fold| parts.clone().map(|part| fold.is_too_early(&part.device));
+    let mut fold = begun(&parts, 5);
+    assert_eq!(early(&fold), [false; 3], "one of them can wait");
+    arrive(&mut fold, &parts[2], &blobs[2]).unwrap();
+    assert_eq!(early(&fold), [false, true, true], "the room is taken");
+    fold.open(7, parts[0].clone());
+    fold.read(7, &blobs[0]);
+    assert_eq!(early(&fold), [true; 3], "the first is being added");
+    fold.close(7).unwrap();
+    assert_eq!((early(&fold), fold.turns()), ([false, false, true], 1));
+    arrive(&mut fold, &parts[1], &blobs[1]).unwrap();
+    assert_eq!((early(&fold), fold.turns()), ([false; 3], 3), "the third waited");
+    assert_eq!(finished(fold, &parts, &blobs), mean_of(&[0, 1, 2], 100));
+    let stranger = part("d", 1).device;
+    assert!(!begun(&parts, 0).is_too_early(&stranger), "its turn never comes");
+    let mut looks = Fold::without_mean(model());
+    looks.begin(parts.iter().map(|part| part.device.clone()).collect(), None);
+    assert_eq!(early(&looks), [false; 3], "nothing is added");
+}
+
+#[test]
 fn an_update_that_was_added_in_part_leaves_no_trace() {
     let (parts, blobs) = three();
     let bad = parameters(&[1e30, 1.0, 1.0, 1.0, f32::NAN]).to_safetensors();

@@ -1,0 +1,76 @@
+//! When updates are read: each at its turn, so that it is read once.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::SemaphorePermit;
+use tokio::time::{Instant, sleep_until};
+
+use super::{ReadError, Updates};
+use crate::coordinator::fold::Part;
+
+/// How long an update waits for its turn, since the last turn of another.
+const PATIENCE: Duration = Duration::from_millis(20);
+/// And a second more for so many bytes of it: about what reading it in vain takes.
+const PATIENCE_BYTES_PER_SECOND: u64 = 100_000_000;
+
+impl Updates {
+    /// Reads an update to its end and adds it, now or when its turn comes.
+    pub(super) async fn read(&self, part: &Part) -> Result<(), ReadError> {
+        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
+        let read = self.read_as(ticket, part).await;
+        if read.is_err() {
+            self.tell(move |fold| fold.forget(ticket)).await;
+        }
+        self.turn.notify_waiters();
+        read
+    }
+
+    async fn read_as(&self, ticket: u64, part: &Part) -> Result<(), ReadError> {
+        let mut reader = self.blobs.open(&part.parameters).await?;
+        let _permit = self.opened(ticket, part).await?;
+        while let Some(piece) = reader.next().await? {
+            self.tell(move |fold| fold.read(ticket, &piece)).await;
+        }
+        Ok(self.ask(move |fold| fold.close(ticket)).await??)
+    }
+
+    /// Waits until the update has a place: its turn, or room to wait for it. It goes on without one
+    /// when for a while no other's turn comes: the next in order may never arrive.
+    async fn opened(&self, ticket: u64, part: &Part) -> Result<SemaphorePermit<'_>, ReadError> {
+        let patience = patience(part.parameters.size.0);
+        let mut until = Instant::now() + patience;
+        let mut turns = None;
+        loop {
+            let turn = self.turn.notified();
+            let permit = self.reading.acquire().await.map_err(|_| ReadError::Thread)?;
+            let late = Instant::now() >= until;
+            let part = part.clone();
+            let found = self.ask(move |fold| {
+                let early = !late && fold.is_too_early(&part.device);
+                if !early {
+                    fold.open(ticket, part);
+                }
+                early.then(|| fold.turns())
+            });
+            let found = found.await?;
+            if found.is_none() {
+                return Ok(permit);
+            }
+            drop(permit);
+            if found != turns {
+                turns = found;
+                until = Instant::now() + patience;
+            }
+            tokio::select! {
+                () = turn => {}
+                () = sleep_until(until) => {}
+            }
+        }
+    }
+}
+
+fn patience(bytes: u64) -> Duration {
+    let reading = bytes.saturating_mul(1_000_000) / PATIENCE_BYTES_PER_SECOND;
+    PATIENCE + Duration::from_micros(reading)
+}

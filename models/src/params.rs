@@ -7,7 +7,8 @@
 pub mod layout;
 mod pattern;
 
-pub use layout::{Layout, Span, append_le_bytes, from_le_bytes};
+pub(crate) use layout::first_not_finite;
+pub use layout::{Layout, Span, append_le_bytes, extend_from_le_bytes, from_le_bytes};
 pub use pattern::is_named;
 
 /// One named tensor of `f32`.

@@ -2,6 +2,8 @@
 
 use rayon::prelude::*;
 
+use crate::kernels::simd::vectorised;
+
 /// Adds weighted vectors into `f64` sums; the same order of vectors gives the same bits, however
 /// they are cut into pieces and on however many threads they are added.
 ///
@@ -63,7 +65,11 @@ impl WeightedMean {
     /// # Errors
     /// [`EmptyMean`].
     pub fn piece(&self, offset: usize, length: usize) -> Result<Vec<f32>, EmptyMean> {
-        self.read(offset, length, |sums, piece| piece.extend(divided(sums, self.weight)))
+        self.read(offset, length, |sums, _, values| {
+            for (value, sum) in values.iter_mut().zip(sums) {
+                *value = narrowed(sum / self.weight);
+            }
+        })
     }
 
     /// The same where some of the vectors, of this weight together, were differences from a vector
@@ -78,37 +84,40 @@ impl WeightedMean {
         base: &[f32],
         differences: f64,
     ) -> Result<Vec<f32>, EmptyMean> {
-        self.read(offset, base.len(), |sums, piece| {
-            let base = &base[piece.len()..];
-            let moved =
-                sums.iter().zip(base).map(|(sum, base)| sum + f64::from(*base) * differences);
-            piece.extend(moved.map(|sum| narrowed(sum / self.weight)));
+        self.read(offset, base.len(), |sums, start, values| {
+            for ((value, sum), base) in values.iter_mut().zip(sums).zip(&base[start..]) {
+                *value = narrowed((sum + f64::from(*base) * differences) / self.weight);
+            }
         })
     }
 
-    /// Lets `append` take `length` sums from `offset` on, fewer at the vector's end.
+    /// Lets `fill` make values of `length` sums from `offset` on, fewer at the vector's end; it is
+    /// told how many it made before.
     fn read(
         &self,
         offset: usize,
         length: usize,
-        append: impl Fn(&[f64], &mut Vec<f32>),
+        fill: impl Fn(&[f64], usize, &mut [f32]),
     ) -> Result<Vec<f32>, EmptyMean> {
         if !(self.weight > 0.0 && self.weight.is_finite()) {
             return Err(EmptyMean);
         }
         let total = self.blocks.iter().map(Vec::len).sum::<usize>();
-        let length = length.min(total.saturating_sub(offset));
-        let mut piece = Vec::with_capacity(length);
+        let mut values = vec![0.0; length.min(total.saturating_sub(offset))];
         let (first, mut start) = (offset / BLOCK, offset % BLOCK);
+        let mut done = 0;
         for sums in self.blocks.iter().skip(first) {
-            let end = sums.len().min(start + length - piece.len());
-            append(&sums[start..end], &mut piece);
-            if piece.len() == length {
+            if done == values.len() {
                 break;
             }
+            let sums = &sums[start..];
+            let count = sums.len().min(values.len() - done);
+            let part = &mut values[done..done + count];
+            vectorised(|| fill(&sums[..count], done, part));
+            done += count;
             start = 0;
         }
-        Ok(piece)
+        Ok(values)
     }
 
     /// Forgets what was added; the memory serves the next mean.
@@ -119,13 +128,11 @@ impl WeightedMean {
 }
 
 fn add(sums: &mut [f64], values: &[f32], weight: f64) {
-    for (sum, value) in sums.iter_mut().zip(values) {
-        *sum += f64::from(*value) * weight;
-    }
-}
-
-fn divided(sums: &[f64], weight: f64) -> impl Iterator<Item = f32> {
-    sums.iter().map(move |sum| narrowed(sum / weight))
+    vectorised(|| {
+        for (sum, value) in sums.iter_mut().zip(values) {
+            *sum += f64::from(*value) * weight;
+        }
+    });
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the purpose")]

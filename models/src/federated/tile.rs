@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::kernels::simd::vectorised;
+use crate::params::first_not_finite;
 
 /// Why a tile cannot be taken.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
@@ -128,13 +128,6 @@ pub(super) fn check_finite(
         Some(at) => Err(TileError::NotFinite { row, column: columns.start + at, value: part[at] }),
         None => Ok(()),
     }
-}
-
-fn first_not_finite(values: &[f32]) -> Option<usize> {
-    let mut spoiled = false;
-    // A loop without a way out is made of vectors.
-    vectorised(|| spoiled = values.iter().fold(false, |found, value| found | !value.is_finite()));
-    if spoiled { values.iter().position(|value| !value.is_finite()) } else { None }
 }
 
 /// Fills `combined` by chunks on all threads; of several errors it gives the first chunk's.

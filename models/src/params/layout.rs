@@ -7,6 +7,7 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::{Parameter, Parameters, ParametersError};
+use crate::kernels::simd::vectorised;
 use crate::onnx::TensorProto;
 
 /// Longest header accepted: 100,000 tensors with long names fit.
@@ -191,7 +192,7 @@ impl Layout {
     /// # Errors
     /// [`ParametersError::NotFinite`] for the first value that is NaN or infinite.
     pub fn check_finite(&self, offset: usize, values: &[f32]) -> Result<(), ParametersError> {
-        let Some(at) = values.iter().position(|value| !value.is_finite()) else { return Ok(()) };
+        let Some(at) = first_not_finite(values) else { return Ok(()) };
         let element = offset + at;
         let span = self.spans.partition_point(|span| span.elements.end <= element);
         let (name, start) = self
@@ -248,7 +249,22 @@ pub(super) fn elements(shape: &[usize]) -> Option<usize> {
 
 /// Values from little-endian bytes, as they lie in a blob; bytes left over are ignored.
 pub fn from_le_bytes(bytes: &[u8]) -> Vec<f32> {
-    bytes.as_chunks::<4>().0.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect()
+    let mut values = Vec::new();
+    extend_from_le_bytes(&mut values, bytes);
+    values
+}
+
+/// Appends the same values to others.
+pub fn extend_from_le_bytes(values: &mut Vec<f32>, bytes: &[u8]) {
+    values.extend(bytes.as_chunks::<4>().0.iter().map(|chunk| f32::from_le_bytes(*chunk)));
+}
+
+/// Where the first value is that is NaN or infinite.
+pub(crate) fn first_not_finite(values: &[f32]) -> Option<usize> {
+    let mut spoiled = false;
+    // A loop without a way out is made of vectors.
+    vectorised(|| spoiled = values.iter().fold(false, |found, value| found | !value.is_finite()));
+    if spoiled { values.iter().position(|value| !value.is_finite()) } else { None }
 }
 
 /// Appends values as little-endian bytes, as they lie in a blob.

@@ -5,6 +5,9 @@ use jobs::round::Base;
 use models::federated::encoding::{Decoder, EncodingError, MAGIC, layout_digest};
 use models::params::{Layout, ParametersError};
 
+/// Bytes of values that are looked at while they are in the processor's cache.
+const STRETCH_BYTES: usize = 64 * 1024;
+
 /// What an update has to be.
 #[derive(Debug, Clone)]
 pub(in crate::coordinator) struct Expected {
@@ -40,6 +43,8 @@ enum Form {
         /// Bytes of a value that was cut by a piece's end.
         rest: Vec<u8>,
         offset: usize,
+        /// Memory of the values at hand.
+        values: Vec<f32>,
     },
     Encoded(Decoder),
 }
@@ -97,8 +102,12 @@ impl Content {
             piece = head.get(start..).unwrap_or_default();
         }
         match &mut self.form {
-            Some(Form::Plain { rest, offset }) => {
-                Ok(plain_values(piece, expected, rest, offset, &mut with)?)
+            Some(Form::Plain { rest, offset, values }) => {
+                if rest.is_empty() {
+                    return Ok(plain_values(piece, expected, (rest, offset, values), &mut with)?);
+                }
+                let joined = [&std::mem::take(rest)[..], piece].concat();
+                Ok(plain_values(&joined, expected, (rest, offset, values), &mut with)?)
             }
             Some(Form::Encoded(decoder)) => {
                 decoder.take(piece, with).map_err(|error| named(error, &expected.layout))
@@ -110,7 +119,7 @@ impl Content {
     pub(in crate::coordinator) fn finish(self, expected: &Expected) -> Result<(), ContentError> {
         let (rest, offset) = match self.form {
             Some(Form::Encoded(decoder)) => return Ok(decoder.finish()?),
-            Some(Form::Plain { rest, offset }) => (rest, offset),
+            Some(Form::Plain { rest, offset, .. }) => (rest, offset),
             None => (self.head, 0),
         };
         let total = expected.layout.total_len();
@@ -130,34 +139,32 @@ impl Form {
         }
         let Some(layout) = Layout::parse(head)? else { return Ok(None) };
         layout.check_like(&expected.layout)?;
-        Ok(Some((Self::Plain { rest: Vec::new(), offset: 0 }, layout.data_start())))
+        Ok(Some((
+            Self::Plain { rest: Vec::new(), offset: 0, values: Vec::new() },
+            layout.data_start(),
+        )))
     }
 }
 
 fn plain_values(
     bytes: &[u8],
     expected: &Expected,
-    rest: &mut Vec<u8>,
-    offset: &mut usize,
+    (rest, offset, values): (&mut Vec<u8>, &mut usize, &mut Vec<f32>),
     with: &mut impl FnMut(usize, &[f32]),
 ) -> Result<(), ParametersError> {
     let model = &expected.layout;
-    let joined;
-    let mut bytes = bytes;
-    if !rest.is_empty() {
-        rest.extend_from_slice(bytes);
-        joined = std::mem::take(rest);
-        bytes = &joined;
-    }
-    let whole = bytes.len() - bytes.len() % 4;
-    rest.extend_from_slice(&bytes[whole..]);
-    let values = models::params::from_le_bytes(&bytes[..whole]);
-    if *offset + values.len() > model.total_len() {
+    let (whole, cut) = bytes.split_at(bytes.len() - bytes.len() % 4);
+    rest.extend_from_slice(cut);
+    if *offset + whole.len() / 4 > model.total_len() {
         return Err(ParametersError::Format("more bytes than the header announces".to_owned()));
     }
-    model.check_finite(*offset, &values)?;
-    with(*offset, &values);
-    *offset += values.len();
+    for stretch in whole.chunks(STRETCH_BYTES) {
+        values.clear();
+        models::params::extend_from_le_bytes(values, stretch);
+        model.check_finite(*offset, values)?;
+        with(*offset, values);
+        *offset += values.len();
+    }
     Ok(())
 }
 

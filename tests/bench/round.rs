@@ -1,4 +1,5 @@
-//! A round without training: devices get the model, send it back, the broker averages.
+//! A round without training: devices get the parameters, send them back, the broker averages. One
+//! of them changes all values, so that those of each round are new to everybody.
 
 use std::time::{Duration, Instant};
 
@@ -58,9 +59,12 @@ async fn measure_case(case: &Case) {
     let data = world.folder().join("data");
     tests::data::write_blank(&data, case.side);
     let mut agents = Vec::new();
-    for number in 1..=devices {
+    for number in 1..devices {
         agents.push(world.join(&format!("device-{number}"), Some(("blank", &data))).await);
     }
+    let side = case.side.to_string();
+    let _changing = world.devices("changing", &["--first", "1", "--adds", "--side", &side]);
+    world.online("device-00001", true).await;
     let job = json!({"kind": "train", "spec": {
         "model": "mlp", "dataset": "blank", "rounds": WARM_UP + case.rounds, "evaluate": false,
         "local": {"epochs": 0}, "participation": {"devices": devices, "quorum": devices},

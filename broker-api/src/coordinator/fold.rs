@@ -172,9 +172,9 @@ impl Fold {
         self.adds && to_come.contains(device) && !self.is_in_turn(device) && !self.has_room()
     }
 
-    /// Updates whose turn has come.
-    pub(super) fn turns(&self) -> usize {
-        self.added.len()
+    /// How many updates had their turn, and whether it is another's now.
+    pub(super) fn turns(&self) -> (usize, bool) {
+        (self.added.len(), self.in_turn.is_some())
     }
 
     /// Begins to read an update.

@@ -137,11 +137,11 @@ fn updates_are_too_early_while_they_have_no_place() {
     assert_eq!(early(&fold), [false, true, true], "the room is taken");
     fold.open(7, parts[0].clone());
     fold.read(7, &blobs[0]);
-    assert_eq!(early(&fold), [true; 3], "the first is being added");
+    assert_eq!((early(&fold), fold.turns()), ([true; 3], (0, true)), "the first is being added");
     fold.close(7).unwrap();
-    assert_eq!((early(&fold), fold.turns()), ([false, false, true], 1));
+    assert_eq!((early(&fold), fold.turns()), ([false, false, true], (1, false)));
     arrive(&mut fold, &parts[1], &blobs[1]).unwrap();
-    assert_eq!((early(&fold), fold.turns()), ([false; 3], 3), "the third waited");
+    assert_eq!((early(&fold), fold.turns()), ([false; 3], (3, false)), "the third waited");
     assert_eq!(finished(fold, &parts, &blobs), mean_of(&[0, 1, 2], 100));
     let stranger = part("d", 1).device;
     assert!(!begun(&parts, 0).is_too_early(&stranger), "its turn never comes");

@@ -47,18 +47,17 @@ impl Updates {
             let late = Instant::now() >= until;
             let part = part.clone();
             let found = self.ask(move |fold| {
-                let early = !late && fold.is_too_early(&part.device);
+                let (_, busy) = fold.turns();
+                let early = (busy || !late) && fold.is_too_early(&part.device);
                 if !early {
                     fold.open(ticket, part);
                 }
                 early.then(|| fold.turns())
             });
             let found = found.await?;
-            if found.is_none() {
-                return Ok(permit);
-            }
+            let Some((_, busy)) = found else { return Ok(permit) };
             drop(permit);
-            if found != turns {
+            if busy || found != turns {
                 turns = found;
                 until = Instant::now() + patience;
             }
@@ -74,3 +73,6 @@ fn patience(bytes: u64) -> Duration {
     let reading = bytes.saturating_mul(1_000_000) / PATIENCE_BYTES_PER_SECOND;
     PATIENCE + Duration::from_micros(reading)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+//! With a real nats-server: what is read, and in what order.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use async_nats::Client;
+use jobs::id::{BlobRef, DeviceId, JobId, Millis};
+use jobs::report::UpdateReport;
+use jobs::spec::WorkSpec;
+use link::blobs::Blobs;
+use models::params::{Layout, Parameter, Parameters};
+
+use super::super::{How, Updates};
+use crate::testing::{World, id, train_spec};
+
+/// Of a model of 10 MB: beside the sums there is room for one of them.
+const VALUES: usize = 2_500_000;
+
+fn parameters(value: f32) -> Parameters {
+    let item = Parameter { name: "w".to_owned(), shape: vec![VALUES], values: vec![value; VALUES] };
+    Parameters::new(vec![item]).unwrap()
+}
+
+/// A round of four devices, each of which sends its number.
+struct Story {
+    _world: World,
+    _broker: crate::broker::Broker,
+    client: Client,
+    blobs: Blobs,
+    updates: Updates,
+    job: JobId,
+    base: BlobRef,
+    sent: Vec<(DeviceId, UpdateReport)>,
+}
+
+impl Story {
+    async fn begin() -> Self {
+        let world = World::new().await;
+        let broker = world.broker().await;
+        let client = world.client().await;
+        let blobs = Blobs::new(client.clone());
+        let WorkSpec::Train(spec) = train_spec(1, 4).work else { unreachable!() };
+        let layout = Layout::of(&parameters(0.0));
+        let updates = Updates::start(blobs.clone(), layout, &spec).unwrap();
+        let base = blobs.put(parameters(0.0).to_safetensors().into()).await.unwrap();
+        let mut sent = Vec::new();
+        for (number, device) in (1_u8..).zip(["a", "b", "c", "d"]) {
+            let bytes = parameters(f32::from(number)).to_safetensors();
+            let report = UpdateReport {
+                parameters: blobs.put(bytes.into()).await.unwrap(),
+                examples: 1,
+                loss: 0.0,
+                accuracy: 0.0,
+                steps: 1,
+                duration_ms: Millis(1),
+                engine: "native".to_owned(),
+                initial_loss: None,
+                control_change: None,
+            };
+            sent.push((id::<DeviceId>(device), report));
+        }
+        updates.begin(sent.iter().map(|(device, _)| device.clone()).collect(), &base).await;
+        let job = id("01hzzzzzzzzzzzzzzzzzzzzzzz");
+        Self { _world: world, _broker: broker, client, blobs, updates, job, base, sent }
+    }
+
+    /// Lets these updates arrive, in this order, and nothing be wrong with them.
+    async fn arrive(&self, order: &[usize]) {
+        let checks = order.iter().map(|at| {
+            let (device, update) = &self.sent[*at];
+            self.updates.check(&self.job, device, update, None)
+        });
+        assert_eq!(futures::future::join_all(checks).await, vec![None; order.len()]);
+    }
+
+    /// The mean of these updates.
+    async fn mean(&self, of: &[usize]) -> f32 {
+        let list: Vec<_> = of.iter().map(|at| self.sent[*at].clone()).collect();
+        let names = ("mean".to_owned(), "state".to_owned());
+        let how = How::Mean(self.base.clone());
+        let aggregate = self.updates.aggregate(names, &list, &[], how).await.unwrap();
+        let bytes = self.blobs.get(&aggregate.parameters).await.unwrap();
+        let values = Parameters::from_safetensors(&bytes).unwrap().items()[0].values.clone();
+        assert!(values.iter().all(|value| value.to_bits() == values[0].to_bits()));
+        values[0]
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn updates_are_read_once_whatever_their_order() {
+    let story = Story::begin().await;
+    let came = || story.client.statistics().in_bytes.load(Ordering::Relaxed);
+    let before = came();
+    story.arrive(&[3, 1, 2, 0]).await;
+    let read = came() - before;
+    let size = 4 * VALUES as u64;
+    assert!(read < 4 * size + size / 2, "{read} bytes of four updates of {size}");
+    let before = came();
+    // And the mean, which the test looks at.
+    assert!((story.mean(&[0, 1, 2, 3]).await - 2.5).abs() < 1e-6);
+    let read = came() - before;
+    assert!(read < size + size / 2, "{read} bytes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_never_comes_holds_nobody_up() {
+    let story = Story::begin().await;
+    let began = Instant::now();
+    story.arrive(&[3, 2, 1]).await;
+    // They wait for it for an eighth of a second.
+    assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
+    assert!((story.mean(&[1, 2, 3]).await - 3.0).abs() < 1e-6);
+}

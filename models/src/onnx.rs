@@ -15,8 +15,8 @@ mod normalize;
 
 pub use messages::{
     AttributeProto, Dimension, DimensionValue, GraphProto, ModelProto, NodeProto,
-    OperatorSetIdProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, TypeValue,
-    ValueInfoProto,
+    OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto,
+    TypeProto, TypeValue, ValueInfoProto,
 };
 pub use normalize::NormalizeError;
 
@@ -171,6 +171,10 @@ impl TensorProto {
             self.dims.iter().map(|dim| usize::try_from(*dim).ok()).collect::<Option<_>>()?;
         let elements = shape.iter().try_fold(1_usize, |product, dim| product.checked_mul(*dim))?;
         Some((shape, elements))
+    }
+
+    pub(crate) fn is_f32(&self) -> bool {
+        self.data_type == FLOAT
     }
 
     /// Shape and values of a `FLOAT` tensor.

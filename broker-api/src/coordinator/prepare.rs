@@ -72,10 +72,10 @@ impl Core {
             Some(from) => Some((from.clone(), self.parameters_of(from).await?)),
             None => None,
         };
-        let (graph_bytes, facts_of, local) = (onnx.clone(), facts.clone(), spec.local.clone());
+        let (facts_of, local) = (facts.clone(), spec.local.clone());
         let is_private = spec.privacy.is_some();
         let checked = tokio::task::spawn_blocking(move || {
-            let read = Definition::read_with_parameters(&graph_bytes);
+            let read = Definition::read_with_parameters(&onnx);
             let (definition, parameters) = read.map_err(|error| untrainable(&error))?;
             check_fits(&definition, &facts_of, local.loss)?;
             check_patterns(&local, definition.layout())?;
@@ -92,14 +92,14 @@ impl Core {
                     parameters
                 }
             };
-            Ok((parameters, definition.layout().clone()))
+            Ok((parameters, definition.layout().clone(), definition.to_bare_onnx()))
         });
         let checked = checked.await.map_err(|_| {
             failed(FailureCode::Internal, "checking the graph met a fault of the program")
         })?;
-        let (parameters, layout) = checked.map_err(Unprepared::Failed)?;
+        let (parameters, layout, bare) = checked.map_err(Unprepared::Failed)?;
         let blobs = &self.store.blobs;
-        let graph = blobs.put(onnx).await.map_err(StoreError::from)?;
+        let graph = blobs.put(bare.into()).await.map_err(StoreError::from)?;
         let name = parameters_name(job, 0, term);
         let parameters = blobs.put_named(name, parameters).await;
         let parameters = parameters.map_err(StoreError::from)?;

@@ -4,10 +4,13 @@ use bytes::Bytes;
 
 use super::TrainError;
 use crate::graph::{
-    Graph, Origin, ValueId, folded_model, inference_model, training_model, without_values,
+    Graph, GraphError, Origin, ValueId, folded_model, inference_model, training_model,
+    without_values,
 };
 use crate::onnx::{self, ModelProto, TensorProto};
 use crate::params::{Layout, ParametersError, append_le_bytes, layout};
+
+mod bare;
 
 /// The graph of an ONNX file, checked for training, without the values of weights and running
 /// statistics. With parameters it becomes an ONNX file again.
@@ -17,6 +20,8 @@ pub struct Definition {
     graph: Graph,
     kept: Vec<ValueId>,
     layout: Layout,
+    /// Whether the file had no values of parameters.
+    bare: bool,
 }
 
 impl Definition {
@@ -31,9 +36,13 @@ impl Definition {
     /// The same with the file's parameters, as a blob.
     ///
     /// # Errors
-    /// As [`Definition::read`].
+    /// As [`Definition::read`], and [`GraphError::Graph`] for a [bare](Self::to_bare_onnx) file.
     pub fn read_with_parameters(onnx: &Bytes) -> Result<(Self, Vec<u8>), TrainError> {
         let (definition, mut graph) = Self::of(onnx::parse_shared(onnx)?)?;
+        if definition.bare {
+            let text = "its parameters are kept apart from it: give a file that has them";
+            return Err(GraphError::Graph(text.to_owned()).into());
+        }
         let mut blob = definition.layout.header();
         blob.reserve_exact(definition.layout.byte_len() - blob.len());
         for id in &definition.kept {
@@ -43,20 +52,21 @@ impl Definition {
     }
 
     /// The definition, and the graph with its initial values.
-    pub(super) fn of(model: ModelProto) -> Result<(Self, Graph), TrainError> {
+    pub(super) fn of(mut model: ModelProto) -> Result<(Self, Graph), TrainError> {
+        let bare = bare::fill(&mut model)?;
         let graph = Graph::read(&model)?;
         let model = without_values(model, &graph);
-        let bare = graph.without_values();
-        let mut kept: Vec<ValueId> = (0..bare.values.len())
+        let empty = graph.without_values();
+        let mut kept: Vec<ValueId> = (0..empty.values.len())
             .map(ValueId)
-            .filter(|id| bare.value(*id).origin.is_parameter())
+            .filter(|id| empty.value(*id).origin.is_parameter())
             .collect();
-        kept.sort_by(|a, b| bare.value(*a).name.cmp(&bare.value(*b).name));
+        kept.sort_by(|a, b| empty.value(*a).name.cmp(&empty.value(*b).name));
         let layout = Layout::new(kept.iter().map(|id| {
-            let value = bare.value(*id);
+            let value = empty.value(*id);
             (value.name.as_str(), value.shape.dims.as_slice())
         }));
-        Ok((Self { model, graph: bare, kept, layout }, graph))
+        Ok((Self { model, graph: empty, kept, layout, bare }, graph))
     }
 
     pub(super) fn graph(&self) -> &Graph {
@@ -87,6 +97,13 @@ impl Definition {
     /// Number of classes.
     pub fn classes(&self) -> usize {
         self.graph.value(self.graph.output).shape.dims[0]
+    }
+
+    /// The graph in training form without any parameters, for those who get these apart: a small
+    /// file, which only [`Definition::read`] and a [`Trainer`](super::Trainer) take, with zeros in
+    /// their place.
+    pub fn to_bare_onnx(&self) -> Vec<u8> {
+        bare::marked(self.model.clone()).to_bytes()
     }
 
     /// The graph in training form with the parameters of a blob, as an ONNX file. Besides the
@@ -126,6 +143,7 @@ impl Definition {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::params::Parameters;
     use crate::train::{Sgd, Trainer};
     use crate::zoo;
 
@@ -144,6 +162,57 @@ mod tests {
             let inference = definition.to_inference_onnx(&blob).unwrap();
             assert_eq!(inference, trainer.to_inference_onnx(), "{family}");
         }
+    }
+
+    #[test]
+    fn a_bare_file_is_small_and_trains_with_parameters_as_the_whole_one_does() {
+        for (family, shape) in
+            [("mlp", [1, 8, 8]), ("lenet", [1, 28, 28]), ("resnet8", [3, 32, 32])]
+        {
+            let whole: Bytes = crate::zoo::build(family, shape, 10, 3).unwrap().into();
+            let (definition, parameters) = Definition::read_with_parameters(&whole).unwrap();
+            let bare: Bytes = definition.to_bare_onnx().into();
+            assert!(bare.len() < whole.len() / 3, "{family}: {} of {}", bare.len(), whole.len());
+            let read = Definition::read(&bare).unwrap();
+            assert_eq!(read.layout(), definition.layout());
+            assert_eq!(read.to_bare_onnx(), bare, "as often as one likes");
+            let parameters = Bytes::from(parameters);
+            let file = |of: &Definition| of.to_training_onnx(&parameters).unwrap();
+            assert_eq!(file(&read), file(&definition), "{family}: no mark remains");
+            let trained = |onnx: &[u8]| {
+                let sgd = Sgd { learning_rate: 0.1, momentum: 0.0, weight_decay: 0.0 };
+                let mut trainer = Trainer::new(onnx, sgd).unwrap();
+                trainer
+                    .set_parameters(&Parameters::from_safetensors(&parameters).unwrap())
+                    .unwrap();
+                let values: Vec<f32> = (0..2 * shape.iter().product::<usize>())
+                    .map(|at| f32::from(u16::try_from(at % 17).unwrap()) / 17.0)
+                    .collect();
+                trainer.step(&values, &[1, 7]).unwrap();
+                trainer.parameters().to_safetensors()
+            };
+            assert_eq!(trained(&bare), trained(&whole), "{family}");
+        }
+    }
+
+    #[test]
+    fn bare_files_without_parameters_or_of_impossible_size_are_refused() {
+        let whole: Bytes = crate::zoo::build("mlp", [1, 2, 2], 2, 3).unwrap().into();
+        let definition = Definition::read(&whole).unwrap();
+        let bare = definition.to_bare_onnx();
+        let said = |error: TrainError| error.to_string();
+        let error = Definition::read_with_parameters(&bare.clone().into()).map(drop).unwrap_err();
+        assert!(said(error).contains("kept apart"));
+        let mut huge = onnx::parse(&bare).unwrap();
+        let tensors = &mut huge.graph.as_mut().unwrap().initializer;
+        for tensor in tensors {
+            tensor.dims = vec![1 << 20, 1 << 12];
+        }
+        let error = Definition::read(&huge.to_bytes().into()).map(drop).unwrap_err();
+        assert!(said(error).contains("too large"));
+        let mut unmarked = onnx::parse(&bare).unwrap();
+        unmarked.metadata_props.clear();
+        Definition::read(&unmarked.to_bytes().into()).map(drop).unwrap_err();
     }
 
     #[test]

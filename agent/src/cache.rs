@@ -1,6 +1,7 @@
 //! Blobs by digest: from memory, from disk, or from the object store; every one is checked.
 //!
-//! Memory holds what a round needs again within moments. Disk holds graphs and models over
+//! Memory holds what a round needs again within moments: the parameters it is judged by are those
+//! that the next one begins with. Disk holds graphs and models over
 //! restarts, bounded, the least recently used go first. One download serves all who wait for it.
 
 use std::path::PathBuf;
@@ -20,7 +21,7 @@ mod disk;
 mod gates;
 
 /// Bytes of blobs in memory, at most; one larger blob alone is kept too.
-const MEMORY_BYTES: usize = 64 * 1024 * 1024;
+const MEMORY_BYTES: usize = 8 * 1024 * 1024;
 
 /// Where a blob is kept after it was fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +57,12 @@ impl Cache {
 
     /// A blob whose bytes match its digest.
     pub(crate) async fn get(&self, blob: &BlobRef, keep: Keep) -> Result<Bytes, Failure> {
-        self.obtain(&blob.digest, keep, self.blobs.get(blob)).await
+        let fetch = async {
+            // The old ones go before the new one takes memory, not after.
+            self.make_room(usize::try_from(blob.size.0).unwrap_or(usize::MAX));
+            self.blobs.get(blob).await
+        };
+        self.obtain(&blob.digest, keep, fetch).await
     }
 
     /// A blob that is named by its digest, checked.
@@ -95,10 +101,12 @@ impl Cache {
         memory.retain(|kept| kept.digest != *digest);
         let entry = InMemory { digest: digest.clone(), bytes: bytes.clone(), used: Instant::now() };
         memory.push(entry);
-        let mut total: usize = memory.iter().map(|kept| kept.bytes.len()).sum();
-        while total > MEMORY_BYTES && memory.len() > 1 {
-            total -= memory.remove(0).bytes.len();
-        }
+        drop_first(&mut memory, MEMORY_BYTES, 1);
+    }
+
+    /// Lets go of what has no place beside so many bytes more.
+    fn make_room(&self, bytes: usize) {
+        drop_first(&mut self.memory(), MEMORY_BYTES.saturating_sub(bytes), 0);
     }
 
     /// Lets go of what nobody used for so long; the disk keeps its part.
@@ -145,6 +153,14 @@ impl Cache {
 
     fn memory(&self) -> MutexGuard<'_, Vec<InMemory>> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Drops the first until the rest has so many bytes or is so few.
+fn drop_first(memory: &mut Vec<InMemory>, bytes: usize, spared: usize) {
+    let mut total: usize = memory.iter().map(|kept| kept.bytes.len()).sum();
+    while total > bytes && memory.len() > spared {
+        total -= memory.remove(0).bytes.len();
     }
 }
 

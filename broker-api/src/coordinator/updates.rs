@@ -38,8 +38,8 @@ mod values;
 const PIECES_WAITING: usize = 16;
 /// Updates that are read at the same time.
 const READ_AT_ONCE: usize = 2;
-/// Bytes of early updates that may wait in memory beyond one model.
-const ROOM_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes of early updates that may wait in memory; larger ones wait in the store.
+const ROOM_BYTES: usize = 32 * 1024 * 1024;
 /// Bytes by which an update's header may be longer than the broker's own.
 const HEADER_SLACK: u64 = 64 * 1024;
 
@@ -120,7 +120,7 @@ impl Updates {
         let noised = spec.privacy.is_some_and(|privacy| privacy.mode == PrivacyMode::Central);
         let adds = rules::rule(spec).is_none() && !noised;
         let (byte_len, length) = (model.byte_len() as u64, model.total_len() as u64);
-        let room = model.total_len() + ROOM_BYTES / size_of::<f32>();
+        let room = ROOM_BYTES / size_of::<f32>();
         let (work, mut inbox) = mpsc::channel::<Work>(PIECES_WAITING);
         std::thread::Builder::new().name("aggregate".to_owned()).spawn(move || {
             let mut fold = if adds { Fold::new(model, room) } else { Fold::without_mean(model) };

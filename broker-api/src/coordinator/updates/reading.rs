@@ -3,32 +3,48 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use link::blobs::BlobError;
 use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 
 use super::{ReadError, Updates};
 use crate::coordinator::fold::Part;
 
+/// How often an update is read that is being replaced, and the rest in between, times the attempt.
+const ATTEMPTS: u32 = 3;
+const REST: Duration = Duration::from_millis(100);
 /// How long an update waits for its turn, since the last turn of another.
 const PATIENCE: Duration = Duration::from_millis(20);
 /// And a second more for so many bytes of it: about what reading it in vain takes.
 const PATIENCE_BYTES_PER_SECOND: u64 = 100_000_000;
 
 impl Updates {
-    /// Reads an update to its end and adds it, now or when its turn comes.
+    /// Reads an update to its end and adds it, now or when its turn comes. A device that is offered
+    /// a task again may store its update again meanwhile: then it is read anew.
     pub(super) async fn read(&self, part: &Part) -> Result<(), ReadError> {
-        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
-        let read = self.read_as(ticket, part).await;
-        if read.is_err() {
-            self.tell(move |fold| fold.forget(ticket)).await;
+        let mut attempt = 1;
+        loop {
+            let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
+            let read = self.read_as(ticket, part).await;
+            if read.is_err() {
+                self.tell(move |fold| fold.forget(ticket)).await;
+            }
+            self.turn.notify_waiters();
+            match read {
+                Err(ReadError::Blob(BlobError::Damaged { .. } | BlobError::NotFound { .. }))
+                    if attempt < ATTEMPTS =>
+                {
+                    tokio::time::sleep(REST * attempt).await;
+                    attempt += 1;
+                }
+                read => return read,
+            }
         }
-        self.turn.notify_waiters();
-        read
     }
 
     async fn read_as(&self, ticket: u64, part: &Part) -> Result<(), ReadError> {
-        let mut reader = self.blobs.open(&part.parameters).await?;
         let _permit = self.opened(ticket, part).await?;
+        let mut reader = self.blobs.open(&part.parameters).await?;
         while let Some(piece) = reader.next().await? {
             self.tell(move |fold| fold.read(ticket, &piece)).await;
         }

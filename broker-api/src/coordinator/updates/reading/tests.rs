@@ -13,8 +13,8 @@ use models::params::{Layout, Parameter, Parameters};
 use super::super::{How, Updates};
 use crate::testing::{World, id, train_spec};
 
-/// Of a model of 10 MB: beside the sums there is room for one of them.
-const VALUES: usize = 2_500_000;
+/// Of a model of 20 MB: beside the sums there is room for one of them.
+const VALUES: usize = 5_000_000;
 
 fn parameters(value: f32) -> Parameters {
     let item = Parameter { name: "w".to_owned(), shape: vec![VALUES], values: vec![value; VALUES] };
@@ -107,7 +107,7 @@ async fn a_device_that_never_comes_holds_nobody_up() {
     let story = Story::begin().await;
     let began = Instant::now();
     story.arrive(&[3, 2, 1]).await;
-    // They wait for it for an eighth of a second.
+    // They wait for it for a quarter of a second.
     assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
     assert!((story.mean(&[1, 2, 3]).await - 3.0).abs() < 1e-6);
 }

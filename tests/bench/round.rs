@@ -62,8 +62,8 @@ async fn measure_case(case: &Case) {
     for number in 1..devices {
         agents.push(world.join(&format!("device-{number}"), Some(("blank", &data))).await);
     }
-    let side = case.side.to_string();
-    let _changing = world.devices("changing", &["--first", "1", "--adds", "--side", &side]);
+    let options = ["--first", "1", "--adds", "--data", data.to_str().unwrap()];
+    let _changing = world.devices("changing", &options);
     world.online("device-00001", true).await;
     let job = json!({"kind": "train", "spec": {
         "model": "mlp", "dataset": "blank", "rounds": WARM_UP + case.rounds, "evaluate": false,

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use jobs::id::{BlobRef, Digest};
 use jobs::report::{Failure, FailureCode};
 use link::blobs::{BlobError, Blobs};
+use models::federated::encoding::decode_parameters;
 
 pub(crate) use gates::Gates;
 
@@ -63,6 +64,24 @@ impl Cache {
             self.blobs.get(blob).await
         };
         self.obtain(&blob.digest, keep, fetch).await
+    }
+
+    /// Parameters, from what is sent in place of them if anything is.
+    pub(crate) async fn parameters(
+        &self,
+        parameters: &BlobRef,
+        encoded: Option<&BlobRef>,
+    ) -> Result<Bytes, Failure> {
+        let Some(encoded) = encoded else { return self.get(parameters, Keep::Memory).await };
+        let bytes = self.get(encoded, Keep::Memory).await?;
+        let decoded = tokio::task::spawn_blocking(move || decode_parameters(&bytes)).await;
+        let unread = |why: String| {
+            Failure::new(FailureCode::BlobUnavailable, format!("the round's parameters: {why}"))
+        };
+        match decoded {
+            Ok(decoded) => decoded.map(Bytes::from).map_err(|error| unread(error.to_string())),
+            Err(_) => Err(unread("decoding them met a fault of the program".to_owned())),
+        }
     }
 
     /// A blob that is named by its digest, checked.

@@ -258,8 +258,13 @@ impl Agent {
             }
         };
         let mut action = (self.behaviour)(&task);
+        let again = self.offered.borrow().iter().any(|known| known.id == task.id);
         self.offered.send_modify(|tasks| tasks.push((*task).clone()));
         if let Action::After(gate) | Action::UploadAfter(gate, _) = &mut action {
+            // As an agent, which does not do twice what it is at.
+            if again {
+                return;
+            }
             if task.id.purpose == Purpose::Train {
                 self.report(&task, ReportBody::Accepted, &message, "accepted").await;
             }
@@ -322,7 +327,7 @@ impl Agent {
 
     /// Adds the number of the device (the last character of its name) to every value.
     async fn train(&self, task: &Task, work: &TrainTask, encodes: bool) -> ReportBody {
-        let bytes = self.blobs.get(&work.parameters).await.unwrap();
+        let bytes = encoded::received(&self.blobs, work, encodes).await;
         let parameters = Parameters::from_safetensors(&bytes).unwrap();
         let mut items = parameters.items().to_vec();
         self.given.send_modify(|given| drop(given.insert(task.id.round.0, parameters)));
@@ -451,6 +456,7 @@ pub(crate) fn train_spec(rounds: u32, devices: u32) -> JobSpec {
         rule: None,
         privacy: None,
         update: jobs::spec::UpdateEncoding::default(),
+        download: jobs::spec::Download::default(),
         secure_aggregation: None,
         evaluate: Evaluate::Devices,
         target_accuracy: None,

@@ -315,7 +315,7 @@ enum Phase {
         closed_at: Millis,
         since: Millis,
         #[serde(flatten)]
-        aggregate: Aggregate,
+        aggregate: Box<Aggregate>,
     },
     /// Over.
     Ended { outcome: Box<Outcome> },

@@ -7,6 +7,7 @@ use crate::id::{BlobRef, Bytes, DatasetName, Millis, ModelName, ModelRef, RoundN
 use crate::selector::Selector;
 
 mod begin;
+mod download;
 mod evaluate;
 mod examples;
 mod late;
@@ -26,6 +27,7 @@ mod update;
 mod validate;
 
 pub use self::begin::RoundOf;
+pub use self::download::{Download, DownloadError};
 pub use self::evaluate::{Evaluate, EvaluateError};
 pub use self::examples::{Augment, AugmentError, Normalization, NormalizationError};
 pub use self::late::{LateUpdates, LateUpdatesError, Staleness};
@@ -187,6 +189,9 @@ pub struct TrainSpec {
     /// How updates travel.
     #[serde(default, skip_serializing_if = "is_default")]
     pub update: UpdateEncoding,
+    /// How a round's parameters travel to devices.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub download: Download,
     /// Hides each update from the broker, which learns their sum; off when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secure_aggregation: Option<SecureAggregation>,
@@ -375,6 +380,10 @@ pub struct TrainTask {
     /// How the update is to be written.
     #[serde(default, skip_serializing_if = "is_default")]
     pub update: UpdateEncoding,
+    /// Encoded parameters to fetch and start from in place of `parameters`, which may be these
+    /// with more bits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoded: Option<BlobRef>,
 }
 
 /// Control variates of a round (Karimireddy et al. 2020).
@@ -409,6 +418,9 @@ pub struct EvaluateTask {
     /// Names of parameters of which the device takes its own, as in the training.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept_local: Vec<String>,
+    /// Encoded parameters to fetch and judge in place of `parameters`, as in the training.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoded: Option<BlobRef>,
 }
 
 /// One request to a model, placed on a device.

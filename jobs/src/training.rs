@@ -33,11 +33,13 @@ use crate::spec::TrainSpec;
 mod counted;
 mod ledger;
 mod progress;
+mod start;
 mod view;
 
 use self::ledger::Ledger;
 use self::progress::Progress;
 pub use self::progress::{Best, Candidate, Enough};
+pub use self::start::Start;
 
 /// What happened to a training job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -123,6 +125,9 @@ pub struct Training {
     /// What the server optimizer keeps with them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     server_state: Option<BlobRef>,
+    /// The parameters as they travel to devices, where they are encoded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    encoded: Option<BlobRef>,
     /// The round that made them; 0 for the initial ones.
     #[serde(default)]
     made_by: RoundNumber,
@@ -177,17 +182,15 @@ impl Training {
         deadline: Millis,
         parameters: BlobRef,
     ) -> (Self, Vec<Effect>) {
-        Self::begin_in_secret(now, spec, deadline, parameters, None)
+        Self::begin_with(now, spec, deadline, Start::of(parameters))
     }
 
-    /// The same; where a private job leaves to chance who takes part, that is drawn by a number
-    /// that nobody else knows.
-    pub fn begin_in_secret(
+    /// The same with all that there may be to begin with.
+    pub fn begin_with(
         now: Millis,
         spec: TrainSpec,
         deadline: Millis,
-        parameters: BlobRef,
-        secret_seed: Option<u64>,
+        Start { parameters, encoded, secret_seed }: Start,
     ) -> (Self, Vec<Effect>) {
         let mut training = Self {
             ledger: spec.privacy.as_ref().map(Ledger::of),
@@ -197,6 +200,7 @@ impl Training {
             phase: Phase::Training,
             parameters,
             server_state: None,
+            encoded,
             made_by: RoundNumber(0),
             number: RoundNumber(0),
             succeeded: 0,
@@ -294,6 +298,7 @@ impl Training {
             Plan {
                 round: self.number,
                 parameters: self.parameters.clone(),
+                encoded: self.encoded.clone(),
                 participation: self.spec.participation.clone(),
                 evaluate: self.spec.evaluate,
                 seed: mixed(self.spec.seed ^ mixed(u64::from(self.number.0))),
@@ -355,6 +360,7 @@ impl Training {
                 self.failed_in_a_row = 0;
                 self.parameters = outcome.parameters.clone();
                 self.server_state.clone_from(&outcome.server_state);
+                self.encoded.clone_from(&outcome.encoded);
                 self.accuracy = outcome.accuracy().or(self.accuracy);
                 self.progress.note(&self.spec, outcome, self.succeeded);
                 self.count(outcome);

@@ -12,6 +12,7 @@ mod cluster;
 mod commands;
 mod deploy;
 mod disk;
+mod download;
 mod emulated;
 mod evaluate;
 mod faults;

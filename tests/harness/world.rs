@@ -6,6 +6,9 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE;
+use futures::TryStreamExt as _;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -265,6 +268,19 @@ impl World {
     pub async fn client(&self) -> async_nats::Client {
         let servers: Vec<&str> = self.nats_urls.split(',').collect();
         async_nats::connect(servers).await.unwrap()
+    }
+
+    /// Names of what is in the object store.
+    pub async fn blobs(&self) -> Vec<String> {
+        let context = async_nats::jetstream::new(self.client().await);
+        let store = context.get_stream_no_info("OBJ_blobs").await.unwrap();
+        let found = store.info_with_subjects("$O.blobs.M.>").await.unwrap();
+        let found: Vec<(String, usize)> = found.try_collect().await.unwrap();
+        let name = |(subject, _): (String, usize)| {
+            let encoded = subject.trim_start_matches("$O.blobs.M.");
+            String::from_utf8(URL_SAFE.decode(encoded).unwrap()).unwrap()
+        };
+        found.into_iter().map(name).collect()
     }
 
     /// Runs the operator's command.

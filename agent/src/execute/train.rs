@@ -114,7 +114,8 @@ impl Run {
             let message = "the device's connection is metered: it trains with --bytes-per-second";
             return Err(Failure::new(FailureCode::Metered, message));
         }
-        futures::try_join!(cache.get(&task.parameters, Keep::Memory), self.examples(task))
+        let parameters = cache.parameters(&task.parameters, task.encoded.as_ref());
+        futures::try_join!(parameters, self.examples(task))
     }
 
     /// What becomes of parameters in local training.
@@ -144,7 +145,7 @@ impl Run {
         let device = &self.executor.device;
         let (graph, parameters) = futures::try_join!(
             device.cache.get(&task.graph, Keep::Disk),
-            device.cache.get(&task.parameters, Keep::Memory),
+            device.cache.parameters(&task.parameters, task.encoded.as_ref()),
         )?;
         let (shared, stopped, room) = (device.clone(), self.stopped.clone(), self.room());
         let id = self.id.clone();

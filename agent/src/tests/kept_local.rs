@@ -51,6 +51,7 @@ async fn judged(
         normalization: Normalization::Format,
         loss: Loss::default(),
         kept_local: kept.iter().map(|pattern| (*pattern).to_owned()).collect(),
+        encoded: None,
     });
     let mut reports = world.listen(&format!("report.{job}.pi")).await;
     world.offer(&in_round(task(job, Purpose::Evaluate, 1, work), number)).await;

@@ -38,6 +38,7 @@ pub(super) fn training(model: &Model, job: &str, attempt: u32, local: LocalTrain
         initial_loss: false,
         control: None,
         update: UpdateEncoding::default(),
+        encoded: None,
     });
     task(job, Purpose::Train, attempt, work)
 }
@@ -100,6 +101,7 @@ async fn a_device_trains_evaluates_and_repeats_its_report() {
         normalization: Normalization::Format,
         loss: Loss::default(),
         kept_local: Vec::new(),
+        encoded: None,
     });
     world.offer(&task("job1", Purpose::Evaluate, 1, work)).await;
     let report = final_report(&mut reports).await.0;
@@ -348,6 +350,7 @@ async fn the_loss_of_a_job_is_that_of_its_evaluation() {
             normalization: Normalization::Format,
             loss,
             kept_local: Vec::new(),
+            encoded: None,
         });
         let mut reports = world.listen(&format!("report.{job}.pi")).await;
         world.offer(&task(&job, Purpose::Evaluate, 1, work)).await;

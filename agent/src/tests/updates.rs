@@ -2,7 +2,7 @@
 
 use jobs::id::RoundNumber;
 use jobs::spec::{LocalTraining, UpdateEncoding};
-use models::federated::encoding::{Decoder, layout_digest};
+use models::federated::encoding::{Decoder, Encoder, Format, Header, layout_digest};
 use models::params::Layout;
 
 use super::train::{Model, training, update_of};
@@ -115,5 +115,40 @@ async fn what_an_update_leaves_out_is_sent_later_by_another_agent_too() {
         assert_eq!(again, update, "round {round}: another attempt begins as the first one did");
         left = minus(&owed, &told);
     }
+    agent.stop().await;
+}
+
+/// A device begins with what it decodes, and its differences are from that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parameters_may_come_encoded() {
+    let world = World::new().await;
+    let agent = world.join(world.config_with_data()).await;
+    let model = world.model("mlp", [1, 4, 4], 10).await;
+    let layout = Layout::of_whole(&model.values).unwrap();
+    let sent = async |job: &str, format: Format, update: &str| {
+        let (values, digest) = (layout.total_len(), layout_digest(&layout));
+        let header = Header { format, sparse: false, values, layout: digest, base: None };
+        let mut file = layout.header();
+        let mut encoder = Encoder::dense(header, 0, &mut file);
+        encoder.push(&self::values(&model.values), &mut file).unwrap();
+        encoder.finish(&mut file).unwrap();
+        let local = LocalTraining { epochs: 0, ..LocalTraining::default() };
+        let mut task = training(&model, job, 1, local);
+        let TaskWork::Train(work) = &mut task.work else { unreachable!() };
+        work.encoded = Some(world.put(file).await);
+        work.update = update.parse().unwrap();
+        let mut reports = world.listen(&format!("report.{job}.pi")).await;
+        world.offer(&task).await;
+        let update = update_of(final_report(&mut reports).await.0);
+        world.blobs.get(&update.parameters).await.unwrap()
+    };
+    assert_eq!(sent("exact", Format::Float32, "plain").await, model.values);
+    let rounded = sent("parameters", Format::BFloat16, "float32").await;
+    let rounded = decoded(&model, &rounded);
+    let off = largest(&minus(&rounded, &values(&model.values)));
+    assert!(off > 0.0 && off < largest(&rounded) / 128.0, "{off}");
+    let difference = sent("differences", Format::BFloat16, "float32:delta=true").await;
+    let off = largest(&decoded(&model, &difference));
+    assert!(off <= 0.0, "{off}");
     agent.stop().await;
 }

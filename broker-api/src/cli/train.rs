@@ -7,7 +7,7 @@ use clap::Args;
 use jobs::id::{DatasetName, JobId, Millis, ModelName};
 use jobs::job::JobState;
 use jobs::spec::{
-    Augment, EarlyStopping, Evaluate, Keep, LateUpdates, LocalTraining, Loss, ModelQuery,
+    Augment, Download, EarlyStopping, Evaluate, Keep, LateUpdates, LocalTraining, Loss, ModelQuery,
     Normalization, Optimizer, Participation, Privacy, Quarantine, RoundOf, Schedule,
     SecureAggregation, Selection, Strategy, TrainSpec, UpdateEncoding,
 };
@@ -142,6 +142,10 @@ pub(super) struct TrainArgs {
                 rest of which the device keeps for its next update"
     )]
     update: UpdateEncoding,
+    /// How a round's parameters travel to devices: plain; float32, compressed without loss;
+    /// float16, bfloat16 or int8, rounded, with updates that are differences.
+    #[arg(long, default_value_t = Download::default(), value_name = "ENCODING")]
+    download: Download,
     #[arg(
         long,
         num_args = 0..=1,
@@ -294,6 +298,7 @@ fn spec(args: &TrainArgs, model: ModelQuery, dataset: DatasetName) -> TrainSpec 
         rule: args.rule,
         privacy: args.privacy,
         update: args.update,
+        download: args.download,
         secure_aggregation: args.secure_aggregation,
         evaluate: if args.no_evaluate { Evaluate::None } else { args.evaluate },
         target_accuracy: args.target_accuracy,

@@ -3,19 +3,21 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jobs::id::{JobId, Millis};
+use jobs::id::{BlobRef, JobId, Millis};
 use jobs::job::JobState;
 use jobs::report::{Failure, FailureCode};
 use jobs::spec::{JobSpec, TrainSpec, WorkSpec};
-use jobs::training::{Effect, Event, Training};
+use jobs::training::{Effect, Event, Start, Training};
 use link::secret::Secret;
+use models::params::Layout;
 use tokio::sync::mpsc;
 
 use super::RENEW_EVERY;
+use super::download::Encoding;
 use super::owner::{DONE_WAITING, Ears, Owner, REST, Stop};
 use super::pace::Pace;
 use super::prepare::{Unprepared, layout_of};
-use super::state::{Prepared, StoredTraining};
+use super::state::{Prepared, StoredTraining, unknown};
 use super::updates::Updates;
 use crate::broker::work::{asked_to_stop, failed};
 use crate::broker::{Core, JobEnd};
@@ -86,27 +88,15 @@ async fn try_begin(
     let deadline = record.accepted_at.plus(record.spec.deadline_ms);
     let (spec, secret) = (*spec, secret_of(&stored.value)?);
     let known = stored.value.machine.clone().zip(stored.value.prepared.clone());
-    let (machine, effects, prepared, layout) = if let Some((machine, prepared)) = known {
-        let layout = match layout_of(core, &prepared).await {
-            Ok(layout) => layout,
-            Err(unprepared) => return Err(give_up(core, job, unprepared).await?),
-        };
-        let effects = machine.pending_effects();
-        (machine, effects, prepared, layout)
+    let begun = if let Some((machine, prepared)) = known {
+        go_on(core, job, stored.value.term, machine, prepared).await
     } else {
         let patience = Patience { core, job, spec: &spec, job_spec: &record.spec, deadline };
-        let (prepared, parameters, layout) = match patience.prepare(stored).await? {
-            Ok(prepared) => prepared,
-            Err(unprepared) => return Err(give_up(core, job, unprepared).await?),
-        };
-        let (machine, effects) = Training::begin_in_secret(
-            core.fleet.now(),
-            spec.clone(),
-            deadline,
-            parameters,
-            spec.privacy.map(|_| secret_number(&secret)),
-        );
-        (machine, effects, prepared, layout)
+        patience.begin(stored, &secret).await?
+    };
+    let Begun { machine, effects, prepared, layout, garbage } = match begun {
+        Ok(begun) => begun,
+        Err(unprepared) => return Err(give_up(core, job, unprepared).await?),
     };
     mark_running(core, job).await?;
     let updates = Updates::start(core.store.blobs.clone(), layout, &spec).map_err(|error| {
@@ -115,6 +105,7 @@ async fn try_begin(
     let (ears, done, returns) = listen(core, job).await?;
     let mut value = StoredTraining { prepared: Some(prepared.clone()), ..stored.value.clone() };
     value.secret = spec.privacy.map(|_| secret.clone());
+    value.garbage.push(garbage);
     let owner = Owner {
         core: core.clone(),
         job: job.clone(),
@@ -137,6 +128,29 @@ async fn try_begin(
         returns,
     };
     Ok((owner, ears, effects))
+}
+
+/// A training at the moment at which it is owned.
+struct Begun {
+    machine: Training,
+    effects: Vec<Effect>,
+    prepared: Prepared,
+    layout: Layout,
+    /// Blobs that are not needed for long, if they are there.
+    garbage: Vec<BlobRef>,
+}
+
+/// A training that was stored.
+async fn go_on(
+    core: &Core,
+    job: &JobId,
+    term: u64,
+    machine: Training,
+    prepared: Prepared,
+) -> Result<Begun, Unprepared> {
+    let layout = layout_of(core, &prepared).await?;
+    let garbage = unknown(job, machine.number().0, term.saturating_sub(1));
+    Ok(Begun { effects: machine.pending_effects(), machine, prepared, layout, garbage })
 }
 
 /// The secret of a training, a new one before its first state is stored.
@@ -211,9 +225,33 @@ struct Patience<'a> {
     deadline: Millis,
 }
 
-type Ready = (Prepared, jobs::id::BlobRef, models::params::Layout);
+type Ready = (Prepared, BlobRef, Layout);
 
 impl Patience<'_> {
+    /// A training that is prepared anew.
+    async fn begin(
+        &self,
+        stored: &mut Versioned<StoredTraining>,
+        secret: &Secret,
+    ) -> Result<Result<Begun, Unprepared>, StoreError> {
+        let (prepared, parameters, layout) = match self.prepare(stored).await? {
+            Ok(ready) => ready,
+            Err(unprepared) => return Ok(Err(unprepared)),
+        };
+        let Self { core, job, spec, deadline, .. } = *self;
+        let term = stored.value.term;
+        let encoding = Encoding::of(spec, job, 0, term);
+        let encoded = encoding.store(&core.store.blobs, &layout, &parameters).await;
+        let mut garbage = unknown(job, 0, term.saturating_sub(1));
+        garbage.push(parameters.clone());
+        garbage.extend(encoded.clone());
+        let secret_seed = spec.privacy.map(|_| secret_number(secret));
+        let start = Start { parameters, encoded, secret_seed };
+        let (machine, effects) =
+            Training::begin_with(core.fleet.now(), spec.clone(), deadline, start);
+        Ok(Ok(Begun { machine, effects, prepared, layout, garbage }))
+    }
+
     async fn prepare(
         &self,
         stored: &mut Versioned<StoredTraining>,

@@ -9,14 +9,16 @@ use jobs::job::JobState;
 use jobs::report::FailureCode;
 use jobs::round::{self, Outcome};
 use jobs::spec::{
-    LocalTraining, Offer, Purpose, Schedule, Strategy, Task, TaskId, TaskWork, TrainTask,
+    EvaluateTask, LocalTraining, Offer, Purpose, Schedule, Strategy, Task, TaskId, TaskWork,
+    TrainTask,
 };
 use jobs::training::{Effect, Ending, Event};
 use jobs::{subject, wire};
 
+use super::download::Encoding;
 use super::owner::{Owner, REST, Stop};
 use super::pace::Offered;
-use super::state::{is_of, parameters_name, round_key, server_state_name};
+use super::state::{is_of, parameters_name, round_key, server_state_name, unknown};
 use super::updates::How;
 use crate::broker::JobEnd;
 use crate::metrics::Counter;
@@ -169,9 +171,10 @@ impl Owner {
             server_state_name(&self.job, round_number, term),
         );
         let how = How::of(&self.machine, &self.secret);
+        let download = Encoding::of(&self.spec, &self.job, round.0, term);
         self.core.spawn(async move {
             let event = match fold.aggregate(names, &updates, &stale, how).await {
-                Ok(aggregate) => round::Event::Aggregated(aggregate),
+                Ok(made) => round::Event::Aggregated(download.store_new(&fold, made).await),
                 Err(failure) => round::Event::AggregationFailed { failure },
             };
             let _ = done.send(Event::Round { round, event }).await;
@@ -247,9 +250,12 @@ impl Owner {
             update_norm_max: self.machine.update_norm_max(),
             ..self.spec.local.clone()
         };
-        let size = parameters.size.0;
+        let encoded = self.machine.encoded_of(&parameters).cloned();
+        let size = encoded.as_ref().unwrap_or(&parameters).size.0;
         let work = match purpose {
-            Purpose::Evaluate => TaskWork::Evaluate(self.evaluation(parameters)),
+            Purpose::Evaluate => {
+                TaskWork::Evaluate(EvaluateTask { encoded, ..self.evaluation(parameters) })
+            }
             Purpose::Train
             | Purpose::Share
             | Purpose::Mask
@@ -272,6 +278,7 @@ impl Owner {
                     initial_loss: matches!(self.spec.strategy, Strategy::QFedAvg(_)),
                     control: self.machine.control(&device),
                     update: self.spec.update,
+                    encoded,
                 })
             }
         };
@@ -357,24 +364,34 @@ impl Owner {
         let mut blobs = std::mem::take(&mut self.stored.updates);
         blobs.push(outcome.parameters.clone());
         blobs.extend(outcome.server_state.clone());
+        blobs.extend(outcome.encoded.clone());
+        if outcome.failure.is_some() {
+            blobs.extend(unknown(&self.job, outcome.round.0, self.stored.term));
+        }
         self.stored.garbage.push(blobs);
         let old = self.stored.garbage.len().saturating_sub(ROUNDS_KEPT);
         let mut gone: Vec<BlobRef> = self.stored.garbage.drain(..old).flatten().collect();
-        let (parameters, state) = (self.machine.parameters(), self.machine.server_state());
-        gone.retain(|blob| {
-            blob != parameters
-                && Some(blob) != state
-                && !self.machine.stragglers().blobs().any(|needed| needed == blob)
-                && !self.stored.garbage.iter().flatten().any(|kept| kept == blob)
-        });
-        // The best round's parameters wait on the list until another round is the best.
-        let result = self.machine.result().parameters;
+        let listed = |blob: &BlobRef| self.stored.garbage.iter().flatten().any(|it| it == blob);
+        gone.retain(|blob| !listed(blob));
+        gone.sort();
+        gone.dedup();
+        // What is still needed waits on the list: the best round's parameters until another round
+        // is the best, what stragglers train from until they are done.
         let (kept, gone): (Vec<BlobRef>, Vec<BlobRef>) =
-            gone.into_iter().partition(|blob| *blob == result);
+            gone.into_iter().partition(|blob| self.needs(blob));
         if !kept.is_empty() {
             self.stored.garbage.insert(0, kept);
         }
         self.remove(gone);
+    }
+
+    /// Whether a blob is needed in further rounds, or is the result.
+    fn needs(&self, blob: &BlobRef) -> bool {
+        let result = self.machine.result().parameters;
+        let machine = [self.machine.parameters(), &result].into_iter();
+        let machine = machine.chain(self.machine.server_state()).chain(self.machine.encoded());
+        let mut all = machine.chain(self.machine.stragglers().blobs());
+        all.any(|needed| needed.object_name() == blob.object_name())
     }
 
     /// Removes blobs that only this job uses.
@@ -425,8 +442,11 @@ impl Owner {
         gone.push(self.machine.parameters().clone());
         gone.push(self.machine.result().parameters);
         gone.extend(self.machine.server_state().cloned());
+        gone.extend(self.machine.encoded().cloned());
         let kept = self.kept(&end);
-        gone.retain(|blob| Some(blob) != kept.as_ref());
+        gone.retain(|blob| {
+            kept.as_ref().is_none_or(|kept| kept.object_name() != blob.object_name())
+        });
         self.remove(gone);
         Ok(())
     }

@@ -70,6 +70,7 @@ impl Owner {
             normalization: self.prepared.normalization.clone(),
             loss,
             kept_local,
+            encoded: None,
         }
     }
 

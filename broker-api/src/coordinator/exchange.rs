@@ -7,6 +7,7 @@ use jobs::spec::{Levels, MaskedTrainTask, Offer, Purpose, Task, TaskWork, TrainT
 use jobs::training::Event;
 use link::blobs::BlobError;
 
+use super::download::Encoding;
 use super::masking::{Masking, MaskingError, Terms};
 use super::owner::{Owner, REST};
 use super::state::{parameters_name, server_state_name};
@@ -156,9 +157,10 @@ impl Owner {
         );
         let how = How::of(&self.machine, &self.secret);
         let devices = self.devices_max();
+        let download = Encoding::of(&self.spec, &self.job, round.0, term);
         self.core.spawn(async move {
             let event = match updates.unmask(names, &terms, devices, &exchange, how).await {
-                Ok(aggregate) => round::Event::Aggregated(aggregate),
+                Ok(made) => round::Event::Aggregated(download.store_new(&updates, made).await),
                 Err(failure) => round::Event::AggregationFailed { failure },
             };
             let _ = done.send(Event::Round { round, event }).await;

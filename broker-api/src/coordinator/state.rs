@@ -1,6 +1,6 @@
 //! What is stored of a training, so that another broker can go on.
 
-use jobs::id::{BlobRef, JobId};
+use jobs::id::{BlobRef, Bytes, JobId};
 use jobs::spec::Normalization;
 use jobs::training::Training;
 use link::secret::Secret;
@@ -71,11 +71,25 @@ pub(super) fn server_state_name(job: &JobId, round: u32, term: u64) -> String {
     format!("server-state/{job}/{round}/{term}")
 }
 
+/// The same of the parameters as they travel to devices.
+pub(super) fn encoded_name(job: &JobId, round: u32, term: u64) -> String {
+    format!("encoded/{job}/{round}/{term}")
+}
+
+/// What the owner of a term may have written of a round that the state does not name: names, with
+/// the digest of nothing.
+pub(super) fn unknown(job: &JobId, round: u32, term: u64) -> Vec<BlobRef> {
+    let nothing = BlobRef::by_digest(link::digest::of(b""), Bytes(0));
+    let names = [parameters_name, server_state_name, encoded_name];
+    let blobs = names.map(|name| BlobRef { name: Some(name(job, round, term)), ..nothing.clone() });
+    blobs.to_vec()
+}
+
 /// Whether a blob is named as one that only this job uses: an update, a message of the secure
 /// aggregation, global parameters, or what the server optimizer keeps.
 pub fn is_of(job: &JobId, blob: &BlobRef) -> bool {
     let mut parts = blob.object_name().split('/');
-    matches!(parts.next(), Some("update" | "exchange" | "parameters" | "server-state"))
+    matches!(parts.next(), Some("update" | "exchange" | "parameters" | "encoded" | "server-state"))
         && parts.next() == Some(job.as_str())
 }
 

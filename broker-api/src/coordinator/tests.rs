@@ -246,6 +246,34 @@ async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     tokio::time::timeout(PATIENCE, waiting).await.expect(what);
 }
 
+/// Waits until nothing of a job's is in the object store.
+async fn forgotten(world: &World, job: &JobId) {
+    use base64::Engine as _;
+    use futures::TryStreamExt as _;
+    let context = async_nats::jetstream::new(world.client().await);
+    let names = async || -> Vec<String> {
+        let store = context.get_stream_no_info("OBJ_blobs").await.unwrap();
+        let found = store.info_with_subjects("$O.blobs.M.>").await.unwrap();
+        let found: Vec<(String, usize)> = found.try_collect().await.unwrap();
+        let name = |(subject, _): (String, usize)| {
+            let encoded = subject.trim_start_matches("$O.blobs.M.");
+            let name = base64::engine::general_purpose::URL_SAFE.decode(encoded).unwrap();
+            String::from_utf8(name).unwrap()
+        };
+        found.into_iter().map(name).collect()
+    };
+    let until = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let mut left = names().await;
+        left.retain(|name| name.contains(job.as_str()));
+        if left.is_empty() {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < until, "these stay: {left:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_device_that_came_back_while_no_broker_was_there_is_waited_for() {
     let world = World::new().await;

@@ -12,6 +12,7 @@ use jobs::spec::{PrivacyMode, Strategy, TrainSpec};
 use jobs::training::Training;
 use link::blobs::{BlobError, Blobs, Pieces};
 use link::secret::Secret;
+use models::federated::encoding::EncodingError;
 use models::federated::privacy::PrivacyError;
 use models::federated::server::ServerError;
 use models::params::{Layout, ParametersError};
@@ -27,12 +28,15 @@ use super::fold::{Fold, Part};
 use super::masking::MaskingError;
 use super::state::is_of;
 
+mod encode;
 mod masked;
 pub(super) mod private;
 mod reading;
 pub(super) mod rules;
 pub(super) mod server;
 mod values;
+
+pub(super) use self::encode::encode;
 
 /// Pieces that may wait for the thread.
 const PIECES_WAITING: usize = 16;
@@ -204,6 +208,7 @@ impl Updates {
                 | ReadError::Step(_)
                 | ReadError::Rule(_)
                 | ReadError::Privacy(_)
+                | ReadError::Encoding(_)
                 | ReadError::Unmask(_),
             ) => Some(thread_failure()),
         }
@@ -351,7 +356,7 @@ impl Pieces for Mean<'_> {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum ReadError {
+pub(super) enum ReadError {
     #[error(transparent)]
     Blob(#[from] BlobError),
     #[error(transparent)]
@@ -372,6 +377,8 @@ enum ReadError {
         "the parameters, or what the server optimizer keeps, have another length than the model"
     )]
     Cut,
+    #[error("parameters cannot be encoded: {0}")]
+    Encoding(#[from] EncodingError),
     #[error("the thread that averages ended")]
     Thread,
 }
@@ -388,6 +395,7 @@ impl ReadError {
             Self::Content(error) => {
                 Failure::new(FailureCode::Diverged, format!("an update, or parameters: {error}"))
             }
+            Self::Encoding(_) => Failure::new(FailureCode::Diverged, self.to_string()),
             Self::Step(error) => {
                 Failure::new(FailureCode::Diverged, format!("the server's step: {error}"))
             }

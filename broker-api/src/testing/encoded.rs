@@ -1,8 +1,18 @@
-//! Updates as agents encode them.
+//! Updates as agents encode them, and parameters as they decode them.
 
+use bytes::Bytes;
 use jobs::spec::{TrainTask, UpdateEncoding};
-use models::federated::encoding::{Encoder, Format, Header, layout_digest};
+use link::blobs::Blobs;
+use models::federated::encoding::{Encoder, Format, Header, decode_parameters, layout_digest};
 use models::params::{Layout, Parameters};
+
+/// The parameters of a task, as safetensors; the exact ones for an agent that knows no others.
+pub(super) async fn received(blobs: &Blobs, work: &TrainTask, decodes: bool) -> Bytes {
+    match work.encoded.as_ref().filter(|_| decodes) {
+        None => blobs.get(&work.parameters).await.unwrap(),
+        Some(encoded) => decode_parameters(&blobs.get(encoded).await.unwrap()).unwrap().into(),
+    }
+}
 
 /// The update of a device that began with the bytes and has these parameters now, if it is not to
 /// be plain.

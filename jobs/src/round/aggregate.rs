@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{Phase, Round};
 use crate::id::{BlobRef, Bytes, DeviceId};
 
 /// What the updates of a round came to.
@@ -12,6 +13,9 @@ pub struct Aggregate {
     /// What the server optimizer keeps for the next round, if it keeps anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_state: Option<BlobRef>,
+    /// The new parameters as they travel to devices, where they are encoded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoded: Option<BlobRef>,
     /// What became of each update, ordered by device; nothing where all of them count as they are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub influences: Vec<(DeviceId, Influence)>,
@@ -23,7 +27,21 @@ pub struct Aggregate {
 impl Aggregate {
     /// New parameters, and nothing to say of them.
     pub fn of(parameters: BlobRef) -> Self {
-        Self { parameters, server_state: None, influences: Vec::new(), within: None }
+        Self { parameters, server_state: None, encoded: None, influences: Vec::new(), within: None }
+    }
+}
+
+impl Round {
+    /// The new parameters, once they are there and while they are judged.
+    pub fn made(&self) -> Option<&Aggregate> {
+        match &self.phase {
+            Phase::Evaluating { aggregate, .. } => Some(aggregate),
+            Phase::Selecting { .. }
+            | Phase::Collecting { .. }
+            | Phase::Exchanging { .. }
+            | Phase::Aggregating { .. }
+            | Phase::Ended { .. } => None,
+        }
     }
 }
 

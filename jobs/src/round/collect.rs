@@ -296,6 +296,7 @@ impl Round {
         let base = Base {
             round: self.plan.round,
             parameters: self.plan.parameters.clone(),
+            encoded: self.plan.encoded.clone(),
             version: versions.newest,
         };
         let goes_on = |member: &mut Member<Update>| match &member.standing {

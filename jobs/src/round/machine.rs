@@ -110,7 +110,7 @@ impl Round {
     pub(super) fn aggregated(&mut self, now: Millis, aggregate: &Aggregate) -> Vec<Effect> {
         let Phase::Aggregating { closed_at } = self.phase else { return Vec::new() };
         let parameters = &aggregate.parameters;
-        let aggregate = aggregate.clone();
+        let aggregate = Box::new(aggregate.clone());
         self.phase = Phase::Evaluating { closed_at, since: now, aggregate };
         if self.plan.evaluate.by_devices() {
             let there = self.members.iter().filter(|member| member.answer().is_some());
@@ -293,7 +293,7 @@ impl Round {
         }
         let aggregate = aggregate.clone();
         let moved = self.moved(&aggregate);
-        self.end(now, aggregate, None, moved)
+        self.end(now, *aggregate, None, moved)
     }
 
     fn end(
@@ -322,6 +322,7 @@ impl Round {
             round: self.plan.round,
             parameters: aggregate.parameters,
             server_state: aggregate.server_state,
+            encoded: aggregate.encoded,
             influences: aggregate.influences,
             within: aggregate.within,
             privacy: None,
@@ -352,8 +353,9 @@ impl Round {
         let up = own.chain(late);
         let offered = |blob: &BlobRef, devices: usize| blob.size.0.saturating_mul(devices as u64);
         let invited = self.members.len() + self.stragglers.left_by(self.plan.round);
-        let down = offered(&self.plan.parameters, invited)
-            .saturating_add(offered(&aggregate.parameters, self.judges.len()));
+        let begun = self.plan.encoded.as_ref().unwrap_or(&self.plan.parameters);
+        let made = aggregate.encoded.as_ref().unwrap_or(&aggregate.parameters);
+        let down = offered(begun, invited).saturating_add(offered(made, self.judges.len()));
         Moved { up: Bytes(up.fold(0, u64::saturating_add)), down: Bytes(down) }
     }
 }

@@ -18,6 +18,9 @@ pub struct Outcome {
     /// What the server optimizer keeps with new parameters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server_state: Option<BlobRef>,
+    /// New parameters as they travel to devices, where they are encoded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoded: Option<BlobRef>,
     /// What became of each update that is counted, ordered by device; nothing where the strategy
     /// takes them all as they are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

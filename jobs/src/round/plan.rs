@@ -13,6 +13,9 @@ pub struct Plan {
     pub round: RoundNumber,
     /// The global parameters.
     pub parameters: BlobRef,
+    /// The same as they travel to devices, where they are encoded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoded: Option<BlobRef>,
     /// Who takes part.
     pub participation: Participation,
     /// Who judges the result.

@@ -30,6 +30,9 @@ pub struct Base {
     pub round: RoundNumber,
     /// The parameters of that round.
     pub parameters: BlobRef,
+    /// The same as they travel to devices, where they are encoded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoded: Option<BlobRef>,
     /// Their version.
     pub version: u32,
 }
@@ -110,12 +113,19 @@ impl Stragglers {
         self.0.iter().filter(|it| it.goes_on()).map(|it| &it.member.device)
     }
 
-    /// What is still needed of the object store: parameters that are trained from, and updates.
+    /// What is still needed of the object store: parameters that are trained from, and updates, those
+    /// of the aggregate that is being made too.
     pub fn blobs(&self) -> impl Iterator<Item = &BlobRef> {
-        self.0.iter().filter(|it| it.goes_on()).flat_map(|it| {
+        let out = |it: &&Straggler| matches!(it.member.standing, Standing::Out(_));
+        self.0.iter().filter(move |it| !out(it)).flat_map(|it| {
             let update = it.member.answer().map(|update| &update.report.parameters);
-            std::iter::once(&it.base.parameters).chain(update)
+            std::iter::once(&it.base.parameters).chain(&it.base.encoded).chain(update)
         })
+    }
+
+    /// What they train from.
+    pub fn bases(&self) -> impl Iterator<Item = &Base> {
+        self.0.iter().map(|it| &it.base)
     }
 
     /// How many were left behind by this round.

@@ -43,6 +43,7 @@ fn plan(participation: Participation) -> Plan {
     Plan {
         round: RoundNumber(1),
         parameters: blob(0),
+        encoded: None,
         participation,
         evaluate: Evaluate::Devices,
         seed: 7,

@@ -202,5 +202,9 @@ mod tests {
             "secure_aggregation.drop_out strategy participation.quorum participation.devices"
         );
         assert_eq!(problems[0], "work.secure_aggregation.drop_out is 0.9: expected 0 to 0.4");
+        let sum = r#""participation":{"quorum":3},"secure_aggregation":{}"#;
+        assert_eq!(problems_of(&format!(r#"{sum},"download":"float32""#)), [""; 0]);
+        let problems = problems_of(&format!(r#"{sum},"download":"int8""#));
+        assert!(problems[0].contains("because masked updates are parameters"), "{problems:?}");
     }
 }

@@ -146,6 +146,16 @@ impl Problems {
         let expected = "another encoding, because the middle of values that most devices do not \
                         send is 0 in fedmedian, fedtrimmedavg and bulyan";
         self.check(!(by_coordinate && sparse), "work.update.encoding", "topk", expected);
+        let expected = if spec.secure_aggregation.is_some() {
+            "plain or float32, because masked updates are parameters, which would carry the \
+             rounding of what devices were given"
+        } else {
+            "plain or float32, or an update that is a difference (float32:delta=true, float16, \
+             bfloat16, int8, topk), because parameters would carry the rounding of what devices \
+             were given"
+        };
+        let holds = spec.download.is_exact() || spec.update.is_difference();
+        self.check(holds, "work.download", spec.download, expected);
     }
 
     fn secure_aggregation(&mut self, spec: &TrainSpec) {
@@ -402,6 +412,12 @@ mod tests {
             (r#"{"encoding":"topk"}"#, "fedmedian", "update.encoding"),
             (r#"{"encoding":"topk"}"#, "geometricmedian", ""),
             (r#"{"encoding":"float16"}"#, "fedtrimmedavg", ""),
+            (r#"{"encoding":"float16"},"download":"bfloat16""#, "fedavg", ""),
+            (r#"{"encoding":"float32"},"download":"float32""#, "fedavg", ""),
+            (r#"{"encoding":"float32"},"download":"bfloat16""#, "fedavg", "download"),
+            (r#"{"encoding":"int8"},"download":"int8""#, "fedadam", ""),
+            (r#"{"encoding":"int8","delta":false},"download":"int8""#, "fedavg", "download"),
+            (r#"{"encoding":"plain"},"download":"int8""#, "fedadam", "download"),
         ] {
             let spec = spec(&format!(
                 r#"{{"deadline_ms":1,"work":{{"kind":"train","model":"mlp","dataset":"digits",

@@ -42,6 +42,20 @@ impl Training {
         self.round.as_ref().map_or(&self.stragglers, Round::stragglers)
     }
 
+    /// [`Training::parameters`] as they travel to devices, where they are encoded.
+    pub fn encoded(&self) -> Option<&BlobRef> {
+        self.encoded.as_ref()
+    }
+
+    /// What a device gets in place of parameters that it is offered, where they are encoded.
+    pub fn encoded_of(&self, parameters: &BlobRef) -> Option<&BlobRef> {
+        let made = self.round.as_ref().and_then(Round::made);
+        let made = made.map(|made| (&made.parameters, &made.encoded));
+        let earlier = self.stragglers().bases().map(|base| (&base.parameters, &base.encoded));
+        let mut known = made.into_iter().chain([(&self.parameters, &self.encoded)]).chain(earlier);
+        known.find(|(known, _)| *known == parameters)?.1.as_ref()
+    }
+
     /// What is registered if no further round follows.
     pub fn result(&self) -> Candidate {
         self.progress.kept(&self.spec).cloned().unwrap_or_else(|| Candidate {

@@ -24,6 +24,7 @@ fn task(id: TaskId) -> Task {
             normalization: Normalization::Format,
             loss: Loss::default(),
             kept_local: Vec::new(),
+            encoded: None,
         }),
     };
     Task { id, timeout_ms: Millis(100), work }

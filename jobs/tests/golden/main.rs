@@ -19,10 +19,10 @@ use jobs::report::{
 };
 use jobs::selector::Selector;
 use jobs::spec::{
-    Augment, Evaluate, EvaluateTask, InferInput, InferSpec, InferTask, JobSpec, Keep, LateUpdates,
-    Levels, LocalTraining, Loss, MaskedTrainTask, Noised, Normalization, Offer, Optimizer,
-    Participation, Purpose, Rounding, Schedule, SecureAggregation, Selection, Strategy, Task,
-    TaskId, TaskWork, TensorHeader, TrainSpec, TrainTask, UpdateEncoding, WorkSpec,
+    Augment, Download, Evaluate, EvaluateTask, InferInput, InferSpec, InferTask, JobSpec, Keep,
+    LateUpdates, Levels, LocalTraining, Loss, MaskedTrainTask, Noised, Normalization, Offer,
+    Optimizer, Participation, Purpose, Rounding, Schedule, SecureAggregation, Selection, Strategy,
+    Task, TaskId, TaskWork, TensorHeader, TrainSpec, TrainTask, UpdateEncoding, WorkSpec,
 };
 use jobs::wire;
 use serde::Serialize;
@@ -83,11 +83,12 @@ fn messages_travel_as_agreed() {
     assert_eq!(there, golden.0, "files, and messages that are compared with them");
 }
 
+fn offer(purpose: Purpose, work: TaskWork) -> Offer {
+    let task = Task { id: task_id(purpose), timeout_ms: Millis(600_000), work };
+    Offer::Task(Box::new(task))
+}
+
 fn offers(golden: &mut Golden) {
-    let offer = |purpose, work| {
-        let task = Task { id: task_id(purpose), timeout_ms: Millis(600_000), work };
-        Offer::Task(Box::new(task))
-    };
     let train = TrainTask {
         graph: BlobRef::by_digest(digest(1), Bytes(1000)),
         parameters: blob(),
@@ -99,6 +100,7 @@ fn offers(golden: &mut Golden) {
         initial_loss: false,
         control: None,
         update: UpdateEncoding::default(),
+        encoded: None,
     };
     golden.same("offer-train", &offer(Purpose::Train, TaskWork::Train(train.clone())));
     let local = LocalTraining {
@@ -112,28 +114,12 @@ fn offers(golden: &mut Golden) {
     let update = "topk:share=0.25,values=int8".parse().unwrap();
     let encoded = TrainTask { update, ..train.clone() };
     golden.same("offer-train-encoded", &offer(Purpose::Train, TaskWork::Train(encoded)));
+    let download = TrainTask { encoded: Some(blob()), ..train.clone() };
+    golden.same("offer-train-download", &offer(Purpose::Train, TaskWork::Train(download)));
     let noised = Some(Noised { norm: 0.5, noise_multiplier: 2.25 });
     let noised = TrainTask { local: LocalTraining { noised, ..train.local.clone() }, ..train };
     golden.same("offer-train-noised", &offer(Purpose::Train, TaskWork::Train(noised)));
-    let evaluate = EvaluateTask {
-        graph: BlobRef::by_digest(digest(1), Bytes(1000)),
-        parameters: blob(),
-        dataset: parse("digits"),
-        batch_size: 32,
-        normalization: Normalization::Format,
-        loss: Loss::CrossEntropy,
-        kept_local: Vec::new(),
-    };
-    golden.same("offer-evaluate", &offer(Purpose::Evaluate, TaskWork::Evaluate(evaluate.clone())));
-    let fixed = EvaluateTask {
-        normalization: Normalization::Fixed { mean: vec![0.5], std: vec![0.25] },
-        ..evaluate.clone()
-    };
-    golden.same("offer-evaluate-fixed", &offer(Purpose::Evaluate, TaskWork::Evaluate(fixed)));
-    let mse = EvaluateTask { loss: Loss::Mse, ..evaluate.clone() };
-    golden.same("offer-evaluate-mse", &offer(Purpose::Evaluate, TaskWork::Evaluate(mse)));
-    let own = EvaluateTask { kept_local: vec!["*norm*".to_owned()], ..evaluate };
-    golden.same("offer-evaluate-kept-local", &offer(Purpose::Evaluate, TaskWork::Evaluate(own)));
+    evaluations(golden);
     let infer = |input, answer_to| {
         let engine = EnginePolicy::default();
         InferTask { model: model(), input, top: 3, engine, answer_to }
@@ -151,6 +137,32 @@ fn offers(golden: &mut Golden) {
     };
     golden.same("offer-cancel", &cancel("no longer needed", false));
     golden.same("offer-cancel-refused", &cancel("invalid_update: \"w\" is not finite", true));
+}
+
+fn evaluations(golden: &mut Golden) {
+    let evaluate = EvaluateTask {
+        graph: BlobRef::by_digest(digest(1), Bytes(1000)),
+        parameters: blob(),
+        dataset: parse("digits"),
+        batch_size: 32,
+        normalization: Normalization::Format,
+        loss: Loss::CrossEntropy,
+        kept_local: Vec::new(),
+        encoded: None,
+    };
+    golden.same("offer-evaluate", &offer(Purpose::Evaluate, TaskWork::Evaluate(evaluate.clone())));
+    let download = EvaluateTask { encoded: Some(blob()), ..evaluate.clone() };
+    let download = TaskWork::Evaluate(download);
+    golden.same("offer-evaluate-download", &offer(Purpose::Evaluate, download));
+    let fixed = EvaluateTask {
+        normalization: Normalization::Fixed { mean: vec![0.5], std: vec![0.25] },
+        ..evaluate.clone()
+    };
+    golden.same("offer-evaluate-fixed", &offer(Purpose::Evaluate, TaskWork::Evaluate(fixed)));
+    let mse = EvaluateTask { loss: Loss::Mse, ..evaluate.clone() };
+    golden.same("offer-evaluate-mse", &offer(Purpose::Evaluate, TaskWork::Evaluate(mse)));
+    let own = EvaluateTask { kept_local: vec!["*norm*".to_owned()], ..evaluate };
+    golden.same("offer-evaluate-kept-local", &offer(Purpose::Evaluate, TaskWork::Evaluate(own)));
 }
 
 fn reports(golden: &mut Golden) {
@@ -259,6 +271,7 @@ fn masked(golden: &mut Golden) {
         initial_loss: false,
         control: None,
         update: UpdateEncoding::default(),
+        encoded: None,
     };
     let shortened = LocalTraining { update_norm_max: Some(0.5), ..LocalTraining::default() };
     let shortened = TrainTask { local: shortened, ..train.clone() };
@@ -308,6 +321,7 @@ fn jobs(golden: &mut Golden) {
         rule: None,
         privacy: None,
         update: UpdateEncoding::default(),
+        download: Download::default(),
         secure_aggregation: None,
         evaluate: Evaluate::Devices,
         target_accuracy: Some(0.95),

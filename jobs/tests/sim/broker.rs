@@ -7,8 +7,8 @@ use jobs::id::{BlobRef, DeviceId, Millis, ModelRef, RoundNumber};
 use jobs::report::{EvaluationReport, Failure, FailureCode, ReportBody, TaskReport, UpdateReport};
 use jobs::round;
 use jobs::spec::{
-    EvaluateTask, LocalTraining, Loss, Normalization, Offer, PrivacyMode, Purpose, Task, TaskId,
-    TaskWork, TrainTask, UpdateEncoding,
+    Download, EvaluateTask, LocalTraining, Loss, Normalization, Offer, PrivacyMode, Purpose, Task,
+    TaskId, TaskWork, TrainTask, UpdateEncoding,
 };
 use jobs::training::{Effect, Event, Training};
 use rand::RngExt as _;
@@ -196,8 +196,14 @@ impl World {
         blob: Blob,
     ) -> Result<(), String> {
         let parameters = reference(&name, &blob);
+        let mut made = round::Aggregate::of(parameters);
+        if self.spec.download != Download::Plain {
+            let name = format!("encoded-{name}");
+            made.encoded = Some(reference(&name, &blob));
+            self.objects.insert(name, blob.clone());
+        }
         self.objects.insert(name, blob);
-        let event = round::Event::Aggregated(round::Aggregate::of(parameters));
+        let event = round::Event::Aggregated(made);
         self.broker_did(term, &Event::Round { round, event })
     }
 
@@ -331,6 +337,8 @@ impl World {
             round::Effect::Offer { device, purpose, attempt, parameters } => {
                 let graph = reference("graph", &Blob { value: 0, base: 0, bad: false });
                 let dataset = self.spec.dataset.clone();
+                let machine = self.broker.as_ref().map(|broker| &broker.machine);
+                let encoded = machine.and_then(|machine| machine.encoded_of(&parameters)).cloned();
                 let work = if purpose == Purpose::Train {
                     let local = LocalTraining::default();
                     TaskWork::Train(TrainTask {
@@ -344,6 +352,7 @@ impl World {
                         initial_loss: false,
                         control: None,
                         update: UpdateEncoding::default(),
+                        encoded,
                     })
                 } else {
                     TaskWork::Evaluate(EvaluateTask {
@@ -354,6 +363,7 @@ impl World {
                         normalization: Normalization::Format,
                         loss: Loss::default(),
                         kept_local: Vec::new(),
+                        encoded,
                     })
                 };
                 let task = Task {

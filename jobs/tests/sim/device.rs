@@ -85,10 +85,10 @@ impl World {
     /// Does the work ahead of its end and remembers what it came to under the task's name.
     fn result_of(&mut self, device: usize, task: jobs::spec::Task) -> TaskId {
         if let TaskWork::Train(work) = &task.work {
-            let found = self.objects.get(work.parameters.object_name()).cloned();
-            let found = found.filter(|blob| {
-                reference(work.parameters.object_name(), blob).digest == work.parameters.digest
-            });
+            let fetched = work.encoded.as_ref().unwrap_or(&work.parameters);
+            let name = fetched.object_name();
+            let found = self.objects.get(name).cloned();
+            let found = found.filter(|blob| reference(name, blob).digest == fetched.digest);
             if let Some(base) = found {
                 let salt = self.random.random_range(0..u64::MAX);
                 let value = mixed([base.value, device as u64, salt]);

@@ -7,8 +7,8 @@ use jobs::id::{BlobRef, Bytes, Digest, Millis, ModelRef, RoundNumber};
 use jobs::report::TaskReport;
 use jobs::round::Outcome;
 use jobs::spec::{
-    Evaluate, Keep, LateUpdates, LocalTraining, Offer, Participation, Quarantine, Selection,
-    Staleness, Strategy, TaskId, TrainSpec, UpdateEncoding,
+    Download, Evaluate, Keep, LateUpdates, LocalTraining, Offer, Participation, Quarantine,
+    Selection, Staleness, Strategy, TaskId, TrainSpec, UpdateEncoding,
 };
 use jobs::training::{Ending, Event, Training};
 use rand::{RngExt as _, SeedableRng as _};
@@ -214,6 +214,7 @@ impl World {
             rule: None,
             privacy: private::promise(seed),
             update: UpdateEncoding::default(),
+            download: if seed.is_multiple_of(3) { Download::Float32 } else { Download::Plain },
             secure_aggregation: None,
             evaluate: [Evaluate::None, Evaluate::Devices, Evaluate::Broker, Evaluate::Both]
                 [random.random_range(0..4)],

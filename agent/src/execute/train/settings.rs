@@ -125,6 +125,7 @@ mod tests {
             initial_loss: false,
             control: None,
             update: spec::UpdateEncoding::default(),
+            encoded: None,
         }
     }
 

@@ -24,6 +24,7 @@ fn key_of(local: LocalTraining, files: &[(&str, &str)], attempt: u32) -> Digest 
         initial_loss: false,
         control: None,
         update: UpdateEncoding::default(),
+        encoded: None,
     };
     let id = format!("job1-1-train-{attempt}").parse().unwrap();
     key(&id, &task, &dataset, &normalization)

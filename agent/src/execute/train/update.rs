@@ -162,7 +162,7 @@ impl Run {
         received: Bytes,
     ) -> Result<BlobRef, Failure> {
         let device = &self.executor.device;
-        if task.update == UpdateEncoding::default() {
+        if task.update == UpdateEncoding::default() && task.encoded.is_none() {
             let parameters = BlobRef { name: Some(self.update_name()), ..task.parameters };
             let sent = device.blobs.put_as(&parameters, received, Existing::Replace).await;
             sent.map_err(|error| cache::explain(&error))?;

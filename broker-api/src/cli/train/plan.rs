@@ -41,6 +41,7 @@ const FIELDS: &[(&str, &str)] = &[
     ("strategy", "spec.strategy"),
     ("rule", "spec.rule"),
     ("update", "spec.update"),
+    ("download", "spec.download"),
     ("quorum", "spec.participation.quorum"),
     ("privacy", "spec.privacy"),
     ("secure_aggregation", "spec.secure_aggregation"),

@@ -23,6 +23,9 @@ fn spec(strategy: &str, update: &str) -> JobSpec {
     let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
     train.strategy = strategy.parse().unwrap();
     train.update = update.parse().unwrap();
+    if train.update.is_difference() {
+        train.download = "int8".parse().unwrap();
+    }
     train.participation.over_selection = 1.0;
     train.evaluate = Evaluate::None;
     if strategy == "fedavg" {
@@ -84,10 +87,12 @@ async fn late_update_counts(strategy: &str, update: &str, own: f64, late: f64, t
     open_slow.send(true).unwrap();
     let record = ended(&broker, &job).await;
     assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+    assert!(record.rounds.iter().all(|round| round.failure.is_none()), "{record:?}");
 
     let given = |device: &Device, round: u32| values(&device.given.borrow()[&round]);
     let x = [given(&d1, 1), given(&d1, 2), third, given(&d2, 4)];
-    let tolerance = if update == "plain" { 1e-5 } else { 0.03 };
+    // With parameters that were rounded too.
+    let tolerance = if update == "plain" { 1e-5 } else { 0.1 };
     assert_moved(&x[0], &x[1], own, tolerance);
     assert_moved(&x[1], &x[2], own, tolerance);
     assert_moved(&x[2], &x[3], late, tolerance);
@@ -98,6 +103,7 @@ async fn late_update_counts(strategy: &str, update: &str, own: f64, late: f64, t
     assert!(influence.reason.contains("from round 1, 2 versions ago"), "{influence:?}");
     let counted: usize = record.rounds.iter().map(|round| round.updates.len()).sum();
     assert_eq!(counted, 4, "each update once");
+    forgotten(&world, &job).await;
     if let Some(runtime) = runtime {
         runtime.shutdown_background();
     }

@@ -151,6 +151,36 @@ fn a_device_at_work_goes_on_and_counts_once_in_a_later_round() {
     assert_eq!(outcome.moved.down, Bytes(2), "what was offered to those left behind too");
 }
 
+/// Whoever is offered parameters gets what travels in their place, a straggler of an earlier round
+/// too.
+#[test]
+fn what_travels_is_known_for_as_long_as_parameters_are_offered() {
+    let start = Start { encoded: Some(blob(100)), ..Start::of(blob(0)) };
+    let mut spec = spec("fedbuff", Some(1), 1, 9);
+    spec.evaluate = crate::spec::Evaluate::Devices;
+    let (mut training, _) = Training::begin_with(Millis(0), spec, Millis(1_000_000), start);
+    found(&mut training, 1, 1, 2);
+    accepted(&mut training, 1, &device(0));
+    accepted(&mut training, 1, &device(1));
+    assert_eq!(training.encoded_of(&blob(0)), Some(&blob(100)));
+    give(&mut training, 2, 1, &device(0));
+    let aggregate = Aggregate { encoded: Some(blob(101)), ..Aggregate::of(blob(1)) };
+    let judged = training.step(Millis(3), &of(1, RoundEvent::Aggregated(aggregate)));
+    assert_eq!(offers(&judged), [(1, device(0), blob(1))]);
+    assert_eq!(training.encoded_of(&blob(1)), Some(&blob(101)));
+    assert_eq!(training.encoded_of(&blob(0)), Some(&blob(100)));
+
+    let effects = training.step(Millis(4), &answer(&judged[0], 2, 0.5).unwrap());
+    let outcome = ended(&effects);
+    assert_eq!((outcome.parameters.clone(), outcome.encoded.clone()), (blob(1), Some(blob(101))));
+    assert_eq!(outcome.moved.down, Bytes(2 * 100 + 101));
+    assert_eq!(training.encoded(), Some(&blob(101)));
+    assert_eq!(training.encoded_of(&blob(0)), Some(&blob(100)), "a straggler may ask again");
+    assert!(training.stragglers().blobs().any(|needed| *needed == blob(100)));
+    training.step(Millis(5), &Event::CancelRequested);
+    assert_eq!(training.encoded_of(&blob(0)), None);
+}
+
 #[test]
 fn a_device_that_is_too_late_is_told_and_missing() {
     let (mut training, _) = begin(spec("fedavg", Some(1), 1, 9));

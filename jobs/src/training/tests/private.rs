@@ -157,8 +157,8 @@ fn an_adaptive_norm_is_part_of_the_state() {
 fn a_sampled_round_is_drawn_in_secret() {
     let invited = |secret| {
         let spec = private(1, &format!("{THREE_ROUNDS},sampling_rate=0.5"));
-        let begun =
-            Training::begin_in_secret(Millis(0), spec, Millis(1_000_000), blob(0), Some(secret));
+        let start = Start { secret_seed: Some(secret), ..Start::of(blob(0)) };
+        let begun = Training::begin_with(Millis(0), spec, Millis(1_000_000), start);
         let (mut training, effects) = begun;
         training.step(Millis(0), &answer(&effects[0], 100, 0.5).unwrap()).len()
     };

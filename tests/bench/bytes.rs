@@ -1,4 +1,4 @@
-//! How updates travel: bytes, time, and what a model learns, encoding beside encoding.
+//! How updates and parameters travel: bytes, time, and what a model learns, encoding beside encoding.
 
 use std::time::Instant;
 
@@ -25,6 +25,15 @@ const ENCODINGS: [&str; 9] = [
     "topk:share=0.01",
     "topk:share=0.01,values=int8",
 ];
+/// As `--update` and `--download` take them together.
+const BOTH: [(&str, &str); 6] = [
+    ("plain", "float32"),
+    ("float32:delta=true", "float16"),
+    ("float32:delta=true", "bfloat16"),
+    ("float32:delta=true", "int8"),
+    ("int8", "int8"),
+    ("topk:share=0.1", "int8"),
+];
 /// Values of a model of 25 MB.
 const VALUES: usize = 6_250_000;
 const DEVICES: usize = 3;
@@ -50,7 +59,10 @@ pub(crate) async fn measure() {
         code(name, format, share, &values);
     }
     heading("digits, 3 devices, Dirichlet(0.5), LeNet, 15 rounds, mean of 3 seeds");
-    println!("  {:<30} {:>9} {:>8} {:>11}", "encoding", "bytes", "of plain", "accuracy");
+    println!(
+        "  {:<19} {:<30} {:>9} {:>9} {:>8} {:>11}",
+        "download", "update", "down", "up", "of plain", "accuracy"
+    );
     let world = World::start().await;
     let digits = Digits::write(world.folder(), DEVICES);
     let mut agents = Vec::new();
@@ -59,11 +71,13 @@ pub(crate) async fn measure() {
         agents.push(world.join(&format!("device-{number}"), Some(("digits", &share))).await);
     }
     let mut plain = 0.0;
-    for encoding in ENCODINGS {
-        let (bytes, accuracy) = learn(&world, encoding).await;
-        plain = if encoding == "plain" { bytes } else { plain };
-        let (share, percent) = (100.0 * bytes / plain, 100.0 * accuracy);
-        println!("  {encoding:<30} {bytes:>9.0} {share:>6.1} % {percent:>9.1} %");
+    for (update, download) in ENCODINGS.map(|update| (update, "plain")).into_iter().chain(BOTH) {
+        let Learnt { down, up, accuracy } = learn(&world, update, download).await;
+        plain = if (update, download) == ("plain", "plain") { down + up } else { plain };
+        let (share, percent) = (100.0 * (down + up) / plain, 100.0 * accuracy);
+        println!(
+            "  {download:<19} {update:<30} {down:>9.0} {up:>9.0} {share:>6.1} % {percent:>9.1} %"
+        );
     }
 }
 
@@ -115,28 +129,40 @@ fn code(name: &str, format: Format, share: Option<f64>, values: &[f32]) {
     println!("  {name:<30} {megabytes:>9.2} {of_plain:>6.1} % {encode_s:>11.3} {decode_s:>11.3}");
 }
 
-/// The mean length of an update, and the accuracy after the last round.
-async fn learn(world: &World, encoding: &str) -> (f64, f64) {
-    let (mut bytes, mut updates, mut accuracy) = (0.0, 0.0, 0.0);
+/// Mean bytes of the parameters that a device gets and of its update, and the accuracy after the
+/// last round.
+struct Learnt {
+    down: f64,
+    up: f64,
+    accuracy: f64,
+}
+
+async fn learn(world: &World, update: &str, download: &str) -> Learnt {
+    let (mut down, mut up, mut updates, mut accuracy) = (0.0, 0.0, 0.0, 0.0);
     for seed in 0..SEEDS {
         let job = json!({"kind": "train", "spec": {
             "model": "lenet", "dataset": "digits", "rounds": ROUNDS, "seed": seed,
-            "register_as": "measured", "update": written(encoding),
+            "register_as": "measured", "update": written(update), "download": download,
             "participation": {"devices": DEVICES, "quorum": DEVICES},
         }});
         let id = world.submit(&job).await;
         let job = world.ended(&id).await;
         assert_eq!(job["state"], "succeeded", "{job:#}");
         let rounds = job["rounds"].as_array().unwrap();
-        for update in rounds.iter().flat_map(|round| round["updates"].as_array().unwrap()) {
-            bytes += update[1]["parameters"]["size"].as_f64().unwrap();
-            updates += 1.0;
+        for round in rounds {
+            let encoded = &round["encoded"];
+            let fetched = if encoded.is_null() { &round["parameters"] } else { encoded };
+            for update in round["updates"].as_array().unwrap() {
+                down += fetched["size"].as_f64().unwrap();
+                up += update[1]["parameters"]["size"].as_f64().unwrap();
+                updates += 1.0;
+            }
         }
         accuracy += judged(rounds.last().unwrap());
     }
     #[expect(clippy::cast_precision_loss, reason = "few seeds")]
     let seeds = SEEDS as f64;
-    (bytes / updates, accuracy / seeds)
+    Learnt { down: down / updates, up: up / updates, accuracy: accuracy / seeds }
 }
 
 /// An encoding as a job says it.

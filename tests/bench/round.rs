@@ -46,9 +46,54 @@ const CASES: [Case; 5] = [
     case(10, ("100 MB", 625), 5, 4000, "13-19 s, 5.5 GB"),
 ];
 
+/// Rounds whose devices change the model: what 8 bits both ways save, and what they cost to encode.
+const ENCODED: [Case; 3] = [
+    case(4, ("1 MB", 63), 20, 15, ""),
+    case(10, ("1 MB", 63), 20, 30, ""),
+    case(10, ("25 MB", 313), 10, 1000, ""),
+];
+
 pub(crate) async fn measure() {
     for case in CASES {
         measure_case(&case).await;
+    }
+    for case in ENCODED {
+        measure_encoded(&case).await;
+    }
+}
+
+/// Each device is a process that moves every value a little, and sends what it has, or the
+/// differences.
+async fn measure_encoded(case: &Case) {
+    let devices = case.devices;
+    heading(&format!("a round of {devices} devices that move a model of {}", case.name));
+    println!("  {:<44} {:>12} {:>12} {:>12}", "", "a round", "MB down", "MB up");
+    for (what, encoding) in [("exact", "plain"), ("int8 both ways", "int8")] {
+        let world = World::start().await;
+        let mut processes = Vec::new();
+        for number in 0..devices {
+            let (first, side) = (number.to_string(), case.side.to_string());
+            let options = ["--moves", "--first", &first, "--side", &side];
+            processes.push(world.devices(&format!("device-{number}"), &options));
+            world.online(&format!("device-{number:05}"), true).await;
+        }
+        let job = json!({"kind": "train", "spec": {
+            "model": "mlp", "dataset": "blank", "rounds": WARM_UP + case.rounds, "evaluate": false,
+            "update": {"encoding": encoding}, "download": encoding,
+            "participation": {"devices": devices, "quorum": devices},
+        }});
+        let before = Computed::so_far(&world, &processes);
+        let id = world.submit(&job).await;
+        let job = world.ended_within(&id, Duration::from_mins(5)).await;
+        assert_eq!(job["state"], "succeeded", "{job:#}");
+        let computed = Computed::so_far(&world, &processes);
+        let rounds = job["rounds"].as_array().unwrap();
+        let mut times = Times::default();
+        between_ends(&rounds[WARM_UP - 1..]).for_each(|time| times.push(time));
+        let moved = |way: &str| mb(rounds[WARM_UP]["moved"][way].as_u64().unwrap());
+        let (median, down, up) = (ms(times.median()), moved("down"), moved("up"));
+        println!("  {what:<44} {median:>12} {down:>12} {up:>12}");
+        computed.print_since(&before, u32::try_from(WARM_UP + case.rounds).unwrap());
     }
 }
 

@@ -1,7 +1,8 @@
 //! Devices that say and do what agents do in a round without training, many in one process.
 //!
 //! With `--adds` each adds its number to every value of the parameters, so that the result of a
-//! round tells exactly whose updates are in it.
+//! round tells exactly whose updates are in it. With `--moves` they know parameters and updates of
+//! 8 bits.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,9 +21,11 @@ use jobs::subject::{self, FleetTopic};
 use jobs::wire;
 use link::blobs::{BlobError, Blobs, Existing};
 use models::dataset::Dataset;
+use models::federated::encoding::decode_parameters;
 use models::params::Parameters;
 
 mod attacker;
+mod mover;
 
 /// Which devices one process plays.
 #[derive(Debug, Clone, clap::Parser)]
@@ -48,6 +51,9 @@ pub struct Options {
     /// Each device adds its number to every value
     #[arg(long)]
     pub adds: bool,
+    /// Each device moves every value a little, and encodes what it sends if the task says so
+    #[arg(long)]
+    pub moves: bool,
     /// The data set's name
     #[arg(long, default_value = "blank")]
     pub dataset: String,
@@ -220,7 +226,11 @@ impl Device {
     /// Gets the parameters and sends them back, as an agent does in no epoch of training.
     async fn update(&self, id: &TaskId, work: &TrainTask) -> Result<UpdateReport, BlobError> {
         let received = &work.parameters;
-        let bytes = self.blobs.get(received).await?;
+        let encoded = work.encoded.as_ref().filter(|_| self.options.moves);
+        let mut bytes = self.blobs.get(encoded.unwrap_or(received)).await?;
+        if encoded.is_some() {
+            bytes = decode_parameters(&bytes).unwrap().into();
+        }
         if let Some(folder) = &self.options.record
             && self.number == self.options.first
         {
@@ -235,6 +245,11 @@ impl Device {
             let train = move || attacker::flipped(&dataset, &graph, &bytes, &work, factor);
             let flipped = tokio::task::spawn_blocking(train).await.unwrap();
             self.blobs.put_named(name, flipped.into()).await?
+        } else if self.options.moves {
+            let (work, seed) = (work.clone(), self.number.into());
+            let move_all = move || mover::moved(&bytes, &work, seed);
+            let moved = tokio::task::spawn_blocking(move_all).await.unwrap();
+            self.blobs.put_named(name, moved.into()).await?
         } else if self.options.adds {
             self.blobs.put_named(name, added(&bytes, self.number).into()).await?
         } else {

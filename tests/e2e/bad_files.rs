@@ -123,10 +123,12 @@ async fn a_full_disk_on_a_device_is_named() {
     let fleet = fleet(1).await;
     let world = &fleet.world;
     let digits = tests::data::Digits::write(&world.folder().join("again"), 2);
-    // A disk of its own, too small for a model, in a mount namespace that ends with the agent.
+    // A disk of its own, without room for a file, in a mount namespace that ends with the agent.
     let state = world.folder().join("state-device-2");
     std::fs::create_dir(&state).unwrap();
-    let script = r#"mount -t tmpfs -o size=32k none "$0" && exec "$@""#;
+    let script = r#"mount -t tmpfs -o size=32k none "$0" || exit 1
+        cat /dev/zero 2> /dev/null > "$0/ballast"
+        exec "$@""#;
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script]).arg(&state);
     if !command.args(["true"]).status().is_ok_and(|status| status.success()) {

@@ -7,7 +7,6 @@ use std::time::Duration;
 use futures::{FutureExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tests::data::write_blank;
-use tests::process::program;
 use tests::proxy::Proxy;
 use tests::world::World;
 use tokio::task::JoinHandle;
@@ -130,6 +129,9 @@ async fn trained(world: &World) -> Vec<Value> {
 
 /// Bytes a second of each device.
 const SLOW: u32 = 1_000_000;
+/// Three of them are longer than a busy machine lets a process wait, and shorter than what a model
+/// takes on its way.
+const HEARTBEAT_MS: u32 = 1000;
 /// Bytes of all that is said beside models and updates, at most.
 const MESSAGES: u64 = 300_000;
 
@@ -147,7 +149,7 @@ async fn a_slow_way_takes_its_time_and_nothing_twice() {
     let mut agents = Vec::new();
     for (number, proxy) in proxies.iter().enumerate() {
         let name = format!("device-{}", number + 1);
-        let mut command = world.agent_command_via(&proxy.url(), &program("dunlin-agent"), &name);
+        let mut command = world.agent_command_via((&proxy.url(), HEARTBEAT_MS), &name);
         command.arg("--data").arg(format!("blank={}", pictures.display()));
         agents.push(world.run_agent(&name, command));
         world.online(&name, true).await;

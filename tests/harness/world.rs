@@ -155,13 +155,23 @@ impl World {
 
     /// The same with a build of one's choice.
     pub fn agent_command_of(&self, program: &Path, name: &str) -> Command {
-        self.agent_command_via(&self.nats_urls, program, name)
+        self.agent_command_with(program, name, (&self.nats_urls, 300))
     }
 
-    /// The same by another way to NATS.
-    pub fn agent_command_via(&self, nats: &str, program: &Path, name: &str) -> Command {
+    /// The same by another way to NATS, with so many milliseconds between two heartbeats.
+    pub fn agent_command_via(&self, (nats, heartbeat_ms): (&str, u32), name: &str) -> Command {
+        self.agent_command_with(&program("dunlin-agent"), name, (nats, heartbeat_ms))
+    }
+
+    fn agent_command_with(
+        &self,
+        program: &Path,
+        name: &str,
+        (nats, heartbeat_ms): (&str, u32),
+    ) -> Command {
         let mut command = Command::new(program);
-        command.args(["--nats", nats, "--name", name, "--heartbeat-ms", "300"]);
+        command.args(["--nats", nats, "--name", name]);
+        command.args(["--heartbeat-ms", &heartbeat_ms.to_string()]);
         command.arg("--state-dir").arg(self.folder.path().join(format!("state-{name}")));
         command
     }

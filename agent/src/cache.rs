@@ -22,7 +22,7 @@ mod disk;
 mod gates;
 
 /// Bytes of blobs in memory, at most; one larger blob alone is kept too.
-const MEMORY_BYTES: usize = 2 * 1024 * 1024;
+const MEMORY_BYTES: usize = 1024 * 1024;
 
 /// Where a blob is kept after it was fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

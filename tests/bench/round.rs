@@ -46,24 +46,17 @@ const CASES: [Case; 5] = [
     case(10, ("100 MB", 625), 5, 4000, "13-19 s, 5.5 GB"),
 ];
 
-/// Rounds whose devices change the model: what 8 bits both ways save, and what they cost to encode.
-const ENCODED: [Case; 3] = [
-    case(4, ("1 MB", 63), 20, 15, ""),
-    case(10, ("1 MB", 63), 20, 30, ""),
-    case(10, ("25 MB", 313), 10, 1000, ""),
-];
-
 pub(crate) async fn measure() {
     for case in CASES {
         measure_case(&case).await;
     }
-    for case in ENCODED {
-        measure_encoded(&case).await;
+    for case in [&CASES[0], &CASES[1], &CASES[3]] {
+        measure_encoded(case).await;
     }
 }
 
-/// Each device is a process that moves every value a little, and sends what it has, or the
-/// differences.
+/// What 8 bits both ways save, and what they cost to encode. Each device is a process that moves
+/// every value a little, and sends what it has, or the differences.
 async fn measure_encoded(case: &Case) {
     let devices = case.devices;
     heading(&format!("a round of {devices} devices that move a model of {}", case.name));
@@ -82,18 +75,11 @@ async fn measure_encoded(case: &Case) {
             "update": {"encoding": encoding}, "download": encoding,
             "participation": {"devices": devices, "quorum": devices},
         }});
-        let before = Computed::so_far(&world, &processes);
-        let id = world.submit(&job).await;
-        let job = world.ended_within(&id, Duration::from_mins(5)).await;
-        assert_eq!(job["state"], "succeeded", "{job:#}");
-        let computed = Computed::so_far(&world, &processes);
-        let rounds = job["rounds"].as_array().unwrap();
-        let mut times = Times::default();
-        between_ends(&rounds[WARM_UP - 1..]).for_each(|time| times.push(time));
+        let Ran { rounds, median, computed } = run(&world, &processes, &job).await;
         let moved = |way: &str| mb(rounds[WARM_UP]["moved"][way].as_u64().unwrap());
-        let (median, down, up) = (ms(times.median()), moved("down"), moved("up"));
+        let (median, down, up) = (ms(median), moved("down"), moved("up"));
         println!("  {what:<44} {median:>12} {down:>12} {up:>12}");
-        computed.print_since(&before, u32::try_from(WARM_UP + case.rounds).unwrap());
+        computed.print();
     }
 }
 
@@ -114,19 +100,11 @@ async fn measure_case(case: &Case) {
         "model": "mlp", "dataset": "blank", "rounds": WARM_UP + case.rounds, "evaluate": false,
         "local": {"epochs": 0}, "participation": {"devices": devices, "quorum": devices},
     }});
-    let before = Computed::so_far(&world, &agents);
-    let id = world.submit(&job).await;
-    let job = world.ended_within(&id, Duration::from_mins(5)).await;
-    assert_eq!(job["state"], "succeeded", "{job:#}");
-    let computed = Computed::so_far(&world, &agents);
-    let rounds = job["rounds"].as_array().unwrap();
-    let mut times = Times::default();
-    between_ends(&rounds[WARM_UP - 1..]).for_each(|time| times.push(time));
+    let Ran { rounds, median, computed } = run(&world, &agents, &job).await;
     let model = rounds[0]["parameters"]["size"].as_u64().unwrap();
     let (peak, most) = (world.broker.memory("VmHWM"), 3 * model + BROKER_ROOM);
     let nats = world.nats.memory("VmHWM");
     let limit = moving_only(&world, case, usize::try_from(model).unwrap()).await;
-    let median = times.median();
     let bar = format!("{} (Flower {})", ms(case.bar), case.flower);
     let what = format!("a round, median of {}", case.rounds);
     against_bar(&what, &ms(median), &bar, median <= case.bar);
@@ -136,7 +114,28 @@ async fn measure_case(case: &Case) {
     let most = 3 * model + DEVICE_ROOM;
     against_bar("an agent's peak memory", &mb(agent), &mb(most), agent <= most);
     println!("  {:<44} {:>12}", "nats-server's peak memory", mb(nats));
-    computed.print_since(&before, u32::try_from(WARM_UP + case.rounds).unwrap());
+    computed.print();
+}
+
+/// What became of a training.
+struct Ran {
+    rounds: Vec<Value>,
+    /// From round to round.
+    median: Duration,
+    computed: Computed,
+}
+
+async fn run(world: &World, devices: &[Process], job: &Value) -> Ran {
+    let before = Computed::so_far(world, devices);
+    let id = world.submit(job).await;
+    let job = world.ended_within(&id, Duration::from_mins(5)).await;
+    assert_eq!(job["state"], "succeeded", "{job:#}");
+    let rounds = job["rounds"].as_array().unwrap().clone();
+    let count = u32::try_from(rounds.len()).unwrap();
+    let computed = Computed::so_far(world, devices).in_a_round(&before, count);
+    let mut times = Times::default();
+    between_ends(&rounds[WARM_UP - 1..]).for_each(|time| times.push(time));
+    Ran { rounds, median: times.median(), computed }
 }
 
 /// Time that the processes have computed.
@@ -155,15 +154,23 @@ impl Computed {
         }
     }
 
-    /// What a round has cost since, which all of them share the cores for.
-    fn print_since(&self, before: &Self, rounds: u32) {
-        for (who, now, before) in [
-            ("nats-server", self.nats, before.nats),
-            ("the broker", self.broker, before.broker),
-            ("all agents", self.agents, before.agents),
-        ] {
+    /// What each of so many rounds has cost since.
+    fn in_a_round(&self, before: &Self, rounds: u32) -> Self {
+        let each = |now: Duration, before: Duration| now.saturating_sub(before) / rounds;
+        Self {
+            nats: each(self.nats, before.nats),
+            broker: each(self.broker, before.broker),
+            agents: each(self.agents, before.agents),
+        }
+    }
+
+    /// The processes share the cores for it.
+    fn print(&self) {
+        for (who, time) in
+            [("nats-server", self.nats), ("the broker", self.broker), ("all agents", self.agents)]
+        {
             let what = format!("computed in a round by {who}");
-            println!("  {what:<44} {:>12}", ms(now.saturating_sub(before) / rounds));
+            println!("  {what:<44} {:>12}", ms(time));
         }
     }
 }

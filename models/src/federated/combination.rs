@@ -37,40 +37,6 @@ pub fn combine(
     })
 }
 
-/// Some columns to combine, from `start` on.
-struct Columns<'a> {
-    part: &'a Part<'a>,
-    start: usize,
-    combined: &'a mut [f32],
-    /// The largest bits, without the sign, of all values that were read.
-    largest: &'a mut u32,
-}
-
-impl Loop for Columns<'_> {
-    #[inline(always)]
-    #[expect(clippy::inline_always, reason = "to be compiled for the caller's instructions")]
-    fn run(self) {
-        let (blocks, tail) = self.combined.as_chunks_mut::<BLOCK>();
-        let end = self.start + blocks.len() * BLOCK;
-        let mut largest = [0; BLOCK];
-        for (index, block) in blocks.iter_mut().enumerate() {
-            let at = self.start + index * BLOCK;
-            let columns = |row: &[f32]| *row[at..].first_chunk().expect("a block");
-            *block = self.part.block(columns, &mut largest);
-        }
-        if !tail.is_empty() {
-            let length = tail.len();
-            let padded = |row: &[f32]| {
-                let mut block = [0.0; BLOCK];
-                block[..length].copy_from_slice(&row[end..end + length]);
-                block
-            };
-            tail.copy_from_slice(&self.part.block(padded, &mut largest)[..length]);
-        }
-        *self.largest = largest.into_iter().fold(0, u32::max);
-    }
-}
-
 /// Columns whose sums stay in registers while all rows are read.
 const BLOCK: usize = 32;
 
@@ -135,6 +101,40 @@ impl Part<'_> {
         let mut all = centre.into_iter().chain(read);
         all.find_map(|(row, values)| check_finite(row, values, columns.clone()).err())
             .expect("one is not finite")
+    }
+}
+
+/// Some columns to combine, from `start` on.
+struct Columns<'a> {
+    part: &'a Part<'a>,
+    start: usize,
+    combined: &'a mut [f32],
+    /// The largest bits, without the sign, of all values that were read.
+    largest: &'a mut u32,
+}
+
+impl Loop for Columns<'_> {
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "to be compiled for the caller's instructions")]
+    fn run(self) {
+        let (blocks, tail) = self.combined.as_chunks_mut::<BLOCK>();
+        let end = self.start + blocks.len() * BLOCK;
+        let mut largest = [0; BLOCK];
+        for (index, block) in blocks.iter_mut().enumerate() {
+            let at = self.start + index * BLOCK;
+            let columns = |row: &[f32]| *row[at..].first_chunk().expect("a block");
+            *block = self.part.block(columns, &mut largest);
+        }
+        if !tail.is_empty() {
+            let length = tail.len();
+            let padded = |row: &[f32]| {
+                let mut block = [0.0; BLOCK];
+                block[..length].copy_from_slice(&row[end..end + length]);
+                block
+            };
+            tail.copy_from_slice(&self.part.block(padded, &mut largest)[..length]);
+        }
+        *self.largest = largest.into_iter().fold(0, u32::max);
     }
 }
 

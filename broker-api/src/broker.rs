@@ -132,11 +132,20 @@ impl Broker {
     }
 
     async fn begin(config: BrokerConfig) -> anyhow::Result<Self> {
-        let killed = CancellationToken::new();
-        let guard = killed.clone().drop_guard();
         let name = new_job_id().to_string();
         let judge = Judge::start(config.data.clone()).await?;
         let store = Box::pin(open_store(&config, &name)).await?;
+        Box::pin(Self::begin_with(config, name, judge, store)).await
+    }
+
+    async fn begin_with(
+        config: BrokerConfig,
+        name: String,
+        judge: Judge,
+        store: Store,
+    ) -> anyhow::Result<Self> {
+        let killed = CancellationToken::new();
+        let guard = killed.clone().drop_guard();
         let fleet = Box::pin(Fleet::start(store.clone(), killed.clone())).await?;
         let registry = Box::pin(Registry::start(store.clone(), killed.clone())).await;
         let metrics = Arc::new(Metrics::default());
@@ -170,6 +179,16 @@ impl Broker {
         core.spawn(sweep::run(core.clone()));
         core.spawn(crate::coordinator::run(core.clone(), begun));
         Ok(Self { core, _guard: Arc::new(guard) })
+    }
+
+    /// A broker that moves so many bytes of blobs a second, at most.
+    #[cfg(test)]
+    pub(crate) async fn start_slow(config: BrokerConfig, bytes: u64) -> anyhow::Result<Self> {
+        let name = new_job_id().to_string();
+        let judge = Judge::start(config.data.clone()).await?;
+        let mut store = Box::pin(open_store(&config, &name)).await?;
+        store.blobs = store.blobs.limited_to(bytes);
+        Box::pin(Self::begin_with(config, name, judge, store)).await
     }
 
     /// Stops taking work and waits for tasks to store what they hold.

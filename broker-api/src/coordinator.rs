@@ -21,6 +21,8 @@ mod evaluate;
 mod exchange;
 pub(crate) mod finish;
 mod fold;
+mod leftovers;
+mod making;
 mod masking;
 mod owner;
 mod pace;

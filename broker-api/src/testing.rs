@@ -70,7 +70,7 @@ impl World {
         runtime.spawn(Broker::start(self.broker_config())).await.unwrap().unwrap()
     }
 
-    fn broker_config(&self) -> BrokerConfig {
+    pub(crate) fn broker_config(&self) -> BrokerConfig {
         let data = BTreeMap::new();
         BrokerConfig { nats: self.url(), body_bytes_max: 64 << 20, replicas: 1, data }
     }

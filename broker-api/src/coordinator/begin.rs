@@ -11,9 +11,11 @@ use jobs::training::{Effect, Event, Start, Training};
 use link::secret::Secret;
 use models::params::Layout;
 use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
 
 use super::RENEW_EVERY;
 use super::download::Encoding;
+use super::leftovers::resumable;
 use super::owner::{DONE_WAITING, Ears, Owner, REST, Stop};
 use super::pace::Pace;
 use super::prepare::{Unprepared, layout_of};
@@ -72,7 +74,7 @@ async fn try_begin(
     stored: &mut Versioned<StoredTraining>,
 ) -> Result<(Owner, Ears, Vec<Effect>), Unready> {
     let found = core.store.jobs.get(job.as_str()).await?;
-    let Some(record) = found.map(|found| found.value.record) else {
+    let Some(StoredJob { record, parameters: kept, .. }) = found.map(|found| found.value) else {
         core.store.trainings.remove(job.as_str()).await?;
         return Err(Unready::Stop(Stop::Over));
     };
@@ -82,7 +84,7 @@ async fn try_begin(
     };
     if record.state.is_final() {
         core.tell_end(&record).await?;
-        core.store.trainings.remove(job.as_str()).await?;
+        core.forget_training(job, &stored.value, kept.as_ref()).await?;
         return Err(Unready::Stop(Stop::Over));
     }
     let deadline = record.accepted_at.plus(record.spec.deadline_ms);
@@ -96,12 +98,14 @@ async fn try_begin(
     };
     let Begun { machine, effects, prepared, layout, garbage } = match begun {
         Ok(begun) => begun,
-        Err(unprepared) => return Err(give_up(core, job, unprepared).await?),
+        Err(unprepared) => return Err(give_up(core, job, &stored.value, unprepared).await?),
     };
     mark_running(core, job).await?;
     let updates = Updates::start(core.store.blobs.clone(), layout, &spec).map_err(|error| {
         StoreError::Unavailable { doing: "starting a thread".to_owned(), reason: error.to_string() }
     })?;
+    let making = TaskTracker::new();
+    making.close();
     let (ears, done, returns) = listen(core, job).await?;
     let mut value = StoredTraining { prepared: Some(prepared.clone()), ..stored.value.clone() };
     value.secret = spec.privacy.map(|_| secret.clone());
@@ -113,6 +117,7 @@ async fn try_begin(
         job_spec: record.spec,
         prepared,
         updates,
+        making,
         machine,
         secret,
         stored: value,
@@ -201,7 +206,12 @@ async fn listen(
 }
 
 /// Ends a training that cannot begin.
-async fn give_up(core: &Core, job: &JobId, unprepared: Unprepared) -> Result<Unready, StoreError> {
+async fn give_up(
+    core: &Core,
+    job: &JobId,
+    stored: &StoredTraining,
+    unprepared: Unprepared,
+) -> Result<Unready, StoreError> {
     let failure = match unprepared {
         Unprepared::Store(error) => return Ok(error.into()),
         Unprepared::Failed(failure) => failure,
@@ -211,8 +221,9 @@ async fn give_up(core: &Core, job: &JobId, unprepared: Unprepared) -> Result<Unr
     };
     let state =
         if failure.code == FailureCode::Cancelled { JobState::Cancelled } else { JobState::Failed };
-    core.end_job(job, JobEnd { state, ..failed(failure) }).await?;
-    core.store.trainings.remove(job.as_str()).await?;
+    let kept = stored.machine.as_ref().and_then(resumable);
+    core.end_training(job, &JobEnd { state, ..failed(failure) }, kept.as_ref()).await?;
+    core.forget_training(job, stored, kept.as_ref()).await?;
     Ok(Unready::Stop(Stop::Over))
 }
 

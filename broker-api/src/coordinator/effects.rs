@@ -5,28 +5,20 @@ use std::time::{Duration, Instant};
 
 use async_nats::header::HeaderMap;
 use jobs::id::{Attempt, BlobRef, DeviceId, RoundNumber};
-use jobs::job::JobState;
-use jobs::report::FailureCode;
 use jobs::round::{self, Outcome};
 use jobs::spec::{
     EvaluateTask, LocalTraining, Offer, Purpose, Schedule, Strategy, Task, TaskId, TaskWork,
     TrainTask,
 };
-use jobs::training::{Effect, Ending, Event};
+use jobs::training::{Effect, Event};
 use jobs::{subject, wire};
 
-use super::download::Encoding;
 use super::owner::{Owner, REST, Stop};
 use super::pace::Offered;
-use super::state::{is_of, parameters_name, round_key, server_state_name, unknown};
-use super::updates::How;
-use crate::broker::JobEnd;
+use super::state::round_key;
 use crate::metrics::Counter;
-use crate::record::{EventBody, JobResult, StoredJob};
+use crate::record::EventBody;
 use crate::store::StoreError;
-
-/// Rounds whose blobs are kept.
-const ROUNDS_KEPT: usize = 2;
 
 impl Owner {
     /// Performs effects, and those of the events that they answer at once.
@@ -154,29 +146,6 @@ impl Owner {
             let parameters = update.parameters;
             let event = round::Event::UpdateChecked { device, parameters, refused };
             // Nobody listens when the training was let go of.
-            let _ = done.send(Event::Round { round, event }).await;
-        });
-    }
-
-    fn aggregate(
-        &self,
-        round: RoundNumber,
-        updates: Vec<(DeviceId, jobs::report::UpdateReport)>,
-        stale: Vec<(DeviceId, round::Base)>,
-    ) {
-        let (fold, done) = (self.updates.clone(), self.done.clone());
-        let (round_number, term) = (round.0, self.stored.term);
-        let names = (
-            parameters_name(&self.job, round_number, term),
-            server_state_name(&self.job, round_number, term),
-        );
-        let how = How::of(&self.machine, &self.secret);
-        let download = Encoding::of(&self.spec, &self.job, round.0, term);
-        self.core.spawn(async move {
-            let event = match fold.aggregate(names, &updates, &stale, how).await {
-                Ok(made) => round::Event::Aggregated(download.store_new(&fold, made).await),
-                Err(failure) => round::Event::AggregationFailed { failure },
-            };
             let _ = done.send(Event::Round { round, event }).await;
         });
     }
@@ -359,56 +328,6 @@ impl Owner {
         }
     }
 
-    /// Puts a round's blobs on the list, and removes those that are old from the object store.
-    fn forget(&mut self, outcome: &Outcome) {
-        let mut blobs = std::mem::take(&mut self.stored.updates);
-        blobs.push(outcome.parameters.clone());
-        blobs.extend(outcome.server_state.clone());
-        blobs.extend(outcome.encoded.clone());
-        if outcome.failure.is_some() {
-            blobs.extend(unknown(&self.job, outcome.round.0, self.stored.term));
-        }
-        self.stored.garbage.push(blobs);
-        let old = self.stored.garbage.len().saturating_sub(ROUNDS_KEPT);
-        let mut gone: Vec<BlobRef> = self.stored.garbage.drain(..old).flatten().collect();
-        let listed = |blob: &BlobRef| self.stored.garbage.iter().flatten().any(|it| it == blob);
-        gone.retain(|blob| !listed(blob));
-        gone.sort();
-        gone.dedup();
-        // What is still needed waits on the list: the best round's parameters until another round
-        // is the best, what stragglers train from until they are done.
-        let (kept, gone): (Vec<BlobRef>, Vec<BlobRef>) =
-            gone.into_iter().partition(|blob| self.needs(blob));
-        if !kept.is_empty() {
-            self.stored.garbage.insert(0, kept);
-        }
-        self.remove(gone);
-    }
-
-    /// Whether a blob is needed in further rounds, or is the result.
-    fn needs(&self, blob: &BlobRef) -> bool {
-        let result = self.machine.result().parameters;
-        let machine = [self.machine.parameters(), &result].into_iter();
-        let machine = machine.chain(self.machine.server_state()).chain(self.machine.encoded());
-        let mut all = machine.chain(self.machine.stragglers().blobs());
-        all.any(|needed| needed.object_name() == blob.object_name())
-    }
-
-    /// Removes blobs that only this job uses.
-    fn remove(&self, mut blobs: Vec<BlobRef>) {
-        blobs.retain(|blob| is_of(&self.job, blob));
-        blobs.sort();
-        blobs.dedup();
-        let core = self.core.clone();
-        self.core.spawn(async move {
-            for blob in blobs {
-                if let Err(error) = core.store.blobs.delete(&blob).await {
-                    tracing::debug!(blob = blob.object_name(), %error, "a blob of an old round stays");
-                }
-            }
-        });
-    }
-
     fn register(&self, parameters: BlobRef) {
         let (core, job, done) = (self.core.clone(), self.job.clone(), self.done.clone());
         let (spec, prepared) = (self.spec.clone(), self.prepared.clone());
@@ -424,51 +343,8 @@ impl Owner {
         });
     }
 
-    /// Ends the job, then forgets everything that only the training needed.
-    async fn end(&mut self, ending: Ending) -> Result<(), Stop> {
-        let state = match &ending.failure {
-            None => JobState::Succeeded,
-            Some(failure) if failure.code == FailureCode::Cancelled => JobState::Cancelled,
-            Some(_) => JobState::Failed,
-        };
-        let Ending { model, round, enough, .. } = ending;
-        let result = model.map(|model| JobResult::Train { model, round, enough });
-        let end = JobEnd { state, failure: ending.failure, result };
-        while let Err(error) = self.write_end(&end).await {
-            self.rest(&error).await?;
-        }
-        let mut gone: Vec<BlobRef> = self.stored.garbage.drain(..).flatten().collect();
-        gone.append(&mut self.stored.updates);
-        gone.push(self.machine.parameters().clone());
-        gone.push(self.machine.result().parameters);
-        gone.extend(self.machine.server_state().cloned());
-        gone.extend(self.machine.encoded().cloned());
-        let kept = self.kept(&end);
-        gone.retain(|blob| {
-            kept.as_ref().is_none_or(|kept| kept.object_name() != blob.object_name())
-        });
-        self.remove(gone);
-        Ok(())
-    }
-
-    /// What another training may go on from: the result of one that has no registered model.
-    fn kept(&self, end: &JobEnd) -> Option<BlobRef> {
-        let lost = end.result.is_none() && self.machine.rounds_done() > 0;
-        lost.then(|| self.machine.result().parameters)
-    }
-
-    async fn write_end(&self, end: &JobEnd) -> Result<(), StoreError> {
-        if let Some(kept) = self.kept(end) {
-            let keep = |stored: &mut StoredJob| stored.parameters.replace(kept.clone()).is_none();
-            self.core.store.jobs.modify(self.job.as_str(), keep).await?;
-        }
-        self.core.end_job(&self.job, end.clone()).await?;
-        self.core.store.purge_reports(&self.job).await?;
-        self.core.store.trainings.remove(self.job.as_str()).await
-    }
-
     /// Rests before the store is asked again.
-    async fn rest(&self, error: &StoreError) -> Result<(), Stop> {
+    pub(super) async fn rest(&self, error: &StoreError) -> Result<(), Stop> {
         tracing::warn!(job = %self.job, %error, "a training waits for the store");
         let rest = tokio::time::sleep(REST);
         let rested = self.core.closing.run_until_cancelled(rest).await;

@@ -7,11 +7,8 @@ use jobs::spec::{Levels, MaskedTrainTask, Offer, Purpose, Task, TaskWork, TrainT
 use jobs::training::Event;
 use link::blobs::BlobError;
 
-use super::download::Encoding;
 use super::masking::{Masking, MaskingError, Terms};
 use super::owner::{Owner, REST};
-use super::state::{parameters_name, server_state_name};
-use super::updates::How;
 use crate::metrics::Counter;
 
 impl Owner {
@@ -36,7 +33,7 @@ impl Owner {
     }
 
     /// Updates of the round at work, at most.
-    fn devices_max(&self) -> u32 {
+    pub(super) fn devices_max(&self) -> u32 {
         let target = self.machine.round().map_or(0, |round| round.status().target);
         u32::try_from(target).unwrap_or(u32::MAX)
     }
@@ -142,27 +139,6 @@ impl Owner {
             core.metrics.add(Counter::RoundBytes, "direction=\"up\"".to_owned(), bytes);
             let event = round::Event::MessageChecked { device, purpose, message, refused };
             // Nobody listens when the training was let go of.
-            let _ = done.send(Event::Round { round, event }).await;
-        });
-    }
-
-    /// Makes new parameters of masked updates.
-    pub(super) fn unmask(&self, round: RoundNumber, exchange: Exchange) {
-        let Some(terms) = self.terms(round) else { return };
-        let (updates, done) = (self.updates.clone(), self.done.clone());
-        let term = self.stored.term;
-        let names = (
-            parameters_name(&self.job, round.0, term),
-            server_state_name(&self.job, round.0, term),
-        );
-        let how = How::of(&self.machine, &self.secret);
-        let devices = self.devices_max();
-        let download = Encoding::of(&self.spec, &self.job, round.0, term);
-        self.core.spawn(async move {
-            let event = match updates.unmask(names, &terms, devices, &exchange, how).await {
-                Ok(made) => round::Event::Aggregated(download.store_new(&updates, made).await),
-                Err(failure) => round::Event::AggregationFailed { failure },
-            };
             let _ = done.send(Event::Round { round, event }).await;
         });
     }

@@ -20,6 +20,7 @@ use jobs::training::{Effect, Event, Training};
 use jobs::{subject, wire};
 use link::secret::Secret;
 use tokio::sync::{Mutex, broadcast, mpsc, watch};
+use tokio_util::task::TaskTracker;
 
 use super::RENEW_EVERY;
 use super::begin::begin;
@@ -64,6 +65,8 @@ pub(super) struct Owner {
     pub(super) job_spec: JobSpec,
     pub(super) prepared: Prepared,
     pub(super) updates: Updates,
+    /// New parameters that are being made; closed, so that it can be waited for.
+    pub(super) making: TaskTracker,
     pub(super) machine: Training,
     /// What a private training's noise is made of.
     pub(super) secret: Secret,

@@ -76,11 +76,21 @@ pub(super) fn encoded_name(job: &JobId, round: u32, term: u64) -> String {
     format!("encoded/{job}/{round}/{term}")
 }
 
+/// The same of a mean that a server optimizer goes a step against, where it is stored.
+fn mean_name(job: &JobId, round: u32, term: u64) -> String {
+    mean_beside(&parameters_name(job, round, term))
+}
+
+/// The name of a mean, by that of the parameters that are made of it.
+pub(super) fn mean_beside(parameters: &str) -> String {
+    format!("{parameters}/mean")
+}
+
 /// What the owner of a term may have written of a round that the state does not name: names, with
 /// the digest of nothing.
 pub(super) fn unknown(job: &JobId, round: u32, term: u64) -> Vec<BlobRef> {
     let nothing = BlobRef::by_digest(link::digest::of(b""), Bytes(0));
-    let names = [parameters_name, server_state_name, encoded_name];
+    let names = [parameters_name, server_state_name, encoded_name, mean_name];
     let blobs = names.map(|name| BlobRef { name: Some(name(job, round, term)), ..nothing.clone() });
     blobs.to_vec()
 }

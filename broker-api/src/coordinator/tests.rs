@@ -16,6 +16,7 @@ use crate::testing::*;
 mod encodings;
 mod evaluate;
 mod late;
+mod leftovers;
 mod masked;
 mod private;
 mod refusals;

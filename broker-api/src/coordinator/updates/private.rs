@@ -22,6 +22,7 @@ use super::{ReadError, Updates};
 use crate::coordinator::fold::Part;
 use crate::coordinator::fold::content::Expected;
 use crate::coordinator::fold::masked::Noised;
+use crate::coordinator::state::mean_beside;
 
 /// How a round is kept private.
 #[derive(Debug, Clone)]
@@ -137,7 +138,7 @@ impl Updates {
             let (parameters, within) = self.private_mean(names.0, parts, private).await?;
             return Ok(Aggregate { within, ..Aggregate::of(parameters) });
         };
-        let name = format!("{}/mean", names.0);
+        let name = mean_beside(&names.0);
         let (mean, within) = self.private_mean(name, parts, private).await?;
         let (parameters, server_state) = self.step_against(names, &mean, base).await?;
         Ok(Aggregate { server_state, within, ..Aggregate::of(parameters) })

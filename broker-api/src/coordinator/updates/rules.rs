@@ -26,6 +26,7 @@ use super::server::Base;
 use super::{ReadError, Updates};
 use crate::coordinator::fold::content::Expected;
 use crate::coordinator::fold::{Part, weight};
+use crate::coordinator::state::mean_beside;
 
 mod control;
 mod late;
@@ -269,7 +270,7 @@ impl Updates {
             };
             return Ok(Aggregate { server_state, influences, ..Aggregate::of(parameters) });
         };
-        let mean = format!("{}/mean", names.0);
+        let mean = mean_beside(&names.0);
         let (mean, combiner) = self.combined(mean, rows, combiner).await?;
         let (parameters, server_state) = self.step_against(names, &mean, base).await?;
         let influences = influences(parts, &combiner);

@@ -1,0 +1,149 @@
+//! What a training leaves in the object store: removed when no round needs it any more, and when
+//! the training is over.
+
+use jobs::id::{BlobRef, JobId};
+use jobs::job::JobState;
+use jobs::report::FailureCode;
+use jobs::round::Outcome;
+use jobs::training::{Ending, Training};
+
+use super::owner::{Owner, Stop};
+use super::state::{StoredTraining, is_of, unknown};
+use crate::broker::{Core, JobEnd};
+use crate::record::{JobResult, StoredJob};
+use crate::store::StoreError;
+
+/// Rounds whose blobs are kept.
+const ROUNDS_KEPT: usize = 2;
+
+impl Owner {
+    /// Puts a round's blobs on the list, and removes those that are old from the object store.
+    pub(super) fn forget(&mut self, outcome: &Outcome) {
+        let mut blobs = std::mem::take(&mut self.stored.updates);
+        blobs.push(outcome.parameters.clone());
+        blobs.extend(outcome.server_state.clone());
+        blobs.extend(outcome.encoded.clone());
+        if outcome.failure.is_some() {
+            blobs.extend(unknown(&self.job, outcome.round.0, self.stored.term));
+        }
+        self.stored.garbage.push(blobs);
+        let old = self.stored.garbage.len().saturating_sub(ROUNDS_KEPT);
+        let mut gone: Vec<BlobRef> = self.stored.garbage.drain(..old).flatten().collect();
+        let listed = |blob: &BlobRef| self.stored.garbage.iter().flatten().any(|it| it == blob);
+        gone.retain(|blob| !listed(blob));
+        gone.sort();
+        gone.dedup();
+        // What is still needed waits on the list: the best round's parameters until another round
+        // is the best, what stragglers train from until they are done.
+        let (kept, gone): (Vec<BlobRef>, Vec<BlobRef>) =
+            gone.into_iter().partition(|blob| self.needs(blob));
+        if !kept.is_empty() {
+            self.stored.garbage.insert(0, kept);
+        }
+        let (core, job) = (self.core.clone(), self.job.clone());
+        self.core.spawn(async move { core.remove(&job, gone).await });
+    }
+
+    /// Whether a blob is needed in further rounds, or is the result.
+    fn needs(&self, blob: &BlobRef) -> bool {
+        let result = self.machine.result().parameters;
+        let machine = [self.machine.parameters(), &result].into_iter();
+        let machine = machine.chain(self.machine.server_state()).chain(self.machine.encoded());
+        let mut all = machine.chain(self.machine.stragglers().blobs());
+        all.any(|needed| needed.object_name() == blob.object_name())
+    }
+
+    /// Ends the job, then forgets everything that only the training needed.
+    pub(super) async fn end(&mut self, ending: Ending) -> Result<(), Stop> {
+        let state = match &ending.failure {
+            None => JobState::Succeeded,
+            Some(failure) if failure.code == FailureCode::Cancelled => JobState::Cancelled,
+            Some(_) => JobState::Failed,
+        };
+        let Ending { model, round, enough, .. } = ending;
+        let result = model.map(|model| JobResult::Train { model, round, enough });
+        let end = JobEnd { state, failure: ending.failure, result };
+        let kept = if end.result.is_none() { resumable(&self.machine) } else { None };
+        while let Err(error) = self.core.end_training(&self.job, &end, kept.as_ref()).await {
+            self.rest(&error).await?;
+        }
+        let (core, job, making) = (self.core.clone(), self.job.clone(), self.making.clone());
+        let mut stored = self.stored.clone();
+        stored.machine = Some(self.machine.clone());
+        self.core.spawn(async move {
+            // What is being stored has a name only once it is there.
+            making.wait().await;
+            if let Err(error) = core.forget_training(&job, &stored, kept.as_ref()).await {
+                // Its lease lapses, and whoever takes it over tries again.
+                tracing::warn!(%job, %error, "a training that is over is not forgotten");
+            }
+        });
+        Ok(())
+    }
+}
+
+impl Core {
+    /// Ends a job, of which others may go on from a blob.
+    pub(super) async fn end_training(
+        &self,
+        job: &JobId,
+        end: &JobEnd,
+        kept: Option<&BlobRef>,
+    ) -> Result<(), StoreError> {
+        if let Some(kept) = kept {
+            let keep = |stored: &mut StoredJob| stored.parameters.replace(kept.clone()).is_none();
+            self.store.jobs.modify(job.as_str(), keep).await?;
+        }
+        self.end_job(job, end.clone()).await
+    }
+
+    /// Removes what only a training needed that is over, but for a blob that is kept, and then the
+    /// training itself.
+    pub(super) async fn forget_training(
+        &self,
+        job: &JobId,
+        stored: &StoredTraining,
+        kept: Option<&BlobRef>,
+    ) -> Result<(), StoreError> {
+        self.store.purge_reports(job).await?;
+        let mut gone = all(job, stored);
+        gone.retain(|blob| kept.is_none_or(|kept| kept.object_name() != blob.object_name()));
+        self.remove(job, gone).await;
+        self.store.trainings.remove(job.as_str()).await
+    }
+
+    /// Removes those of the blobs that only this job uses.
+    pub(super) async fn remove(&self, job: &JobId, mut blobs: Vec<BlobRef>) {
+        blobs.retain(|blob| is_of(job, blob));
+        blobs.sort_by(|a, b| a.object_name().cmp(b.object_name()));
+        blobs.dedup_by(|a, b| a.object_name() == b.object_name());
+        for blob in blobs {
+            if let Err(error) = self.store.blobs.delete(&blob).await {
+                tracing::debug!(blob = blob.object_name(), %error, "a blob of a training stays");
+            }
+        }
+    }
+}
+
+/// What another training may go on from where this one has no result.
+pub(super) fn resumable(machine: &Training) -> Option<BlobRef> {
+    (machine.rounds_done() > 0).then(|| machine.result().parameters)
+}
+
+/// All blobs that there may be of a training.
+fn all(job: &JobId, stored: &StoredTraining) -> Vec<BlobRef> {
+    let mut all: Vec<BlobRef> = stored.garbage.iter().flatten().cloned().collect();
+    all.extend_from_slice(&stored.updates);
+    let mut round = 0;
+    if let Some(machine) = &stored.machine {
+        round = machine.number().0;
+        all.push(machine.parameters().clone());
+        all.push(machine.result().parameters);
+        all.extend(machine.server_state().cloned());
+        all.extend(machine.encoded().cloned());
+    }
+    for term in stored.term.saturating_sub(1)..=stored.term {
+        all.extend(unknown(job, round, term));
+    }
+    all
+}

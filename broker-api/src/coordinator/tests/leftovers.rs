@@ -1,20 +1,25 @@
 //! Brokers that stop in the middle of storing new parameters.
 
 use jobs::id::Bytes;
+use jobs::spec::TrainTask;
+use link::blobs::Blobs;
+use models::federated::encoding::decode_parameters;
 use tokio::runtime::Runtime;
 
-use super::state::parameters_name;
+use super::state::{encoded_name, parameters_name};
 use super::*;
 
 /// Bytes a second that a broker moves: a model takes a second.
 const SLOW: u64 = 500_000;
 
-/// A slow broker, which has begun to store what comes of the first round.
+/// A slow broker, which has begun to store what comes of the first round. In the second the device
+/// waits at its gate.
 struct Storing {
     world: World,
     runtime: Runtime,
     broker: Broker,
     device: Device,
+    gate: watch::Sender<bool>,
     job: JobId,
 }
 
@@ -25,7 +30,12 @@ async fn storing(change: impl FnOnce(&mut jobs::spec::TrainSpec)) -> Storing {
     let broker = runtime.spawn(starting).await.unwrap().unwrap();
     let mut large = hello("d1");
     large.datasets[0].shape = vec![1, 40, 50];
-    let device = Device::start_with(&world, large, |_| Action::Work).await;
+    let (gate, open) = watch::channel(false);
+    let device = Device::start_with(&world, large, move |task| match task.id.round.0 {
+        2 => Action::After(open.clone()),
+        _ => Action::Work,
+    })
+    .await;
     joined(&broker, 1).await;
     let mut spec = train_spec(2, 1);
     let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
@@ -38,13 +48,13 @@ async fn storing(change: impl FnOnce(&mut jobs::spec::TrainSpec)) -> Storing {
         machine.is_some_and(|machine| machine.round().unwrap().status().phase == "aggregating")
     })
     .await;
-    Storing { world, runtime, broker, device, job }
+    Storing { world, runtime, broker, device, gate, job }
 }
 
 /// Whether a blob of this name is stored.
-async fn is_stored(broker: &Broker, name: String) -> bool {
+async fn is_stored(blobs: &Blobs, name: String) -> bool {
     let blob = BlobRef { name: Some(name), digest: link::digest::of(b""), size: Bytes(0) };
-    broker.core.store.blobs.size(&blob).await.unwrap().is_some()
+    blobs.size(&blob).await.unwrap().is_some()
 }
 
 #[tokio::test]
@@ -55,12 +65,15 @@ async fn what_a_training_stores_while_it_is_cancelled_is_removed() {
             train.update = "float32:delta=true".parse().unwrap();
             train.download = download.parse().unwrap();
         });
-        let Storing { world, runtime, broker, device: _device, job } = storing.await;
+        let Storing { world, runtime, broker, device: _device, job, .. } = storing.await;
         broker.cancel(&job).await.unwrap();
         let record = ended(&broker, &job).await;
         assert_eq!(record.state, JobState::Cancelled, "{record:?}");
         assert_eq!(record.rounds[0].failure.as_ref().unwrap().code, FailureCode::Cancelled);
-        assert!(!is_stored(&broker, parameters_name(&job, 1, 1)).await, "it is under way");
+        assert!(
+            !is_stored(&broker.core.store.blobs, parameters_name(&job, 1, 1)).await,
+            "it is under way"
+        );
         // What it is about is done first.
         broker.stop().await;
         runtime.shutdown_background();
@@ -71,7 +84,8 @@ async fn what_a_training_stores_while_it_is_cancelled_is_removed() {
 /// Another broker has made its own, and ended the training, before the first is done.
 #[tokio::test]
 async fn what_a_broker_stores_that_lets_go_of_a_training_is_removed() {
-    let Storing { world, runtime, broker, device: _device, job } = storing(|_| ()).await;
+    let Storing { world, runtime, broker, device: _device, gate, job } = storing(|_| ()).await;
+    gate.send(true).unwrap();
     let second = world.broker().await;
     let stopping = tokio::spawn(broker.stop());
     let record = ended(&second, &job).await;
@@ -84,7 +98,7 @@ async fn what_a_broker_stores_that_lets_go_of_a_training_is_removed() {
 
 #[tokio::test]
 async fn another_broker_forgets_a_training_whose_broker_was_gone_at_its_end() {
-    let Storing { world, runtime, broker, device: _device, job } = storing(|_| ()).await;
+    let Storing { world, runtime, broker, device: _device, job, .. } = storing(|_| ()).await;
     broker.cancel(&job).await.unwrap();
     assert_eq!(ended(&broker, &job).await.state, JobState::Cancelled);
     runtime.shutdown_background();
@@ -93,4 +107,70 @@ async fn another_broker_forgets_a_training_whose_broker_was_gone_at_its_end() {
     assert!(trainings.get(job.as_str()).await.unwrap().is_some(), "it is not forgotten yet");
     forgotten(&world, &job).await;
     until("it is", async || trainings.get(job.as_str()).await.unwrap().is_none()).await;
+}
+
+/// The task of a training that a device is offered in a round.
+async fn offered(device: &Device, round: u32) -> TrainTask {
+    let mut offered = device.offered.clone();
+    let train = |tasks: &Vec<jobs::spec::Task>| {
+        tasks.iter().find_map(|task| match &task.work {
+            TaskWork::Train(work) if task.id.round.0 == round => Some(work.clone()),
+            TaskWork::Train(_)
+            | TaskWork::TrainMasked(_)
+            | TaskWork::Exchange
+            | TaskWork::Evaluate(_)
+            | TaskWork::Infer(_)
+            | TaskWork::Telemetry => None,
+        })
+    };
+    let waiting = offered.wait_for(|tasks| train(tasks).is_some());
+    let tasks = tokio::time::timeout(PATIENCE, waiting).await.expect("an offer comes").unwrap();
+    train(&tasks).unwrap()
+}
+
+fn values(safetensors: &[u8]) -> Vec<f32> {
+    let parameters = Parameters::from_safetensors(safetensors).unwrap();
+    parameters.items().iter().flat_map(|item| item.values.clone()).collect()
+}
+
+#[tokio::test]
+async fn another_broker_encodes_parameters_that_were_only_stored() {
+    let storing = storing(|train| {
+        train.update = "float32:delta=true".parse().unwrap();
+        train.download = "int8".parse().unwrap();
+    });
+    let Storing { world, runtime, broker, device, gate, job } = storing.await;
+    let blobs = Blobs::new(world.client().await);
+    let initial = values(&blobs.get(&offered(&device, 1).await.parameters).await.unwrap());
+    until("the exact parameters are stored", async || {
+        is_stored(&blobs, parameters_name(&job, 1, 1)).await
+    })
+    .await;
+    drop(broker);
+    runtime.shutdown_background();
+    let second = world.broker().await;
+    assert!(!is_stored(&blobs, encoded_name(&job, 1, 1)).await, "they are not encoded");
+
+    let TrainTask { parameters: exact, encoded, .. } = offered(&device, 2).await;
+    let encoded = encoded.expect("they are encoded");
+    assert_eq!(exact.name, Some(parameters_name(&job, 1, 2)));
+    assert_eq!(encoded.name, Some(encoded_name(&job, 1, 2)));
+    // Under another digest it could not be read.
+    let first = BlobRef { name: Some(parameters_name(&job, 1, 1)), ..exact.clone() };
+    let first = blobs.get(&first).await.expect("both made the same");
+    let rounded = decode_parameters(&blobs.get(&encoded).await.unwrap()).unwrap();
+    let (exact, given) = (values(&first), values(&rounded));
+    let largest = exact.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
+    for ((initial, exact), given) in initial.iter().zip(&exact).zip(&given) {
+        assert!((initial + 1.0 - exact).abs() <= 1e-5, "the device adds 1 to {initial}");
+        assert!((given - exact).abs() <= largest / 127.0, "{given} is {exact}, rounded");
+    }
+    assert_ne!(given, exact);
+
+    gate.send(true).unwrap();
+    let record = ended(&second, &job).await;
+    assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+    assert_eq!(participants(&record), vec![["d1"]; 2]);
+    assert_eq!(device.given.borrow()[&2].to_safetensors(), rounded);
+    forgotten(&world, &job).await;
 }

@@ -258,7 +258,7 @@ impl Round {
         }
     }
 
-    /// Ends the round without new parameters.
+    /// Ends the round without new parameters. Who gives nothing because of itself keeps its reason.
     pub(super) fn fail(&mut self, now: Millis, failure: &Failure) -> Vec<Effect> {
         let failure = shortened(failure);
         let before = Aggregate::of(self.plan.parameters.clone());
@@ -268,17 +268,7 @@ impl Round {
         if failure.code != FailureCode::Cancelled {
             self.leave_behind(now, |_| failure.code == FailureCode::NoQuorum);
         }
-        let dismissed = self.dismiss(
-            |_| false,
-            |member| {
-                let before = match (member.answer(), member.lost) {
-                    (Some(_), _) => "its update was not used",
-                    (None, true) => "was lost",
-                    (None, false) => "was at work",
-                };
-                Failure::new(failure.code, format!("{before}: {}", failure.message))
-            },
-        );
+        let dismissed = self.dismiss(|_| false, |member| member.unused(&failure));
         effects.extend(dismissed);
         effects.extend(self.end(now, before, Some(failure), moved));
         effects

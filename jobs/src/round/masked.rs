@@ -214,10 +214,18 @@ impl Round {
         effects
     }
 
-    /// Tells those who may be at work on a stage that the round is over.
+    /// Tells those who may be at work on a stage that the round is over; who had dropped out by then
+    /// has its own reason.
     pub(super) fn dismiss_speakers(&mut self, failure: &Failure) -> Vec<Effect> {
         let Phase::Exchanging { purpose, .. } = self.phase else { return Vec::new() };
-        let speakers = std::mem::take(&mut self.speakers).into_iter();
+        let speakers = std::mem::take(&mut self.speakers);
+        // A masked update that was in the sum is not used, whoever unmasks it.
+        for speaker in speakers.iter().filter(|_| purpose != Purpose::Unmask) {
+            if let Some(own) = speaker.own_failure() {
+                self.drop_out(&speaker.device, &own);
+            }
+        }
+        let speakers = speakers.into_iter();
         let at_work = speakers.filter(|speaker| speaker.is_at_work() && !speaker.lost);
         let withdraw = |speaker: Member<Said>| {
             let (device, attempt, reason) =

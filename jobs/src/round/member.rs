@@ -186,15 +186,41 @@ impl<A> Member<A> {
     pub(super) fn overdue(&self, waited: Millis) -> Failure {
         let late = |message: String| Failure::new(FailureCode::DeadlineExceeded, message);
         match &self.standing {
-            _ if self.lost => {
-                Failure::new(FailureCode::DeviceLost, "went silent and did not come back in time")
-            }
+            _ if self.lost => silent(),
             Standing::Offered { .. } => late(format!("did not accept the task within {waited} ms")),
             Standing::Working => late(format!("accepted the task, no result within {waited} ms")),
             Standing::Resting { after, .. } | Standing::Out(after) => after.clone(),
             Standing::Answered(_) => late(format!("not counted within {waited} ms")),
         }
     }
+
+    /// Why it gives nothing, if that is because of itself.
+    pub(super) fn own_failure(&self) -> Option<Failure> {
+        match &self.standing {
+            Standing::Answered(_) => None,
+            Standing::Out(failure) => Some(failure.clone()),
+            _ if self.lost => Some(silent()),
+            Standing::Resting { after, .. } => Some(after.clone()),
+            Standing::Offered { .. } | Standing::Working => None,
+        }
+    }
+
+    /// Why nothing of it is used, if the round fails now.
+    pub(super) fn unused(&self, round: &Failure) -> Failure {
+        let before = match &self.standing {
+            Standing::Answered(_) => "its update was not used",
+            Standing::Working => "was at work",
+            Standing::Offered { .. } | Standing::Resting { .. } | Standing::Out(_) => {
+                "had not accepted the task"
+            }
+        };
+        let with_the_round = || Failure::new(round.code, format!("{before}: {}", round.message));
+        self.own_failure().unwrap_or_else(with_the_round)
+    }
+}
+
+fn silent() -> Failure {
+    Failure::new(FailureCode::DeviceLost, "went silent and did not come back in time")
 }
 
 /// A failure with a message of bounded length.

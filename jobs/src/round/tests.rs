@@ -6,6 +6,7 @@ use crate::spec::{Evaluate, Participation, Selection};
 mod masked;
 mod model;
 mod properties;
+mod reasons;
 mod sampling;
 
 fn device(name: &str) -> DeviceId {
@@ -390,7 +391,8 @@ fn failed_aggregation_and_cancelling_end_the_round() {
     let (mut round, invited) = collecting(all_of(1), 2);
     let effects = round.step(Millis(2), &Event::CancelRequested);
     assert_eq!(effects.len(), 3);
-    assert_eq!(reason(outcome(&effects), &invited[0]).message, "was at work: stopped on request");
+    let message = &reason(outcome(&effects), &invited[0]).message;
+    assert_eq!(message, "had not accepted the task: stopped on request");
 }
 
 /// A round that is judged, by the broker among others, and what it asks for first.

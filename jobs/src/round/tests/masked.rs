@@ -129,6 +129,9 @@ fn below_the_quorum_the_round_fails_at_once() {
     assert_eq!(failure.code, FailureCode::NoQuorum);
     assert_eq!(failure.message, "0 of 5 devices answered to share, quorum is 4");
     assert_eq!((outcome.missing.len(), &outcome.parameters), (5, &blob(0)));
+    let codes = all.iter().map(|device| reason(outcome, device).code).collect::<Vec<_>>();
+    let own = [FailureCode::InvalidInput; 2];
+    assert_eq!(codes, [&own[..], &[FailureCode::NoQuorum; 3]].concat());
     // Those who are at work on it are told.
     let told = effects
         .iter()

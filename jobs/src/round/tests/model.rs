@@ -14,7 +14,8 @@ use crate::spec::Purpose;
 #[derive(Debug, Clone, PartialEq)]
 enum Is {
     AtWork,
-    Resting(u64),
+    /// Until then, after this failure.
+    Resting(u64, FailureCode),
     Checking(crate::id::BlobRef),
     Counted,
     Gone(FailureCode),
@@ -69,7 +70,7 @@ impl Model {
     pub(super) fn missing(&self, device: &DeviceId) -> Option<FailureCode> {
         match self.devices.get(device)?.is {
             Is::Gone(code) => Some(code),
-            Is::AtWork | Is::Resting(_) | Is::Checking(_) | Is::Counted => None,
+            Is::AtWork | Is::Resting(..) | Is::Checking(_) | Is::Counted => None,
         }
     }
 
@@ -82,7 +83,7 @@ impl Model {
         match event {
             Event::UpdateReceived { device, attempt, update } if in_time => {
                 let Some(d) = self.devices.get_mut(device) else { return expected };
-                let open = matches!(d.is, Is::AtWork | Is::Resting(_));
+                let open = matches!(d.is, Is::AtWork | Is::Resting(..));
                 if !open || attempt.0 > d.attempt || attempt.0 <= d.ended {
                     return expected;
                 }
@@ -146,7 +147,7 @@ impl Model {
         let collecting = !self.closed && now < self.deadline;
         let Some(d) = self.devices.get_mut(device).filter(|d| d.lost) else { return };
         d.lost = false;
-        if !collecting || !matches!(d.is, Is::AtWork | Is::Resting(_)) {
+        if !collecting || !matches!(d.is, Is::AtWork | Is::Resting(..)) {
             return;
         }
         if d.is == Is::AtWork {
@@ -162,7 +163,7 @@ impl Model {
 
     fn wake(&mut self, now: u64, expected: &mut Expected) {
         for (device, d) in self.devices.iter_mut().filter(|(_, d)| !d.lost) {
-            if matches!(d.is, Is::Resting(until) if until <= now) {
+            if matches!(d.is, Is::Resting(until, _) if until <= now) {
                 d.is = Is::AtWork;
                 expected.offered.insert((device.clone(), Attempt(d.attempt)));
             }
@@ -178,7 +179,7 @@ impl Model {
         }
         while !self.closed && now <= self.deadline {
             let hopeful = self.those(|d| match d.is {
-                Is::AtWork | Is::Resting(_) => !d.lost,
+                Is::AtWork | Is::Resting(..) => !d.lost,
                 Is::Checking(_) | Is::Counted => true,
                 Is::Gone(_) => false,
             });
@@ -191,7 +192,7 @@ impl Model {
         }
         let possible = self.those(|d| !matches!(d.is, Is::Gone(_))).len();
         let checking = self.those(|d| matches!(d.is, Is::Checking(_))).len();
-        let awaited = self.those(|d| matches!(d.is, Is::AtWork | Is::Resting(_)) && !d.lost).len();
+        let awaited = self.those(|d| matches!(d.is, Is::AtWork | Is::Resting(..)) && !d.lost).len();
         if possible < self.quorum {
             self.stop(FailureCode::NoQuorum, expected);
         } else if checking == 0 && awaited == 0 && counted.len() >= self.quorum {
@@ -204,10 +205,10 @@ impl Model {
     fn leave_open_ones(&mut self, expected: &mut Expected) {
         for (device, d) in &mut self.devices {
             let code = match d.is {
-                Is::AtWork | Is::Resting(_) if d.lost => FailureCode::DeviceLost,
+                Is::AtWork | Is::Resting(..) if d.lost => FailureCode::DeviceLost,
                 Is::AtWork => FailureCode::DeadlineExceeded,
-                // Its own failure is the reason; the model need not remember which.
-                Is::Resting(_) => FailureCode::Busy,
+                // Its own failure is the reason.
+                Is::Resting(_, code) => code,
                 Is::Checking(_) | Is::Counted | Is::Gone(_) => continue,
             };
             if d.is == Is::AtWork && !d.lost {
@@ -219,7 +220,7 @@ impl Model {
 
     fn surplus(&mut self, expected: &mut Expected) {
         for (device, d) in &mut self.devices {
-            let open = matches!(d.is, Is::AtWork | Is::Resting(_) | Is::Checking(_));
+            let open = matches!(d.is, Is::AtWork | Is::Resting(..) | Is::Checking(_));
             if d.is == Is::AtWork && !d.lost {
                 expected.withdrawn.insert(device.clone());
             }
@@ -242,9 +243,11 @@ impl Model {
             if d.is == Is::AtWork && !d.lost {
                 expected.withdrawn.insert(device.clone());
             }
-            if !matches!(d.is, Is::Gone(_)) {
-                d.is = Is::Gone(code);
-            }
+            d.is = match d.is {
+                Is::AtWork | Is::Resting(..) if d.lost => Is::Gone(FailureCode::DeviceLost),
+                Is::Resting(_, own) | Is::Gone(own) => Is::Gone(own),
+                Is::AtWork | Is::Checking(_) | Is::Counted => Is::Gone(code),
+            };
         }
     }
 
@@ -259,7 +262,7 @@ fn new_device() -> Device {
 }
 
 fn give_up(d: &mut Device, now: u64, attempt: u32, code: FailureCode) {
-    let open = matches!(d.is, Is::AtWork | Is::Resting(_));
+    let open = matches!(d.is, Is::AtWork | Is::Resting(..));
     if open && attempt <= d.attempt && attempt > d.ended {
         d.ended = attempt;
         if attempt == d.attempt {
@@ -272,7 +275,7 @@ fn fail(d: &mut Device, now: u64, code: FailureCode) {
     if code.is_transient() && !d.retried && d.attempt < 10 {
         d.retried = true;
         d.attempt += 1;
-        d.is = Is::Resting(now + 1000);
+        d.is = Is::Resting(now + 1000, code);
     } else {
         d.is = Is::Gone(code);
     }

@@ -21,6 +21,7 @@ mod main_job;
 mod network;
 mod onnx_runtime;
 mod operators;
+mod plans;
 mod private;
 mod secure;
 mod service;

@@ -253,14 +253,24 @@ impl Blobs {
     /// # Errors
     /// [`BlobError::NotFound`] and [`BlobError::Unavailable`].
     pub async fn open(&self, blob: &BlobRef) -> Result<BlobReader, BlobError> {
-        self.open_object(blob.object_name(), &blob.digest).await
+        self.open_object(blob.object_name(), &blob.digest, Some(blob.size)).await
     }
 
-    async fn open_object(&self, name: &str, digest: &Digest) -> Result<BlobReader, BlobError> {
-        match self.describe(name).await?.info {
-            Some(info) => Ok(BlobReader::new(self.clone(), digest.clone(), &info)),
-            None => Err(BlobError::NotFound { digest: digest.clone() }),
+    async fn open_object(
+        &self,
+        name: &str,
+        digest: &Digest,
+        size: Option<Size>,
+    ) -> Result<BlobReader, BlobError> {
+        let Some(info) = self.describe(name).await?.info else {
+            return Err(BlobError::NotFound { digest: digest.clone() });
+        };
+        let found = Size(info.size as u64);
+        if size.is_some_and(|size| size != found) {
+            let problem = format!("it has {found} bytes");
+            return Err(BlobError::Damaged { digest: digest.clone(), problem });
         }
+        Ok(BlobReader::new(self.clone(), digest.clone(), &info))
     }
 
     /// A whole blob, checked.
@@ -268,7 +278,7 @@ impl Blobs {
     /// # Errors
     /// [`BlobError`].
     pub async fn get(&self, blob: &BlobRef) -> Result<Bytes, BlobError> {
-        self.get_object(blob.object_name(), &blob.digest).await
+        self.get_object(blob.object_name(), &blob.digest, Some(blob.size)).await
     }
 
     /// A whole blob that is named by its digest, when its length is not known.
@@ -276,13 +286,18 @@ impl Blobs {
     /// # Errors
     /// [`BlobError`].
     pub async fn get_by_digest(&self, digest: &Digest) -> Result<Bytes, BlobError> {
-        self.get_object(digest.hex(), digest).await
+        self.get_object(digest.hex(), digest, None).await
     }
 
-    async fn get_object(&self, name: &str, digest: &Digest) -> Result<Bytes, BlobError> {
+    async fn get_object(
+        &self,
+        name: &str,
+        digest: &Digest,
+        size: Option<Size>,
+    ) -> Result<Bytes, BlobError> {
         let mut attempt = 1;
         loop {
-            match self.get_once(name, digest).await {
+            match self.get_once(name, digest, size).await {
                 // Someone may be replacing it, or a replica may be behind.
                 Err(BlobError::Damaged { .. } | BlobError::NotFound { .. })
                     if attempt < ATTEMPTS =>
@@ -302,17 +317,26 @@ impl Blobs {
     pub async fn delete(&self, blob: &BlobRef) -> Result<(), BlobError> {
         let doing = "removing a blob";
         let name = blob.object_name();
-        let Some(info) = self.describe(name).await?.info else { return Ok(()) };
+        let described = self.describe(name).await?;
+        if described.sequence == 0 {
+            return Ok(());
+        }
         let stream = self.stream().await?;
-        for subject in [meta_subject(name), chunk_subject(&info.nuid)] {
+        let chunks = described.info.map(|info| chunk_subject(&info.nuid));
+        for subject in std::iter::once(meta_subject(name)).chain(chunks) {
             let purged = stream.purge().filter(subject).await;
             purged.map_err(|error| BlobError::unavailable(doing, error))?;
         }
         Ok(())
     }
 
-    async fn get_once(&self, name: &str, digest: &Digest) -> Result<Bytes, BlobError> {
-        let mut reader = self.open_object(name, digest).await?;
+    async fn get_once(
+        &self,
+        name: &str,
+        digest: &Digest,
+        size: Option<Size>,
+    ) -> Result<Bytes, BlobError> {
+        let mut reader = self.open_object(name, digest, size).await?;
         let size = usize::try_from(reader.size().0).unwrap_or(usize::MAX);
         let mut whole = Vec::new();
         while let Some(chunk) = reader.next().await? {
@@ -322,7 +346,11 @@ impl Blobs {
                 return Ok(chunk);
             }
             if whole.capacity() == 0 {
-                whole.reserve_exact(size);
+                // Whoever can store a description can write any length into it.
+                whole.try_reserve_exact(size).map_err(|_| {
+                    let problem = format!("{size} bytes are more than there is memory for");
+                    BlobError::Damaged { digest: digest.clone(), problem }
+                })?;
             }
             whole.extend_from_slice(&chunk);
         }
@@ -372,10 +400,15 @@ impl Blobs {
         }
         let sequence = reader::header_number(&reply, header::NATS_SEQUENCE)
             .ok_or_else(|| BlobError::unavailable(doing, "the answer has no sequence"))?;
-        let info: ObjectInfo = serde_json::from_slice(&reply.payload).map_err(|error| {
-            BlobError::unavailable(doing, format!("the description of {name} is none: {error}"))
-        })?;
-        Ok(Described { sequence, info: (!info.deleted).then_some(info) })
+        let info = match serde_json::from_slice::<ObjectInfo>(&reply.payload) {
+            Ok(info) => (!info.deleted).then_some(info),
+            Err(error) => {
+                // To wait would not mend it; to store the blob again does.
+                tracing::warn!(name, %error, "a blob's description cannot be read");
+                None
+            }
+        };
+        Ok(Described { sequence, info })
     }
 
     fn chunk_bytes(&self) -> usize {
@@ -395,7 +428,7 @@ impl Blobs {
 struct Described {
     /// The place of the description in the stream, 0 when there never was one.
     sequence: u64,
-    /// The description, unless there is none or the blob was deleted.
+    /// The description, unless there is none that can be read or the blob was deleted.
     info: Option<ObjectInfo>,
 }
 

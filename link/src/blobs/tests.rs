@@ -55,6 +55,48 @@ async fn other_clients_can_read_and_write_blobs() {
     assert!(blobs.get_by_digest(&digest).await.unwrap() == other);
 }
 
+/// Puts a description of a blob in the place of the store's.
+async fn describe(blobs: &Blobs, blob: &BlobRef, change: impl FnOnce(&mut serde_json::Value)) {
+    let info = blobs.describe(blob.object_name()).await.unwrap().info.unwrap();
+    let mut description = serde_json::to_value(info).unwrap();
+    change(&mut description);
+    let mut headers = header::HeaderMap::new();
+    headers.insert(header::NATS_ROLLUP, "sub");
+    let subject = meta_subject(blob.object_name());
+    let payload = description.to_string().into();
+    blobs.context.publish_with_headers(subject, headers, payload).await.unwrap().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_false_length_is_neither_believed_nor_allocated() {
+    let server = Server::start();
+    let blobs = store(&server).await;
+    for size in [usize::MAX, 1 << 60, 200, 50] {
+        let blob = blobs.put(pattern(100, 7)).await.unwrap();
+        describe(&blobs, &blob, |info| info["size"] = size.into()).await;
+        let error = blobs.get(&blob).await.unwrap_err();
+        let BlobError::Damaged { problem, .. } = error else { panic!("{size}: {error}") };
+        assert_eq!(problem, format!("it has {} bytes", Size(size as u64)));
+        let error = blobs.get_by_digest(&blob.digest).await.unwrap_err();
+        assert!(matches!(error, BlobError::Damaged { .. }), "{size}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn an_unreadable_description_is_replaced_and_removed() {
+    let server = Server::start();
+    let blobs = store(&server).await;
+    let bytes = pattern(100, 8);
+    let blob = blobs.put(bytes.clone()).await.unwrap();
+    describe(&blobs, &blob, |info| *info = "nonsense".into()).await;
+    assert!(matches!(blobs.get(&blob).await, Err(BlobError::NotFound { .. })));
+    blobs.put(bytes.clone()).await.unwrap();
+    assert!(blobs.get(&blob).await.unwrap() == bytes);
+    describe(&blobs, &blob, |info| *info = "nonsense".into()).await;
+    blobs.delete(&blob).await.unwrap();
+    assert_eq!(blobs.describe(blob.object_name()).await.unwrap().sequence, 0);
+}
+
 #[tokio::test]
 async fn keeping_sends_nothing_and_replacing_leaves_no_chunks_behind() {
     let server = Server::start();

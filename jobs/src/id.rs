@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Why a text is not an identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -223,9 +223,24 @@ pub struct BlobRef {
     pub digest: Digest,
     /// The length in bytes.
     pub size: Bytes,
-    /// The object's name; the digest's hexadecimal digits when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The object's name, of [`BLOB_NAME_MAX`] bytes at most; the digest's hexadecimal digits when
+    /// absent.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "blob_name")]
     pub name: Option<String>,
+}
+
+/// Bytes of a blob's name, at most. Names are in subjects, and a subject that is too long ends the
+/// connection of who sends it.
+pub const BLOB_NAME_MAX: usize = 512;
+
+fn blob_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let name = Option::<String>::deserialize(deserializer)?;
+    match name.as_ref().map(String::len) {
+        Some(length) if length > BLOB_NAME_MAX => Err(serde::de::Error::custom(format!(
+            "a blob's name has {length} bytes; it may have {BLOB_NAME_MAX}"
+        ))),
+        _ => Ok(name),
+    }
 }
 
 impl BlobRef {
@@ -265,6 +280,19 @@ mod tests {
         for bad in bad_ids {
             assert!(DeviceId::parse(bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_blob_has_no_endless_name() {
+        let mut blob =
+            BlobRef::by_digest(Digest::parse(&format!("sha256:{:064}", 0)).unwrap(), Bytes(1));
+        blob.name = Some("n".repeat(BLOB_NAME_MAX));
+        let text = serde_json::to_string(&blob).unwrap();
+        assert_eq!(serde_json::from_str::<BlobRef>(&text).unwrap(), blob);
+        blob.name = Some("n".repeat(BLOB_NAME_MAX + 1));
+        let text = serde_json::to_string(&blob).unwrap();
+        let error = serde_json::from_str::<BlobRef>(&text).unwrap_err().to_string();
+        assert!(error.contains("a blob's name has 513 bytes; it may have 512"), "{error}");
     }
 
     #[test]

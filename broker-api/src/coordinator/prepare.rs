@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use jobs::device::DatasetFacts;
-use jobs::id::{BlobRef, JobId};
+use jobs::id::{BlobRef, JobId, ModelName};
 use jobs::report::{Failure, FailureCode};
 use jobs::selector::Selector;
 use jobs::spec::{LocalTraining, Loss, TrainSpec};
@@ -18,6 +18,10 @@ mod facts;
 mod resume;
 
 pub(super) use facts::{eligible, fits};
+
+/// Values of an example, at most, and classes: devices declare them, and sizes follow from them.
+const VALUES_MAX: usize = 1 << 26;
+const CLASSES_MAX: u32 = 1 << 20;
 
 /// Why a training does not begin.
 #[derive(Debug)]
@@ -133,19 +137,7 @@ impl Core {
         if !is_family(spec) {
             return Err(unknown());
         }
-        let extents: Vec<usize> = facts.shape.iter().map(|extent| *extent as usize).collect();
-        let shape = match extents[..] {
-            // A row of a table, or a text's characters.
-            [values] => [1, 1, values],
-            [c, h, w] => [c, h, w],
-            _ => {
-                let text = format!(
-                    "data set {} has examples of shape {:?}, expected [c, h, w] or [d]",
-                    facts.name, facts.shape
-                );
-                return Err(failed(FailureCode::ShapeMismatch, text));
-            }
-        };
+        let shape = family_shape(&spec.model.name, facts, self.config.body_bytes_max)?;
         let (family, classes, seed) =
             (spec.model.name.to_string(), facts.classes as usize, spec.seed);
         let built =
@@ -154,6 +146,43 @@ impl Core {
             failed(FailureCode::Internal, "building the graph met a fault of the program")
         })?;
         built.map(Bytes::from).ok_or_else(unknown)
+    }
+}
+
+/// The shape `[c, h, w]` that a built-in family is built for, as devices declare it. Its weights
+/// have `most` bytes at most.
+fn family_shape(
+    family: &ModelName,
+    facts: &DatasetFacts,
+    most: usize,
+) -> Result<[usize; 3], Unprepared> {
+    let unfit = |problem: String| {
+        let text = format!(
+            "data set {} has examples of shape {:?} and {} classes{problem}",
+            facts.name, facts.shape, facts.classes
+        );
+        failed(FailureCode::ShapeMismatch, text)
+    };
+    let extents: Vec<usize> = facts.shape.iter().map(|extent| *extent as usize).collect();
+    let shape = match extents[..] {
+        // A row of a table, or a text's characters.
+        [values] => [1, 1, values],
+        [c, h, w] => [c, h, w],
+        _ => return Err(unfit(", expected [c, h, w] or [d]".to_owned())),
+    };
+    let values = shape.iter().try_fold(1_usize, |values, extent| values.checked_mul(*extent));
+    if values.is_none_or(|values| values > VALUES_MAX) || facts.classes > CLASSES_MAX {
+        let most = format!(": at most {VALUES_MAX} values and {CLASSES_MAX} classes can be learnt");
+        return Err(unfit(most));
+    }
+    match models::zoo::cost(family.as_str(), shape, facts.classes as usize) {
+        Some(cost) if cost.bytes > most as u64 => Err(unfit(format!(
+            ", for which {family} has {} bytes of parameters, more than the {most} that a model may \
+             have: take a smaller family, smaller examples, or a broker with a larger \
+             --body-bytes-max",
+            cost.bytes
+        ))),
+        _ => Ok(shape),
     }
 }
 
@@ -291,6 +320,32 @@ mod tests {
         for (classes, loss) in [(3, Loss::Bce), (2, Loss::CrossEntropy), (2, Loss::Mse)] {
             let failure = check_fits(&definition, &facts(classes), loss).unwrap_err();
             assert_eq!(failure.code, FailureCode::ShapeMismatch);
+        }
+    }
+
+    #[test]
+    fn what_devices_declare_makes_no_model_that_is_too_large() {
+        let family = |name| ModelName::parse(name).unwrap();
+        let shape_of = |shape: &[u32], classes: u32| {
+            let facts = serde_json::json!({"name": "d", "format": "idx", "shape": shape,
+                "classes": classes, "train_examples": 1, "test_examples": 1});
+            let facts = serde_json::from_value::<DatasetFacts>(facts).unwrap();
+            match family_shape(&family("mlp"), &facts, 1 << 20) {
+                Err(Unprepared::Failed(failure)) => Err(failure.message),
+                other => Ok(other.unwrap()),
+            }
+        };
+        assert_eq!(shape_of(&[3, 32, 32], 10), Ok([3, 32, 32]));
+        assert_eq!(shape_of(&[7], 10), Ok([1, 1, 7]));
+        for (shape, classes, problem) in [
+            (&[3, 3000, 4000][..], 10, "bytes of parameters, more than the 1048576 that a model"),
+            (&[u32::MAX; 3], 10, "at most 67108864 values and 1048576 classes"),
+            (&[4_000_000_000], 10, "at most 67108864 values"),
+            (&[3, 32, 32], u32::MAX, "at most 67108864 values and 1048576 classes"),
+            (&[32, 32], 10, "expected [c, h, w] or [d]"),
+        ] {
+            let error = shape_of(shape, classes).unwrap_err();
+            assert!(error.contains(problem), "{error}");
         }
     }
 }

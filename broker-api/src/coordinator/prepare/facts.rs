@@ -156,7 +156,7 @@ fn pooled(
     name: &DatasetName,
     channels: usize,
 ) -> Result<Normalization, Unprepared> {
-    let (mut count, mut sums, mut squares) = (0.0, vec![0.0; channels], vec![0.0; channels]);
+    let (mut count, mut sums, mut squares) = (0.0, Vec::new(), Vec::new());
     for device in devices {
         let Some(facts) = of(device, name).filter(|facts| facts.train_examples > 0) else {
             continue;
@@ -170,6 +170,9 @@ fn pooled(
             );
             return Err(failed(FailureCode::InvalidDataset, text));
         }
+        // As many as there are is known by now.
+        sums.resize(channels, 0.0);
+        squares.resize(channels, 0.0);
         count += examples;
         for (channel, (mean, std)) in facts.channel_mean.iter().zip(&facts.channel_std).enumerate()
         {

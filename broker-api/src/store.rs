@@ -105,6 +105,15 @@ impl Store {
         })
     }
 
+    /// How much of their room the jobs, or the trainings with their rounds, have taken, whichever
+    /// is fuller, 0 to 1.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn filled(&self) -> Result<f64, StoreError> {
+        Ok(self.jobs.filled().await?.max(self.trainings.filled().await?))
+    }
+
     /// The connection.
     pub fn client(&self) -> &Client {
         &self.client

@@ -132,12 +132,12 @@ impl Index {
         ended.into_iter().skip(skip).take(count).map(|(id, _)| id.clone()).collect()
     }
 
-    /// The oldest jobs that are over, as many as there are beyond `keep`.
-    pub(crate) fn surplus(&self, keep: usize) -> Vec<JobId> {
+    /// The oldest jobs that are over, as many as there are beyond what `keep` says of their number.
+    pub(crate) fn surplus(&self, keep: impl FnOnce(usize) -> usize) -> Vec<JobId> {
         let shared = self.lock();
         let mut ended: Vec<_> =
             shared.jobs.iter().filter(|(_, brief)| brief.signal.ended).collect();
-        let surplus = ended.len().saturating_sub(keep);
+        let surplus = ended.len().saturating_sub(keep(ended.len()));
         ended.sort_by_key(|(_, brief)| brief.accepted_at);
         ended.into_iter().take(surplus).map(|(id, _)| id.clone()).collect()
     }

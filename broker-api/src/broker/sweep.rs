@@ -23,6 +23,11 @@ const RESUMABLE: usize = 20;
 const FORGOTTEN_AT_ONCE: usize = 100;
 /// Jobs that are over and kept.
 const KEEP_ENDED: usize = 20_000;
+/// Fewer are while more than this share of the store is taken: when it is full, nothing is accepted
+/// and no round ends.
+const FILLED_MAX: f64 = 0.5;
+/// Jobs that are over and kept also then.
+const KEEP_ALWAYS: usize = 20;
 
 /// Sweeps at once and then for ever.
 pub(super) async fn run(core: Arc<Core>) {
@@ -86,8 +91,9 @@ impl Core {
     }
 
     /// Removes the oldest jobs that are over.
-    async fn prune(&self) -> Result<(), ApiError> {
-        for id in self.index.surplus(KEEP_ENDED) {
+    pub(crate) async fn prune(&self) -> Result<(), ApiError> {
+        let filled = self.store.filled().await?;
+        for id in self.index.surplus(|ended| kept(ended, filled)) {
             let Some(stored) = self.store.jobs.get(id.as_str()).await? else { continue };
             if let Some(blob) = &stored.value.parameters {
                 self.store.blobs.delete(blob).await.map_err(StoreError::from)?;
@@ -104,5 +110,24 @@ impl Core {
             self.store.jobs.remove(id.as_str()).await?;
         }
         Ok(())
+    }
+}
+
+/// How many of the jobs that are over stay: an eighth goes in each sweep while the store is too
+/// full.
+fn kept(ended: usize, filled: f64) -> usize {
+    let kept =
+        if filled > FILLED_MAX { (ended - ended.div_ceil(8)).max(KEEP_ALWAYS) } else { ended };
+    kept.min(KEEP_ENDED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fewer_jobs_stay_in_a_store_that_is_too_full() {
+        assert_eq!([0, 100, 30_000].map(|ended| kept(ended, 0.5)), [0, 100, KEEP_ENDED]);
+        assert_eq!([0, 10, 21, 800].map(|ended| kept(ended, 0.51)), [20, 20, 20, 700]);
     }
 }

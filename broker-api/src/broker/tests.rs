@@ -220,3 +220,37 @@ async fn versions_of_models_are_numbered_and_do_not_change() {
     let error = broker.model(&query("m:2")).await.unwrap_err();
     assert!(error.code == ApiCode::UnknownModel && error.hint.contains('1'), "{error:?}");
 }
+
+#[tokio::test]
+async fn the_oldest_jobs_go_before_the_store_is_full() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let _silent = Device::start_as(&world, "d1", |_| Action::Silence).await;
+    joined(&broker, 1).await;
+    let mut jobs = Vec::new();
+    for _ in 0..24 {
+        let job = broker.submit(train_spec(1, 1), Bytes::new(), None, None).await.unwrap().id;
+        broker.cancel(&job).await.unwrap();
+        assert_eq!(ended(&broker, &job).await.state, JobState::Cancelled);
+        jobs.push(job);
+    }
+    let left = || broker.core.index.surplus(|_| 0).len();
+    broker.core.prune().await.unwrap();
+    assert_eq!(left(), 24, "there is room");
+    let context = broker.core.store.context();
+    let mut stream = context.get_stream("KV_jobs").await.unwrap();
+    let bytes = stream.info().await.unwrap().state.bytes;
+    let mut config = stream.cached_info().config.clone();
+    config.max_bytes = i64::try_from(bytes).unwrap() * 3 / 2;
+    context.update_stream(config).await.unwrap();
+    broker.core.prune().await.unwrap();
+    let until = std::time::Instant::now() + PATIENCE;
+    while left() > 21 && std::time::Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(left(), 21);
+    for (number, job) in jobs.iter().enumerate() {
+        let found = broker.core.store.jobs.get(job.as_str()).await.unwrap();
+        assert_eq!(found.is_some(), number >= 3, "job {number}");
+    }
+}

@@ -89,6 +89,23 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
         Some(reason.clone())
     }
 
+    /// How much of the room that the bucket may take is taken, 0 to 1; buckets of the same name
+    /// share theirs.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub(super) async fn filled(&self) -> Result<f64, StoreError> {
+        let info = self.store.stream.get_info().await;
+        let info =
+            info.map_err(|error| self.unavailable("asking for the size of", "all", &error))?;
+        #[expect(clippy::cast_precision_loss, reason = "a share need not be exact")]
+        let filled = match info.config.max_bytes {
+            most if most > 0 => info.state.bytes as f64 / most as f64,
+            _ => 0.0,
+        };
+        Ok(filled)
+    }
+
     /// Remembers whether a value was stored.
     fn noted(&self, written: Result<u64, StoreError>) -> Result<u64, StoreError> {
         let refused = match &written {

@@ -386,6 +386,32 @@ impl Fleet {
         }
     }
 
+    /// Forgets devices that are offline while what is stored of devices takes more than half of its
+    /// room: an eighth of them, those first that are away longest. Who comes back says hello.
+    ///
+    /// # Errors
+    /// [`store::StoreError::Unavailable`].
+    pub async fn forget_absent(&self) -> Result<(), store::StoreError> {
+        let bucket = &self.shared.store.devices;
+        if bucket.filled().await? <= store::FILLED_MAX {
+            return Ok(());
+        }
+        let mut absent: Vec<(Millis, DeviceId)> = Vec::new();
+        for (id, device) in self.read().iter() {
+            if device.presence == Presence::Offline {
+                absent.push((device.last_seen, id.clone()));
+            }
+        }
+        absent.sort();
+        for (_, id) in absent.iter().take(absent.len().div_ceil(8)) {
+            if self.presence(id) == Presence::Offline {
+                self.write().remove(id);
+                bucket.remove(id.as_str()).await?;
+            }
+        }
+        Ok(())
+    }
+
     fn lose(&self, id: &DeviceId) {
         let mut devices = self.write();
         let Some(device) = devices.get_mut(id) else { return };

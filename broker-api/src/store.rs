@@ -62,6 +62,10 @@ pub enum StoreError {
     Blob(#[from] BlobError),
 }
 
+/// Old things are removed while more than this share of a bucket is taken: when one is full,
+/// nothing is accepted and no round ends.
+pub const FILLED_MAX: f64 = 0.5;
+
 /// Everything that is stored; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {

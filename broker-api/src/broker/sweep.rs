@@ -11,7 +11,7 @@ use super::index::Brief;
 use crate::coordinator::state::round_key;
 use crate::error::ApiError;
 use crate::record::StoredJob;
-use crate::store::StoreError;
+use crate::store::{FILLED_MAX, StoreError};
 
 /// How often open jobs are looked at.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
@@ -23,10 +23,7 @@ const RESUMABLE: usize = 20;
 const FORGOTTEN_AT_ONCE: usize = 100;
 /// Jobs that are over and kept.
 const KEEP_ENDED: usize = 20_000;
-/// Fewer are while more than this share of the store is taken: when it is full, nothing is accepted
-/// and no round ends.
-const FILLED_MAX: f64 = 0.5;
-/// Jobs that are over and kept also then.
+/// Jobs that are over and kept while the store is too full.
 const KEEP_ALWAYS: usize = 20;
 
 /// Sweeps at once and then for ever.
@@ -47,6 +44,9 @@ pub(super) async fn run(core: Arc<Core>) {
         }
         if let Err(error) = core.forget_parameters().await {
             tracing::warn!(%error, "parameters of old trainings were not removed");
+        }
+        if let Err(error) = core.fleet.forget_absent().await {
+            tracing::warn!(%error, "devices that are away were not forgotten");
         }
         core.judge.forget_unused();
         settled = SETTLED;

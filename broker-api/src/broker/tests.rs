@@ -221,6 +221,49 @@ async fn versions_of_models_are_numbered_and_do_not_change() {
     assert!(error.code == ApiCode::UnknownModel && error.hint.contains('1'), "{error:?}");
 }
 
+/// Leaves a bucket so little room that two thirds are taken.
+async fn fill(broker: &Broker, stream: &str) {
+    let context = broker.core.store.context();
+    let mut stream = context.get_stream(stream).await.unwrap();
+    let bytes = stream.info().await.unwrap().state.bytes;
+    let mut config = stream.cached_info().config.clone();
+    config.max_bytes = i64::try_from(bytes).unwrap() * 3 / 2;
+    context.update_stream(config).await.unwrap();
+}
+
+#[tokio::test]
+async fn devices_that_are_away_longest_are_forgotten_before_the_store_is_full() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let _here = Device::start(&world, "here").await;
+    let mut away = Vec::new();
+    for number in 0..9_usize {
+        let name = format!("away-{number}");
+        away.push((Device::start(&world, &name).await, id(&name)));
+        joined(&broker, 2 + number).await;
+    }
+    let known = || broker.devices().into_iter().map(|device| device.hello.device.to_string());
+    while let Some((device, id)) = away.pop() {
+        drop(device);
+        let until = std::time::Instant::now() + PATIENCE;
+        while broker.core.fleet.presence(&id) != jobs::device::Presence::Offline {
+            assert!(std::time::Instant::now() < until, "{id} is away");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    broker.core.fleet.forget_absent().await.unwrap();
+    assert_eq!(known().count(), 10, "there is room");
+    fill(&broker, "KV_devices").await;
+    broker.core.fleet.forget_absent().await.unwrap();
+    let left: Vec<String> = known().collect();
+    assert_eq!(left.len(), 8, "{left:?}");
+    assert!(left.contains(&"here".to_owned()), "{left:?}");
+    for gone in ["away-7", "away-8"] {
+        assert!(!left.contains(&gone.to_owned()), "{left:?}");
+        assert_eq!(broker.core.store.devices.get(gone).await.unwrap(), None);
+    }
+}
+
 #[tokio::test]
 async fn the_oldest_jobs_go_before_the_store_is_full() {
     let world = World::new().await;
@@ -237,12 +280,7 @@ async fn the_oldest_jobs_go_before_the_store_is_full() {
     let left = || broker.core.index.surplus(|_| 0).len();
     broker.core.prune().await.unwrap();
     assert_eq!(left(), 24, "there is room");
-    let context = broker.core.store.context();
-    let mut stream = context.get_stream("KV_jobs").await.unwrap();
-    let bytes = stream.info().await.unwrap().state.bytes;
-    let mut config = stream.cached_info().config.clone();
-    config.max_bytes = i64::try_from(bytes).unwrap() * 3 / 2;
-    context.update_stream(config).await.unwrap();
+    fill(&broker, "KV_jobs").await;
     broker.core.prune().await.unwrap();
     let until = std::time::Instant::now() + PATIENCE;
     while left() > 21 && std::time::Instant::now() < until {

@@ -94,7 +94,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    pub(super) async fn filled(&self) -> Result<f64, StoreError> {
+    pub async fn filled(&self) -> Result<f64, StoreError> {
         let info = self.store.stream.get_info().await;
         let info =
             info.map_err(|error| self.unavailable("asking for the size of", "all", &error))?;

@@ -1,7 +1,7 @@
 //! Blobs by digest: from memory, from disk, or from the object store; every one is checked.
 //!
 //! Memory holds what a round needs again within moments: the parameters it is judged by are those
-//! that the next one begins with. Disk holds graphs and models over
+//! that the next one begins with, decoded where they came encoded. Disk holds graphs and models over
 //! restarts, bounded, the least recently used go first. One download serves all who wait for it.
 
 use std::path::PathBuf;
@@ -42,9 +42,18 @@ pub(crate) struct Cache {
     gates: Gates,
 }
 
+/// What of a blob is in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    AsStored,
+    /// The parameters that it stands for.
+    Decoded,
+}
+
 #[derive(Debug)]
 struct InMemory {
     digest: Digest,
+    form: Form,
     bytes: Bytes,
     used: Instant,
 }
@@ -60,28 +69,33 @@ impl Cache {
     pub(crate) async fn get(&self, blob: &BlobRef, keep: Keep) -> Result<Bytes, Failure> {
         let fetch = async {
             // The old ones go before the new one takes memory, not after.
-            self.make_room(usize::try_from(blob.size.0).unwrap_or(usize::MAX));
+            self.make_room(blob.size.0);
             self.blobs.get(blob).await
         };
-        self.obtain(&blob.digest, keep, fetch).await
+        self.fetched(&blob.digest, keep, fetch).await
     }
 
-    /// Parameters, from what is sent in place of them if anything is.
+    /// Parameters, from what is sent in place of them if anything is. That is decoded once, and only
+    /// what comes of it is kept.
     pub(crate) async fn parameters(
         &self,
         parameters: &BlobRef,
         encoded: Option<&BlobRef>,
     ) -> Result<Bytes, Failure> {
         let Some(encoded) = encoded else { return self.get(parameters, Keep::Memory).await };
-        let bytes = self.get(encoded, Keep::Memory).await?;
-        let decoded = tokio::task::spawn_blocking(move || decode_parameters(&bytes)).await;
-        let unread = |why: String| {
-            Failure::new(FailureCode::BlobUnavailable, format!("the round's parameters: {why}"))
+        let decoded = async {
+            self.make_room(parameters.size.0.saturating_add(encoded.size.0));
+            let bytes = self.blobs.get(encoded).await.map_err(|error| explain(&error))?;
+            let decoded = tokio::task::spawn_blocking(move || decode_parameters(&bytes)).await;
+            let unread = |why: String| {
+                Failure::new(FailureCode::BlobUnavailable, format!("the round's parameters: {why}"))
+            };
+            match decoded {
+                Ok(decoded) => decoded.map(Bytes::from).map_err(|error| unread(error.to_string())),
+                Err(_) => Err(unread("decoding them met a fault of the program".to_owned())),
+            }
         };
-        match decoded {
-            Ok(decoded) => decoded.map(Bytes::from).map_err(|error| unread(error.to_string())),
-            Err(_) => Err(unread("decoding them met a fault of the program".to_owned())),
-        }
+        self.obtain(&encoded.digest, Form::Decoded, Box::pin(decoded)).await
     }
 
     /// A blob that is named by its digest, checked.
@@ -90,41 +104,49 @@ impl Cache {
         digest: &Digest,
         keep: Keep,
     ) -> Result<Bytes, Failure> {
-        self.obtain(digest, keep, self.blobs.get_by_digest(digest)).await
+        self.fetched(digest, keep, self.blobs.get_by_digest(digest)).await
     }
 
-    async fn obtain(
+    async fn fetched(
         &self,
         digest: &Digest,
         keep: Keep,
         fetch: impl Future<Output = Result<Bytes, BlobError>>,
     ) -> Result<Bytes, Failure> {
-        if let Some(bytes) = self.remembered(digest) {
+        let fetched = async {
+            match keep {
+                Keep::Memory => fetch.await.map_err(|error| explain(&error)),
+                Keep::Disk => self.through_disk(digest, fetch).await,
+            }
+        };
+        self.obtain(digest, Form::AsStored, Box::pin(fetched)).await
+    }
+
+    /// What is in memory, or is made and kept there.
+    async fn obtain(
+        &self,
+        digest: &Digest,
+        form: Form,
+        make: impl Future<Output = Result<Bytes, Failure>>,
+    ) -> Result<Bytes, Failure> {
+        if let Some(bytes) = self.remembered(digest, form) {
             return Ok(bytes);
         }
         let _only_one = self.gates.enter(digest).await;
-        if let Some(bytes) = self.remembered(digest) {
+        if let Some(bytes) = self.remembered(digest, form) {
             return Ok(bytes);
         }
-        let bytes = match keep {
-            Keep::Memory => fetch.await.map_err(|error| explain(&error))?,
-            Keep::Disk => self.through_disk(digest, fetch).await?,
-        };
-        self.remember(digest, &bytes);
+        let bytes = make.await?;
+        let mut memory = self.memory();
+        let (digest, used) = (digest.clone(), Instant::now());
+        memory.push(InMemory { digest, form, bytes: bytes.clone(), used });
+        drop_first(&mut memory, MEMORY_BYTES, 1);
         Ok(bytes)
     }
 
-    /// Keeps bytes that are at hand anyway, for the next task.
-    pub(crate) fn remember(&self, digest: &Digest, bytes: &Bytes) {
-        let mut memory = self.memory();
-        memory.retain(|kept| kept.digest != *digest);
-        let entry = InMemory { digest: digest.clone(), bytes: bytes.clone(), used: Instant::now() };
-        memory.push(entry);
-        drop_first(&mut memory, MEMORY_BYTES, 1);
-    }
-
     /// Lets go of what has no place beside so many bytes more.
-    fn make_room(&self, bytes: usize) {
+    fn make_room(&self, bytes: u64) {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         drop_first(&mut self.memory(), MEMORY_BYTES.saturating_sub(bytes), 0);
     }
 
@@ -160,9 +182,9 @@ impl Cache {
     }
 
     /// A blob in memory, which becomes the last to be dropped.
-    fn remembered(&self, digest: &Digest) -> Option<Bytes> {
+    fn remembered(&self, digest: &Digest, form: Form) -> Option<Bytes> {
         let mut memory = self.memory();
-        let index = memory.iter().position(|kept| kept.digest == *digest)?;
+        let index = memory.iter().position(|kept| kept.digest == *digest && kept.form == form)?;
         let mut kept = memory.remove(index);
         kept.used = Instant::now();
         let bytes = kept.bytes.clone();
@@ -194,4 +216,54 @@ fn disk_full(dir: &std::path::Path) -> Failure {
 /// What a failed transfer means for a task.
 pub(crate) fn explain(error: &BlobError) -> Failure {
     Failure::new(error.code(), error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use models::federated::encoding::{Encoder, Format, Header, layout_digest};
+    use models::params::{Layout, Parameter, Parameters};
+
+    use super::*;
+    use crate::server::Server;
+
+    #[tokio::test]
+    async fn parameters_are_decoded_once_and_kept_alone() {
+        let server = Server::start();
+        let client = server.client().await;
+        let context = async_nats::jetstream::new(client.clone());
+        link::layout::ensure(&context, link::layout::Layout::default()).await.unwrap();
+        let (blobs, dir) = (Blobs::new(client), tempfile::tempdir().unwrap());
+        let cache = Cache::new(blobs.clone(), dir.path().to_owned(), 1 << 20);
+        let values = vec![0.5; 1000];
+        let item = Parameter { name: "w".to_owned(), shape: vec![1000], values: values.clone() };
+        let exact = Parameters::new(vec![item]).unwrap();
+        let layout = Layout::of(&exact);
+        let header = Header {
+            format: Format::Int8 { block: 256 },
+            sparse: false,
+            values: values.len(),
+            layout: layout_digest(&layout),
+            base: None,
+        };
+        let mut file = layout.header();
+        let mut writer = Encoder::dense(header, 0, &mut file);
+        writer.push(&values, &mut file).unwrap();
+        writer.finish(&mut file).unwrap();
+        let sent = blobs.put(file.into()).await.unwrap();
+        let exact = blobs.put(exact.to_safetensors().into()).await.unwrap();
+
+        // A task that judges and one that trains, side by side and one after another.
+        let (first, second) = futures::join!(
+            cache.parameters(&exact, Some(&sent)),
+            cache.parameters(&exact, Some(&sent)),
+        );
+        let (first, second) = (first.unwrap(), second.unwrap());
+        let third = cache.parameters(&exact, Some(&sent)).await.unwrap();
+        assert_eq!(first.as_ptr(), second.as_ptr());
+        assert_eq!(first.as_ptr(), third.as_ptr());
+        let kept: usize = cache.memory().iter().map(|kept| kept.bytes.len()).sum();
+        assert_eq!(kept, first.len(), "what it was decoded from is not kept");
+        // The blob itself is another thing.
+        assert_ne!(cache.get(&sent, Keep::Memory).await.unwrap(), first);
+    }
 }

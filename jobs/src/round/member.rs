@@ -214,7 +214,10 @@ impl<A> Member<A> {
                 "had not accepted the task"
             }
         };
-        let with_the_round = || Failure::new(round.code, format!("{before}: {}", round.message));
+        // What cannot be combined is held against nobody: whose part was bad is not known.
+        let blames = round.code == FailureCode::InvalidUpdate;
+        let code = if blames { FailureCode::Cancelled } else { round.code };
+        let with_the_round = || Failure::new(code, format!("{before}: {}", round.message));
         self.own_failure().unwrap_or_else(with_the_round)
     }
 }

@@ -300,8 +300,7 @@ impl Stragglers {
     /// That aggregate is not made: its updates are not used.
     pub(super) fn refuse_counted(&mut self, failure: &Failure) {
         for straggler in self.0.iter_mut().filter(|it| it.counted) {
-            let message = format!("its update was not used: {}", failure.message);
-            straggler.member.standing = Standing::Out(Failure::new(failure.code, message));
+            straggler.member.standing = Standing::Out(straggler.member.unused(failure));
             straggler.counted = false;
         }
     }

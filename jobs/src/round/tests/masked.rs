@@ -171,6 +171,18 @@ fn a_stage_that_is_impossible_fails_the_round() {
     assert_eq!(outcome(&effects).failure.as_ref().unwrap().message, "a key is there twice");
 }
 
+#[test]
+fn nobody_is_blamed_for_a_sum_that_cannot_be_unmasked() {
+    let (mut round, _) = exchanging(3, 4);
+    let failure = Failure::new(FailureCode::InvalidUpdate, "one of the shares is forged");
+    let effects = round.step(Millis(20), &Event::AggregationFailed { failure: failure.clone() });
+    let outcome = outcome(&effects);
+    assert_eq!(outcome.failure, Some(failure));
+    assert_eq!(outcome.refusals().count(), 0, "{:?}", outcome.missing);
+    let why = reason(outcome, &devices(4)[0]);
+    assert_eq!(why.message, "its update was not used: one of the shares is forged");
+}
+
 /// What may happen at a stage.
 #[derive(Debug, Clone)]
 enum Op {

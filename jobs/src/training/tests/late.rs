@@ -151,6 +151,32 @@ fn a_device_at_work_goes_on_and_counts_once_in_a_later_round() {
     assert_eq!(outcome.moved.down, Bytes(2), "what was offered to those left behind too");
 }
 
+#[test]
+fn nobody_is_blamed_for_updates_that_cannot_be_combined() {
+    let (mut training, _) = begin(spec("fedbuff", Some(2), 1, 9));
+    found(&mut training, 1, 1, 4);
+    for number in 0..4 {
+        accepted(&mut training, 1, &device(number));
+    }
+    give(&mut training, 2, 1, &device(0));
+    give(&mut training, 3, 1, &device(1));
+    aggregated(&mut training, 5, 1);
+    found(&mut training, 6, 2, 4);
+    give(&mut training, 7, 1, &device(2));
+    give(&mut training, 8, 2, &device(0));
+    let failure = Failure::new(FailureCode::InvalidUpdate, "one of them is of another shape");
+    let event = RoundEvent::AggregationFailed { failure };
+    let effects = training.step(Millis(9), &of(2, event));
+    let outcome = ended(&effects);
+    assert_eq!(outcome.refusals().count(), 0, "{:?}", outcome.missing);
+    let unused = outcome.missing.iter().filter(|(_, why)| why.message.contains("another shape"));
+    let unused: Vec<_> = unused.map(|(device, why)| (device, why.code)).collect();
+    let counted = [0, 1, 2].map(device);
+    assert!(unused.iter().all(|(device, _)| counted.contains(device)), "{unused:?}");
+    assert!(unused.contains(&(&counted[0], FailureCode::Cancelled)), "{unused:?}");
+    assert!(unused.contains(&(&counted[2], FailureCode::Cancelled)), "{unused:?}");
+}
+
 /// Whoever is offered parameters gets what travels in their place, a straggler of an earlier round
 /// too.
 #[test]

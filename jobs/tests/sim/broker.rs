@@ -41,8 +41,11 @@ impl World {
         let up = self.devices.iter().filter(|device| device.worker.is_some());
         let online = up.map(|device| device.id.clone()).collect();
         let (machine, effects) = if let Some(machine) = &self.stored.machine {
+            // As it is stored: through JSON.
+            let json = serde_json::to_vec(machine).unwrap();
+            let machine: Training = serde_json::from_slice(&json).unwrap();
             let effects = machine.pending_effects();
-            (machine.clone(), if self.is(Plant::EffectsForgotten) { Vec::new() } else { effects })
+            (machine, if self.is(Plant::EffectsForgotten) { Vec::new() } else { effects })
         } else {
             let first = reference("first", &self.objects["first"]);
             let deadline = Millis(600_000);
@@ -293,9 +296,7 @@ impl World {
 
     fn store(&mut self) {
         let Some(broker) = &self.broker else { return };
-        // As it is stored: through JSON.
-        let json = serde_json::to_vec(&broker.machine).unwrap();
-        self.stored.machine = Some(serde_json::from_slice(&json).unwrap());
+        self.stored.machine = Some(broker.machine.clone());
         self.stored.sequence = broker.sequence;
     }
 

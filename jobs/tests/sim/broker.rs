@@ -4,15 +4,14 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use jobs::id::{BlobRef, DeviceId, Millis, ModelRef, RoundNumber};
-use jobs::report::{EvaluationReport, Failure, FailureCode, ReportBody, TaskReport, UpdateReport};
+use jobs::report::{EvaluationReport, Failure, FailureCode, UpdateReport};
 use jobs::round;
-use jobs::spec::{
-    Download, EvaluateTask, LocalTraining, Loss, Normalization, Offer, PrivacyMode, Purpose, Task,
-    TaskId, TaskWork, TrainTask, UpdateEncoding,
-};
+use jobs::spec::{Download, PrivacyMode, Purpose};
 use jobs::training::{Effect, Event, Training};
 use rand::RngExt as _;
 
+use crate::masked::Masking;
+use crate::task::understood;
 use crate::world::{Blob, Happening, World, mixed, reference};
 use crate::{Plant, check};
 
@@ -29,6 +28,10 @@ pub(crate) struct Broker {
     wake_at: Option<u64>,
     /// What waited in the stream when it began is not read yet.
     behind: bool,
+    /// The session of a masked round at the stage at work.
+    pub(crate) masking: Option<Masking>,
+    /// How far it was when it was looked at last.
+    pub(crate) phase: (RoundNumber, usize),
 }
 
 /// The broker was killed on its way.
@@ -52,7 +55,16 @@ impl World {
             Training::begin(Millis(self.now), self.spec.clone(), deadline, first)
         };
         let sequence = self.stored.sequence;
-        self.broker = Some(Broker { term, machine, sequence, online, wake_at: None, behind: true });
+        self.broker = Some(Broker {
+            term,
+            machine,
+            sequence,
+            online,
+            wake_at: None,
+            behind: true,
+            masking: None,
+            phase: (RoundNumber(0), 0),
+        });
         for device in 0..self.devices.len() {
             let instance = self.devices[device].instance;
             self.after(900, Happening::Silence { device, instance });
@@ -64,8 +76,9 @@ impl World {
 
     /// Kills the broker; another one takes over after a while.
     fn kill(&mut self) {
-        self.broker = None;
-        self.counts.broker_crashes += 1;
+        if let Some(broker) = self.broker.take() {
+            self.counts.killed_in(&broker.machine);
+        }
         let down = self.random.random_range(10..6000);
         self.after(down, Happening::BrokerStarts);
     }
@@ -220,7 +233,7 @@ impl World {
             }
             Err(Stop::Problem(problem)) => return Err(problem),
         }
-        check::note_collecting(self);
+        check::note_phase(self)?;
         let Some(broker) = &mut self.broker else { return Ok(()) };
         let term = broker.term;
         let wake = broker.machine.wake_at().map(|at| at.0);
@@ -258,6 +271,18 @@ impl World {
                         self.store();
                     }
                     self.aggregate(round, &updates).map_err(Stop::Problem)?;
+                    self.may_be_killed()?;
+                }
+                Effect::Round {
+                    round,
+                    effect: round::Effect::CheckMessage { device, purpose, message },
+                } => self.check_message(round, device, purpose, message),
+                Effect::Round { round, effect: round::Effect::Unmask { updates, exchange } } => {
+                    if self.spec.privacy.is_some() && !self.is(Plant::NoiseBeforeStoring) {
+                        self.may_be_killed()?;
+                        self.store();
+                    }
+                    self.unmask(round, &updates, &exchange).map_err(Stop::Problem)?;
                     self.may_be_killed()?;
                 }
                 Effect::Round { round, effect: round::Effect::Evaluate { parameters } } => {
@@ -307,7 +332,7 @@ impl World {
                 if asks && self.is_private(PrivacyMode::Local) {
                     self.release(round, &[]).map_err(Stop::Problem)?;
                 }
-                self.tell_device(round, effect);
+                self.tell_device(round, effect).map_err(Stop::Problem)?;
             }
             Effect::PublishRound(outcome) => {
                 check::published(self, &outcome).map_err(Stop::Problem)?;
@@ -331,68 +356,8 @@ impl World {
         Ok(())
     }
 
-    fn tell_device(&mut self, round: RoundNumber, effect: round::Effect) {
-        let id =
-            |purpose, attempt| TaskId { job: "01job".parse().unwrap(), round, purpose, attempt };
-        match effect {
-            round::Effect::Offer { device, purpose, attempt, parameters } => {
-                let graph = reference("graph", &Blob { value: 0, base: 0, bad: false });
-                let dataset = self.spec.dataset.clone();
-                let machine = self.broker.as_ref().map(|broker| &broker.machine);
-                let encoded = machine.and_then(|machine| machine.encoded_of(&parameters)).cloned();
-                let work = if purpose == Purpose::Train {
-                    let local = LocalTraining::default();
-                    TaskWork::Train(TrainTask {
-                        graph,
-                        parameters,
-                        dataset,
-                        local,
-                        seed: 1,
-                        rounds_done: 0,
-                        rounds: 0,
-                        initial_loss: false,
-                        control: None,
-                        update: UpdateEncoding::default(),
-                        encoded,
-                    })
-                } else {
-                    TaskWork::Evaluate(EvaluateTask {
-                        graph,
-                        parameters,
-                        dataset,
-                        batch_size: 1,
-                        normalization: Normalization::Format,
-                        loss: Loss::default(),
-                        kept_local: Vec::new(),
-                        encoded,
-                    })
-                };
-                let task = Task {
-                    id: id(purpose, attempt),
-                    timeout_ms: self.spec.training_timeout_ms(),
-                    work,
-                };
-                self.send_offer(&device, &Offer::Task(Box::new(task)));
-            }
-            round::Effect::Withdraw { device, purpose, attempt, reason } => {
-                self.send_offer(
-                    &device,
-                    &Offer::Cancel { task: id(purpose, attempt), reason, refused: false },
-                );
-            }
-            round::Effect::FindDevices
-            | round::Effect::CheckUpdate { .. }
-            | round::Effect::CheckMessage { .. }
-            | round::Effect::Unmask { .. }
-            | round::Effect::Aggregate { .. }
-            | round::Effect::Evaluate { .. }
-            | round::Effect::Earlier { .. }
-            | round::Effect::End(_) => {}
-        }
-    }
-
     /// The broker hears of what it began, unless it is another one by then.
-    fn later(&mut self, usual: u64, event: Event) {
+    pub(crate) fn later(&mut self, usual: u64, event: Event) {
         let Some(term) = self.broker.as_ref().map(|broker| broker.term) else { return };
         let delay = self.delay(usual);
         self.after(delay, Happening::BrokerDid { term, event });
@@ -421,6 +386,7 @@ impl World {
             Some(blob) if blob.bad => Some(Failure::new(FailureCode::InvalidUpdate, "NaN")),
             Some(_) => None,
         };
+        self.note_refused(round, &device, refused.as_ref());
         let parameters = update.parameters.clone();
         let event = round::Event::UpdateChecked { device, parameters, refused };
         self.later(30, Event::Round { round, event });
@@ -448,11 +414,15 @@ impl World {
         let name = format!("parameters/01job/{round}/{term}");
         let bad = blobs.iter().any(|blob| blob.bad);
         let blob = Blob { value: mixed(blobs.iter().map(|blob| blob.value)), base: 0, bad };
-        // A slow owner may write when another one has taken over.
-        let slow = self.goes_wrong() || self.goes_wrong();
-        let delay = if slow { self.random.random_range(1..8000) } else { self.delay(100) };
+        let delay = self.writing();
         self.after(delay, Happening::MeanWritten { term, round, name, blob });
         Ok(())
+    }
+
+    /// How long it takes to write a mean: a slow owner may do so when another one has taken over.
+    pub(crate) fn writing(&mut self) -> u64 {
+        let slow = self.goes_wrong() || self.goes_wrong();
+        if slow { self.random.random_range(1..8000) } else { self.delay(100) }
     }
 
     /// An object whose bytes are those that were meant.
@@ -473,28 +443,4 @@ pub(crate) fn judgement_of(blob: &Blob) -> EvaluationReport {
 enum Stop {
     Killed(Killed),
     Problem(String),
-}
-
-fn understood(report: TaskReport) -> Event {
-    let TaskReport { task, device, body } = report;
-    let (purpose, attempt) = (task.purpose, task.attempt);
-    let event = match body {
-        ReportBody::Accepted => round::Event::Accepted { device, purpose, attempt },
-        ReportBody::Progress(progress) => round::Event::Progressed { device, progress },
-        ReportBody::Trained(update) => round::Event::UpdateReceived { device, attempt, update },
-        ReportBody::Exchanged(said) => {
-            round::Event::MessageReceived { device, purpose, attempt, message: said.message }
-        }
-        ReportBody::Evaluated(evaluation) => {
-            round::Event::EvaluationReceived { device, attempt, evaluation }
-        }
-        ReportBody::Declined(failure) | ReportBody::Failed(failure) => {
-            round::Event::TaskFailed { device, purpose, attempt, failure }
-        }
-        ReportBody::Cancelled | ReportBody::Inferred(_) | ReportBody::Measured(_) => {
-            let failure = Failure::new(FailureCode::Cancelled, "the device stopped");
-            round::Event::TaskFailed { device, purpose, attempt, failure }
-        }
-    };
-    Event::Round { round: task.round, event }
 }

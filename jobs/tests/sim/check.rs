@@ -5,23 +5,38 @@ use std::collections::BTreeSet;
 use jobs::id::{BlobRef, DeviceId, RoundNumber};
 use jobs::report::{FailureCode, ReportBody};
 use jobs::round::{Judgement, Outcome};
+use jobs::spec::Purpose;
 
 use crate::broker::judgement_of;
-use crate::private;
 use crate::world::{World, mixed, reference};
+use crate::{masked, private};
 
 /// How long a stored report may be on its way to the broker.
-const ON_THE_WAY: u64 = 200;
+pub(crate) const ON_THE_WAY: u64 = 200;
 
-/// Remembers until when a round collects.
-pub(crate) fn note_collecting(world: &mut World) {
-    let Some(round) = world.broker.as_ref().and_then(|broker| broker.machine.round()) else {
-        return;
-    };
+/// The phases of a round, in order.
+const PHASES: [&str; 7] =
+    ["selecting", "collecting", "sharing", "masking", "unmasking", "aggregating", "evaluating"];
+
+/// Remembers until when a round collects and its stages are open. Rounds only go forward.
+pub(crate) fn note_phase(world: &mut World) -> Result<(), String> {
+    let Some(broker) = &mut world.broker else { return Ok(()) };
+    let Some(round) = broker.machine.round() else { return Ok(()) };
     let status = round.status();
-    if let ("collecting", Some(deadline)) = (status.phase.as_str(), status.deadline) {
+    if let Some(place) = PHASES.iter().position(|phase| *phase == status.phase) {
+        let before = std::mem::replace(&mut broker.phase, (status.round, place));
+        if broker.phase < before {
+            return Err(format!("{status:?} after phase {before:?}"));
+        }
+    }
+    let Some(deadline) = status.deadline else { return Ok(()) };
+    if status.phase == "collecting" {
         world.collecting_until.insert(status.round, deadline.0);
     }
+    if let Some(stage) = round.stage() {
+        world.masked.note_until(status.round, stage, deadline.0);
+    }
+    Ok(())
 }
 
 /// A round is published: the same as before, if it was; else one that follows from the round
@@ -47,17 +62,27 @@ pub(crate) fn published(world: &mut World, outcome: &Outcome) -> Result<(), Stri
     let Some(base_blob) = world.read(&base) else {
         return Err(format!("round {round}: its parameters {base:?} are gone"));
     };
+    if outcome.failure.is_some() && world.is_without_faults() {
+        return Err(format!("round {round} fails without a fault: {:?}", outcome.failure));
+    }
     everyone_once(world, outcome)?;
+    blamed(world, outcome)?;
     judged(world, outcome)?;
     kept_out(world, outcome)?;
     late_ones_once(world, outcome)?;
     private::published(world, outcome)?;
     if outcome.failure.is_some() {
+        if world.is_masked() {
+            masked::check::failed(outcome)?;
+        }
         return if outcome.parameters == base {
             Ok(())
         } else {
             Err(format!("round {round} failed and changed the parameters"))
         };
+    }
+    if world.is_masked() {
+        return masked::check::published(world, outcome, base_blob.value);
     }
     let mut values = Vec::new();
     for (device, update) in &outcome.updates {
@@ -153,6 +178,7 @@ fn everyone_once(world: &World, outcome: &Outcome) -> Result<(), String> {
     for (device, failure) in &outcome.missing {
         let silent =
             matches!(failure.code, FailureCode::DeviceLost | FailureCode::DeadlineExceeded);
+        let silent = silent && !masked::check::is_drop_out(&failure.message);
         if silent && outcome.failure.is_none() && was_in_time(world, round, device) {
             return Err(format!(
                 "round {round}: {device} is missing, its update was stored in time: {failure:?}"
@@ -160,6 +186,25 @@ fn everyone_once(world: &World, outcome: &Outcome) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// What a device gave is blamed only where a check refused it, maybe as a late update's.
+fn blamed(world: &World, outcome: &Outcome) -> Result<(), String> {
+    let round = outcome.round;
+    let first = if world.spec.staleness().is_some() { RoundNumber(0) } else { round };
+    let was_refused = |device: &DeviceId| {
+        let known = world.refused.range((first, device.clone())..);
+        known.take_while(|(at, _)| *at <= round).any(|(_, other)| other == device)
+    };
+    let blamed = outcome.missing.iter().find(|(device, failure)| {
+        failure.code == FailureCode::InvalidUpdate && !was_refused(device)
+    });
+    match blamed {
+        Some((device, failure)) => {
+            Err(format!("round {round}: {device} did nothing wrong: {failure:?}"))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Who is in quarantine, as the rounds before say, was not invited; nobody else was left out.
@@ -214,7 +259,8 @@ fn was_refused(world: &World, round: RoundNumber, device: &DeviceId) -> bool {
     let mine = objects.by_ref().take_while(|(name, _)| name.starts_with(&prefix));
     let mine: Vec<_> = mine.filter(|(name, _)| !name.contains(" in ")).collect();
     let reports = world.stream.iter().filter(|(_, report)| {
-        report.device == *device && report.task.round == round && report.body.is_final()
+        let mine = report.device == *device && report.task.round == round;
+        mine && report.task.purpose == Purpose::Train && report.body.is_final()
     });
     mine.len() > 1 || mine.iter().any(|(_, blob)| blob.bad) || reports.count() > 1
 }

@@ -3,10 +3,11 @@
 
 use jobs::id::{DeviceId, Millis};
 use jobs::report::{EvaluationReport, Failure, FailureCode, ReportBody, TaskReport, UpdateReport};
-use jobs::spec::{Offer, TaskId, TaskWork};
+use jobs::spec::{Offer, Purpose, TaskId, TaskWork};
 use jobs::worker::{Effect, Event, Worker};
 use rand::RngExt as _;
 
+use crate::masked::{Desk, Question, confused};
 use crate::world::{Blob, Happening, World, mixed, reference};
 
 /// How long a broker hears nothing before it takes a device for lost.
@@ -18,18 +19,26 @@ pub(crate) struct Device {
     pub(crate) instance: u32,
     /// Absent while it is down.
     pub(crate) worker: Option<Worker>,
+    /// What it keeps of masked rounds.
+    pub(crate) desk: Desk,
 }
 
 impl Device {
     pub(crate) fn new(number: u32) -> Self {
         let id: DeviceId = format!("device-{number}").parse().unwrap();
-        Self { worker: Some(Worker::new(id.clone(), 2)), id, instance: 1 }
+        let (worker, desk) = (Some(Worker::new(id.clone(), 2)), Desk::default());
+        Self { worker, id, instance: 1, desk }
     }
 }
 
 impl World {
     /// A message to a device on its way: it may be lost, repeated, or late.
-    pub(crate) fn send_offer(&mut self, device: &DeviceId, offer: &Offer) {
+    pub(crate) fn send_offer(
+        &mut self,
+        device: &DeviceId,
+        offer: &Offer,
+        question: Option<&Question>,
+    ) {
         let device = self.devices.iter().position(|known| known.id == *device).unwrap();
         let copies = match (self.goes_wrong(), self.goes_wrong()) {
             (true, _) => 0,
@@ -40,31 +49,43 @@ impl World {
         }
         for _ in 0..copies {
             let delay = self.delay(10);
-            self.after(delay, Happening::OfferArrives { device, offer: offer.clone() });
+            let (offer, question) = (offer.clone(), question.cloned());
+            self.after(delay, Happening::OfferArrives { device, offer, question });
         }
     }
 
-    pub(crate) fn offer_arrives(&mut self, device: usize, offer: Offer) {
+    pub(crate) fn offer_arrives(
+        &mut self,
+        device: usize,
+        offer: Offer,
+        question: Option<Question>,
+    ) -> Result<(), String> {
         let event = match offer {
             Offer::Task(task) => Event::Offered(task),
             Offer::Cancel { task, .. } => Event::CancelRequested { task },
         };
         if self.goes_wrong() && self.random.random_bool(0.3) {
-            return self.device_crashes(device);
+            self.device_crashes(device);
+            return Ok(());
         }
-        self.step_worker(device, &event);
+        self.step_worker(device, &event, question)
     }
 
-    fn step_worker(&mut self, device: usize, event: &Event) {
+    fn step_worker(
+        &mut self,
+        device: usize,
+        event: &Event,
+        mut question: Option<Question>,
+    ) -> Result<(), String> {
         let now = Millis(self.now);
-        let Some(worker) = &mut self.devices[device].worker else { return };
+        let Some(worker) = &mut self.devices[device].worker else { return Ok(()) };
         let effects = worker.step(now, event);
         let instance = self.devices[device].instance;
         for effect in effects {
             match effect {
                 Effect::Start(task) => {
                     let delay = self.delay(400);
-                    let task = self.result_of(device, *task);
+                    let task = self.result_of(device, *task, question.take())?;
                     self.after(delay, Happening::WorkDone { device, instance, task });
                 }
                 // The executor stops between two batches.
@@ -77,27 +98,42 @@ impl World {
                 }
             }
             if self.goes_wrong() && self.random.random_bool(0.2) {
-                return self.device_crashes(device);
+                self.device_crashes(device);
+                return Ok(());
             }
         }
+        Ok(())
     }
 
     /// Does the work ahead of its end and remembers what it came to under the task's name.
-    fn result_of(&mut self, device: usize, task: jobs::spec::Task) -> TaskId {
-        if let TaskWork::Train(work) = &task.work {
-            let fetched = work.encoded.as_ref().unwrap_or(&work.parameters);
-            let name = fetched.object_name();
-            let found = self.objects.get(name).cloned();
-            let found = found.filter(|blob| reference(name, blob).digest == fetched.digest);
-            if let Some(base) = found {
-                let salt = self.random.random_range(0..u64::MAX);
-                let value = mixed([base.value, device as u64, salt]);
-                let bad = self.goes_wrong();
-                let blob = Blob { value, base: base.value, bad };
-                self.objects.insert(self.update_name(device, &task.id, true), blob);
+    fn result_of(
+        &mut self,
+        device: usize,
+        task: jobs::spec::Task,
+        question: Option<Question>,
+    ) -> Result<TaskId, String> {
+        let (train, is_masked) = match &task.work {
+            TaskWork::Train(train) => (train, false),
+            TaskWork::TrainMasked(masked) => (&masked.train, true),
+            TaskWork::Exchange => {
+                self.answer_ahead(device, &task.id, question)?;
+                return Ok(task.id);
             }
-        }
-        task.id
+            TaskWork::Evaluate(_) | TaskWork::Infer(_) | TaskWork::Telemetry => {
+                return Ok(task.id);
+            }
+        };
+        let fetched = train.encoded.as_ref().unwrap_or(&train.parameters);
+        let Some(base) = self.read(fetched) else { return Ok(task.id) };
+        let blob = if is_masked {
+            self.keys_for(device, task.id.round, base.value)
+        } else {
+            let salt = self.random.random_range(0..u64::MAX);
+            let value = mixed([base.value, device as u64, salt]);
+            Blob { value, base: base.value, bad: self.goes_wrong() }
+        };
+        self.objects.insert(self.update_name(device, &task.id, true), blob);
+        Ok(task.id)
     }
 
     fn update_name(&self, device: usize, task: &TaskId, working: bool) -> String {
@@ -106,9 +142,14 @@ impl World {
         if working { format!("{name} in {instance}") } else { name }
     }
 
-    pub(crate) fn work_done(&mut self, device: usize, instance: u32, task: &TaskId) {
+    pub(crate) fn work_done(
+        &mut self,
+        device: usize,
+        instance: u32,
+        task: &TaskId,
+    ) -> Result<(), String> {
         if self.devices[device].instance != instance || self.devices[device].worker.is_none() {
-            return;
+            return Ok(());
         }
         let body = if self.goes_wrong() {
             let code = if self.random.random_bool(0.5) {
@@ -117,8 +158,10 @@ impl World {
                 FailureCode::InvalidDataset
             };
             ReportBody::Failed(Failure::new(code, "as the seed wants"))
-        } else if task.purpose == jobs::spec::Purpose::Train {
+        } else if task.purpose == Purpose::Train {
             self.upload(device, task)
+        } else if let Some(other) = confused(task.purpose) {
+            self.answered(device, task, other)
         } else {
             ReportBody::Evaluated(EvaluationReport {
                 examples: 10,
@@ -127,7 +170,20 @@ impl World {
                 duration_ms: Millis(1),
             })
         };
-        self.step_worker(device, &Event::Finished { task: task.clone(), body });
+        self.step_worker(device, &Event::Finished { task: task.clone(), body }, None)
+    }
+
+    /// A stage's answer; a device that errs gives it as one to another stage as well.
+    fn answered(&mut self, device: usize, task: &TaskId, other: Purpose) -> ReportBody {
+        let body = self.upload_answer(device, task);
+        if self.goes_wrong() {
+            let (id, instance) = (self.devices[device].id.clone(), self.devices[device].instance);
+            let task = TaskId { purpose: other, ..task.clone() };
+            let report = TaskReport { task, device: id, body: body.clone() };
+            let delay = self.delay(300);
+            self.after(delay, Happening::ReportSent { device, instance, report });
+        }
+        body
     }
 
     /// The result becomes an object under the name of the task.
@@ -180,6 +236,8 @@ impl World {
             return;
         }
         self.counts.device_crashes += 1;
+        let loses = self.goes_wrong() && self.random.random_bool(0.3);
+        self.devices[device].desk.crash(loses);
         let instance = self.devices[device].instance;
         let down = self.random.random_range(50..5000);
         self.after(down, Happening::DeviceStarts { device });

@@ -1,24 +1,25 @@
 //! Virtual time, what happens in it, and what survives crashes.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
-use jobs::id::{BlobRef, Bytes, Digest, Millis, ModelRef, RoundNumber};
+use jobs::id::{BlobRef, Bytes, DeviceId, Digest, Millis, ModelRef, RoundNumber};
 use jobs::report::TaskReport;
-use jobs::round::Outcome;
+use jobs::round::{Outcome, Round};
 use jobs::spec::{
-    Download, Evaluate, Keep, LateUpdates, LocalTraining, Offer, Participation, Quarantine,
-    Selection, Staleness, Strategy, TaskId, TrainSpec, UpdateEncoding,
+    Download, Evaluate, Keep, LateUpdates, LocalTraining, Offer, Participation, Purpose,
+    Quarantine, Selection, Staleness, Strategy, TaskId, TrainSpec, UpdateEncoding,
 };
 use jobs::training::{Ending, Event, Training};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
-use crate::Plant;
 use crate::broker::Broker;
 use crate::check;
 use crate::device::Device;
+use crate::masked::{self, Question};
 use crate::private;
+use crate::{Kind, Plant};
 
 /// When faults end.
 const HEALED_AT: u64 = 60_000;
@@ -33,6 +34,7 @@ pub(crate) enum Happening {
     OfferArrives {
         device: usize,
         offer: Offer,
+        question: Option<Question>,
     },
     WorkDone {
         device: usize,
@@ -101,6 +103,8 @@ pub(crate) struct Stored {
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) broker_crashes: u64,
+    /// The same while devices were asked to share, to mask, to unmask.
+    pub(crate) crashes_at_stages: [u64; 3],
     pub(crate) device_crashes: u64,
     pub(crate) offers_lost: u64,
     pub(crate) reports_repeated: u64,
@@ -112,12 +116,22 @@ pub(crate) struct Counts {
     pub(crate) kept_out: u64,
     /// Updates that counted in a later round than that of their task.
     pub(crate) late: u64,
+    /// Rounds that gave the sum of masked updates, and those whose sum could not be unmasked.
+    pub(crate) rounds_masked: u64,
+    pub(crate) not_unmasked: u64,
+    /// Devices that did not answer all stages of such rounds.
+    pub(crate) dropped_out: u64,
+    /// Questions that devices had reasons not to answer.
+    pub(crate) refused_to_answer: u64,
     pub(crate) steps: u64,
 }
 
 impl Counts {
     pub(crate) fn add(&mut self, other: &Counts) {
         self.broker_crashes += other.broker_crashes;
+        for (all, one) in self.crashes_at_stages.iter_mut().zip(other.crashes_at_stages) {
+            *all += one;
+        }
         self.device_crashes += other.device_crashes;
         self.offers_lost += other.offers_lost;
         self.reports_repeated += other.reports_repeated;
@@ -126,7 +140,22 @@ impl Counts {
         self.rounds_private += other.rounds_private;
         self.kept_out += other.kept_out;
         self.late += other.late;
+        self.rounds_masked += other.rounds_masked;
+        self.not_unmasked += other.not_unmasked;
+        self.dropped_out += other.dropped_out;
+        self.refused_to_answer += other.refused_to_answer;
         self.steps += other.steps;
+    }
+
+    /// A broker died that was so far.
+    pub(crate) fn killed_in(&mut self, machine: &Training) {
+        self.broker_crashes += 1;
+        match machine.round().and_then(Round::stage) {
+            Some(Purpose::Share) => self.crashes_at_stages[0] += 1,
+            Some(Purpose::Mask) => self.crashes_at_stages[1] += 1,
+            Some(_) => self.crashes_at_stages[2] += 1,
+            None => {}
+        }
     }
 }
 
@@ -152,6 +181,9 @@ pub(crate) struct World {
     pub(crate) released: BTreeMap<RoundNumber, Vec<u64>>,
     /// When the mean of a round was asked for first.
     pub(crate) closed: BTreeMap<RoundNumber, u64>,
+    /// Whose words were refused in a round because of what is in them.
+    pub(crate) refused: BTreeSet<(RoundNumber, DeviceId)>,
+    pub(crate) masked: masked::Known,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
     happenings: BTreeMap<u64, Happening>,
     scheduled: u64,
@@ -160,18 +192,18 @@ pub(crate) struct World {
     tells: bool,
 }
 
-/// Who takes part, of so many devices.
-fn participation(random: &mut ChaCha8Rng, seed: u64, devices: u32) -> Participation {
-    let wanted = random.random_range(1..=devices);
+/// Who takes part, of so many devices; `least` of them in any case.
+fn participation(random: &mut ChaCha8Rng, seed: u64, least: u32, devices: u32) -> Participation {
+    let wanted = random.random_range(least..=devices);
     let all = Participation {
         devices: random.random_bool(0.7).then_some(wanted),
         over_selection: if random.random_bool(0.5) { 1.0 } else { 0.0 },
-        quorum: random.random_range(1..=wanted),
+        quorum: random.random_range(least..=wanted),
         deadline_ms: Millis(8000),
         failed_rounds_max: 1000,
         selection: Selection::Random,
         quarantine: quarantine(seed),
-        late_updates: if seed % 3 == 1 {
+        late_updates: if seed % 3 == 1 && least == 1 {
             LateUpdates::Staleness(Staleness { exponent: 0.5, staleness_max: 2 })
         } else {
             LateUpdates::Refuse
@@ -182,6 +214,7 @@ fn participation(random: &mut ChaCha8Rng, seed: u64, devices: u32) -> Participat
         1 => Selection::RoundRobin,
         2 => Selection::ByLoss { candidates: None },
         3 => Selection::BySpeed { exploration: 0.5 },
+        _ if least > 1 => Selection::Random,
         _ => {
             let (selection, devices) = (Selection::Cyclic, None);
             let (quorum, over_selection, late_updates) = (1, 0.0, LateUpdates::Refuse);
@@ -199,15 +232,23 @@ fn participation(random: &mut ChaCha8Rng, seed: u64, devices: u32) -> Participat
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, plant: Option<Plant>, tells: bool) -> Self {
+    pub(crate) fn new(kind: Kind, seed: u64, plant: Option<Plant>, tells: bool) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let devices = random.random_range(1..=5_u32);
-        let participation = participation(&mut random, seed, devices);
+        let (least, most, secure_aggregation) = match kind {
+            Kind::Plain => (1, 5, None),
+            Kind::Masked => (masked::DEVICES_MIN, 6, Some(masked::terms(&mut random))),
+        };
+        let devices = random.random_range(least..=most);
+        let mut participation = participation(&mut random, seed, least, devices);
+        if kind == Kind::Masked && random.random_bool(0.5) {
+            // There is room for devices that drop out.
+            (participation.devices, participation.quorum) = (None, least);
+        }
         let spec = TrainSpec {
             model: "mlp".parse().unwrap(),
             begin_from: None,
             dataset: "digits".parse().unwrap(),
-            rounds: random.random_range(1..=5),
+            rounds: random.random_range(1..=if kind == Kind::Masked { 3 } else { 5 }),
             local: LocalTraining::default(),
             participation,
             strategy: Strategy::default(),
@@ -215,7 +256,7 @@ impl World {
             privacy: private::promise(seed),
             update: UpdateEncoding::default(),
             download: if seed.is_multiple_of(3) { Download::Float32 } else { Download::Plain },
-            secure_aggregation: None,
+            secure_aggregation,
             evaluate: [Evaluate::None, Evaluate::Devices, Evaluate::Broker, Evaluate::Both]
                 [random.random_range(0..4)],
             target_accuracy: None,
@@ -224,7 +265,12 @@ impl World {
             register_as: None,
             seed,
         };
-        let faults = [0.0, 0.03, 0.1, 0.2][random.random_range(0..4)];
+        // Of a masked round more can go wrong.
+        let shares = match kind {
+            Kind::Plain => [0.0, 0.03, 0.1, 0.2],
+            Kind::Masked => [0.0, 0.01, 0.03, 0.1],
+        };
+        let faults = shares[random.random_range(0..4)];
         let mut world = Self {
             now: 1000,
             random,
@@ -242,6 +288,8 @@ impl World {
             collecting_until: BTreeMap::new(),
             released: BTreeMap::new(),
             closed: BTreeMap::new(),
+            refused: BTreeSet::new(),
+            masked: masked::Known::default(),
             queue: BinaryHeap::new(),
             happenings: BTreeMap::new(),
             scheduled: 0,
@@ -281,9 +329,11 @@ impl World {
 
     fn happen(&mut self, happening: Happening) -> Result<(), String> {
         match happening {
-            Happening::OfferArrives { device, offer } => self.offer_arrives(device, offer),
+            Happening::OfferArrives { device, offer, question } => {
+                return self.offer_arrives(device, offer, question);
+            }
             Happening::WorkDone { device, instance, task } => {
-                self.work_done(device, instance, &task);
+                return self.work_done(device, instance, &task);
             }
             Happening::ReportSent { device, instance, report } => {
                 self.report_sent(device, instance, report);
@@ -320,6 +370,15 @@ impl World {
     pub(crate) fn goes_wrong(&mut self) -> bool {
         let chance = self.random.random_bool(self.faults.max(1e-9));
         chance && self.faults > 0.0 && self.now < HEALED_AT
+    }
+
+    /// Whether nothing goes wrong in this world.
+    pub(crate) fn is_without_faults(&self) -> bool {
+        self.faults <= 0.0 && self.plant.is_none()
+    }
+
+    pub(crate) fn is_masked(&self) -> bool {
+        self.spec.secure_aggregation.is_some()
     }
 
     pub(crate) fn is(&self, plant: Plant) -> bool {

@@ -301,7 +301,7 @@ impl Problems {
         match privacy.mode {
             PrivacyMode::Central => {
                 let fixed = matches!(privacy.clip, Clip::Norm(_));
-                let expected = "a norm, because nobody sees which updates were shortened";
+                let expected = "a norm, because masks hide which updates were shortened";
                 self.check(fixed, "privacy.clip", "adaptive", expected);
                 let rate = privacy.sampling_rate;
                 let expected = "1, because devices learn whose masks belong to theirs";

@@ -82,6 +82,26 @@ fn what_is_masked_has_room_for_its_noise() {
     assert_eq!(wrong(sampled, more), "clip sampling_rate");
 }
 
+/// To follow the updates' length is to know how many were shortened.
+#[test]
+fn masks_take_no_adaptive_norm_and_say_why() {
+    for (mode, why) in [
+        ("central", "a norm, because masks hide which updates were shortened"),
+        ("local", "a norm, because devices do not tell which updates were shortened"),
+    ] {
+        let text = format!(
+            r#"{{"model":"mlp","dataset":"digits","rounds":1,"evaluate":false,
+            "participation":{{"devices":10,"quorum":3}},"secure_aggregation":{{"clip":100}},
+            "privacy":{{"mode":"{mode}","clip":{{"adaptive":{{}}}},"noise_multiplier":4,
+            "delta":1e-5,"epsilon_budget":8}}}}"#
+        );
+        let spec: TrainSpec = serde_json::from_str(&text).unwrap();
+        let clip = ("privacy.clip".to_owned(), "adaptive".to_owned(), why.to_owned());
+        let found = problems(&spec).into_iter().filter(|(field, ..)| field == "privacy.clip");
+        assert_eq!(found.collect::<Vec<_>>(), [clip], "{mode}");
+    }
+}
+
 #[test]
 fn losses_do_not_say_who_takes_part() {
     let part = |selection: &str| {

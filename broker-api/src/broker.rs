@@ -381,6 +381,11 @@ impl Broker {
         }
     }
 
+    /// Bytes of a NATS message, at most.
+    pub(crate) fn max_payload(&self) -> usize {
+        self.core.store.max_payload()
+    }
+
     /// Asks NATS and JetStream whether they are there.
     ///
     /// # Errors

@@ -25,13 +25,14 @@ mod listen;
 mod models;
 mod oip;
 mod openapi;
+mod room;
 mod rounds;
 mod routes;
 
 /// Bounds of the HTTP face.
 #[derive(Debug, Clone, Copy)]
 pub struct HttpLimits {
-    /// Bytes of a request body, at most.
+    /// Bytes of a request body, at most; less for what goes to a device in one message.
     pub body_bytes: usize,
     /// Connections at the same time, at most; further ones wait.
     pub connections: usize,
@@ -63,6 +64,7 @@ impl Default for HttpLimits {
 pub(crate) struct App {
     pub(crate) broker: Broker,
     pub(crate) limits: HttpLimits,
+    pub(crate) room: room::Room,
     pub(crate) ending: CancellationToken,
     pub(crate) counts: std::sync::Arc<health::Counts>,
 }
@@ -90,7 +92,9 @@ pub async fn serve_within(
     shutdown: impl Future<Output = ()> + Send,
 ) -> std::io::Result<()> {
     let ending = CancellationToken::new();
-    let app = App { broker, limits, ending: ending.clone(), counts: std::sync::Arc::default() };
+    let room = room::Room::new(limits.body_bytes);
+    let counts = std::sync::Arc::default();
+    let app = App { broker, limits, room, ending: ending.clone(), counts };
     listen::run(listener, router(app), limits, ending, shutdown).await
 }
 

@@ -56,7 +56,8 @@ struct Common {
     /// The nats-server program, if not on PATH.
     #[arg(long, env = "DUNLIN_NATS_SERVER", value_name = "FILE")]
     nats_server: Option<PathBuf>,
-    /// Bytes of a request body or a model, at most.
+    /// Bytes of a request body or a model, at most; a picture may have what one NATS message
+    /// takes, JSON 8 times that.
     #[arg(long, default_value_t = HttpLimits::default().body_bytes, value_name = "BYTES")]
     body_bytes_max: usize,
     /// NATS servers that hold everything: 3 in a cluster of three, so that one may be lost.

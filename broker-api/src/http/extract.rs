@@ -12,11 +12,25 @@ use futures::StreamExt;
 use jobs::id::IdError;
 use serde::de::DeserializeOwned;
 
-use super::{App, HttpLimits};
+use super::App;
+use super::room::Place;
 use crate::error::{ApiCode, ApiError};
 
 /// Bytes set aside for a body before any of it came.
 const PIECE_BYTES: usize = 1024 * 1024;
+/// Bytes of JSON for each byte of a message: an `FP32` of four bytes as the digits of an `f64`.
+const JSON_PER_BYTE: usize = 8;
+
+/// What a body holds, which says how long it may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Content {
+    /// JSON, and binary tensors that may follow it.
+    Json,
+    /// A picture, as a device gets it.
+    Picture,
+    /// A file that is stored.
+    File,
+}
 
 /// The names in the path.
 #[derive(Debug)]
@@ -117,40 +131,52 @@ pub(super) fn unsupported(media_type: &str, accepted: &str) -> ApiError {
 }
 
 /// Reads a JSON body as bytes.
-pub(super) async fn json_body(request: Request, limits: &HttpLimits) -> Result<Bytes, ApiError> {
+pub(super) async fn json_body(request: Request, app: &App) -> Result<(Bytes, Place), ApiError> {
     let media_type = media_type(request.headers());
     if !is_json(&media_type) {
         return Err(unsupported(&media_type, "application/json"));
     }
-    body(request, limits).await
+    body(request, app, Content::Json).await
 }
 
-/// Reads a body within the limits.
-pub(super) async fn body(request: Request, limits: &HttpLimits) -> Result<Bytes, ApiError> {
+/// Reads a body within the limits; it takes room as long as the place is kept.
+pub(super) async fn body(
+    request: Request,
+    app: &App,
+    content: Content,
+) -> Result<(Bytes, Place), ApiError> {
     let (parts, body) = request.into_parts();
     let announced = content_length(&parts.headers);
-    if announced.is_some_and(|length| length > limits.body_bytes) {
+    let limit = limit(app, content);
+    if announced.is_some_and(|length| length > limit) {
         // A client that waits for `100 Continue` has not sent the body and never will.
         if !parts.headers.contains_key(header::EXPECT) {
             drain(body).await;
         }
-        return Err(too_large(limits.body_bytes));
+        return Err(too_large(app, limit));
     }
+    let mut place = Place::default();
     let mut bytes = BytesMut::with_capacity(announced.unwrap_or(0).min(PIECE_BYTES));
     let mut pieces = body.into_data_stream();
     loop {
-        match tokio::time::timeout(limits.body_pause, pieces.next()).await {
-            Ok(Some(Ok(piece))) if bytes.len() + piece.len() <= limits.body_bytes => {
+        match tokio::time::timeout(app.limits.body_pause, pieces.next()).await {
+            Ok(Some(Ok(piece))) => {
+                let taken = if bytes.len() + piece.len() <= limit {
+                    app.room.take(&mut place, piece.len())
+                } else {
+                    Err(too_large(app, limit))
+                };
+                if let Err(error) = taken {
+                    drop((bytes, place));
+                    drain(Body::from_stream(pieces)).await;
+                    return Err(error);
+                }
                 bytes.extend_from_slice(&piece);
             }
-            Ok(Some(Ok(_))) => {
-                drain(Body::from_stream(pieces)).await;
-                return Err(too_large(limits.body_bytes));
-            }
             Ok(Some(Err(error))) => return Err(broken(&error.to_string())),
-            Ok(None) => return Ok(bytes.freeze()),
+            Ok(None) => return Ok((bytes.freeze(), place)),
             Err(_) => {
-                let pause = limits.body_pause.as_secs();
+                let pause = app.limits.body_pause.as_secs();
                 return Err(broken(&format!("nothing came for {pause} s")));
             }
         }
@@ -161,12 +187,24 @@ fn content_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-fn too_large(limit: usize) -> ApiError {
-    ApiError::new(
-        ApiCode::TooLarge,
-        format!("the body is larger than {limit} bytes"),
-        "send less, or start the broker with a larger --body-bytes-max",
-    )
+fn limit(app: &App, content: Content) -> usize {
+    let message = app.broker.max_payload();
+    let limit = match content {
+        Content::Json => message.saturating_mul(JSON_PER_BYTE),
+        Content::Picture => message,
+        Content::File => usize::MAX,
+    };
+    limit.min(app.limits.body_bytes)
+}
+
+fn too_large(app: &App, limit: usize) -> ApiError {
+    let hint = if limit < app.limits.body_bytes {
+        "send a smaller batch or picture, or raise max_payload in the nats-server's configuration: \
+         an input goes to a device in one message, and JSON may have 8 times its length"
+    } else {
+        "send less, or start the broker with a larger --body-bytes-max"
+    };
+    ApiError::new(ApiCode::TooLarge, format!("the body is larger than {limit} bytes"), hint)
 }
 
 fn broken(problem: &str) -> ApiError {

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::App;
 use super::answer::{json, set};
-use super::extract::{self, Asked, Names, is_json, unsupported};
+use super::extract::{self, Asked, Content, Names, is_json, unsupported};
 use super::models::{query, versions};
 use super::oip;
 use crate::error::{ApiCode, ApiError};
@@ -113,12 +113,14 @@ pub(super) async fn infer(
     if !picture && !tensors {
         return Err(unsupported(&media_type, ACCEPTED));
     }
-    let body = extract::body(request, &app.limits).await?;
+    let content = if picture { Content::Picture } else { Content::Json };
+    let (body, _place) = extract::body(request, &app, content).await?;
     if picture {
         return picture_answer(&app, model, asked, body).await;
     }
+    let turn = app.room.turn(json_length.unwrap_or(body.len())).await;
     let mut parsed = oip::parse(model, &body, json_length)?;
-    drop(body);
+    drop((body, turn));
     narrow(&mut parsed.ask, &asked)?;
     let answer = ask(&app, parsed.ask).await?;
     let response = oip::respond(&answer, &parsed.form)?;

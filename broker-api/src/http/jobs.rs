@@ -120,14 +120,16 @@ async fn submit(
 ) -> Result<Response, ApiError> {
     let key = idempotency_key(request.headers())?;
     let prefer = Prefer::read(request.headers(), app.limits.wait);
-    let body = json_body(request, &app.limits).await?;
+    let (body, place) = json_body(request, &app).await?;
+    let turn = app.room.turn(body.len()).await;
     let (spec, binary) = parse(&body)?;
-    drop(body);
+    drop((body, turn));
     if query.dry_run {
         let devices = app.broker.check(&spec).await?;
         return json(StatusCode::OK, &json!({ "devices": devices }));
     }
     let job = app.broker.submit(spec, binary, id, key).await?;
+    drop(place);
     accepted(&app, job, prefer).await
 }
 

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::App;
 use super::answer::{json, set};
-use super::extract::{self, Asked, Names, unsupported};
+use super::extract::{self, Asked, Content, Names, unsupported};
 use crate::error::{ApiCode, ApiError};
 use crate::record::ModelRecord;
 
@@ -104,7 +104,7 @@ pub(super) async fn register(
         return Err(unsupported(&media_type, ONNX_MEDIA_TYPE));
     }
     let config = config(request.headers(), asked)?;
-    let body = extract::body(request, &app.limits).await?;
+    let (body, _place) = extract::body(request, &app, Content::File).await?;
     if body.is_empty() {
         return Err(ApiError::new(
             ApiCode::InvalidBody,

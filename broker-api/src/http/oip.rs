@@ -4,10 +4,9 @@
 
 use bytes::Bytes;
 use jobs::id::{Bytes as Size, Millis};
-use jobs::selector::Selector;
 use jobs::spec::{InferInput, InferSpec, ModelQuery, TensorHeader};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use crate::broker::Answer;
 use crate::error::{ApiCode, ApiError};
@@ -27,10 +26,20 @@ struct RequestForm {
     #[serde(default)]
     id: Option<String>,
     #[serde(default)]
-    parameters: Map<String, Value>,
+    parameters: RequestParameters,
     inputs: Vec<InputForm>,
     #[serde(default)]
     outputs: Vec<OutputForm>,
+}
+
+/// Parameters that are known here; others are for other servers, and are skipped unread.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RequestParameters {
+    engine: Option<String>,
+    selector: Option<String>,
+    deadline_ms: Option<u64>,
+    binary_data_output: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -40,9 +49,15 @@ struct InputForm {
     shape: Vec<u64>,
     datatype: String,
     #[serde(default)]
-    parameters: Map<String, Value>,
+    parameters: InputParameters,
     #[serde(default)]
     data: Option<Nested>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct InputParameters {
+    binary_data_size: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -50,7 +65,13 @@ struct InputForm {
 struct OutputForm {
     name: String,
     #[serde(default)]
-    parameters: Map<String, Value>,
+    parameters: OutputParameters,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct OutputParameters {
+    binary_data: Option<bool>,
 }
 
 /// A request: what is asked of the model, and how the answer is to look.
@@ -87,25 +108,20 @@ pub(super) fn parse(
     let form: RequestForm = serde_json::from_slice(&body[..length])
         .map_err(|error| body_error(format!("the body is not an inference request: {error}")))?;
     let (input, binary) = inputs(form.inputs, body.slice(length..))?;
-    let text = |key: &str| form.parameters.get(key).and_then(Value::as_str);
-    let spec = InferSpec { model, input, top: 0, engine: request::engine(text("engine"))? };
-    let deadline = form.parameters.get("deadline_ms").and_then(Value::as_u64).map(Millis);
+    let parameters = form.parameters;
+    let engine = request::engine(parameters.engine.as_deref())?;
+    let spec = InferSpec { model, input, top: 0, engine };
+    let deadline = parameters.deadline_ms.map(Millis);
     let ask = InferRequest {
         spec,
         binary,
-        selector: match text("selector") {
-            None => Selector::default(),
-            some => request::selector(some)?,
-        },
+        selector: request::selector(parameters.selector.as_deref())?,
         deadline: deadline.map(request::checked_deadline).transpose()?,
     };
-    let outputs = form.outputs.into_iter().map(|output| {
-        let binary = output.parameters.get("binary_data").and_then(Value::as_bool);
-        (output.name, binary)
-    });
-    let binary = form.parameters.get("binary_data_output").and_then(Value::as_bool);
-    let form =
-        AnswerForm { id: form.id, binary: binary.unwrap_or(false), outputs: outputs.collect() };
+    let outputs =
+        form.outputs.into_iter().map(|output| (output.name, output.parameters.binary_data));
+    let binary = parameters.binary_data_output.unwrap_or(false);
+    let form = AnswerForm { id: form.id, binary, outputs: outputs.collect() };
     Ok(OipRequest { ask, form })
 }
 
@@ -145,27 +161,24 @@ fn inputs(inputs: Vec<InputForm>, mut rest: Bytes) -> Result<(InferInput, Bytes)
 
 fn input_bytes(input: &InputForm, rest: &mut Bytes) -> Result<Bytes, ApiError> {
     let name = &input.name;
-    let size = input.parameters.get("binary_data_size");
+    let size = input.parameters.binary_data_size;
     match (&input.data, size) {
         (Some(data), None) => {
             data.to_le_bytes(&input.datatype).map(Bytes::from).map_err(|problem| {
                 spec_error(format!("input {name:?}: {problem}"), "see datatype and data")
             })
         }
-        (None, Some(size)) => {
-            let length = size.as_u64().and_then(|size| usize::try_from(size).ok());
-            match length {
-                Some(length) if length <= rest.len() => Ok(rest.split_to(length)),
-                _ => Err(spec_error(
-                    format!(
-                        "input {name:?}: binary_data_size is {size}, {} bytes are left",
-                        rest.len()
-                    ),
-                    "send the tensors after the JSON, whose length is in the header \
+        (None, Some(size)) => match usize::try_from(size) {
+            Ok(length) if length <= rest.len() => Ok(rest.split_to(length)),
+            _ => Err(spec_error(
+                format!(
+                    "input {name:?}: binary_data_size is {size}, {} bytes are left",
+                    rest.len()
+                ),
+                "send the tensors after the JSON, whose length is in the header \
                      Inference-Header-Content-Length",
-                )),
-            }
-        }
+            )),
+        },
         (None, None) => Err(spec_error(
             format!("input {name:?} has no data"),
             "give its elements as 'data', or after the JSON with parameters.binary_data_size",

@@ -1,1 +1,91 @@
+use std::net::SocketAddr;
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::*;
+use crate::testing::{PATIENCE, World, register};
+
+/// A broker behind HTTP on a port of its own.
+async fn served(world: &World, limits: HttpLimits) -> SocketAddr {
+    let broker = world.broker().await;
+    register(&broker, "m").await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(serve_within(listener, broker, limits, std::future::pending()));
+    address
+}
+
+/// Sends the head of a request and the beginning of its body.
+async fn begin(
+    address: SocketAddr,
+    path: &str,
+    kind: &str,
+    length: usize,
+    body: &[u8],
+) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(body).await.unwrap();
+    stream
+}
+
+/// What comes back first.
+async fn answer(stream: &mut TcpStream) -> String {
+    let mut answer = vec![0; 4096];
+    let read = tokio::time::timeout(PATIENCE, stream.read(&mut answer)).await;
+    let count = read.expect("an answer").unwrap();
+    String::from_utf8_lossy(&answer[..count]).into_owned()
+}
+
+#[tokio::test]
+async fn bodies_are_bounded_by_what_fits_a_message() {
+    let world = World::new().await;
+    let body_pause = Duration::from_millis(200);
+    let address = served(&world, HttpLimits { body_pause, ..HttpLimits::default() }).await;
+    let (message, infer) = (crate::nats_server::MAX_PAYLOAD, "/v2/models/m/infer");
+    for (path, kind, limit) in [
+        ("/v1/jobs", "application/json", 8 * message),
+        (infer, "application/json", 8 * message),
+        (infer, "image/png", message),
+        ("/v1/models/n", "application/octet-stream", 256 * 1024 * 1024),
+    ] {
+        let text = answer(&mut begin(address, path, kind, limit + 1, b"").await).await;
+        assert!(text.starts_with("HTTP/1.1 413") && text.contains("too_large"), "{path}: {text}");
+        assert!(text.contains(&limit.to_string()), "{path}: {text}");
+        let text = answer(&mut begin(address, path, kind, limit, b"").await).await;
+        assert!(text.starts_with("HTTP/1.1 400") && text.contains("did not arrive"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn bodies_that_are_read_at_once_are_bounded() {
+    let world = World::new().await;
+    let address = served(&world, HttpLimits { body_bytes: 1000, ..HttpLimits::default() }).await;
+    let slow = || begin(address, "/v1/jobs", "application/json", 1000, &[b' '; 999]);
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        held.push(slow().await);
+    }
+    let refused = async {
+        loop {
+            let mut one_more = slow().await;
+            one_more.write_all(b" ").await.unwrap();
+            let text = answer(&mut one_more).await;
+            if text.starts_with("HTTP/1.1 503") {
+                break text;
+            }
+        }
+    };
+    let text = tokio::time::timeout(Duration::from_secs(5), refused).await.expect("a refusal");
+    assert!(text.contains("overloaded") && text.contains("4000"), "{text}");
+    let mut first = held.remove(0);
+    first.write_all(b" ").await.unwrap();
+    assert!(answer(&mut first).await.contains("not a job"));
+    let mut again = slow().await;
+    again.write_all(b" ").await.unwrap();
+    assert!(answer(&mut again).await.contains("not a job"));
+}

@@ -1,6 +1,7 @@
 use super::*;
 use jobs::id::{DeviceId, Digest, ModelName, ModelRef, ModelVersion};
 use jobs::report::InferReport;
+use serde_json::Value;
 
 fn model() -> ModelQuery {
     ModelQuery { name: ModelName::parse("m").unwrap(), version: None }
@@ -91,6 +92,11 @@ fn wrong_shapes_are_named() {
             r#"{"inputs":[{"name":"a","shape":[1],"datatype":"UINT8","data":[1]}],
                 "parameters":{"deadline_ms":0}}"#,
             "deadline_ms is 0",
+        ),
+        (
+            r#"{"inputs":[{"name":"a","shape":[1],"datatype":"UINT8","data":[1]}],
+                "parameters":{"deadline_ms":[5]}}"#,
+            "invalid type: sequence, expected u64",
         ),
     ];
     for (body, expected) in cases {

@@ -105,7 +105,10 @@ impl Operation {
                 400 => "The request cannot be understood or carried out",
                 404 => "There is no such thing",
                 409 => "It contradicts what is there",
-                413 => "Too large",
+                413 => {
+                    "Too large: a picture may have the max_payload of nats-server, JSON 8 times \
+                     that, a file what --body-bytes-max says"
+                }
                 415 => "Not a media type that is taken here",
                 422 => "The work cannot be done with this input or model",
                 504 => "No answer within the deadline",

@@ -37,10 +37,12 @@ use crate::store::Store;
 
 pub mod front;
 pub mod inbox;
+pub mod input;
 pub mod micro;
 pub mod telemetry;
 
 use inbox::{Inbox, Mailbox, Reply};
+use input::Binary;
 
 /// Requests that are answered at the same time; more are refused.
 const REQUESTS_MAX: usize = 4096;
@@ -74,7 +76,7 @@ pub(crate) struct Errand {
     /// Engines that may answer.
     pub(crate) engine: EnginePolicy,
     /// The input's bytes.
-    pub(crate) binary: Bytes,
+    pub(crate) binary: Binary,
     /// The inbox of a NATS client that waits.
     pub(crate) answer_to: Option<String>,
     /// Whether to wait for a device when none that matches is online.
@@ -175,7 +177,7 @@ impl Gateway {
     ) -> Result<Answer, ApiError> {
         let spec = JobSpec { selector, deadline_ms: deadline, work: WorkSpec::Infer(spec) };
         let id = crate::broker::new_job_id();
-        let mut errand = self.errand(id, spec, self.fleet.now(), binary)?;
+        let mut errand = self.errand(id, spec, self.fleet.now(), Binary::Here(binary))?;
         errand.answer_to = answer_to;
         let ending = self.run(&errand, None, None).await?;
         match (ending.report, ending.failure) {
@@ -197,7 +199,7 @@ impl Gateway {
         id: JobId,
         spec: JobSpec,
         accepted_at: Millis,
-        binary: Bytes,
+        binary: Binary,
     ) -> Result<Errand, ApiError> {
         let WorkSpec::Infer(infer) = &spec.work else {
             return Err(internal(format!("{:?} is placed like a request", spec.work.kind())));
@@ -320,6 +322,7 @@ impl Driver<'_> {
         attempt: Attempt,
         timeout_ms: Millis,
     ) -> Result<(), ApiError> {
+        let binary = self.gateway.input(&self.errand.binary).await?;
         let slot = self.chosen.take().filter(|(chosen, _)| *chosen == device).map(|(_, slot)| slot);
         let mailbox = match self.mailbox.take() {
             Some(mailbox) => {
@@ -340,7 +343,7 @@ impl Driver<'_> {
         });
         let offer = Offer::Task(Box::new(Task { id: self.task_id(attempt), timeout_ms, work }));
         let client = self.gateway.store.client();
-        send_offer(client, &device, &offer, &errand.binary, reply).await?;
+        send_offer(client, &device, &offer, &binary, reply).await?;
         self.attempting = Some(Attempting { device, sent: Instant::now(), _slot: slot });
         Ok(())
     }

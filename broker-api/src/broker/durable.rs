@@ -88,6 +88,7 @@ impl Core {
     ) -> Result<JobRecord, ApiError> {
         self.check(&spec)?;
         check_binary(&spec, &binary)?;
+        self.gateway.check_input(&binary)?;
         let input = if binary.is_empty() {
             None
         } else {

@@ -292,3 +292,41 @@ async fn the_oldest_jobs_go_before_the_store_is_full() {
         assert_eq!(found.is_some(), number >= 3, "job {number}");
     }
 }
+
+#[tokio::test]
+async fn an_input_that_fits_no_message_is_refused_before_it_is_stored() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    register(&broker, "m").await;
+    let (mut spec, _) = infer_spec();
+    let WorkSpec::Infer(infer) = &mut spec.work else { panic!("an inference") };
+    infer.input = jobs::spec::InferInput::Picture;
+    let picture = Bytes::from(vec![0; crate::nats_server::MAX_PAYLOAD]);
+    let error = broker.submit(spec, picture, None, None).await.unwrap_err();
+    assert_eq!(error.code, ApiCode::TooLarge, "{error}");
+    assert!(error.detail.contains("8388608") && error.hint.contains("max_payload"), "{error:?}");
+    assert_eq!(broker.jobs(1, None).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn the_input_of_a_job_is_read_when_it_is_offered() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    register(&broker, "m").await;
+    let (spec, binary) = infer_spec();
+    let job = broker.submit(spec, binary.clone(), None, None).await.unwrap().id;
+    // The broker has looked for a device once the queue has handed the job out.
+    let stream = broker.core.store.stream(jobs::subject::STREAM_WORK).await.unwrap();
+    let handed_out = async {
+        while stream.consumer_info("brokers").await.map_or(0, |info| info.num_ack_pending) == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, handed_out).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let input = broker.core.stored(&job).await.unwrap().input.unwrap();
+    broker.core.store.blobs.delete(&input).await.unwrap();
+    let _device = Device::start(&world, "d1").await;
+    let failure = ended(&broker, &job).await.failure.unwrap();
+    assert_eq!(failure.code, FailureCode::BlobUnavailable, "{failure:?}");
+}

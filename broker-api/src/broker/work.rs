@@ -12,13 +12,13 @@ use jobs::job::JobState;
 use jobs::report::{Failure, FailureCode, ReportBody};
 use jobs::spec::{JobKind, WorkSpec};
 use jobs::subject;
-use link::blobs::BlobError;
 use tokio::sync::watch;
 
 use super::durable::JobEnd;
 use super::{Core, Signal};
 use crate::error::{ApiCode, ApiError};
 use crate::gateway::Ending;
+use crate::gateway::input::Binary;
 use crate::record::{EventBody, JobResult, StoredJob};
 use crate::store::{StoreError, unavailable};
 
@@ -121,17 +121,8 @@ impl Core {
     ) -> Result<JobEnd, ApiError> {
         let record = &stored.record;
         let binary = match &stored.input {
-            None => Bytes::new(),
-            Some(blob) => match self.store.blobs.get(blob).await {
-                Ok(bytes) => bytes,
-                Err(error @ BlobError::Unavailable { .. }) => {
-                    return Err(StoreError::from(error).into());
-                }
-                Err(error) => {
-                    let failure = Failure::new(FailureCode::BlobUnavailable, error.to_string());
-                    return Ok(failed(failure));
-                }
-            },
+            None => Binary::Here(Bytes::new()),
+            Some(blob) => Binary::Stored(blob.clone()),
         };
         let errand =
             self.gateway.errand(record.id.clone(), record.spec.clone(), record.accepted_at, binary);

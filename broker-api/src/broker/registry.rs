@@ -17,6 +17,8 @@ use crate::store::{self, Change, Store, StoreError, Versioned, model_key};
 
 /// Names shown in a hint, at most.
 const HINT_NAMES: usize = 10;
+/// Version numbers that are tried in turn while others take them.
+const NUMBERS_TRIED: usize = 20;
 /// How long to wait until what was written is seen by the watch.
 const SEEN_WITHIN: Duration = Duration::from_secs(5);
 
@@ -108,7 +110,8 @@ impl Registry {
     /// The same name, version and bytes again give the same record.
     ///
     /// # Errors
-    /// [`ApiCode::Conflict`] when the version has other bytes; [`ApiCode::Unavailable`].
+    /// [`ApiCode::Conflict`] when the version has other bytes, or the last number is taken;
+    /// [`ApiCode::Unavailable`].
     pub async fn add(
         &self,
         name: &ModelName,
@@ -131,10 +134,10 @@ impl Registry {
             layers,
         };
         let digest = self.put(manifest.to_bytes().into()).await?.digest;
-        loop {
+        for _ in 0..NUMBERS_TRIED {
             let chosen = match &version {
                 Some(version) => version.clone(),
-                None => self.next_version(name),
+                None => self.next_version(name)?,
             };
             let record = ModelRecord {
                 reference: ModelRef { name: name.clone(), version: chosen, digest: digest.clone() },
@@ -149,6 +152,11 @@ impl Registry {
             // Someone took the number: the next one.
             tracing::debug!(%name, "version number was taken");
         }
+        Err(ApiError::new(
+            ApiCode::Unavailable,
+            format!("others took {NUMBERS_TRIED} version numbers of model {name} in turn"),
+            "try again, or name the version",
+        ))
     }
 
     /// `None` when the version was taken by someone else and another one will do.
@@ -214,12 +222,19 @@ impl Registry {
         }
     }
 
-    fn next_version(&self, name: &ModelName) -> ModelVersion {
+    fn next_version(&self, name: &ModelName) -> Result<ModelVersion, ApiError> {
         let models = self.read();
         let numbers = versions(&models, name)
             .filter_map(|entry| entry.value.reference.version.as_str().parse::<u64>().ok());
-        let next = numbers.max().unwrap_or_default().saturating_add(1);
-        ModelVersion::parse(&next.to_string()).expect("a number is a version")
+        let last = numbers.max().unwrap_or_default();
+        let next = last.checked_add(1).ok_or_else(|| {
+            ApiError::new(
+                ApiCode::Conflict,
+                format!("model {name} has version {last}, after which there is no number"),
+                "name the version, or remove that one first",
+            )
+        })?;
+        Ok(ModelVersion::parse(&next.to_string()).expect("a number is a version"))
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Models> {

@@ -330,3 +330,20 @@ async fn the_input_of_a_job_is_read_when_it_is_offered() {
     let failure = ended(&broker, &job).await.failure.unwrap();
     assert_eq!(failure.code, FailureCode::BlobUnavailable, "{failure:?}");
 }
+
+#[tokio::test]
+async fn after_the_last_number_there_is_no_version() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let add = |version: Option<&str>, seed| {
+        let onnx = models::zoo::build("mlp", [1, 2, 2], 3, seed).unwrap();
+        let (broker, version) = (broker.clone(), version.map(id));
+        async move { broker.register(&id("m"), version, onnx.into(), ModelConfig::default()).await }
+    };
+    add(Some("18446744073709551615"), 7).await.unwrap();
+    let next = tokio::time::timeout(PATIENCE, add(None, 8)).await.expect("an answer");
+    let error = next.unwrap_err();
+    assert_eq!(error.code, ApiCode::Conflict, "{error}");
+    assert!(error.detail.contains("18446744073709551615"), "{error}");
+    add(Some("other"), 8).await.unwrap();
+}

@@ -26,6 +26,11 @@ use crate::store::{self, StoreError};
 
 /// Records that are read at the same time for a list.
 const READ_AT_ONCE: usize = 16;
+/// Times that an idempotency key is looked up that another request is just taking.
+const KEY_TRIED: usize = 20;
+/// Between two of these times.
+const KEY_PAUSE: Duration = Duration::from_millis(50);
+
 /// How a job ended.
 #[derive(Debug, Clone)]
 pub(crate) struct JobEnd {
@@ -164,7 +169,7 @@ impl Core {
         let mine = StoredKey { job: new_job_id(), asked: digest::of(&asked) };
         let name = digest::of(key.as_bytes());
         let name = name.hex();
-        loop {
+        for _ in 0..KEY_TRIED {
             if let Some(found) = self.store.idempotency.get(name).await? {
                 if found.value.asked == mine.asked {
                     return Ok(found.value.job);
@@ -177,10 +182,15 @@ impl Core {
             }
             match self.store.idempotency.create(name, &mine).await {
                 Ok(_) => return Ok(mine.job),
-                Err(StoreError::Conflict { .. }) => {}
+                Err(StoreError::Conflict { .. }) => tokio::time::sleep(KEY_PAUSE).await,
                 Err(error) => return Err(error.into()),
             }
         }
+        Err(ApiError::new(
+            ApiCode::Unavailable,
+            format!("the idempotency key is taken, and was not readable {KEY_TRIED} times"),
+            "try again",
+        ))
     }
 
     /// A job as it is stored.

@@ -347,3 +347,42 @@ async fn after_the_last_number_there_is_no_version() {
     assert!(error.detail.contains("18446744073709551615"), "{error}");
     add(Some("other"), 8).await.unwrap();
 }
+
+#[tokio::test]
+async fn no_event_is_after_the_last_place() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    register(&broker, "m").await;
+    let (spec, binary) = infer_spec();
+    let job = broker.submit(spec, binary, None, None).await.unwrap().id;
+    let mut events = broker.events(&job, u64::MAX).await.unwrap();
+    broker.cancel(&job).await.unwrap();
+    ended(&broker, &job).await;
+    assert!(tokio::time::timeout(Duration::from_millis(200), events.next()).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_that_others_always_change_is_left() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let keys = broker.core.store.idempotency.clone();
+    let value = |text: &str| crate::record::StoredKey {
+        job: id(text),
+        asked: link::digest::of(text.as_bytes()),
+    };
+    keys.put("k", &value("first")).await.unwrap();
+    let (others, mut tries) = (keys.clone(), 0);
+    let change = |stored: &mut crate::record::StoredKey| {
+        tries += 1;
+        let runtime = tokio::runtime::Handle::current();
+        let put = async { others.put("k", &value("other")).await };
+        tokio::task::block_in_place(|| runtime.block_on(put)).unwrap();
+        stored.job = id("mine");
+        true
+    };
+    let changed = tokio::time::timeout(PATIENCE, keys.modify("k", change)).await;
+    let error = changed.expect("an end").unwrap_err();
+    assert!(error.to_string().contains("changed by others"), "{error}");
+    assert!((5..100).contains(&tries), "{tries} tries");
+    assert_eq!(keys.get("k").await.unwrap().unwrap().value.job, id("other"));
+}

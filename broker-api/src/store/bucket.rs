@@ -21,6 +21,10 @@ use super::{StoreError, packed, unavailable};
 const MEND_AFTER: Duration = Duration::from_millis(500);
 /// How long it counts that a value was not stored.
 const REFUSAL_COUNTS: Duration = Duration::from_secs(15);
+/// Times that a value is changed anew because others changed it in between.
+const CHANGES_TRIED: u32 = 20;
+/// The pause before a change is tried anew, times the number of tries.
+const CHANGE_PAUSE: Duration = Duration::from_millis(5);
 /// Changes that may wait for their reader.
 const CHANGES_WAITING: usize = 256;
 
@@ -189,23 +193,26 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
     /// The value afterwards, `None` when the key has none.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`], [`StoreError::Damaged`].
+    /// [`StoreError::Unavailable`], also when others change it all the time;
+    /// [`StoreError::Damaged`].
     pub async fn modify(
         &self,
         key: &str,
         mut change: impl FnMut(&mut T) -> bool,
     ) -> Result<Option<Versioned<T>>, StoreError> {
-        loop {
+        for tried in 1..=CHANGES_TRIED {
             let Some(mut stored) = self.get(key).await? else { return Ok(None) };
             if !change(&mut stored.value) {
                 return Ok(Some(stored));
             }
             match self.update(key, &stored.value, stored.revision).await {
                 Ok(revision) => return Ok(Some(Versioned { revision, ..stored })),
-                Err(StoreError::Conflict { .. }) => {}
+                Err(StoreError::Conflict { .. }) => tokio::time::sleep(CHANGE_PAUSE * tried).await,
                 Err(error) => return Err(error),
             }
         }
+        let reason = format!("it was changed by others {CHANGES_TRIED} times in turn");
+        Err(StoreError::Unavailable { doing: format!("changing {}/{key}", self.name), reason })
     }
 
     /// Tells every value and then every change, in order, until the token is cancelled or the

@@ -25,7 +25,9 @@ impl Store {
         let config = push::OrderedConfig {
             deliver_subject: self.client().new_inbox(),
             filter_subject: subject::events_of(job),
-            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
+            deliver_policy: DeliverPolicy::ByStartSequence {
+                start_sequence: after.saturating_add(1),
+            },
             ..push::OrderedConfig::default()
         };
         let consumer = stream.create_consumer(config).await;

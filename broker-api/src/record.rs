@@ -10,6 +10,9 @@ use jobs::training::Enough;
 use models::artifact::ModelConfig;
 use serde::{Deserialize, Serialize};
 
+/// Devices that a record names, at most: a job that waits for a busy fleet is offered for weeks.
+pub const DEVICES_SHOWN: usize = 16;
+
 /// A job as people see it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobRecord {
@@ -23,7 +26,7 @@ pub struct JobRecord {
     pub accepted_at: Millis,
     /// Since the Unix epoch.
     pub ended_at: Option<Millis>,
-    /// Devices that were given work, latest last.
+    /// The last [`DEVICES_SHOWN`] devices that were given work, latest last.
     pub devices: Vec<DeviceId>,
     /// Why it did not succeed.
     pub failure: Option<Failure>,
@@ -32,6 +35,16 @@ pub struct JobRecord {
     /// For training: rounds that ended, oldest first.
     #[serde(default)]
     pub rounds: Vec<Outcome>,
+}
+
+impl JobRecord {
+    /// Notes that a device is given the work.
+    pub(crate) fn placed_on(&mut self, device: &DeviceId) {
+        self.devices.retain(|other| other != device);
+        self.devices.push(device.clone());
+        let surplus = self.devices.len().saturating_sub(DEVICES_SHOWN);
+        self.devices.drain(..surplus);
+    }
 }
 
 /// What came out of a job.

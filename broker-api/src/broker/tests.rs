@@ -386,3 +386,20 @@ async fn a_value_that_others_always_change_is_left() {
     assert!((5..100).contains(&tries), "{tries} tries");
     assert_eq!(keys.get("k").await.unwrap().unwrap().value.job, id("other"));
 }
+
+#[tokio::test]
+async fn a_record_names_the_last_devices_once() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    register(&broker, "m").await;
+    let (spec, binary) = infer_spec();
+    let job = broker.submit(spec, binary, None, None).await.unwrap().id;
+    for (event, device) in (1..=20).chain([7, 20, 20]).enumerate() {
+        let device = id(&format!("d{device}"));
+        broker.core.note_placed(&job, &device, &format!("placed.1.{event}")).await;
+    }
+    let devices = broker.job(&job).await.unwrap().devices;
+    let expected: Vec<DeviceId> =
+        (5..=19).filter(|n| *n != 7).chain([7, 20]).map(|n| id(&format!("d{n}"))).collect();
+    assert_eq!(devices, expected);
+}

@@ -147,12 +147,12 @@ impl Core {
     }
 
     /// Shows that a job is at a device; that it does not show is no reason to stop.
-    async fn note_placed(&self, id: &JobId, device: &DeviceId, event: &str) {
+    pub(super) async fn note_placed(&self, id: &JobId, device: &DeviceId, event: &str) {
         let change = |stored: &mut StoredJob| {
             let placed = !stored.record.state.is_final();
             if placed {
                 stored.record.state = JobState::Placed;
-                stored.record.devices.push(device.clone());
+                stored.record.placed_on(device);
             }
             placed
         };

@@ -403,3 +403,30 @@ async fn a_record_names_the_last_devices_once() {
         (5..=19).filter(|n| *n != 7).chain([7, 20]).map(|n| id(&format!("d{n}"))).collect();
     assert_eq!(devices, expected);
 }
+
+#[tokio::test]
+async fn requests_over_nats_are_bounded_in_bytes() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    register(&broker, "m").await;
+    let _device = Device::start_as(&world, "d1", |_| Action::Silence).await;
+    joined(&broker, 1).await;
+    let client = world.client().await;
+    let mut body = br#"{"model":"m","input":[[[0.5,1.0],[1.5,2.0]]],"deadline_ms":60000}"#.to_vec();
+    body.resize(crate::nats_server::MAX_PAYLOAD - 4096, b' ');
+    let body = Bytes::from(body);
+    let in_flight = || broker.core.metrics.in_flight.load(std::sync::atomic::Ordering::Relaxed);
+    for count in 1..=32 {
+        client.publish_with_reply("jobs.infer", "held", body.clone()).await.unwrap();
+        let taken = async {
+            while in_flight() < count {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, taken).await.expect("a request that is answered");
+    }
+    let refused = client.request("jobs.infer", body).await.unwrap();
+    let problem: crate::error::Problem = serde_json::from_slice(&refused.payload).unwrap();
+    assert_eq!(problem.code, "overloaded", "{problem:?}");
+    assert!(problem.detail.contains("268435456 bytes"), "{problem:?}");
+}

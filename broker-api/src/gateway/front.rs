@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use async_nats::header::HeaderMap;
-use async_nats::{Message, Subscriber, header};
+use async_nats::{Message, header};
 use bytes::Bytes;
 use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use jobs::spec::JobKind;
 use jobs::subject::{BROKER_QUEUE, FrontDoor};
 use serde_json::{Value, json};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::micro::Service;
@@ -21,8 +23,12 @@ use crate::request::{self, InferRequest, REQUEST_DEADLINE};
 
 /// Names the model of a picture that is the whole message.
 const MODEL_HEADER: &str = "Dunlin-Model";
-/// Requests at the front door that wait to be looked at, at most, for each subject.
+/// Requests that are looked at or answered at the same time, at most, for each subject.
 const HANDLED_MAX: usize = 4096;
+/// Bytes of all requests that are held, at most; further ones are refused.
+const HELD_BYTES: usize = 256 * 1024 * 1024;
+/// What a request takes beside its payload.
+const REQUEST_BYTES: usize = 4096;
 /// First tokens of subjects to which no client can ask for an answer.
 const RESERVED: [&str; 12] = [
     "$JS", "$KV", "$O", "$SYS", "$SRV", "jobs", "offer", "report", "fleet", "work", "cmd", "events",
@@ -35,10 +41,11 @@ const RESERVED: [&str; 12] = [
 pub(crate) async fn serve(broker: Arc<Core>, token: CancellationToken) -> anyhow::Result<()> {
     let client = broker.store.client().clone();
     let service = Service::start(&client, token.clone()).await?;
+    let room = Arc::new(Semaphore::new(HELD_BYTES));
     for door in FrontDoor::ALL {
         let requests = client.queue_subscribe(door.subject(), BROKER_QUEUE.to_owned()).await?;
-        let (broker, service, token) = (broker.clone(), service.clone(), token.clone());
-        tokio::spawn(async move { listen(door, requests, broker, service, token).await });
+        let requests = requests.take_until(token.clone().cancelled_owned()).boxed();
+        tokio::spawn(listen(door, requests, broker.clone(), service.clone(), room.clone()));
     }
     client.flush().await?;
     Ok(())
@@ -46,25 +53,48 @@ pub(crate) async fn serve(broker: Arc<Core>, token: CancellationToken) -> anyhow
 
 async fn listen(
     door: FrontDoor,
-    requests: Subscriber,
+    mut requests: BoxStream<'static, Message>,
     broker: Arc<Core>,
     service: Service,
-    token: CancellationToken,
+    room: Arc<Semaphore>,
 ) {
-    let handled =
-        requests.take_until(token.cancelled_owned()).for_each_concurrent(HANDLED_MAX, |message| {
-            let (broker, service) = (broker.clone(), service.clone());
-            async move { handle(door, &broker, &service, message).await }
+    let turns = Arc::new(Semaphore::new(HANDLED_MAX));
+    // A subscription bounds how many messages wait in it, not their bytes: none is left there.
+    while let Some(message) = requests.next().await {
+        let place = place(&room, &message);
+        let (broker, service, turns) = (broker.clone(), service.clone(), turns.clone());
+        tokio::spawn(async move {
+            let _turn = if place.is_ok() { turns.acquire().await.ok() } else { None };
+            handle(door, &broker, &service, message, place).await;
         });
-    handled.await;
+    }
 }
 
-async fn handle(door: FrontDoor, broker: &Core, service: &Service, message: Message) {
+/// Room for a request, until this is dropped.
+fn place(room: &Arc<Semaphore>, message: &Message) -> Result<OwnedSemaphorePermit, ApiError> {
+    let bytes = u32::try_from(message.payload.len() + REQUEST_BYTES).unwrap_or(u32::MAX);
+    room.clone().try_acquire_many_owned(bytes).map_err(|_| {
+        ApiError::new(
+            ApiCode::Overloaded,
+            format!("requests of {HELD_BYTES} bytes are being answered already"),
+            "try again in a moment",
+        )
+    })
+}
+
+async fn handle(
+    door: FrontDoor,
+    broker: &Core,
+    service: &Service,
+    message: Message,
+    place: Result<OwnedSemaphorePermit, ApiError>,
+) {
     let began = Instant::now();
     let reply = message.reply.clone();
-    let outcome = match &reply {
-        Some(reply) => request(door, broker, &message, reply.as_str()).await,
-        None => publish(door, broker, &message).await.map(|()| None),
+    let outcome = match (&place, &reply) {
+        (Err(error), _) => Err(error.clone()),
+        (Ok(_), Some(reply)) => request(door, broker, &message, reply.as_str()).await,
+        (Ok(_), None) => publish(door, broker, &message).await.map(|()| None),
     };
     let error = outcome.as_ref().err().map(ToString::to_string);
     service.count(door, began.elapsed(), error);

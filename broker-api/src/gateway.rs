@@ -56,6 +56,7 @@ pub struct Gateway {
     registry: Registry,
     metrics: Arc<Metrics>,
     permits: Arc<Semaphore>,
+    measuring: Arc<Semaphore>,
 }
 
 /// A piece of work for one device, and who waits for it.
@@ -131,7 +132,8 @@ impl Gateway {
     ) -> anyhow::Result<Self> {
         let inbox = Inbox::start(store.client(), &fleet, token).await?;
         let permits = Arc::new(Semaphore::new(REQUESTS_MAX));
-        Ok(Self { store, fleet, inbox, registry, metrics, permits })
+        let measuring = Arc::new(Semaphore::new(telemetry::MEASURED_AT_ONCE));
+        Ok(Self { store, fleet, inbox, registry, metrics, permits, measuring })
     }
 
     /// Answers a request now, or says why not. With `answer_to`, the device sends the whole

@@ -430,3 +430,24 @@ async fn requests_over_nats_are_bounded_in_bytes() {
     assert_eq!(problem.code, "overloaded", "{problem:?}");
     assert!(problem.detail.contains("268435456 bytes"), "{problem:?}");
 }
+
+#[tokio::test]
+async fn the_fleet_is_measured_a_few_times_at_once() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let mut device = Device::start_as(&world, "d1", |_| Action::Silence).await;
+    joined(&broker, 1).await;
+    // Those that wait for their turn give up before the first ones have theirs behind them.
+    let measure = |number| {
+        let (broker, within) = (broker.clone(), Millis(if number < 16 { 2000 } else { 300 }));
+        async move {
+            let gateway = &broker.core.gateway;
+            gateway.measure(&new_job_id(), &Selector::default(), within).await
+        }
+    };
+    let answers = futures::future::join_all((0..20).map(measure)).await;
+    let refused = answers.iter().filter_map(|answer| answer.as_ref().err());
+    let codes: Vec<ApiCode> = refused.map(|error| error.code).collect();
+    assert_eq!(codes, [ApiCode::Overloaded; 4]);
+    assert_eq!(device.offered.borrow_and_update().len(), 16);
+}

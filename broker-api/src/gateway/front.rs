@@ -161,7 +161,16 @@ async fn request(
         }
         FrontDoor::Help => help(),
     };
-    Ok(Some(answer.to_string().into()))
+    let answer = Bytes::from(answer.to_string());
+    link::publish::check_size(broker.store.client(), answer.len()).map_err(|_| {
+        let max = broker.store.max_payload();
+        ApiError::new(
+            ApiCode::TooLarge,
+            format!("the answer has {} bytes, max_payload of nats-server is {max}", answer.len()),
+            "ask for fewer devices with 'selector', or raise max_payload",
+        )
+    })?;
+    Ok(Some(answer))
 }
 
 /// Accepts a job that nobody waits for.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use futures::stream::FuturesUnordered;
+use futures::stream;
 use jobs::device::{Hello, Telemetry};
 use jobs::id::{Attempt, DeviceId, JobId, Millis};
 use jobs::report::ReportBody;
@@ -13,8 +13,12 @@ use jobs::spec::{Offer, Purpose, Task, TaskWork};
 
 use super::inbox::Reply;
 use super::{Gateway, nobody, send_offer, task_id};
-use crate::error::ApiError;
+use crate::error::{ApiCode, ApiError};
 
+/// Times that the fleet is measured at once.
+pub(super) const MEASURED_AT_ONCE: usize = 16;
+/// Devices that are asked at the same time.
+const ASKED_AT_ONCE: usize = 1024;
 /// How long a device may take to be measured; who is slower is left out.
 const MEASURE_WITHIN: Duration = Duration::from_secs(3);
 
@@ -23,24 +27,24 @@ impl Gateway {
     /// not answer in time are left out.
     ///
     /// # Errors
-    /// No device when none matches.
+    /// No device when none matches; [`ApiCode::Overloaded`].
     pub async fn measure(
         &self,
         job: &JobId,
         selector: &Selector,
         deadline: Millis,
     ) -> Result<Vec<(DeviceId, Telemetry)>, ApiError> {
+        let turn = self.measuring.acquire();
+        let turn = tokio::time::timeout(Duration::from_millis(deadline.0), turn).await;
+        let _turn = turn.map_err(|_| overloaded())?;
         let devices = self.fleet.matching(selector, None);
         if devices.is_empty() {
             return Err(nobody(selector));
         }
         let within = MEASURE_WITHIN.min(Duration::from_millis(deadline.0));
-        let mut asked: FuturesUnordered<_> =
-            devices.into_iter().map(|hello| self.measure_one(job, hello, within)).collect();
-        let mut measured = Vec::new();
-        while let Some(answer) = asked.next().await {
-            measured.extend(answer);
-        }
+        let asked = stream::iter(devices).map(|hello| self.measure_one(job, hello, within));
+        let answers = asked.buffer_unordered(ASKED_AT_ONCE);
+        let mut measured: Vec<_> = answers.filter_map(std::future::ready).collect().await;
         measured.sort_by(|(a, _), (b, _)| a.cmp(b));
         Ok(measured)
     }
@@ -84,4 +88,12 @@ impl Gateway {
         let telemetry = tokio::time::timeout(within, answer).await.ok().flatten()?;
         Some((device, telemetry))
     }
+}
+
+fn overloaded() -> ApiError {
+    ApiError::new(
+        ApiCode::Overloaded,
+        format!("the fleet is being measured {MEASURED_AT_ONCE} times already"),
+        "try again in a moment",
+    )
 }

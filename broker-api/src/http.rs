@@ -38,8 +38,10 @@ pub struct HttpLimits {
     pub connections: usize,
     /// From a connection's first byte to the end of a request's headers.
     pub header_time: Duration,
-    /// Between two pieces of a request body.
+    /// Between two pieces of a request body, and what it may take beyond [`Self::body_rate`].
     pub body_pause: Duration,
+    /// Bytes of a request body that have to come in a second, on average.
+    pub body_rate: u32,
     /// `Prefer: wait` is cut to this.
     pub wait: Duration,
     /// From the request to end to the end of the last connection.
@@ -53,6 +55,7 @@ impl Default for HttpLimits {
             connections: 1024,
             header_time: Duration::from_secs(10),
             body_pause: Duration::from_secs(30),
+            body_rate: 16 * 1024,
             wait: Duration::from_mins(5),
             grace: Duration::from_secs(10),
         }
@@ -65,6 +68,8 @@ pub(crate) struct App {
     pub(crate) broker: Broker,
     pub(crate) limits: HttpLimits,
     pub(crate) room: room::Room,
+    /// Event streams that may be open besides those that are.
+    pub(crate) streams: std::sync::Arc<tokio::sync::Semaphore>,
     pub(crate) ending: CancellationToken,
     pub(crate) counts: std::sync::Arc<health::Counts>,
 }
@@ -93,8 +98,9 @@ pub async fn serve_within(
 ) -> std::io::Result<()> {
     let ending = CancellationToken::new();
     let room = room::Room::new(limits.body_bytes);
+    let streams = std::sync::Arc::new(tokio::sync::Semaphore::new(events::streams_max(&limits)));
     let counts = std::sync::Arc::default();
-    let app = App { broker, limits, room, ending: ending.clone(), counts };
+    let app = App { broker, limits, room, streams, ending: ending.clone(), counts };
     listen::run(listener, router(app), limits, ending, shutdown).await
 }
 

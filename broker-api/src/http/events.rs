@@ -10,13 +10,15 @@ use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, stream};
 use serde::Deserialize;
 
-use super::App;
 use super::extract::{Asked, Names};
+use super::{App, HttpLimits};
 use crate::error::{ApiCode, ApiError};
 use crate::record::JobEvent;
 
 /// Between two comments that keep a silent connection open.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Of so many connections one may be an event stream, so that requests find a place.
+const STREAM_SHARE: usize = 2;
 /// How long a client that lost the connection waits.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -38,6 +40,7 @@ pub(super) async fn follow(
     let id = names.id("id", ApiCode::UnknownJob)?;
     let after = last_event(&headers)?.or(query.after).unwrap_or(0);
     let job = app.broker.job(&id).await?;
+    let place = app.streams.clone().try_acquire_owned().map_err(|_| overloaded(&app))?;
     let mut events = app.broker.events(&id, after).await?;
     let mut first = None;
     if after > 0 && job.state.is_final() {
@@ -47,7 +50,10 @@ pub(super) async fn follow(
         }
     }
     let opening = stream::iter([Event::default().retry(RETRY)]);
-    let events = stream::iter(first).chain(events).map(|event| sse(&event));
+    let events = stream::iter(first).chain(events).map(move |event| {
+        let _place = &place;
+        sse(&event)
+    });
     let until = app.ending.clone().cancelled_owned();
     let all = opening.chain(events).take_until(until).map(Ok::<_, Infallible>);
     let mut response =
@@ -59,6 +65,19 @@ pub(super) async fn follow(
         "no",
     );
     Ok(response)
+}
+
+/// Event streams that may be open at the same time.
+pub(super) fn streams_max(limits: &HttpLimits) -> usize {
+    (limits.connections / STREAM_SHARE).max(1)
+}
+
+fn overloaded(app: &App) -> ApiError {
+    ApiError::new(
+        ApiCode::Overloaded,
+        format!("{} event streams are open already", streams_max(&app.limits)),
+        "try again later, or ask with 'Prefer: wait=60'",
+    )
 }
 
 fn last_event(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {

@@ -1,7 +1,7 @@
 //! What requests carry: names in the path, queries, bodies, preferences; each checked.
 
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Query, RawPathParams, Request};
@@ -12,8 +12,8 @@ use futures::StreamExt;
 use jobs::id::IdError;
 use serde::de::DeserializeOwned;
 
-use super::App;
 use super::room::Place;
+use super::{App, HttpLimits};
 use crate::error::{ApiCode, ApiError};
 
 /// Bytes set aside for a body before any of it came.
@@ -158,8 +158,10 @@ pub(super) async fn body(
     let mut place = Place::default();
     let mut bytes = BytesMut::with_capacity(announced.unwrap_or(0).min(PIECE_BYTES));
     let mut pieces = body.into_data_stream();
+    let began = Instant::now();
     loop {
-        match tokio::time::timeout(app.limits.body_pause, pieces.next()).await {
+        let pause = patience(app, began, bytes.len());
+        match tokio::time::timeout(pause, pieces.next()).await {
             Ok(Some(Ok(piece))) => {
                 let taken = if bytes.len() + piece.len() <= limit {
                     app.room.take(&mut place, piece.len())
@@ -176,11 +178,22 @@ pub(super) async fn body(
             Ok(Some(Err(error))) => return Err(broken(&error.to_string())),
             Ok(None) => return Ok((bytes.freeze(), place)),
             Err(_) => {
-                let pause = app.limits.body_pause.as_secs();
-                return Err(broken(&format!("nothing came for {pause} s")));
+                let (pause, rate) = (app.limits.body_pause.as_secs(), app.limits.body_rate);
+                let (came, took) = (bytes.len(), began.elapsed().as_secs());
+                return Err(broken(&format!(
+                    "{came} bytes came in {took} s, expected some every {pause} s and {rate} a second"
+                )));
             }
         }
     }
+}
+
+/// How long the next piece of a body may take.
+fn patience(app: &App, began: Instant, came: usize) -> Duration {
+    let HttpLimits { body_pause, body_rate, .. } = app.limits;
+    let seconds = came / usize::try_from(body_rate.max(1)).unwrap_or(usize::MAX);
+    let allowed = body_pause + Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX));
+    allowed.saturating_sub(began.elapsed()).min(body_pause)
 }
 
 fn content_length(headers: &HeaderMap) -> Option<usize> {

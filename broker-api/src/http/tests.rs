@@ -89,3 +89,52 @@ async fn bodies_that_are_read_at_once_are_bounded() {
     again.write_all(b" ").await.unwrap();
     assert!(answer(&mut again).await.contains("not a job"));
 }
+
+#[tokio::test]
+async fn a_body_that_drips_is_given_up() {
+    let world = World::new().await;
+    let limits = HttpLimits { body_pause: Duration::from_millis(500), ..HttpLimits::default() };
+    let address = served(&world, limits).await;
+    let mut stream = begin(address, "/v1/jobs", "application/json", 1000, b" ").await;
+    let dripped = async {
+        let mut text = vec![0; 4096];
+        loop {
+            tokio::select! {
+                count = stream.read(&mut text) => break text[..count.unwrap()].to_vec(),
+                () = tokio::time::sleep(Duration::from_millis(50)) => {}
+            }
+            stream.write_all(b" ").await.unwrap();
+        }
+    };
+    let text = tokio::time::timeout(Duration::from_secs(10), dripped).await.expect("an answer");
+    let text = String::from_utf8_lossy(&text);
+    assert!(text.starts_with("HTTP/1.1 400") && text.contains("16384 a second"), "{text}");
+}
+
+#[tokio::test]
+async fn event_streams_leave_places_to_requests() {
+    let world = World::new().await;
+    let address = served(&world, HttpLimits { connections: 4, ..HttpLimits::default() }).await;
+    let get = |path: String| async move {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let text = answer(&mut stream).await;
+        (stream, text)
+    };
+    let body = br#"{"kind":"telemetry"}"#;
+    let mut accepted = begin(address, "/v1/jobs", "application/json", body.len(), body).await;
+    let text = answer(&mut accepted).await;
+    let id = text.split("\"id\":\"").nth(1).and_then(|rest| rest.split('"').next());
+    let events = format!("/v1/jobs/{}/events", id.expect("an id"));
+    drop(accepted);
+    let (first, _) = get(events.clone()).await;
+    let (_second, text) = get(events.clone()).await;
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    let (_, text) = get(events.clone()).await;
+    assert!(text.starts_with("HTTP/1.1 503") && text.contains("2 event streams"), "{text}");
+    assert!(get("/healthz".to_owned()).await.1.starts_with("HTTP/1.1 200"));
+    drop(first);
+    let freed = async { while !get(events.clone()).await.1.starts_with("HTTP/1.1 200") {} };
+    tokio::time::timeout(PATIENCE, freed).await.expect("a place");
+}

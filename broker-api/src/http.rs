@@ -25,6 +25,7 @@ mod listen;
 mod models;
 mod oip;
 mod openapi;
+mod patience;
 mod room;
 mod rounds;
 mod routes;
@@ -42,6 +43,8 @@ pub struct HttpLimits {
     pub body_pause: Duration,
     /// Bytes of a request body that have to come in a second, on average.
     pub body_rate: u32,
+    /// Until a client takes some more of an answer.
+    pub write_pause: Duration,
     /// `Prefer: wait` is cut to this.
     pub wait: Duration,
     /// From the request to end to the end of the last connection.
@@ -56,6 +59,7 @@ impl Default for HttpLimits {
             header_time: Duration::from_secs(10),
             body_pause: Duration::from_secs(30),
             body_rate: 16 * 1024,
+            write_pause: Duration::from_secs(30),
             wait: Duration::from_mins(5),
             grace: Duration::from_secs(10),
         }

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::HttpLimits;
+use super::patience::Patient;
 
 /// Bytes of a request's line and headers, at most.
 const HEADER_BYTES_MAX: usize = 64 * 1024;
@@ -71,6 +72,7 @@ async fn accepted(listener: &TcpListener) -> TcpStream {
 
 async fn talk(stream: TcpStream, router: Router, limits: HttpLimits, ending: CancellationToken) {
     let _ = stream.set_nodelay(true);
+    let stream = Patient::new(stream, limits.write_pause);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_time)

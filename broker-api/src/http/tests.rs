@@ -138,3 +138,22 @@ async fn event_streams_leave_places_to_requests() {
     let freed = async { while !get(events.clone()).await.1.starts_with("HTTP/1.1 200") {} };
     tokio::time::timeout(PATIENCE, freed).await.expect("a place");
 }
+
+#[tokio::test]
+async fn a_client_that_takes_no_answer_is_given_up() {
+    let world = World::new().await;
+    let write_pause = Duration::from_millis(500);
+    let limits = HttpLimits { connections: 1, write_pause, ..HttpLimits::default() };
+    let address = served(&world, limits).await;
+    let mut deaf = TcpStream::connect(address).await.unwrap();
+    let ask = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n".repeat(200);
+    let asking = tokio::spawn(async move {
+        let _ = deaf.write_all(&ask).await;
+        std::future::pending::<TcpStream>().await;
+        drop(deaf);
+    });
+    let mut other = TcpStream::connect(address).await.unwrap();
+    other.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    assert!(answer(&mut other).await.starts_with("HTTP/1.1 200"));
+    asking.abort();
+}

@@ -125,12 +125,6 @@ impl Owner {
         update: jobs::report::UpdateReport,
         base: Option<Box<round::Base>>,
     ) {
-        for blob in [Some(&update.parameters), update.control_change.as_ref()].into_iter().flatten()
-        {
-            if !self.stored.updates.contains(blob) {
-                self.stored.updates.push(blob.clone());
-            }
-        }
         let (core, job) = (self.core.clone(), self.job.clone());
         let (updates, done) = (self.updates.clone(), self.done.clone());
         let terms = self.terms(round);

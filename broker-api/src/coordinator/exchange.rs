@@ -111,9 +111,6 @@ impl Owner {
         purpose: Purpose,
         message: BlobRef,
     ) {
-        if !self.stored.updates.contains(&message) {
-            self.stored.updates.push(message.clone());
-        }
         let (Some(terms), Some(exchange)) = (self.terms(round), self.exchange()) else { return };
         let (core, updates, done) = (self.core.clone(), self.updates.clone(), self.done.clone());
         let masking = self.masking.clone();

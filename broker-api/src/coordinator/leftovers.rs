@@ -3,7 +3,7 @@
 
 use jobs::id::{BlobRef, JobId};
 use jobs::job::JobState;
-use jobs::report::FailureCode;
+use jobs::report::{FailureCode, ReportBody};
 use jobs::round::Outcome;
 use jobs::training::{Ending, Training};
 
@@ -16,7 +16,34 @@ use crate::store::StoreError;
 /// Rounds whose blobs are kept.
 const ROUNDS_KEPT: usize = 2;
 
+/// Blobs that devices store in a round and that are on the list, at most.
+const LISTED_MAX: usize = 32_768;
+
 impl Owner {
+    /// Puts what a device has stored on the list of what goes with the round, whether the round has
+    /// a use for it or not.
+    pub(super) fn list(&mut self, report: &ReportBody) {
+        let stored = match report {
+            ReportBody::Trained(update) => {
+                [Some(&update.parameters), update.control_change.as_ref()]
+            }
+            ReportBody::Exchanged(said) => [Some(&said.message), None],
+            ReportBody::Accepted
+            | ReportBody::Progress(_)
+            | ReportBody::Evaluated(_)
+            | ReportBody::Inferred(_)
+            | ReportBody::Measured(_)
+            | ReportBody::Declined(_)
+            | ReportBody::Failed(_)
+            | ReportBody::Cancelled => [None, None],
+        };
+        for blob in stored.into_iter().flatten().filter(|blob| is_of(&self.job, blob)) {
+            if self.stored.updates.len() < LISTED_MAX && !self.stored.updates.contains(blob) {
+                self.stored.updates.push(blob.clone());
+            }
+        }
+    }
+
     /// Puts a round's blobs on the list, and removes those that are old from the object store.
     pub(super) fn forget(&mut self, outcome: &Outcome) {
         let mut blobs = std::mem::take(&mut self.stored.updates);

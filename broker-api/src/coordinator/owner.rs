@@ -333,6 +333,7 @@ impl Owner {
         if !matches!(report.body, ReportBody::Accepted) {
             self.pace.heard(&report.device);
         }
+        self.list(&report.body);
         if let Some(event) = self.understood(report) {
             self.changed();
             events.push((arrived, event));

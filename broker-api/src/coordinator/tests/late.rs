@@ -162,3 +162,31 @@ async fn a_late_update_that_is_no_update_is_refused() {
     });
     assert!(refused.is_some(), "{missing:?}");
 }
+
+#[tokio::test]
+async fn an_update_that_comes_too_late_is_removed() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let (open_slow, slow) = watch::channel(false);
+    let (open_fast, fast) = watch::channel(false);
+    let (_closed, closed) = watch::channel(false);
+    let _slow = Device::start_as(&world, "d2", waiting(vec![(1, slow), (2, closed)])).await;
+    let device = Device::start_as(&world, "d1", waiting(vec![(2, fast)])).await;
+    joined(&broker, 2).await;
+    let mut spec = train_spec(2, 1);
+    let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
+    train.participation.over_selection = 1.0;
+    let job = submit(&broker, spec).await;
+    offered(&broker, &device, 2).await;
+    open_slow.send(true).unwrap();
+    let update = BlobRef {
+        name: Some(format!("update/{job}/1/d2/1")),
+        digest: link::digest::of(b""),
+        size: jobs::id::Bytes(0),
+    };
+    let blobs = &broker.core.store.blobs;
+    until("it is stored", async || blobs.size(&update).await.unwrap().is_some()).await;
+    open_fast.send(true).unwrap();
+    assert_eq!(ended(&broker, &job).await.state, JobState::Succeeded);
+    forgotten(&world, &job).await;
+}

@@ -56,7 +56,7 @@ impl Helped {
         match self.started.helper.session(b"no model") {
             Ok(_) => Err("it loads what is no model".to_owned()),
             Err(HelperError::Refused { .. }) => Ok(()),
-            Err(HelperError::Failed(reason) | HelperError::Gone(reason)) => Err(reason),
+            Err(error) => Err(error.to_string()),
         }
     }
 }
@@ -101,6 +101,6 @@ impl Session for Loaded {
 fn refusal(error: HelperError) -> String {
     match error {
         HelperError::Refused { reason, .. } => reason,
-        HelperError::Failed(reason) | HelperError::Gone(reason) => panic!("{reason}"),
+        HelperError::Failed(_) | HelperError::Gone(_) | HelperError::Busy(_) => panic!("{error}"),
     }
 }

@@ -6,9 +6,10 @@
 //! what happened, and the process is gone then.
 
 use std::io::{Error, ErrorKind, Result};
+use std::ops::{Deref, DerefMut};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use models::artifact::TensorInfo;
@@ -42,6 +43,9 @@ struct Inner {
     engine: &'static str,
     program: Program,
     threads: usize,
+    /// Whether somebody is asking it something; who waits for it may give up waiting.
+    busy: Mutex<bool>,
+    free: Condvar,
     state: Mutex<State>,
     /// Sessions that nobody uses any more, with their processes' numbers. Apart from the state,
     /// which is locked as long as a call takes.
@@ -93,14 +97,25 @@ pub enum HelperError {
     /// The process that had the model is gone.
     #[error("{0}")]
     Gone(String),
+    /// Others were asking it for so long; it was not asked.
+    #[error("the helper was at work for others for {0:?}")]
+    Busy(Duration),
 }
 
 impl Helper {
     /// A helper for an engine; nothing is started before the first use. `threads` 0 leaves their
     /// number to the engine.
     pub fn new(engine: &'static str, program: Program, threads: usize) -> Self {
-        let (state, unused, used) = (Mutex::default(), Mutex::default(), AtomicUsize::new(0));
-        Self(Arc::new(Inner { engine, program, threads, state, unused, used }))
+        Self(Arc::new(Inner {
+            engine,
+            program,
+            threads,
+            busy: Mutex::default(),
+            free: Condvar::new(),
+            state: Mutex::default(),
+            unused: Mutex::default(),
+            used: AtomicUsize::new(0),
+        }))
     }
 
     /// Loads an ONNX file.
@@ -137,8 +152,27 @@ impl Engine for Helper {
 }
 
 impl Inner {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Waits until nobody else is asking.
+    fn lock(&self) -> Locked<'_> {
+        let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let busy = self.free.wait_while(busy, |busy| *busy);
+        self.locked(busy.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The same; `None` when others are asking for so long.
+    fn lock_within(&self, limit: Duration) -> Option<Locked<'_>> {
+        let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.free.wait_timeout_while(busy, limit, |busy| *busy);
+        let (busy, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        (!*busy).then(|| self.locked(busy))
+    }
+
+    fn locked(&self, mut busy: MutexGuard<'_, bool>) -> Locked<'_> {
+        *busy = true;
+        drop(busy);
+        let turn = Turn(self);
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        Locked { state, _turn: turn }
     }
 
     /// One request and its reply; `generation` is that of the process which has to answer, any
@@ -246,6 +280,35 @@ impl Inner {
     }
 }
 
+/// The state while it is one's turn to ask; the turn ends last.
+struct Locked<'a> {
+    state: MutexGuard<'a, State>,
+    _turn: Turn<'a>,
+}
+
+struct Turn<'a>(&'a Inner);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.busy.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.0.free.notify_one();
+    }
+}
+
+impl Deref for Locked<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
 /// What an error of the pipes says about the helper.
 fn what(error: &Error, limit: Duration) -> String {
     let kind = error.kind();
@@ -303,10 +366,11 @@ pub struct HelperSession {
 }
 
 impl HelperSession {
-    /// Runs the model; the outputs with the engine's own time.
+    /// Runs the model; the outputs with the engine's own time. It waits for other calls to be
+    /// through, and then for the outputs, each for `limit` at most.
     ///
     /// # Errors
-    /// [`HelperError`], by `limit` at the latest once other calls are through.
+    /// [`HelperError`].
     pub fn run_within(
         &self,
         inputs: &[Tensor],
@@ -315,7 +379,7 @@ impl HelperSession {
         let (headers, body) = frames::pack(inputs);
         let request = Request::Run { session: self.session, inputs: headers };
         let helper = &self.helper.0;
-        let mut state = helper.lock();
+        let mut state = helper.lock_within(limit).ok_or(HelperError::Busy(limit))?;
         let generation = Some(self.generation);
         let (reply, body) = helper.call(&mut state, generation, &request, &body, limit)?;
         let Reply::Answered { engine_us, outputs } = reply else {
@@ -390,6 +454,24 @@ mod tests {
         assert!(matches!(refused, HelperError::Refused { .. }), "{refused:?}");
         assert!(!runs(&helper), "a model that is refused keeps no process");
         helper.session(&onnx()).unwrap();
+    }
+
+    #[test]
+    fn who_waits_for_others_gives_up_in_time_and_nothing_is_held_against_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let helper = helper(folder.path(), Fake::Plain);
+        let session = helper.session(&onnx()).unwrap();
+        let input = [Tensor::f32(&[1, 1, 8, 8], vec![0.5; 64]).unwrap()];
+        let others = helper.0.lock();
+        let limit = Duration::from_millis(50);
+        let refused = session.run_within(&input, limit).unwrap_err();
+        assert_eq!(refused, HelperError::Busy(limit));
+        std::thread::scope(|threads| {
+            let waiting = threads.spawn(|| session.run_within(&input, RUN_LIMIT));
+            drop(others);
+            waiting.join().unwrap().unwrap();
+        });
+        session.run_within(&input, RUN_LIMIT).unwrap();
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub(super) fn of_session(error: &SessionError) -> Failure {
             Cause::Shape => FailureCode::ShapeMismatch,
             Cause::Other => FailureCode::InvalidModel,
         },
+        SessionError::Helped(HelperError::Busy(_)) => FailureCode::Busy,
         SessionError::Helped(HelperError::Failed(_) | HelperError::Gone(_))
         | SessionError::Absent(_) => FailureCode::EngineUnavailable,
     };

@@ -148,7 +148,9 @@ impl Loaded {
                         last = Some(Failure::new(FailureCode::Internal, reason));
                     }
                 }
-                SessionError::Own(_) | SessionError::Absent(_) => {
+                SessionError::Helped(HelperError::Busy(_))
+                | SessionError::Own(_)
+                | SessionError::Absent(_) => {
                     last = Some(failures::of_session(&error));
                 }
             }

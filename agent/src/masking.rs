@@ -51,17 +51,10 @@ impl Session {
 
     /// The client, told all that this session was told.
     pub(crate) fn client(&self) -> Result<Client, secagg::Refusal> {
-        let mut client = Client::new(Secret::new(self.seed));
-        if let Some(roster) = &self.roster {
-            client.share(roster)?;
-        }
-        if let Some(inbox) = &self.inbox {
-            client.mask(inbox)?;
-        }
-        if let Some(request) = &self.request {
-            client.unmask(request)?;
-        }
-        Ok(client)
+        let seed = Secret::new(self.seed);
+        let (roster, inbox, request) =
+            (self.roster.as_ref(), self.inbox.as_ref(), self.request.as_ref());
+        Client::restored(seed, roster, inbox, request)
     }
 }
 

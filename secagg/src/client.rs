@@ -126,6 +126,29 @@ impl Client {
         self.secrets.keys()
     }
 
+    /// A device that stopped, told again all that it was told before; it says the same again.
+    ///
+    /// # Errors
+    /// [`Refusal`], as for what is told.
+    pub fn restored(
+        seed: Secret,
+        roster: Option<&Roster>,
+        inbox: Option<&Inbox>,
+        request: Option<&UnmaskRequest>,
+    ) -> Result<Self, Refusal> {
+        let mut client = Self::new(seed);
+        if let Some(roster) = roster {
+            client.share(roster)?;
+        }
+        if let Some(inbox) = inbox {
+            client.mask(inbox)?;
+        }
+        if let Some(request) = request {
+            client.unmask(request)?;
+        }
+        Ok(client)
+    }
+
     /// Joins the session: this device's secrets, in shares for its neighbours.
     ///
     /// # Errors

@@ -43,10 +43,10 @@ struct Inner {
     engine: &'static str,
     program: Program,
     threads: usize,
-    /// Whether somebody is asking it something; who waits for it may give up waiting.
-    busy: Mutex<bool>,
-    free: Condvar,
-    state: Mutex<State>,
+    /// `None` while somebody has it and asks.
+    state: Mutex<Option<State>>,
+    /// Told when it is back.
+    back: Condvar,
     /// Sessions that nobody uses any more, with their processes' numbers. Apart from the state,
     /// which is locked as long as a call takes.
     unused: Mutex<Vec<(u64, u64)>>,
@@ -110,9 +110,8 @@ impl Helper {
             engine,
             program,
             threads,
-            busy: Mutex::default(),
-            free: Condvar::new(),
-            state: Mutex::default(),
+            state: Mutex::new(Some(State::default())),
+            back: Condvar::new(),
             unused: Mutex::default(),
             used: AtomicUsize::new(0),
         }))
@@ -153,26 +152,21 @@ impl Engine for Helper {
 
 impl Inner {
     /// Waits until nobody else is asking.
-    fn lock(&self) -> Locked<'_> {
-        let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        let busy = self.free.wait_while(busy, |busy| *busy);
-        self.locked(busy.unwrap_or_else(PoisonError::into_inner))
+    fn lock(&self) -> Turn<'_> {
+        let state = self.back.wait_while(self.state(), |state| state.is_none());
+        let mut state = state.unwrap_or_else(PoisonError::into_inner);
+        Turn { inner: self, state: state.take().unwrap_or_default() }
     }
 
     /// The same; `None` when others are asking for so long.
-    fn lock_within(&self, limit: Duration) -> Option<Locked<'_>> {
-        let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.free.wait_timeout_while(busy, limit, |busy| *busy);
-        let (busy, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        (!*busy).then(|| self.locked(busy))
+    fn lock_within(&self, limit: Duration) -> Option<Turn<'_>> {
+        let waited = self.back.wait_timeout_while(self.state(), limit, |state| state.is_none());
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.take().map(|state| Turn { inner: self, state })
     }
 
-    fn locked(&self, mut busy: MutexGuard<'_, bool>) -> Locked<'_> {
-        *busy = true;
-        drop(busy);
-        let turn = Turn(self);
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        Locked { state, _turn: turn }
+    fn state(&self) -> MutexGuard<'_, Option<State>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One request and its reply; `generation` is that of the process which has to answer, any
@@ -280,22 +274,20 @@ impl Inner {
     }
 }
 
-/// The state while it is one's turn to ask; the turn ends last.
-struct Locked<'a> {
-    state: MutexGuard<'a, State>,
-    _turn: Turn<'a>,
+/// The state, while it is one's turn to ask.
+struct Turn<'a> {
+    inner: &'a Inner,
+    state: State,
 }
-
-struct Turn<'a>(&'a Inner);
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        *self.0.busy.lock().unwrap_or_else(PoisonError::into_inner) = false;
-        self.0.free.notify_one();
+        *self.inner.state() = Some(std::mem::take(&mut self.state));
+        self.inner.back.notify_one();
     }
 }
 
-impl Deref for Locked<'_> {
+impl Deref for Turn<'_> {
     type Target = State;
 
     fn deref(&self) -> &State {
@@ -303,7 +295,7 @@ impl Deref for Locked<'_> {
     }
 }
 
-impl DerefMut for Locked<'_> {
+impl DerefMut for Turn<'_> {
     fn deref_mut(&mut self) -> &mut State {
         &mut self.state
     }
@@ -418,8 +410,8 @@ impl Drop for HelperSession {
         unused.unwrap_or_else(PoisonError::into_inner).push((self.generation, self.session));
         helper.used.fetch_sub(1, Ordering::Relaxed);
         // Whoever is calling it now has a session, or is about to.
-        if let Ok(mut state) = helper.state.try_lock() {
-            helper.end_if_unused(&mut state);
+        if let Some(state) = helper.state().as_mut() {
+            helper.end_if_unused(state);
         }
     }
 }

@@ -47,17 +47,10 @@ struct Session {
 impl Session {
     /// The client, told all that this session was told.
     fn client(&self) -> Result<Client, Refusal> {
-        let mut client = Client::new(Secret::new(self.seed));
-        if let Some(roster) = &self.roster {
-            client.share(roster)?;
-        }
-        if let Some(inbox) = &self.inbox {
-            client.mask(inbox)?;
-        }
-        if let Some(request) = &self.request {
-            client.unmask(request)?;
-        }
-        Ok(client)
+        let seed = Secret::new(self.seed);
+        let (roster, inbox, request) =
+            (self.roster.as_deref(), self.inbox.as_deref(), self.request.as_deref());
+        Client::restored(seed, roster, inbox, request)
     }
 }
 

@@ -62,13 +62,8 @@ pub(crate) struct Saver {
 impl Checkpoints {
     /// Uses what is there; what is old, or was half written, is removed. `every` zero writes none.
     pub(crate) fn open(dir: PathBuf, every: Duration, bytes_max: u64) -> Self {
-        for file in fs::read_dir(&dir).into_iter().flatten().flatten() {
-            let age = file.metadata().and_then(|it| it.modified()).map(|at| at.elapsed());
-            let is_old = age.is_ok_and(|age| age.is_ok_and(|age| age > AGE_MAX));
-            if is_old || file.path().extension().is_none_or(|suffix| suffix != SUFFIX) {
-                let _ = fs::remove_file(file.path());
-            }
-        }
+        files::remove_parts(&dir);
+        files::remove_older(&dir, AGE_MAX);
         Self { dir, every, bytes_max }
     }
 

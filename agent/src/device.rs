@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::engines::{self, Cpu, Engines};
 use crate::facts;
 use crate::guards::{self, Condition};
+use crate::held::HeldUpdates;
 use crate::kept_local::KeptLocal;
 use crate::masking::MaskingStore;
 use crate::refusals::Refusals;
@@ -51,6 +52,8 @@ pub(crate) struct Device {
     /// Updates that brokers could not use.
     pub(crate) refusals: Refusals,
     pub(crate) masking: MaskingStore,
+    /// Updates that wait for the broker.
+    pub(crate) held: HeldUpdates,
     pub(crate) datasets: Datasets,
     pub(crate) buffer: Buffer,
     /// For heartbeats: what is at work, and what can answer at once.
@@ -92,6 +95,7 @@ impl Device {
             releases: Releases::open(state.releases()),
             refusals: Refusals::default(),
             masking: MaskingStore::open(state.masking(), config.cache_bytes),
+            held: HeldUpdates::open(state.held(), config.device.clone(), config.cache_bytes),
             blobs,
             datasets: Datasets::new(config.data.clone(), facts.memory.0),
             buffer: Buffer::new(state.telemetry()),

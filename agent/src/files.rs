@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Puts `parts` one behind another into a file, which appears by renaming; it outlives a loss of
 /// power.
@@ -27,6 +27,30 @@ fn write(path: &Path, parts: &[&[u8]]) -> std::io::Result<()> {
         file.write_all(part)?;
     }
     file.sync_all()
+}
+
+/// Puts bytes into a file, which appears by renaming. A loss of power may take it: whoever reads it
+/// has to know its digest.
+///
+/// # Errors
+/// When the disk does not take it.
+pub(crate) fn put(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let part = path.with_extension("part");
+    let written = fs::write(&part, bytes).and_then(|()| fs::rename(&part, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&part);
+    }
+    written
+}
+
+/// Removes what was not written for so long.
+pub(crate) fn remove_older(dir: &Path, age_max: Duration) {
+    for file in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let age = file.metadata().and_then(|it| it.modified()).map(|at| at.elapsed());
+        if age.is_ok_and(|age| age.is_ok_and(|age| age > age_max)) {
+            let _ = fs::remove_file(file.path());
+        }
+    }
 }
 
 /// Removes what a crash left half written.

@@ -29,6 +29,7 @@ mod execute;
 mod facts;
 mod files;
 pub mod guards;
+mod held;
 mod kept_local;
 pub mod logging;
 mod masking;
@@ -111,9 +112,11 @@ async fn serve(
     let mut tasks = tokio::task::JoinSet::new();
     // Listening begins before the hello, so that whoever hears it can be answered.
     let commands = commands::subscribe(device).await?;
+    let held = device.subscribe(subject::held(&device.config.device)).await?;
     let work = work::Work::subscribe(device).await?;
     presence::say_hello(device).await;
     tasks.spawn(commands::answer(device.clone(), commands));
+    tasks.spawn(held::give(device.clone(), held));
     tasks.spawn(presence::beat(device.clone()));
     tasks.spawn(presence::greet(device.clone()));
     tasks.spawn(presence::measure(device.clone()));

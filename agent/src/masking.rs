@@ -159,6 +159,7 @@ mod tests {
             engine: "native".to_owned(),
             initial_loss: None,
             control_change: None,
+            held: false,
         };
         Session::new([byte; 32], report, 5)
     }

@@ -38,8 +38,16 @@ impl State {
     /// Makes and locks the directory.
     pub(crate) fn open(dir: &Path) -> Result<Self, StateError> {
         let unusable = |source| StateError::Unusable { dir: dir.to_owned(), source };
-        let parts =
-            ["blobs", "checkpoints", "kept_local", "controls", "residuals", "releases", "masking"];
+        let parts = [
+            "blobs",
+            "checkpoints",
+            "kept_local",
+            "controls",
+            "residuals",
+            "releases",
+            "masking",
+            "held",
+        ];
         for part in parts {
             std::fs::create_dir_all(dir.join(part)).map_err(unusable)?;
         }
@@ -84,6 +92,11 @@ impl State {
     /// Secrets and updates of secure aggregations.
     pub(crate) fn masking(&self) -> PathBuf {
         self.dir.join("masking")
+    }
+
+    /// Updates that wait for the broker.
+    pub(crate) fn held(&self) -> PathBuf {
+        self.dir.join("held")
     }
 
     /// Telemetry that waits for a connection.

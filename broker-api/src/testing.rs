@@ -373,6 +373,7 @@ impl Agent {
             engine: "test".to_owned(),
             initial_loss: None,
             control_change: None,
+            held: false,
         })
     }
 
@@ -457,6 +458,7 @@ pub(crate) fn train_spec(rounds: u32, devices: u32) -> JobSpec {
         privacy: None,
         update: jobs::spec::UpdateEncoding::default(),
         download: jobs::spec::Download::default(),
+        transfer: jobs::spec::Transfer::default(),
         secure_aggregation: None,
         evaluate: Evaluate::Devices,
         target_accuracy: None,

@@ -1,12 +1,14 @@
 //! The language and the rules of a Dunlin fleet, in reading order.
 //!
-//! What is said: [`id`], [`hours`], [`subject`], [`selector`], [`device`], [`spec`], [`report`], [`wire`].
+//! What is said: [`id`], [`hours`], [`subject`], [`selector`], [`device`], [`spec`], [`report`], [`held`],
+//! [`wire`].
 //! What follows from it: the pure machines [`job`], [`worker`], [`round`] and [`training`].
 //! No I/O, no clock, no randomness and no tensors: time and seeds are arguments, weights stay
 //! behind blob references.
 
 pub mod device;
 pub mod engine;
+pub mod held;
 pub mod hours;
 pub mod id;
 pub mod job;

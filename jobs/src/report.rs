@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::Telemetry;
 use crate::id::{BlobRef, DeviceId, Millis, ModelRef};
-use crate::spec::{TaskId, TensorHeader};
+use crate::spec::{TaskId, TensorHeader, is_default};
 
 /// What a device says of one task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,7 +25,7 @@ pub enum ReportBody {
     Accepted,
     /// The device is on its way.
     Progress(Progress),
-    /// The local update is in the object store.
+    /// The local update is in the object store, or held on the device.
     Trained(UpdateReport),
     /// What the device says at a stage of the secure aggregation is in the object store.
     Exchanged(ExchangeReport),
@@ -115,6 +115,9 @@ pub struct UpdateReport {
     /// not trained), where the task has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub control_change: Option<BlobRef>,
+    /// Whether `parameters` are not in the object store but [held](crate::held) on the device.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub held: bool,
 }
 
 /// The judgement of one device on its test split.

@@ -44,6 +44,7 @@ use self::masked::Said;
 pub use self::masked::{Exchange, MASKED_DEVICES_MAX};
 use self::member::{Member, shortened};
 pub use self::outcome::{Judgement, Outcome};
+use self::phase::Phase;
 pub use self::plan::Plan;
 pub use self::quarantine::Quarantines;
 pub use self::select::Sampling;
@@ -62,6 +63,7 @@ mod machine;
 mod masked;
 mod member;
 mod outcome;
+mod phase;
 mod plan;
 mod quarantine;
 mod refusals;
@@ -183,6 +185,14 @@ pub enum Event {
         /// Why.
         failure: Failure,
     },
+    /// An update that counts cannot be had any more, so new parameters have to be made without it; a
+    /// possible answer to [`Effect::Aggregate`].
+    UpdateGone {
+        /// Whose.
+        device: DeviceId,
+        /// What became of it.
+        failure: Failure,
+    },
     /// Someone asked to stop.
     CancelRequested,
     /// Time passed.
@@ -242,7 +252,8 @@ pub enum Effect {
         /// What they said at each stage.
         exchange: Box<Exchange>,
     },
-    /// Make new parameters of these, in this order, answer with [`Event::Aggregated`].
+    /// Make new parameters of these, in this order, answer with [`Event::Aggregated`] or
+    /// [`Event::UpdateGone`].
     Aggregate {
         /// Accepted updates, ordered by device.
         updates: Vec<(DeviceId, UpdateReport)>,
@@ -296,29 +307,6 @@ pub struct Round {
     /// What devices said at the stages before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     exchange: Option<Box<Exchange>>,
-}
-
-/// Where the round is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-enum Phase {
-    /// Waiting for enough devices; `found` were there last time.
-    Selecting { ask_again_at: Millis, found: usize },
-    /// Waiting for updates, or only for checks of those that came before the deadline.
-    Collecting { since: Millis, closed: bool },
-    /// Waiting for what devices say at a stage, or only for checks.
-    Exchanging { purpose: Purpose, closed_at: Millis, since: Millis, closed: bool },
-    /// Waiting for the new parameters.
-    Aggregating { closed_at: Millis },
-    /// Waiting for judgements of the new parameters.
-    Evaluating {
-        closed_at: Millis,
-        since: Millis,
-        #[serde(flatten)]
-        aggregate: Box<Aggregate>,
-    },
-    /// Over.
-    Ended { outcome: Box<Outcome> },
 }
 
 impl Round {
@@ -396,6 +384,7 @@ impl Round {
                 | Phase::Evaluating { .. }
                 | Phase::Ended { .. } => Vec::new(),
             },
+            Event::UpdateGone { device, failure } => self.update_gone(now, device, failure),
             Event::CancelRequested => self.cancel(now),
             Event::Tick => self.tick(now),
         }

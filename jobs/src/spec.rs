@@ -23,6 +23,7 @@ mod settings;
 mod stopping;
 mod strategy;
 mod task_id;
+mod transfer;
 mod update;
 mod validate;
 
@@ -31,7 +32,7 @@ pub use self::download::{Download, DownloadError};
 pub use self::evaluate::{Evaluate, EvaluateError};
 pub use self::examples::{Augment, AugmentError, Normalization, NormalizationError};
 pub use self::late::{LateUpdates, LateUpdatesError, Staleness};
-use self::local::is_default;
+pub(crate) use self::local::is_default;
 pub use self::local::{LocalTraining, Loss, LossError, Noised, Optimizer, OptimizerError};
 pub use self::model::ModelQuery;
 pub use self::privacy::{AdaptiveClip, Clip, Privacy, PrivacyError, PrivacyMode};
@@ -47,6 +48,7 @@ pub use self::strategy::{
     MultiKrum, NormBound, QFedAvg, Scaffold, Strategy, StrategyError,
 };
 pub use self::task_id::TaskId;
+pub use self::transfer::{Transfer, TransferError};
 pub use self::update::{
     Exact, Int8, Rounded, TopK, UpdateEncoding, UpdateEncodingError, ValueFormat,
 };
@@ -192,6 +194,9 @@ pub struct TrainSpec {
     /// How a round's parameters travel to devices.
     #[serde(default, skip_serializing_if = "is_default")]
     pub download: Download,
+    /// Where updates are until the broker has read them.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub transfer: Transfer,
     /// Hides each update from the broker, which learns their sum; off when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secure_aggregation: Option<SecureAggregation>,
@@ -384,6 +389,9 @@ pub struct TrainTask {
     /// with more bits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoded: Option<BlobRef>,
+    /// Whether the device may hold the update until the broker asks for it, in place of storing it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub hold: bool,
 }
 
 /// Control variates of a round (Karimireddy et al. 2020).

@@ -5,6 +5,7 @@
 //! | `jobs.{infer,train,telemetry,help}` | people, programs | the front door, core NATS |
 //! | `fleet.<device>.{hello,heartbeat,telemetry,log,goodbye}` | agents | stream `FLEET` |
 //! | `offer.<device>` | brokers | a task for one device, core NATS |
+//! | `held.<device>` | brokers | asks for bytes of an update that the device holds, core NATS |
 //! | `report.<job>.<device>` | agents | what became of a task, stream `REPORTS` |
 //! | `work.<kind>.<job>` | brokers | accepted jobs waiting for a device, work queue `WORK` |
 //! | `cmd.{<device>,all,group.<group>}.<verb>` | people, brokers | scatter and gather |
@@ -117,6 +118,11 @@ pub fn parse_fleet(subject: &str) -> Option<(DeviceId, FleetTopic)> {
 /// `offer.<device>`: tasks for one device.
 pub fn offer(device: &DeviceId) -> String {
     format!("offer.{device}")
+}
+
+/// `held.<device>`: [requests](crate::held::HeldRequest) for what the device holds.
+pub fn held(device: &DeviceId) -> String {
+    format!("held.{device}")
 }
 
 /// `report.<job>.<device>`

@@ -17,7 +17,7 @@ use async_nats::{Client, StatusCode};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use bytes::Bytes;
-use jobs::id::{BlobRef, Bytes as Size, Digest};
+use jobs::id::{BlobRef, Bytes as Size, DeviceId, Digest};
 use jobs::report::FailureCode;
 
 use crate::digest::Hasher;
@@ -25,6 +25,7 @@ use crate::layout::BUCKET_BLOBS;
 use crate::limit::Limit;
 
 mod flow;
+mod held;
 mod reader;
 mod upload;
 mod window;
@@ -71,6 +72,14 @@ pub enum BlobError {
         /// In which way.
         problem: String,
     },
+    /// Who holds it does not give it.
+    #[error("blob {digest} is not to be had from the device that holds it: {reason}")]
+    Absent {
+        /// Which.
+        digest: Digest,
+        /// Why.
+        reason: String,
+    },
     /// No room.
     #[error(
         "object store is full ({reason}): remove models or raise the limit of stream OBJ_blobs"
@@ -94,9 +103,10 @@ impl BlobError {
     pub fn code(&self) -> FailureCode {
         match self {
             Self::Full { .. } => FailureCode::DiskFull,
-            Self::NotFound { .. } | Self::Damaged { .. } | Self::Unavailable { .. } => {
-                FailureCode::BlobUnavailable
-            }
+            Self::NotFound { .. }
+            | Self::Damaged { .. }
+            | Self::Absent { .. }
+            | Self::Unavailable { .. } => FailureCode::BlobUnavailable,
         }
     }
 
@@ -256,6 +266,11 @@ impl Blobs {
         self.open_object(blob.object_name(), &blob.digest, Some(blob.size)).await
     }
 
+    /// Opens a blob that a device holds; it is asked when the first chunk is.
+    pub fn open_held(&self, device: &DeviceId, blob: &BlobRef) -> BlobReader {
+        BlobReader::of_held(self.clone(), jobs::subject::held(device), blob)
+    }
+
     async fn open_object(
         &self,
         name: &str,
@@ -270,7 +285,7 @@ impl Blobs {
             let problem = format!("it has {found} bytes");
             return Err(BlobError::Damaged { digest: digest.clone(), problem });
         }
-        Ok(BlobReader::new(self.clone(), digest.clone(), &info))
+        Ok(BlobReader::of_object(self.clone(), digest.clone(), &info))
     }
 
     /// A whole blob, checked.

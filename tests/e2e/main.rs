@@ -27,3 +27,4 @@ mod secure;
 mod service;
 mod story;
 mod sums;
+mod transfer;

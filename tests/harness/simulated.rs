@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::header::HeaderMap;
@@ -14,7 +14,8 @@ use async_nats::{Client, Message};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use jobs::device::{DatasetFacts, Facts, Heartbeat, Hello};
-use jobs::id::{BlobRef, Millis};
+use jobs::held::HeldRequest;
+use jobs::id::{BlobRef, Bytes as Size, Millis};
 use jobs::report::{EvaluationReport, Failure, FailureCode, ReportBody, TaskReport, UpdateReport};
 use jobs::spec::{Offer, Task, TaskId, TaskWork, TrainTask};
 use jobs::subject::{self, FleetTopic};
@@ -79,6 +80,8 @@ struct Device {
     hello: Arc<Hello>,
     client: Client,
     blobs: Blobs,
+    /// The update that the broker may ask for, with its name.
+    held: Arc<Mutex<Option<(String, Bytes)>>>,
 }
 
 /// Plays the devices; never returns.
@@ -102,6 +105,7 @@ pub async fn play(options: Options) {
                 dataset: dataset.clone(),
                 blobs: Blobs::new(client.clone()),
                 client: client.clone(),
+                held: Arc::default(),
             };
             devices.spawn(device.live());
         }
@@ -150,8 +154,12 @@ fn blank(options: &Options) -> DatasetFacts {
 impl Device {
     async fn live(self) {
         let id = &self.hello.device;
-        let subjects =
-            [subject::offer(id), subject::command_all("hello"), subject::command(id, "hello")];
+        let subjects = [
+            subject::offer(id),
+            subject::held(id),
+            subject::command_all("hello"),
+            subject::command(id, "hello"),
+        ];
         let mut messages = futures::stream::SelectAll::new();
         for subject in subjects {
             messages.push(self.client.subscribe(subject).await.unwrap());
@@ -191,6 +199,9 @@ impl Device {
     }
 
     async fn hear(&self, message: Message) {
+        if message.subject.starts_with("held.") {
+            return self.give(&message).await;
+        }
         if !message.subject.starts_with("offer.") {
             return self.say(FleetTopic::Hello, wire::encode(&*self.hello)).await;
         }
@@ -236,27 +247,32 @@ impl Device {
         {
             std::fs::write(folder.join(id.round.to_string()), &bytes).unwrap();
         }
+        let given = bytes.clone();
         let TaskId { job, round, attempt, .. } = id;
         let name = format!("update/{job}/{round}/{}/{attempt}", self.hello.device);
-        let parameters = if let (Some(factor), Some(dataset)) = (self.options.flips, &self.dataset)
-        {
+        let update = if let (Some(factor), Some(dataset)) = (self.options.flips, &self.dataset) {
             let (graph, dataset) = (self.blobs.get(&work.graph).await?, dataset.clone());
             let work = work.clone();
             let train = move || attacker::flipped(&dataset, &graph, &bytes, &work, factor);
-            let flipped = tokio::task::spawn_blocking(train).await.unwrap();
-            self.blobs.put_named(name, flipped.into()).await?
+            tokio::task::spawn_blocking(train).await.unwrap().into()
         } else if self.options.moves {
             let (work, seed) = (work.clone(), self.number.into());
             let move_all = move || mover::moved(&bytes, &work, seed);
-            let moved = tokio::task::spawn_blocking(move_all).await.unwrap();
-            self.blobs.put_named(name, moved.into()).await?
+            tokio::task::spawn_blocking(move_all).await.unwrap().into()
         } else if self.options.adds {
-            self.blobs.put_named(name, added(&bytes, self.number).into()).await?
+            added(&bytes, self.number).into()
         } else {
-            let parameters = BlobRef { name: Some(name), ..received.clone() };
-            self.blobs.put_as(&parameters, bytes, Existing::Replace).await?;
-            parameters
+            bytes
         };
+        // What is sent back as it came is not digested again.
+        let digest = (encoded.is_none() && update == given).then(|| received.digest.clone());
+        let digest = digest.unwrap_or_else(|| link::digest::of(&update));
+        let parameters = BlobRef { digest, size: Size(update.len() as u64), name: Some(name) };
+        if work.hold {
+            *self.held.lock().unwrap() = Some((parameters.object_name().to_owned(), update));
+        } else {
+            self.blobs.put_as(&parameters, update, Existing::Replace).await?;
+        }
         Ok(UpdateReport {
             parameters,
             examples: self.dataset.as_ref().map_or(8, |dataset| dataset.train.len() as u64),
@@ -267,7 +283,24 @@ impl Device {
             engine: "native".to_owned(),
             initial_loss: None,
             control_change: None,
+            held: work.hold,
         })
+    }
+
+    /// Gives the part of the held update that is asked for.
+    async fn give(&self, message: &Message) {
+        let request: HeldRequest = wire::decode(&message.payload).unwrap();
+        let reply = message.reply.as_ref().unwrap();
+        let held = self.held.lock().unwrap().clone();
+        let held = held.filter(|(name, _)| *name == request.name);
+        let (from, bytes) = (request.from as usize, request.bytes.0 as usize);
+        match held {
+            Some((_, update)) => {
+                self.blobs.give(reply, request.from, update.slice(from..from + bytes)).await
+            }
+            None => self.blobs.refuse(reply, "there is no such update").await,
+        }
+        .unwrap();
     }
 
     /// Until it is stored: NATS may be away.

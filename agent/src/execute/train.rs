@@ -77,8 +77,9 @@ impl Run {
         if task.local.epochs == 0 {
             return self.untouched(task, received, examples).await;
         }
+        let hold = task.hold;
         let trained = self.trained(task, received).await?;
-        let parameters = self.upload(self.update_name(), trained.update).await?;
+        let (parameters, held) = self.hand_over(trained.update, hold).await?;
         let control_change = match trained.control_change {
             Some(change) => {
                 Some(self.upload(format!("{}/control", self.update_name()), change).await?)
@@ -97,10 +98,20 @@ impl Run {
             engine: ENGINE.to_owned(),
             initial_loss: trained.initial_loss,
             control_change,
+            held,
         }))
     }
 
-    async fn upload(&self, name: String, bytes: Vec<u8>) -> Result<BlobRef, Failure> {
+    /// Holds an update for the broker, or stores it; where it is, and whether it is held.
+    async fn hand_over(&self, update: Vec<u8>, hold: bool) -> Result<(BlobRef, bool), Failure> {
+        let update = Bytes::from(update);
+        if hold && let Some(held) = self.hold(update.clone(), None).await {
+            return Ok((held, true));
+        }
+        Ok((self.upload(self.update_name(), update).await?, false))
+    }
+
+    async fn upload(&self, name: String, bytes: impl Into<Bytes>) -> Result<BlobRef, Failure> {
         let stored = self.executor.device.blobs.put_named(name, bytes.into()).await;
         stored.map_err(|error| cache::explain(&error))
     }
@@ -185,8 +196,9 @@ impl Run {
         received: Bytes,
         examples: u64,
     ) -> Result<ReportBody, Failure> {
+        let (parameters, held) = self.hand_over_untouched(task, received).await?;
         Ok(ReportBody::Trained(UpdateReport {
-            parameters: self.send_untouched(task, received).await?,
+            parameters,
             examples,
             loss: 0.0,
             accuracy: 0.0,
@@ -195,6 +207,7 @@ impl Run {
             engine: ENGINE.to_owned(),
             initial_loss: None,
             control_change: None,
+            held,
         }))
     }
 
@@ -207,10 +220,8 @@ impl Run {
         Millis(u64::try_from(self.arrived.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// Names the update's object: no other task has this name.
     fn update_name(&self) -> String {
-        let TaskId { job, round, attempt, .. } = &self.id;
-        format!("update/{job}/{round}/{}/{attempt}", self.executor.device.config.device)
+        self.executor.device.held.name(&self.id)
     }
 
     fn thread_name(&self, what: &str) -> String {

@@ -39,6 +39,7 @@ pub(super) fn training(model: &Model, job: &str, attempt: u32, local: LocalTrain
         control: None,
         update: UpdateEncoding::default(),
         encoded: None,
+        hold: false,
     });
     task(job, Purpose::Train, attempt, work)
 }

@@ -152,3 +152,65 @@ async fn parameters_may_come_encoded() {
     assert!(off <= 0.0, "{off}");
     agent.stop().await;
 }
+
+/// An update that waits on the device is what would be stored, and still there when the agent was
+/// ended and came back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_update_is_held_until_it_is_asked_for() {
+    let world = World::new().await;
+    let agent = world.join(world.config_with_data()).await;
+    let model = world.model("mlp", [1, 4, 4], 10).await;
+    let mut reports = world.listen("report.*.pi").await;
+    let mut update = async |job: &str, epochs: u32, hold: bool, update: &str| {
+        let local = LocalTraining { epochs, batch_size: 8, ..LocalTraining::default() };
+        let mut task = training(&model, job, 1, local);
+        let TaskWork::Train(work) = &mut task.work else { unreachable!() };
+        (work.hold, work.update) = (hold, update.parse().unwrap());
+        world.offer(&task).await;
+        let update = update_of(final_report(&mut reports).await.0);
+        assert_eq!(update.held, hold);
+        update.parameters
+    };
+    let mut pairs = Vec::new();
+    for (number, (epochs, encoding)) in
+        [(1, "plain"), (0, "plain"), (0, "float32"), (1, "float32")].into_iter().enumerate()
+    {
+        let stored = update(&format!("stored{number}"), epochs, false, encoding).await;
+        let held = update(&format!("held{number}"), epochs, true, encoding).await;
+        assert_eq!(held.digest, stored.digest);
+        assert!(world.blobs.open(&held).await.is_err(), "it is not in the store");
+        pairs.push((stored, held));
+    }
+    agent.stop().await;
+    let agent = world.join(world.config_with_data()).await;
+    for (stored, held) in pairs {
+        let mut reader = world.blobs.open_held(&"pi".parse().unwrap(), &held);
+        let mut bytes = Vec::new();
+        while let Some(chunk) = reader.next().await.unwrap() {
+            bytes.extend_from_slice(&chunk);
+        }
+        assert_eq!(world.blobs.get(&stored).await.unwrap(), bytes);
+    }
+    agent.stop().await;
+}
+
+/// A device that cannot hold an update stores it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_update_that_cannot_be_held_is_stored() {
+    let world = World::new().await;
+    let agent = world.join(world.config_with_data()).await;
+    let model = world.model("mlp", [1, 4, 4], 10).await;
+    let held = world.config_with_data().state_dir.join("held");
+    std::fs::remove_dir(&held).unwrap();
+    std::fs::write(&held, b"no folder").unwrap();
+    let mut reports = world.listen("report.job.pi").await;
+    let local = LocalTraining { epochs: 0, ..LocalTraining::default() };
+    let mut task = training(&model, "job", 1, local);
+    let TaskWork::Train(work) = &mut task.work else { unreachable!() };
+    work.hold = true;
+    world.offer(&task).await;
+    let update = update_of(final_report(&mut reports).await.0);
+    assert!(!update.held);
+    assert_eq!(world.blobs.get(&update.parameters).await.unwrap(), model.values);
+    agent.stop().await;
+}

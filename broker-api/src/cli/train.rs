@@ -9,7 +9,7 @@ use jobs::job::JobState;
 use jobs::spec::{
     Augment, Download, EarlyStopping, Evaluate, Keep, LateUpdates, LocalTraining, Loss, ModelQuery,
     Normalization, Optimizer, Participation, Privacy, Quarantine, RoundOf, Schedule,
-    SecureAggregation, Selection, Strategy, TrainSpec, UpdateEncoding,
+    SecureAggregation, Selection, Strategy, TrainSpec, Transfer, UpdateEncoding,
 };
 use reqwest::Method;
 
@@ -146,6 +146,10 @@ pub(super) struct TrainArgs {
     /// float16, bfloat16 or int8, rounded, with updates that are differences.
     #[arg(long, default_value_t = Download::default(), value_name = "ENCODING")]
     download: Download,
+    /// Where updates are until the broker has read them: direct, on their devices, or stored, in the
+    /// object store, so that a device may leave at once.
+    #[arg(long, default_value_t = Transfer::default(), value_name = "WAY")]
+    transfer: Transfer,
     #[arg(
         long,
         num_args = 0..=1,
@@ -299,6 +303,7 @@ fn spec(args: &TrainArgs, model: ModelQuery, dataset: DatasetName) -> TrainSpec 
         privacy: args.privacy,
         update: args.update,
         download: args.download,
+        transfer: args.transfer,
         secure_aggregation: args.secure_aggregation,
         evaluate: if args.no_evaluate { Evaluate::None } else { args.evaluate },
         target_accuracy: args.target_accuracy,

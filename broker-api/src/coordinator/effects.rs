@@ -8,7 +8,7 @@ use jobs::id::{Attempt, BlobRef, DeviceId, RoundNumber};
 use jobs::round::{self, Outcome};
 use jobs::spec::{
     EvaluateTask, LocalTraining, Offer, Purpose, Schedule, Strategy, Task, TaskId, TaskWork,
-    TrainTask,
+    TrainTask, Transfer,
 };
 use jobs::training::{Effect, Event};
 use jobs::{subject, wire};
@@ -242,6 +242,7 @@ impl Owner {
                     control: self.machine.control(&device),
                     update: self.spec.update,
                     encoded,
+                    hold: self.holds_updates(),
                 })
             }
         };
@@ -253,6 +254,12 @@ impl Owner {
         let task = Task { id: self.task_id(round, purpose, attempt), timeout_ms, work };
         self.core.metrics.add(Counter::RoundBytes, "direction=\"down\"".to_owned(), size);
         self.send(&device, &Offer::Task(Box::new(task)), None, true).await;
+    }
+
+    /// Whether devices hold their updates until they are read.
+    fn holds_updates(&self) -> bool {
+        let masked = self.spec.secure_aggregation.is_some();
+        self.spec.transfer == Transfer::Direct && !masked && self.updates.may_be_held()
     }
 
     /// Offers are not acknowledged: one that is lost is made again when its device returns, or

@@ -34,6 +34,8 @@ pub(super) struct Part {
     /// See [`jobs::report::UpdateReport::initial_loss`].
     pub(super) initial_loss: f64,
     pub(super) control_change: Option<BlobRef>,
+    /// Whether its device holds it.
+    pub(super) held: bool,
     /// What it was trained from, unless that is the round's own.
     pub(super) base: Option<Base>,
 }
@@ -47,6 +49,7 @@ impl Part {
             steps: update.steps,
             initial_loss: update.initial_loss.unwrap_or_default(),
             control_change: update.control_change.clone(),
+            held: update.held,
             base: None,
         }
     }

@@ -25,7 +25,8 @@ impl Owner {
     pub(super) fn list(&mut self, report: &ReportBody) {
         let stored = match report {
             ReportBody::Trained(update) => {
-                [Some(&update.parameters), update.control_change.as_ref()]
+                let parameters = (!update.held).then_some(&update.parameters);
+                [parameters, update.control_change.as_ref()]
             }
             ReportBody::Exchanged(said) => [Some(&said.message), None],
             ReportBody::Accepted

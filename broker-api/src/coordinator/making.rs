@@ -1,14 +1,14 @@
 //! New parameters of a round are made beside its owner, which hears of it when they are stored.
 
 use jobs::id::{DeviceId, RoundNumber};
-use jobs::report::{Failure, UpdateReport};
+use jobs::report::UpdateReport;
 use jobs::round::{self, Aggregate, Exchange};
 use jobs::training::Event;
 
 use super::download::Encoding;
 use super::owner::Owner;
 use super::state::{parameters_name, server_state_name, unknown};
-use super::updates::How;
+use super::updates::{How, Unmade};
 
 impl Owner {
     /// Makes new parameters of updates.
@@ -46,7 +46,7 @@ impl Owner {
     fn make(
         &self,
         round: RoundNumber,
-        made: impl Future<Output = Result<Aggregate, Failure>> + Send + 'static,
+        made: impl Future<Output = Result<Aggregate, Unmade>> + Send + 'static,
     ) {
         let (core, job, term) = (self.core.clone(), self.job.clone(), self.stored.term);
         let (updates, done) = (self.updates.clone(), self.done.clone());
@@ -54,7 +54,12 @@ impl Owner {
         self.core.spawn(self.making.track_future(async move {
             let event = match made.await {
                 Ok(made) => round::Event::Aggregated(download.store_new(&updates, made).await),
-                Err(failure) => round::Event::AggregationFailed { failure },
+                Err(Unmade { failure, without: Some(device) }) => {
+                    round::Event::UpdateGone { device, failure }
+                }
+                Err(Unmade { failure, without: None }) => {
+                    round::Event::AggregationFailed { failure }
+                }
             };
             if done.send(Event::Round { round, event }).await.is_err() {
                 core.remove(&job, unknown(&job, round.0, term)).await;

@@ -46,6 +46,8 @@ const READ_AT_ONCE: usize = 2;
 const ROOM_BYTES: usize = 32 * 1024 * 1024;
 /// Bytes by which an update's header may be longer than the broker's own.
 const HEADER_SLACK: u64 = 64 * 1024;
+/// How often the updates of a round are read again while a device that holds one does not give it.
+const AGAIN_MAX: u32 = 3;
 
 /// How updates become new parameters.
 #[derive(Debug, Clone)]
@@ -116,6 +118,8 @@ pub(super) struct Updates {
     tickets: Arc<AtomicU64>,
     /// Whether all updates weigh the same, however many examples made them.
     equal: bool,
+    /// Whether updates are added up while they are read, so that once is enough.
+    adds: bool,
 }
 
 impl Updates {
@@ -143,7 +147,13 @@ impl Updates {
             turn: Arc::default(),
             tickets: Arc::default(),
             equal: spec.privacy.is_some(),
+            adds,
         })
+    }
+
+    /// Whether devices may hold their updates until they are read.
+    pub(super) fn may_be_held(&self) -> bool {
+        self.adds
     }
 
     /// Begins a round of these devices, which train from `base`.
@@ -168,6 +178,9 @@ impl Updates {
         }
         if let Some(wrong) = self.strategy.refuses(update) {
             return invalid(format!("the update of device {device}: {wrong}"));
+        }
+        if part.held && !self.adds {
+            return invalid(format!("device {device} holds its update, which was to be stored"));
         }
         for blob in [Some(&part.parameters), part.control_change.as_ref()].into_iter().flatten() {
             if blob.name.is_some() && !is_of(job, blob) {
@@ -205,6 +218,7 @@ impl Updates {
             }
             Err(
                 ReadError::Thread
+                | ReadError::Gone { .. }
                 | ReadError::Step(_)
                 | ReadError::Rule(_)
                 | ReadError::Privacy(_)
@@ -222,7 +236,7 @@ impl Updates {
         updates: &[(DeviceId, UpdateReport)],
         stale: &[(DeviceId, round::Base)],
         how: How,
-    ) -> Result<Aggregate, Failure> {
+    ) -> Result<Aggregate, Unmade> {
         let base = |device: &DeviceId| {
             stale.iter().find(|(it, _)| it == device).map(|(_, base)| base.clone())
         };
@@ -231,7 +245,7 @@ impl Updates {
             ..self.part(device, update)
         };
         let parts: Arc<[Part]> = updates.iter().map(part).collect();
-        self.combine(names, &parts, how).await.map_err(|error| error.failure())
+        self.combine(names, &parts, how).await.map_err(|error| Unmade::of(&error))
     }
 
     /// Lets go of all memory until the next round.
@@ -254,12 +268,21 @@ impl Updates {
         let base = how.base().clone();
         let digest = self.differences.then(|| base.digest.clone());
         self.tell(move |fold| fold.expect_from(digest)).await;
+        let mut failures = 0;
         loop {
             let known = parts.clone();
             let Some(missing) = self.ask(move |fold| fold.add_known(&known)).await? else { break };
-            if let Err(error) = self.add_again(parts[missing].clone()).await {
-                self.tell(Fold::spoil).await;
-                return Err(error);
+            let part = &parts[missing];
+            let Err(error) = self.add_again(part.clone()).await else { continue };
+            self.tell(Fold::spoil).await;
+            failures += 1;
+            match error {
+                // Its device may come back.
+                ReadError::Blob(_) if part.held && failures < AGAIN_MAX => {}
+                ReadError::Blob(error) if part.held => {
+                    return Err(ReadError::Gone { device: part.device.clone(), error });
+                }
+                error => return Err(error),
             }
         }
         self.hand_out(names, &how).await
@@ -282,7 +305,7 @@ impl Updates {
     }
 
     async fn add_again(&self, part: Part) -> Result<(), ReadError> {
-        let mut reader = self.blobs.open(&part.parameters).await?;
+        let mut reader = self.reader(&part).await?;
         self.tell(Fold::open_again).await;
         while let Some(piece) = reader.next().await? {
             let part = part.clone();
@@ -379,15 +402,41 @@ pub(super) enum ReadError {
     Cut,
     #[error("parameters cannot be encoded: {0}")]
     Encoding(#[from] EncodingError),
+    #[error("the update of device {device}: {error}")]
+    Gone { device: DeviceId, error: BlobError },
     #[error("the thread that averages ended")]
     Thread,
+}
+
+/// Why there are no new parameters.
+#[derive(Debug)]
+pub(super) struct Unmade {
+    pub(super) failure: Failure,
+    /// Whose update is gone, if there may be new parameters without it.
+    pub(super) without: Option<DeviceId>,
+}
+
+impl Unmade {
+    fn of(error: &ReadError) -> Self {
+        let without =
+            if let ReadError::Gone { device, .. } = error { Some(device.clone()) } else { None };
+        Self { failure: error.failure(), without }
+    }
+}
+
+impl From<Failure> for Unmade {
+    fn from(failure: Failure) -> Self {
+        Self { failure, without: None }
+    }
 }
 
 impl ReadError {
     /// Why there are no new parameters.
     fn failure(&self) -> Failure {
         match self {
-            Self::Blob(error) => Failure::new(error.code(), self.to_string()),
+            Self::Blob(error) | Self::Gone { error, .. } => {
+                Failure::new(error.code(), self.to_string())
+            }
             Self::Cut => Failure::new(FailureCode::BlobUnavailable, self.to_string()),
             Self::Parameters(error) => {
                 Failure::new(FailureCode::Diverged, format!("the mean of the updates: {error}"))

@@ -252,7 +252,7 @@ impl Round {
         wanted(&self.plan.participation, 0).is_none()
     }
 
-    fn no_quorum(&self, updates: usize) -> String {
+    pub(super) fn no_quorum(&self, updates: usize) -> String {
         let (quorum, invited) = (self.quorum(), self.members.len() + self.stragglers.len());
         format!("{updates} usable updates of {invited} invited devices, quorum is {quorum}")
     }

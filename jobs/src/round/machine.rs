@@ -126,6 +126,32 @@ impl Round {
         offers.into_iter().chain(self.judged(now)).collect()
     }
 
+    /// Goes on without an update that counts, if enough are left.
+    pub(super) fn update_gone(
+        &mut self,
+        now: Millis,
+        device: &DeviceId,
+        failure: &Failure,
+    ) -> Vec<Effect> {
+        if !matches!(self.phase, Phase::Aggregating { .. }) {
+            return Vec::new();
+        }
+        if self.stragglers.contains(device) {
+            return self.fail(now, failure);
+        }
+        let member = find(&mut self.members, device);
+        let Some(member) = member.filter(|member| member.answer().is_some()) else {
+            return Vec::new();
+        };
+        member.standing = Standing::Out(shortened(failure));
+        let left = self.counted().len();
+        if left >= self.updates_min() {
+            return vec![self.aggregate_counted()];
+        }
+        let message = self.no_quorum(left);
+        self.fail(now, &Failure::new(FailureCode::NoQuorum, message))
+    }
+
     /// The broker is to judge, and has not.
     pub(super) fn evaluation_owed(&self, parameters: &BlobRef) -> Option<Effect> {
         let owed = self.plan.evaluate.by_broker() && self.judgement.is_none();

@@ -58,6 +58,7 @@ fn answer(effect: &Effect, count: usize, accuracy: f64) -> Option<Event> {
                     engine: "e".repeat(1000),
                     initial_loss: None,
                     control_change: None,
+                    held: false,
                 },
             }
         }

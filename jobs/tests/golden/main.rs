@@ -22,7 +22,7 @@ use jobs::spec::{
     Augment, Download, Evaluate, EvaluateTask, InferInput, InferSpec, InferTask, JobSpec, Keep,
     LateUpdates, Levels, LocalTraining, Loss, MaskedTrainTask, Noised, Normalization, Offer,
     Optimizer, Participation, Purpose, Rounding, Schedule, SecureAggregation, Selection, Strategy,
-    Task, TaskId, TaskWork, TensorHeader, TrainSpec, TrainTask, UpdateEncoding, WorkSpec,
+    Task, TaskId, TaskWork, TensorHeader, TrainSpec, TrainTask, Transfer, UpdateEncoding, WorkSpec,
 };
 use jobs::wire;
 use serde::Serialize;
@@ -101,6 +101,7 @@ fn offers(golden: &mut Golden) {
         control: None,
         update: UpdateEncoding::default(),
         encoded: None,
+        hold: false,
     };
     golden.same("offer-train", &offer(Purpose::Train, TaskWork::Train(train.clone())));
     let local = LocalTraining {
@@ -189,6 +190,7 @@ fn reports(golden: &mut Golden) {
         engine: "native".to_owned(),
         initial_loss: None,
         control_change: None,
+        held: false,
     };
     golden.same("report-trained", &report(Purpose::Train, ReportBody::Trained(trained)));
     let evaluated =
@@ -272,6 +274,7 @@ fn masked(golden: &mut Golden) {
         control: None,
         update: UpdateEncoding::default(),
         encoded: None,
+        hold: false,
     };
     let shortened = LocalTraining { update_norm_max: Some(0.5), ..LocalTraining::default() };
     let shortened = TrainTask { local: shortened, ..train.clone() };
@@ -322,6 +325,7 @@ fn jobs(golden: &mut Golden) {
         privacy: None,
         update: UpdateEncoding::default(),
         download: Download::default(),
+        transfer: Transfer::default(),
         secure_aggregation: None,
         evaluate: Evaluate::Devices,
         target_accuracy: Some(0.95),

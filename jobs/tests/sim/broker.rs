@@ -399,14 +399,20 @@ impl World {
     ) -> Result<(), String> {
         let Some(term) = self.broker.as_ref().map(|broker| broker.term) else { return Ok(()) };
         self.closed.entry(round).or_insert(self.now);
-        let blobs: Option<Vec<Blob>> =
-            updates.iter().map(|(_, update)| self.read(&update.parameters)).collect();
-        let Some(blobs) = blobs else {
-            let failure = Failure::new(FailureCode::BlobUnavailable, "an update is gone");
-            let event = round::Event::AggregationFailed { failure };
-            self.later(30, Event::Round { round, event });
-            return Ok(());
-        };
+        let mut blobs = Vec::new();
+        for (device, update) in updates {
+            // Those of a private round are in the store.
+            let lost = !self.is_private(PrivacyMode::Central)
+                && self.goes_wrong()
+                && self.random.random_bool(0.2);
+            let Some(blob) = self.read(&update.parameters).filter(|_| !lost) else {
+                let failure = Failure::new(FailureCode::BlobUnavailable, "an update is gone");
+                let event = round::Event::UpdateGone { device: device.clone(), failure };
+                self.later(30, Event::Round { round, event });
+                return Ok(());
+            };
+            blobs.push(blob);
+        }
         if self.is_private(PrivacyMode::Central) {
             let values: Vec<u64> = blobs.iter().map(|blob| blob.value).collect();
             self.release(round, &values)?;

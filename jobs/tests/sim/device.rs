@@ -206,6 +206,7 @@ impl World {
             engine: "sim".to_owned(),
             initial_loss: None,
             control_change: None,
+            held: false,
         })
     }
 

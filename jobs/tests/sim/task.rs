@@ -80,6 +80,7 @@ impl World {
             control: None,
             update: UpdateEncoding::default(),
             encoded,
+            hold: false,
         };
         let Some(secure) = self.spec.secure_aggregation else { return TaskWork::Train(train) };
         let (clip, weight_max, rounding) = (secure.clip, secure.weight_max, secure.rounding);

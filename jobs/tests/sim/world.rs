@@ -8,7 +8,7 @@ use jobs::report::TaskReport;
 use jobs::round::{Outcome, Round};
 use jobs::spec::{
     Download, Evaluate, Keep, LateUpdates, LocalTraining, Offer, Participation, Purpose,
-    Quarantine, Selection, Staleness, Strategy, TaskId, TrainSpec, UpdateEncoding,
+    Quarantine, Selection, Staleness, Strategy, TaskId, TrainSpec, Transfer, UpdateEncoding,
 };
 use jobs::training::{Ending, Event, Training};
 use rand::{RngExt as _, SeedableRng as _};
@@ -256,6 +256,7 @@ impl World {
             privacy: private::promise(seed),
             update: UpdateEncoding::default(),
             download: if seed.is_multiple_of(3) { Download::Float32 } else { Download::Plain },
+            transfer: Transfer::default(),
             secure_aggregation,
             evaluate: [Evaluate::None, Evaluate::Devices, Evaluate::Broker, Evaluate::Both]
                 [random.random_range(0..4)],

@@ -2,34 +2,38 @@
 
 use std::time::Duration;
 
-use async_nats::header::HeaderName;
+use async_nats::header::IntoHeaderName;
 use async_nats::jetstream::object_store::ObjectInfo;
-use async_nats::{Message, StatusCode, Subscriber, header};
+use async_nats::{Message, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt as _;
-use jobs::id::{Bytes as Size, Digest};
+use jobs::id::{BlobRef, Bytes as Size, Digest};
 use tokio::time::Instant;
 
+use self::source::{Said, Source};
 use super::flow::Batch;
-use super::{BlobError, Blobs, chunk_subject, direct_get};
+use super::{BlobError, Blobs, chunk_subject};
 use crate::digest::Hasher;
+
+mod source;
 
 /// Bytes asked for at once, at most: what may wait in memory while the reader is busy.
 const BATCH_BYTES: u64 = 4 * 1024 * 1024;
-/// Chunks asked for at once; the bytes decide.
-const BATCH_CHUNKS: u32 = 256;
 /// How long the next chunk may take, or where it comes slowly, so many bytes of it.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(5);
 const BYTES_MIN: u64 = 4096;
 /// Silences after which reading is given up.
 const SILENCES_MAX: u32 = 3;
+/// How long a device that holds a blob may be away, and the rest before it is asked again.
+const AWAY_MAX: Duration = Duration::from_secs(5);
+const AWAY_REST: Duration = Duration::from_millis(100);
 
 /// A blob being read; [`BlobReader::next`] gives its chunks in order.
 #[derive(Debug)]
 pub struct BlobReader {
     blobs: Blobs,
     digest: Digest,
-    chunk_subject: String,
+    source: Source,
     size: Size,
     /// Bytes asked for at once, at most.
     batch_most: u64,
@@ -38,17 +42,29 @@ pub struct BlobReader {
     /// When the batch was asked for, and the bytes of the connection and of the blob by then.
     asked: (Instant, u64, u64),
     received: u64,
-    /// Where the next chunk is looked for in the stream.
-    next_sequence: u64,
     batch: Option<Subscriber>,
     /// How often the connection was made before the batch was asked for.
     connections: u64,
     silences: u32,
+    /// Until when whoever holds the blob may be away.
+    away_until: Option<Instant>,
     hasher: Option<Hasher>,
 }
 
 impl BlobReader {
-    pub(super) fn new(blobs: Blobs, digest: Digest, info: &ObjectInfo) -> Self {
+    pub(super) fn of_object(blobs: Blobs, digest: Digest, info: &ObjectInfo) -> Self {
+        let chunk_subject = chunk_subject(&info.nuid);
+        let source = Source::Store { chunk_subject, next_sequence: 1 };
+        Self::new(blobs, digest, Size(info.size as u64), source)
+    }
+
+    /// Of a blob that whoever listens to `subject` holds.
+    pub(super) fn of_held(blobs: Blobs, subject: String, blob: &BlobRef) -> Self {
+        let source = Source::Device { subject, name: blob.object_name().to_owned(), until: 0 };
+        Self::new(blobs, blob.digest.clone(), blob.size, source)
+    }
+
+    fn new(blobs: Blobs, digest: Digest, size: Size, source: Source) -> Self {
         let batch_most = blobs.limit.as_ref().map_or(BATCH_BYTES, |limit| {
             // No more is under way than a second lets through.
             limit.bytes_per_second().clamp(1, BATCH_BYTES)
@@ -56,16 +72,16 @@ impl BlobReader {
         Self {
             blobs,
             digest,
-            chunk_subject: chunk_subject(&info.nuid),
-            size: Size(info.size as u64),
+            source,
+            size,
             batch_most,
             batch_bytes: Batch::new(),
             asked: (Instant::now(), 0, 0),
             received: 0,
-            next_sequence: 1,
             batch: None,
             connections: 0,
             silences: 0,
+            away_until: None,
             hasher: Some(Hasher::new()),
         }
     }
@@ -112,15 +128,28 @@ impl BlobReader {
             };
             if let Some(message) = message {
                 self.silences = 0;
-                if let Some(chunk) = self.take(&message)? {
-                    self.batch = Some(batch);
-                    self.blobs.pace(chunk.len()).await;
-                    return Ok(Some(chunk));
+                match self.source.hear(&message, self.received, self.size) {
+                    Said::Chunk => {
+                        self.take(&message.payload)?;
+                        if self.source.is_over(self.received) {
+                            self.batch_ended();
+                        } else {
+                            self.batch = Some(batch);
+                        }
+                        self.blobs.pace(message.payload.len()).await;
+                        return Ok(Some(message.payload));
+                    }
+                    Said::Known => self.batch = Some(batch),
+                    Said::Over => self.batch_ended(),
+                    Said::Away => self.wait_for_holder().await?,
+                    Said::Refused(reason) => {
+                        return Err(BlobError::Absent { digest: self.digest.clone(), reason });
+                    }
+                    Said::Damaged(problem) => return Err(self.damaged(problem)),
+                    Said::Unavailable(reason) => {
+                        return Err(BlobError::unavailable("reading a blob", reason));
+                    }
                 }
-                // The batch ended before the blob did: ask for the rest.
-                let (at, _, before) = self.asked;
-                let came = self.received - before;
-                self.batch_bytes = self.batch_bytes.after(came, at.elapsed()).most(self.batch_most);
                 continue;
             }
             self.blobs.connected().await?;
@@ -159,54 +188,42 @@ impl BlobReader {
         let inbox = self.blobs.client.new_inbox();
         let batch = self.blobs.client.subscribe(inbox.clone()).await;
         let batch = batch.map_err(|error| BlobError::unavailable(doing, error))?;
-        let request = serde_json::json!({
-            "seq": self.next_sequence,
-            "next_by_subj": self.chunk_subject,
-            "batch": BATCH_CHUNKS,
-            "max_bytes": self.batch_bytes.bytes().min(self.batch_most),
-        });
-        let sent = self
-            .blobs
-            .client
-            .publish_with_reply(direct_get(), inbox, request.to_string().into())
-            .await;
+        let bytes = self.batch_bytes.bytes().min(self.batch_most);
+        let (subject, request) = self.source.request(self.received, self.size.0, bytes);
+        let sent = self.blobs.client.publish_with_reply(subject, inbox, request).await;
         sent.map_err(|error| BlobError::unavailable(doing, error))?;
         Ok(batch)
     }
 
-    /// The chunk of a message; `None` at the end of the batch.
-    fn take(&mut self, message: &Message) -> Result<Option<Bytes>, BlobError> {
-        match message.status {
-            None => {}
-            // End of the batch.
-            Some(status) if status.as_u16() == 204 => return Ok(None),
-            Some(StatusCode::NOT_FOUND) => {
-                let problem = format!("{} of {} bytes are there", self.received, self.size);
-                return Err(self.damaged(problem));
-            }
-            Some(status) => {
-                let reason = format!(
-                    "status {status} {}",
-                    message.description.as_deref().unwrap_or_default()
-                );
-                return Err(BlobError::unavailable("reading a blob", reason));
-            }
+    /// The batch ended, and perhaps the blob did not.
+    fn batch_ended(&mut self) {
+        let (at, _, before) = self.asked;
+        let came = self.received - before;
+        self.batch_bytes = self.batch_bytes.after(came, at.elapsed()).most(self.batch_most);
+    }
+
+    /// Rests before whoever holds the blob is asked again: a connection may be made again.
+    async fn wait_for_holder(&mut self) -> Result<(), BlobError> {
+        let until = *self.away_until.get_or_insert_with(|| Instant::now() + AWAY_MAX);
+        if Instant::now() >= until {
+            let reason = format!("it is away for {AWAY_MAX:?}");
+            return Err(BlobError::Absent { digest: self.digest.clone(), reason });
         }
-        let sequence = header_number(message, header::NATS_SEQUENCE)
-            .ok_or_else(|| BlobError::unavailable("reading a blob", "a chunk has no sequence"))?;
-        if sequence < self.next_sequence {
-            return Err(self.damaged("its chunks come in the wrong order".to_owned()));
-        }
-        self.next_sequence = sequence + 1;
-        self.received += message.payload.len() as u64;
+        tokio::time::sleep(AWAY_REST).await;
+        Ok(())
+    }
+
+    fn take(&mut self, chunk: &[u8]) -> Result<(), BlobError> {
+        self.away_until = None;
+        self.received += chunk.len() as u64;
         if let Some(hasher) = &mut self.hasher {
-            hasher.update(&message.payload);
+            hasher.update(chunk);
         }
         if self.received > self.size.0 {
             let problem = format!("it has more than the {} bytes of its description", self.size);
             return Err(self.damaged(problem));
         }
-        Ok(Some(message.payload.clone()))
+        Ok(())
     }
 
     fn finish(&mut self) -> Result<(), BlobError> {
@@ -226,6 +243,6 @@ impl BlobReader {
 }
 
 /// A header that holds a number.
-pub(super) fn header_number(message: &Message, name: HeaderName) -> Option<u64> {
+pub(super) fn header_number(message: &Message, name: impl IntoHeaderName) -> Option<u64> {
     message.headers.as_ref()?.get(name)?.as_str().parse().ok()
 }

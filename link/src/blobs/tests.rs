@@ -3,6 +3,7 @@ use crate::layout::{Layout, ensure};
 use crate::server::Server;
 
 mod cuts;
+mod held;
 
 async fn store(server: &Server) -> Blobs {
     let client = server.client().await;

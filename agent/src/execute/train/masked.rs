@@ -71,6 +71,7 @@ impl Run {
                 engine: ENGINE.to_owned(),
                 initial_loss: None,
                 control_change: None,
+                held: false,
             };
             let session = Session::new(seed, report, levels.devices);
             device.masking.begin(&id.job, id.round, &vector, &session)?;

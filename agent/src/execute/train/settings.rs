@@ -126,6 +126,7 @@ mod tests {
             control: None,
             update: spec::UpdateEncoding::default(),
             encoded: None,
+            hold: false,
         }
     }
 

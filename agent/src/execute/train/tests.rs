@@ -25,6 +25,7 @@ fn key_of(local: LocalTraining, files: &[(&str, &str)], attempt: u32) -> Digest 
         control: None,
         update: UpdateEncoding::default(),
         encoded: None,
+        hold: false,
     };
     let id = format!("job1-1-train-{attempt}").parse().unwrap();
     key(&id, &task, &dataset, &normalization)

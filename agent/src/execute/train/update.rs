@@ -1,7 +1,7 @@
 //! The bytes of an update, as the task wants them.
 
 use bytes::Bytes;
-use jobs::id::{BlobRef, DeviceId};
+use jobs::id::{BlobRef, Bytes as Size, DeviceId, Digest};
 use jobs::report::{Failure, FailureCode};
 use jobs::spec::{Exact, Int8, Rounded, TaskId, TopK, TrainTask, UpdateEncoding, ValueFormat};
 use link::blobs::Existing;
@@ -155,18 +155,37 @@ fn unencodable(error: &EncodingError) -> Failure {
 }
 
 impl Run {
-    /// Sends the very same parameters as an update, though they are in the store.
-    pub(super) async fn send_untouched(
+    /// Holds an update whose digest may be known; none where the disk does not take it.
+    pub(super) async fn hold(&self, update: Bytes, digest: Option<Digest>) -> Option<BlobRef> {
+        let (device, id) = (self.executor.device.clone(), self.id.clone());
+        let hold = move || {
+            device.held.keep(&id, &update)?;
+            let digest = digest.unwrap_or_else(|| link::digest::of(&update));
+            let (size, name) = (Size(update.len() as u64), Some(device.held.name(&id)));
+            Ok(BlobRef { digest, size, name })
+        };
+        let held = tokio::task::spawn_blocking(hold).await;
+        let held = held.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        held.inspect_err(|error| tracing::warn!("an update is stored, not held: {error}")).ok()
+    }
+
+    /// Gives the very same parameters as an update, though they are in the store; where they are,
+    /// and whether they are held.
+    pub(super) async fn hand_over_untouched(
         &self,
         task: TrainTask,
         received: Bytes,
-    ) -> Result<BlobRef, Failure> {
-        let device = &self.executor.device;
+    ) -> Result<(BlobRef, bool), Failure> {
+        let (device, hold) = (&self.executor.device, task.hold);
         if task.update == UpdateEncoding::default() && task.encoded.is_none() {
+            let digest = task.parameters.digest.clone();
+            if hold && let Some(held) = self.hold(received.clone(), Some(digest)).await {
+                return Ok((held, true));
+            }
             let parameters = BlobRef { name: Some(self.update_name()), ..task.parameters };
             let sent = device.blobs.put_as(&parameters, received, Existing::Replace).await;
             sent.map_err(|error| cache::explain(&error))?;
-            return Ok(parameters);
+            return Ok((parameters, false));
         }
         let (shared, id) = (device.clone(), self.id.clone());
         let work = move || {
@@ -174,7 +193,7 @@ impl Run {
             Update::of(&shared, &id, &task).encode(&received, &parameters)
         };
         let encoded = self.executor.compute.train(self.thread_name("encode"), work).await?;
-        self.upload(self.update_name(), encoded).await
+        self.hand_over(encoded, hold).await
     }
 }
 

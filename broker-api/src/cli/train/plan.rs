@@ -42,6 +42,7 @@ const FIELDS: &[(&str, &str)] = &[
     ("rule", "spec.rule"),
     ("update", "spec.update"),
     ("download", "spec.download"),
+    ("transfer", "spec.transfer"),
     ("quorum", "spec.participation.quorum"),
     ("privacy", "spec.privacy"),
     ("secure_aggregation", "spec.secure_aggregation"),

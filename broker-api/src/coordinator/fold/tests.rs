@@ -25,6 +25,7 @@ fn part(device: &str, examples: u64) -> Part {
         steps: 1,
         initial_loss: 0.0,
         control_change: None,
+        held: false,
         base: None,
     }
 }

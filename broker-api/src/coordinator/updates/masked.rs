@@ -9,7 +9,7 @@ use jobs::round::{Aggregate, Exchange};
 use jobs::spec::{Purpose, Rounding};
 use secagg::{Quantisation, QuantisationError};
 
-use super::{How, ReadError, Updates};
+use super::{How, ReadError, Unmade, Updates};
 use crate::coordinator::masking::{Masking, MaskingError, Terms, check_keys};
 use crate::coordinator::state::is_of;
 
@@ -105,11 +105,11 @@ impl Updates {
         devices_max: u32,
         exchange: &Exchange,
         how: How,
-    ) -> Result<Aggregate, Failure> {
+    ) -> Result<Aggregate, Unmade> {
         let quantisation = quantisation(terms, devices_max)
             .map_err(|error| Failure::new(FailureCode::InvalidSpec, error.to_string()))?;
         let aggregate = self.unmasked(names, terms, quantisation, exchange, how).await;
-        aggregate.map_err(|error| error.failure())
+        aggregate.map_err(|error| error.failure().into())
     }
 
     async fn unmasked(

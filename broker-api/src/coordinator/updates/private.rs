@@ -193,6 +193,7 @@ mod tests {
             steps: 1,
             initial_loss: 0.0,
             control_change: None,
+            held: false,
             base: None,
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use link::blobs::BlobError;
+use link::blobs::{BlobError, BlobReader};
 use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 
@@ -44,11 +44,19 @@ impl Updates {
 
     async fn read_as(&self, ticket: u64, part: &Part) -> Result<(), ReadError> {
         let _permit = self.opened(ticket, part).await?;
-        let mut reader = self.blobs.open(&part.parameters).await?;
+        let mut reader = self.reader(part).await?;
         while let Some(piece) = reader.next().await? {
             self.tell(move |fold| fold.read(ticket, &piece)).await;
         }
         Ok(self.ask(move |fold| fold.close(ticket)).await??)
+    }
+
+    /// Where an update is read from.
+    pub(super) async fn reader(&self, part: &Part) -> Result<BlobReader, BlobError> {
+        if part.held {
+            return Ok(self.blobs.open_held(&part.device, &part.parameters));
+        }
+        self.blobs.open(&part.parameters).await
     }
 
     /// Waits until the update has a place: its turn, or room to wait for it. It goes on without one

@@ -74,6 +74,13 @@ impl Model {
         }
     }
 
+    /// An update that was to be combined does not count.
+    pub(super) fn gone(&mut self, device: &DeviceId, code: FailureCode) {
+        if let Some(d) = self.devices.get_mut(device).filter(|d| d.is == Is::Counted) {
+            d.is = Is::Gone(code);
+        }
+    }
+
     pub(super) fn step(&mut self, now: Millis, event: &Event) -> Expected {
         let (now, mut expected) = (now.0, Expected::default());
         if self.over {
@@ -137,7 +144,8 @@ impl Model {
             | Event::Judged { .. }
             | Event::JudgementFailed { .. }
             | Event::Aggregated { .. }
-            | Event::AggregationFailed { .. } => return expected,
+            | Event::AggregationFailed { .. }
+            | Event::UpdateGone { .. } => return expected,
         }
         self.judge(now, &mut expected);
         expected

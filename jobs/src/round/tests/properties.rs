@@ -22,6 +22,8 @@ enum Op {
     Lost(usize),
     Returned(usize),
     Aggregated(bool),
+    /// The update of this device cannot be read again.
+    Gone(usize),
     /// What the broker makes of new parameters.
     BrokerJudged(Option<f64>),
     Cancel,
@@ -42,8 +44,9 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (device.clone(), 1..3_u32, 0..6_u32)
             .prop_map(|(d, a, v)| Op::Judged(d, a, f64::from(v) / 4.0)),
         3 => device.clone().prop_map(Op::Lost),
-        3 => device.prop_map(Op::Returned),
+        3 => device.clone().prop_map(Op::Returned),
         2 => prop::bool::weighted(0.8).prop_map(Op::Aggregated),
+        1 => device.prop_map(Op::Gone),
         2 => prop::option::of(0..6_u32)
             .prop_map(|v| Op::BrokerJudged(v.map(|v| f64::from(v) / 4.0))),
         1 => Just(Op::Cancel),
@@ -133,6 +136,10 @@ impl Witness {
             Op::Aggregated(false) => {
                 Event::AggregationFailed { failure: Failure::new(FailureCode::Internal, "boom") }
             }
+            Op::Gone(d) => Event::UpdateGone {
+                device: named(d),
+                failure: Failure::new(FailureCode::BlobUnavailable, "away"),
+            },
             Op::BrokerJudged(Some(accuracy)) => Event::Judged { evaluation: judgement(*accuracy) },
             Op::BrokerJudged(None) => {
                 Event::JudgementFailed { failure: Failure::new(FailureCode::Internal, "boom") }
@@ -159,6 +166,10 @@ impl Witness {
             self.said.push(valid);
         } else if is_judging && matches!(event, Event::JudgementFailed { .. }) {
             self.said.push(None);
+        }
+        let aggregating = matches!(self.round.phase, Phase::Aggregating { .. });
+        if let (true, Event::UpdateGone { device, failure }) = (aggregating, event) {
+            self.gone(device, failure.code);
         }
         let effects = self.round.step(now, event);
         self.expect(now, event, &effects);
@@ -240,6 +251,16 @@ impl Witness {
         assert_eq!(seen, expected, "after {event:?} at {now}");
     }
 
+    /// An update that was to be combined does not count.
+    fn gone(&mut self, device: &DeviceId, code: FailureCode) {
+        if let Some(updates) = &mut self.aggregated {
+            updates.retain(|(counted, _)| counted != device);
+        }
+        if let Some(model) = &mut self.model {
+            model.gone(device, code);
+        }
+    }
+
     fn witness(&mut self, effect: &Effect) {
         assert!(!self.ended, "{effect:?} after the end");
         match effect {
@@ -257,7 +278,8 @@ impl Witness {
                 self.checking.insert(device.clone(), update.parameters.clone());
             }
             Effect::Aggregate { updates, .. } => {
-                assert_eq!(self.aggregated, None);
+                let left = self.aggregated.as_ref().map(Vec::len);
+                assert!(left.is_none_or(|left| left == updates.len()), "{updates:?}");
                 assert!(updates.is_sorted_by(|one, two| one.0 < two.0));
                 let plan = &self.round.plan.participation;
                 assert!(updates.len() >= plan.quorum as usize);

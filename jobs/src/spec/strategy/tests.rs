@@ -144,6 +144,7 @@ fn an_update_without_what_its_strategy_needs_is_refused() {
         engine: "native".to_owned(),
         initial_loss: None,
         control_change: None,
+        held: false,
     };
     let refused = |strategy: &str, update: &UpdateReport| {
         strategy.parse::<Strategy>().unwrap().refuses(update).unwrap_or_default()

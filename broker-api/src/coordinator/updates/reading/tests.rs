@@ -56,6 +56,7 @@ impl Story {
                 engine: "native".to_owned(),
                 initial_loss: None,
                 control_change: None,
+                held: false,
             };
             sent.push((id::<DeviceId>(device), report));
         }
@@ -110,4 +111,50 @@ async fn a_device_that_never_comes_holds_nobody_up() {
     // They wait for it for a quarter of a second.
     assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
     assert!((story.mean(&[1, 2, 3]).await - 3.0).abs() < 1e-6);
+}
+
+/// Answers for a device that holds its update.
+async fn hold(story: &Story, at: usize, bytes: Vec<u8>) -> tokio::task::JoinHandle<()> {
+    use futures::StreamExt as _;
+    let client = story._world.client().await;
+    let blobs = Blobs::new(client.clone());
+    let subject = jobs::subject::held(&story.sent[at].0);
+    let mut requests = client.subscribe(subject).await.unwrap();
+    client.flush().await.unwrap();
+    let bytes = bytes::Bytes::from(bytes);
+    tokio::spawn(async move {
+        while let Some(message) = requests.next().await {
+            let request: jobs::held::HeldRequest = jobs::wire::decode(&message.payload).unwrap();
+            let from = usize::try_from(request.from).unwrap();
+            let part = bytes.slice(from..from + usize::try_from(request.bytes.0).unwrap());
+            blobs.give(&message.reply.unwrap(), request.from, part).await.unwrap();
+        }
+    })
+}
+
+/// Updates that devices hold are read like others. One that has to be read again when its device is
+/// gone is told of, and the others come to new parameters without it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_update_whose_device_is_gone_is_left_out() {
+    let mut story = Story::begin().await;
+    let mut devices = Vec::new();
+    for (at, number) in [(0, 1.0), (1, 2.0), (2, 3.0), (3, 4.0)] {
+        story.sent[at].1.held = true;
+        devices.push(hold(&story, at, parameters(number).to_safetensors()).await);
+    }
+    story.arrive(&[2, 0, 3, 1]).await;
+    assert!((story.mean(&[0, 1, 2, 3]).await - 2.5).abs() < 1e-6);
+
+    // Another broker knows nothing of what was read.
+    let devices_of = |story: &Story| story.sent.iter().map(|(device, _)| device.clone()).collect();
+    story.updates.begin(devices_of(&story), &story.base).await;
+    devices[1].abort();
+    let list: Vec<_> = story.sent.clone();
+    let names = ("mean".to_owned(), "state".to_owned());
+    let how = How::Mean(story.base.clone());
+    let unmade = story.updates.aggregate(names, &list, &[], how).await.unwrap_err();
+    assert_eq!(unmade.without.as_ref().map(DeviceId::as_str), Some("b"), "{unmade:?}");
+    assert!(unmade.failure.message.contains("it is away"), "{unmade:?}");
+    let expected = (1.0 + 3.0 + 4.0) / 3.0;
+    assert!((story.mean(&[0, 2, 3]).await - expected).abs() < 1e-6);
 }

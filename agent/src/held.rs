@@ -1,0 +1,209 @@
+//! Updates that wait on the device until the broker asks for them: one file per job, round and
+//! attempt, so that an agent that was killed still has them.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{Message, Subscriber};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use jobs::held::{HeldRequest, REQUEST_BYTES_MAX};
+use jobs::id::{DeviceId, JobId};
+use jobs::spec::TaskId;
+use jobs::wire;
+use link::blobs::BlobError;
+
+use crate::device::Device;
+use crate::files;
+
+/// Files that are kept, at most.
+const FILES_MAX: usize = 16;
+/// A round that did not end for so long will not.
+const AGE_MAX: Duration = Duration::from_hours(7 * 24);
+/// Requests that are answered side by side; more wait in the subscription.
+const ANSWERS_MAX: usize = 2;
+const SUFFIX: &str = "update";
+
+/// The directory of updates.
+#[derive(Debug)]
+pub(crate) struct HeldUpdates {
+    dir: PathBuf,
+    device: DeviceId,
+    bytes_max: u64,
+}
+
+impl HeldUpdates {
+    /// Uses what is there; what is old, or was half written, is removed.
+    pub(crate) fn open(dir: PathBuf, device: DeviceId, bytes_max: u64) -> Self {
+        files::remove_parts(&dir);
+        files::remove_older(&dir, AGE_MAX);
+        Self { dir, device, bytes_max }
+    }
+
+    /// The name of a task's update: no other task has it.
+    pub(crate) fn name(&self, task: &TaskId) -> String {
+        let TaskId { job, round, attempt, .. } = task;
+        format!("update/{job}/{round}/{}/{attempt}", self.device)
+    }
+
+    /// Keeps the update of a task. Those of the job's rounds before are not asked for any more.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub(crate) fn keep(&self, task: &TaskId, bytes: &[u8]) -> std::io::Result<()> {
+        let size = bytes.len() as u64;
+        if size > self.bytes_max {
+            let problem = format!("{size} bytes, {} are allowed: --cache-bytes", self.bytes_max);
+            return Err(std::io::Error::other(problem));
+        }
+        let TaskId { job, round, attempt, .. } = task;
+        for (path, old) in self.of(job) {
+            if old < round.0 {
+                let _ = fs::remove_file(path);
+            }
+        }
+        let path = self.path(job, round.0, attempt.0);
+        files::make_room(&self.dir, Some(&path), FILES_MAX - 1, self.bytes_max - size);
+        files::put(&path, bytes)
+    }
+
+    /// The part of an update that was asked for, or why there is none.
+    fn part(&self, request: &HeldRequest) -> Result<Bytes, String> {
+        let HeldRequest { name, from, bytes } = request;
+        let path = self.file_of(name).ok_or_else(|| format!("{name:?} is no update of its own"))?;
+        let length = bytes.0.min(REQUEST_BYTES_MAX);
+        let length = usize::try_from(length).map_err(|error| error.to_string())?;
+        let mut part = vec![0; length];
+        let read = File::open(path).and_then(|file| file.read_exact_at(&mut part, *from));
+        read.map_err(|error| format!("{name}: {error}"))?;
+        Ok(part.into())
+    }
+
+    /// The file of an update of this device, whatever the name says otherwise.
+    fn file_of(&self, name: &str) -> Option<PathBuf> {
+        let parts: Vec<&str> = name.split('/').collect();
+        let ["update", job, round, device, attempt] = parts[..] else { return None };
+        let own = device == self.device.as_str();
+        let job = JobId::parse(job).ok().filter(|_| own)?;
+        Some(self.path(&job, round.parse().ok()?, attempt.parse().ok()?))
+    }
+
+    fn path(&self, job: &JobId, round: u32, attempt: u32) -> PathBuf {
+        self.dir.join(format!("{job}.{round}.{attempt}.{SUFFIX}"))
+    }
+
+    /// A job's updates with their rounds.
+    fn of(&self, job: &JobId) -> Vec<(PathBuf, u32)> {
+        let files = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let (prefix, suffix) = (format!("{job}."), format!(".{SUFFIX}"));
+        let known = |file: fs::DirEntry| {
+            let name = file.file_name().into_string().ok()?;
+            let (round, _) = name.strip_prefix(&prefix)?.strip_suffix(&suffix)?.split_once('.')?;
+            Some((file.path(), round.parse().ok()?))
+        };
+        files.filter_map(known).collect()
+    }
+}
+
+/// Gives brokers what they ask for, until the subscription ends.
+pub(crate) async fn give(device: Arc<Device>, requests: Subscriber) {
+    requests
+        .for_each_concurrent(ANSWERS_MAX, |message| {
+            let device = device.clone();
+            async move {
+                if let Err(error) = give_part(&device, message).await {
+                    tracing::debug!("an update was asked for: {error}");
+                }
+            }
+        })
+        .await;
+}
+
+async fn give_part(device: &Arc<Device>, message: Message) -> Result<(), BlobError> {
+    let Some(reply) = &message.reply else { return Ok(()) };
+    let request: HeldRequest = match wire::decode(&message.payload) {
+        Ok(request) => request,
+        Err(error) => return device.blobs.refuse(reply, &error.to_string()).await,
+    };
+    let (shared, from) = (device.clone(), request.from);
+    let part = tokio::task::spawn_blocking(move || shared.held.part(&request)).await;
+    match part.unwrap_or_else(|error| Err(error.to_string())) {
+        Ok(part) => device.blobs.give(reply, from, part).await,
+        Err(reason) => device.blobs.refuse(reply, &reason.replace(['\r', '\n'], " ")).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jobs::id::Bytes as Size;
+
+    use super::*;
+
+    fn task(job: &str, round: u32, attempt: u32) -> TaskId {
+        format!("{job}-{round}-train-{attempt}").parse().unwrap()
+    }
+
+    fn open(dir: &tempfile::TempDir) -> HeldUpdates {
+        HeldUpdates::open(dir.path().into(), "pi".parse().unwrap(), 1000)
+    }
+
+    fn part(held: &HeldUpdates, task: &TaskId, from: u64, bytes: u64) -> Result<Bytes, String> {
+        held.part(&HeldRequest { name: held.name(task), from, bytes: Size(bytes) })
+    }
+
+    #[test]
+    fn an_update_outlives_the_agent_until_a_later_round_has_one() {
+        let dir = tempfile::tempdir().unwrap();
+        for (attempt, bytes) in [(1, b"first "), (2, b"second")] {
+            open(&dir).keep(&task("a", 3, attempt), bytes).unwrap();
+        }
+        open(&dir).keep(&task("ab", 1, 1), b"other").unwrap();
+        fs::write(dir.path().join("a.4.1.part"), b"half").unwrap();
+        let held = open(&dir);
+        assert_eq!(part(&held, &task("a", 3, 1), 0, 6).unwrap(), "first ");
+        assert_eq!(part(&held, &task("a", 3, 2), 3, 3).unwrap(), "ond");
+        held.keep(&task("a", 4, 1), b"").unwrap();
+        assert!(part(&held, &task("a", 3, 2), 3, 3).is_err());
+        assert_eq!(part(&held, &task("ab", 1, 1), 0, 5).unwrap(), "other");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn nothing_else_is_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = open(&dir);
+        held.keep(&task("a", 1, 1), b"update").unwrap();
+        assert!(part(&held, &task("a", 1, 1), 1, 6).unwrap_err().contains("update/a/1/pi/1"));
+        let names = [
+            "update/a/1/pu/1",
+            "update/a/1/pi",
+            "update/../1/pi/1",
+            "update/a/x/pi/1",
+            "a.1.1.update",
+            "control/a/1/pi/1",
+            "",
+        ];
+        for name in names {
+            let request = HeldRequest { name: name.to_owned(), from: 0, bytes: Size(1) };
+            let refusal = held.part(&request).unwrap_err();
+            assert!(refusal.contains("no update of its own"), "{name}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn updates_are_few_and_small_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = open(&dir);
+        for number in 0..20 {
+            held.keep(&task(&format!("j{number}"), 1, 1), b"x").unwrap();
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), FILES_MAX);
+        held.keep(&task("big", 1, 1), &[1; 1000]).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        let refusal = held.keep(&task("huge", 1, 1), &[1; 1001]).unwrap_err();
+        assert!(refusal.to_string().contains("--cache-bytes"), "{refusal}");
+    }
+}

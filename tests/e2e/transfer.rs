@@ -1,0 +1,46 @@
+//! Where updates are until the broker has read them.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE;
+use futures::{FutureExt as _, StreamExt as _};
+use serde_json::Value;
+
+use crate::story::{fleet, training};
+
+const ROUNDS: u32 = 3;
+const DESCRIPTIONS: &str = "$O.blobs.M.";
+
+/// Real agents keep their updates until the broker asks for them, or store them, as the job says; what
+/// is learnt is the same to the last bit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn updates_stay_on_their_devices_or_are_stored() {
+    let fleet = fleet(2).await;
+    let world = &fleet.world;
+    let client = world.client().await;
+    let mut described = client.subscribe(format!("{DESCRIPTIONS}>")).await.unwrap();
+    client.flush().await.unwrap();
+    let mut learnt = Vec::new();
+    for (transfer, updates) in [("direct", 0), ("stored", 2 * ROUNDS)] {
+        let mut job = training("lenet", ROUNDS);
+        job["spec"]["transfer"] = transfer.into();
+        job["spec"]["register_as"] = transfer.into();
+        let job = world.ended(&world.submit(&job).await).await;
+        assert_eq!(job["state"], "succeeded", "{job:#}");
+        let rounds = job["rounds"].as_array().unwrap();
+        let held = |update: &Value| update[1]["held"].as_bool().unwrap_or(false);
+        for round in rounds {
+            let counted = round["updates"].as_array().unwrap();
+            assert_eq!(counted.len(), 2, "{round:#}");
+            assert!(counted.iter().all(|update| held(update) == (transfer == "direct")));
+        }
+        client.flush().await.unwrap();
+        let mut stored = 0;
+        while let Some(Some(message)) = described.next().now_or_never() {
+            let name = URL_SAFE.decode(message.subject[DESCRIPTIONS.len()..].as_bytes()).unwrap();
+            stored += u32::from(name.starts_with(b"update/"));
+        }
+        assert_eq!(stored, updates, "{transfer}");
+        learnt.push(rounds.last().unwrap()["parameters"]["digest"].clone());
+    }
+    assert!(learnt[0].is_string() && learnt[0] == learnt[1], "{learnt:?}");
+}

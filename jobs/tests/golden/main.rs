@@ -104,6 +104,8 @@ fn offers(golden: &mut Golden) {
         hold: false,
     };
     golden.same("offer-train", &offer(Purpose::Train, TaskWork::Train(train.clone())));
+    let hold = TrainTask { hold: true, ..train.clone() };
+    golden.same("offer-train-hold", &offer(Purpose::Train, TaskWork::Train(hold)));
     let local = LocalTraining {
         loss: Loss::Bce,
         schedule: Schedule::Cosine { floor: 0.125, steps: None },
@@ -192,7 +194,9 @@ fn reports(golden: &mut Golden) {
         control_change: None,
         held: false,
     };
-    golden.same("report-trained", &report(Purpose::Train, ReportBody::Trained(trained)));
+    golden.same("report-trained", &report(Purpose::Train, ReportBody::Trained(trained.clone())));
+    let held = UpdateReport { held: true, ..trained };
+    golden.same("report-trained-held", &report(Purpose::Train, ReportBody::Trained(held)));
     let evaluated =
         EvaluationReport { examples: 21, loss: 0.25, accuracy: 0.9375, duration_ms: Millis(4) };
     golden.same("report-evaluated", &report(Purpose::Evaluate, ReportBody::Evaluated(evaluated)));

@@ -172,7 +172,7 @@ fn outcome() -> Value {
     json!({"round": 1, "parameters": blob(), "server_state": blob(), "encoded": blob(), "influences": [["a", {"verdict": "refused", "reason": "far off"}]],
         "failure": failure,
         "updates": [["a", {"parameters": blob(), "examples": 3, "loss": 0.5, "accuracy": 0.5,
-            "steps": 1, "duration_ms": 5, "engine": "native"}]],
+            "steps": 1, "duration_ms": 5, "engine": "native", "held": true}]],
         "evaluations": [["a", {"examples": 3, "loss": 0.5, "accuracy": 0.5, "duration_ms": 5}]],
         "judgement": {"judged":
             {"examples": 3, "loss": 0.5, "accuracy": 0.5, "duration_ms": 5}},
@@ -197,7 +197,7 @@ fn training() -> Value {
             "selection": {"kind": "by_speed", "exploration": 0.5},
             "quarantine": {"refused": 2, "within": 5, "rounds": 9, "left_out": true}},
         "update": {"encoding": "topk", "share": 0.5, "values": "int8", "block": 512},
-        "download": "bfloat16",
+        "download": "bfloat16", "transfer": "stored",
         "strategy": {"name": "fedadam", "learning_rate": 0.5, "beta1": 0.5, "beta2": 0.5, "tau": 0.5},
         "rule": {"name": "krum", "byzantine": 1},
         "evaluate": "both", "target_accuracy": 0.5,

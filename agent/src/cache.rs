@@ -5,6 +5,7 @@
 //! restarts, bounded, the least recently used go first. One download serves all who wait for it.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,11 @@ mod gates;
 /// Bytes of blobs in memory, at most; one larger blob alone is kept too.
 const MEMORY_BYTES: usize = 1024 * 1024;
 
+/// A download is quick when it takes no longer than this, and the time of its bytes at this rate; the
+/// rate is that of a device in a wired network while others load too.
+const QUICK_ANSWER: Duration = Duration::from_millis(50);
+const QUICK_BYTES_PER_SECOND: u64 = 25_000_000;
+
 /// Where a blob is kept after it was fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Keep {
@@ -40,6 +46,8 @@ pub(crate) struct Cache {
     disk: Disk,
     memory: Mutex<Vec<InMemory>>,
     gates: Gates,
+    /// Whether the last download was quick.
+    quick: AtomicBool,
 }
 
 /// What of a blob is in memory.
@@ -62,7 +70,8 @@ impl Cache {
     /// A cache in a directory, of which `disk_bytes` may be used.
     pub(crate) fn new(blobs: Blobs, dir: PathBuf, disk_bytes: u64) -> Self {
         let disk = Disk::open(dir, disk_bytes);
-        Self { blobs, disk, memory: Mutex::default(), gates: Gates::default() }
+        let (memory, gates) = (Mutex::default(), Gates::default());
+        Self { blobs, disk, memory, gates, quick: AtomicBool::default() }
     }
 
     /// A blob whose bytes match its digest.
@@ -70,7 +79,7 @@ impl Cache {
         let fetch = async {
             // The old ones go before the new one takes memory, not after.
             self.make_room(blob.size.0);
-            self.blobs.get(blob).await
+            self.download(blob).await
         };
         self.fetched(&blob.digest, keep, fetch).await
     }
@@ -85,7 +94,7 @@ impl Cache {
         let Some(encoded) = encoded else { return self.get(parameters, Keep::Memory).await };
         let decoded = async {
             self.make_room(parameters.size.0.saturating_add(encoded.size.0));
-            let bytes = self.blobs.get(encoded).await.map_err(|error| explain(&error))?;
+            let bytes = self.download(encoded).await.map_err(|error| explain(&error))?;
             let decoded = tokio::task::spawn_blocking(move || decode_parameters(&bytes)).await;
             let unread = |why: String| {
                 Failure::new(FailureCode::BlobUnavailable, format!("the round's parameters: {why}"))
@@ -96,6 +105,18 @@ impl Cache {
             }
         };
         self.obtain(&encoded.digest, Form::Decoded, Box::pin(decoded)).await
+    }
+
+    async fn download(&self, blob: &BlobRef) -> Result<Bytes, BlobError> {
+        let began = Instant::now();
+        let bytes = self.blobs.get(blob).await?;
+        self.quick.store(is_quick(blob.size.0, began.elapsed()), Ordering::Relaxed);
+        Ok(bytes)
+    }
+
+    /// Whether the way to the broker was quick when something came by it last.
+    pub(crate) fn is_way_quick(&self) -> bool {
+        self.quick.load(Ordering::Relaxed)
     }
 
     /// A blob that is named by its digest, checked.
@@ -205,6 +226,12 @@ fn drop_first(memory: &mut Vec<InMemory>, bytes: usize, spared: usize) {
     }
 }
 
+/// Whether others lose no time when so many bytes are read from this device while they wait.
+fn is_quick(bytes: u64, took: Duration) -> bool {
+    let transfer = Duration::from_micros(bytes.saturating_mul(1_000_000) / QUICK_BYTES_PER_SECOND);
+    took <= QUICK_ANSWER + transfer
+}
+
 fn disk_full(dir: &std::path::Path) -> Failure {
     let message = format!(
         "no space left in {}: free some, lower --cache-bytes, or choose another --state-dir",
@@ -225,6 +252,20 @@ mod tests {
 
     use super::*;
     use crate::server::Server;
+
+    #[test]
+    fn a_wired_network_is_quick_and_a_phone_is_not() {
+        let ms = Duration::from_millis;
+        for (bytes, took, quick) in [
+            (90_000, ms(4), true),
+            (90_000, ms(90), false),
+            (25_000_000, ms(900), true),
+            (25_000_000, ms(5000), false),
+            (u64::MAX, ms(1), true),
+        ] {
+            assert_eq!(is_quick(bytes, took), quick, "{bytes} bytes in {took:?}");
+        }
+    }
 
     #[tokio::test]
     async fn parameters_are_decoded_once_and_kept_alone() {

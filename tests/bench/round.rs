@@ -100,6 +100,8 @@ async fn measure_case(case: &Case) {
         "model": "mlp", "dataset": "blank", "rounds": WARM_UP + case.rounds, "evaluate": false,
         "local": {"epochs": 0}, "participation": {"devices": devices, "quorum": devices},
     }});
+    let mut stored = job.clone();
+    stored["spec"]["transfer"] = "stored".into();
     let Ran { rounds, median, computed } = run(&world, &agents, &job).await;
     let model = rounds[0]["parameters"]["size"].as_u64().unwrap();
     let (peak, most) = (world.broker.memory("VmHWM"), 3 * model + BROKER_ROOM);
@@ -114,6 +116,9 @@ async fn measure_case(case: &Case) {
     let most = 3 * model + DEVICE_ROOM;
     against_bar("an agent's peak memory", &mb(agent), &mb(most), agent <= most);
     println!("  {:<44} {:>12}", "nats-server's peak memory", mb(nats));
+    computed.print();
+    let Ran { median, computed, .. } = run(&world, &agents, &stored).await;
+    println!("  {:<44} {:>12}", "updates go through the object store", ms(median));
     computed.print();
 }
 

@@ -77,7 +77,7 @@ impl Run {
         if task.local.epochs == 0 {
             return self.untouched(task, received, examples).await;
         }
-        let hold = task.hold;
+        let hold = self.holds(&task);
         let trained = self.trained(task, received).await?;
         let (parameters, held) = self.hand_over(trained.update, hold).await?;
         let control_change = match trained.control_change {
@@ -100,6 +100,13 @@ impl Run {
             control_change,
             held,
         }))
+    }
+
+    /// Whether the broker may read the update from this device: it reads one after the other, so
+    /// what comes slowly is better stored beside the others.
+    fn holds(&self, task: &TrainTask) -> bool {
+        let Device { config, cache, .. } = &*self.executor.device;
+        task.hold && config.bytes_per_second.is_none() && cache.is_way_quick()
     }
 
     /// Holds an update for the broker, or stores it; where it is, and whether it is held.

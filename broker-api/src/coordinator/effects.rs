@@ -242,7 +242,7 @@ impl Owner {
                     control: self.machine.control(&device),
                     update: self.spec.update,
                     encoded,
-                    hold: self.holds_updates(),
+                    hold: self.may_hold(&device),
                 })
             }
         };
@@ -256,10 +256,10 @@ impl Owner {
         self.send(&device, &Offer::Task(Box::new(task)), None, true).await;
     }
 
-    /// Whether devices hold their updates until they are read.
-    fn holds_updates(&self) -> bool {
+    /// Whether a device may hold its update until it is read.
+    fn may_hold(&self, device: &DeviceId) -> bool {
         let masked = self.spec.secure_aggregation.is_some();
-        self.spec.transfer == Transfer::Direct && !masked && self.updates.may_be_held()
+        self.spec.transfer == Transfer::Direct && !masked && self.updates.may_be_held(device)
     }
 
     /// Offers are not acknowledged: one that is lost is made again when its device returns, or

@@ -1,8 +1,9 @@
 //! The updates of a training's rounds: read from the object store, checked and averaged on a
 //! thread of their own.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use jobs::id::{BlobRef, Bytes as Size, DeviceId, JobId};
@@ -120,6 +121,8 @@ pub(super) struct Updates {
     equal: bool,
     /// Whether updates are added up while they are read, so that once is enough.
     adds: bool,
+    /// Who held an update that could not be read.
+    to_store: Arc<Mutex<BTreeSet<DeviceId>>>,
 }
 
 impl Updates {
@@ -148,12 +151,17 @@ impl Updates {
             tickets: Arc::default(),
             equal: spec.privacy.is_some(),
             adds,
+            to_store: Arc::default(),
         })
     }
 
-    /// Whether devices may hold their updates until they are read.
-    pub(super) fn may_be_held(&self) -> bool {
-        self.adds
+    /// Whether a device may hold its updates until they are read.
+    pub(super) fn may_be_held(&self, device: &DeviceId) -> bool {
+        self.adds && !self.to_store().contains(device)
+    }
+
+    fn to_store(&self) -> MutexGuard<'_, BTreeSet<DeviceId>> {
+        self.to_store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins a round of these devices, which train from `base`.
@@ -203,6 +211,9 @@ impl Updates {
         match read {
             Ok(()) => None,
             Err(ReadError::Blob(error)) => {
+                if part.held {
+                    self.to_store().insert(device.clone());
+                }
                 let text = format!("the update of device {device}: {error}");
                 Some(Failure::new(FailureCode::BlobUnavailable, text))
             }

@@ -27,6 +27,9 @@ const SILENCES_MAX: u32 = 3;
 /// How long a device that holds a blob may be away, and the rest before it is asked again.
 const AWAY_MAX: Duration = Duration::from_secs(5);
 const AWAY_REST: Duration = Duration::from_millis(100);
+/// How long it may take to give a blob, and a second more for so many bytes of it.
+const GIVEN_WITHIN: Duration = Duration::from_secs(10);
+const GIVEN_BYTES_PER_SECOND: u64 = 1_000_000;
 
 /// A blob being read; [`BlobReader::next`] gives its chunks in order.
 #[derive(Debug)]
@@ -48,6 +51,8 @@ pub struct BlobReader {
     silences: u32,
     /// Until when whoever holds the blob may be away.
     away_until: Option<Instant>,
+    /// Until when they have to have given it.
+    until: Option<Instant>,
     hasher: Option<Hasher>,
 }
 
@@ -61,7 +66,9 @@ impl BlobReader {
     /// Of a blob that whoever listens to `subject` holds.
     pub(super) fn of_held(blobs: Blobs, subject: String, blob: &BlobRef) -> Self {
         let source = Source::Device { subject, name: blob.object_name().to_owned(), until: 0 };
-        Self::new(blobs, blob.digest.clone(), blob.size, source)
+        let takes = Duration::from_secs(blob.size.0 / GIVEN_BYTES_PER_SECOND);
+        let until = Some(Instant::now() + GIVEN_WITHIN + takes);
+        Self { until, ..Self::new(blobs, blob.digest.clone(), blob.size, source) }
     }
 
     fn new(blobs: Blobs, digest: Digest, size: Size, source: Source) -> Self {
@@ -82,6 +89,7 @@ impl BlobReader {
             connections: 0,
             silences: 0,
             away_until: None,
+            until: None,
             hasher: Some(Hasher::new()),
         }
     }
@@ -117,6 +125,10 @@ impl BlobReader {
             return self.finish().map(|()| None);
         }
         loop {
+            if self.until.is_some_and(|until| Instant::now() >= until) {
+                let reason = format!("it gave {} of {} bytes in time", self.received, self.size);
+                return Err(BlobError::Absent { digest: self.digest.clone(), reason });
+            }
             let mut batch = match self.batch.take() {
                 Some(batch) => batch,
                 None => self.ask().await?,

@@ -176,7 +176,7 @@ impl Run {
         task: TrainTask,
         received: Bytes,
     ) -> Result<(BlobRef, bool), Failure> {
-        let (device, hold) = (&self.executor.device, task.hold);
+        let (device, hold) = (&self.executor.device, self.holds(&task));
         if task.update == UpdateEncoding::default() && task.encoded.is_none() {
             let digest = task.parameters.digest.clone();
             if hold && let Some(held) = self.hold(received.clone(), Some(digest)).await {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use async_nats::Client;
 use jobs::id::{BlobRef, DeviceId, JobId, Millis};
-use jobs::report::UpdateReport;
+use jobs::report::{FailureCode, UpdateReport};
 use jobs::spec::WorkSpec;
 use link::blobs::Blobs;
 use models::params::{Layout, Parameter, Parameters};
@@ -154,7 +154,21 @@ async fn an_update_whose_device_is_gone_is_left_out() {
     let how = How::Mean(story.base.clone());
     let unmade = story.updates.aggregate(names, &list, &[], how).await.unwrap_err();
     assert_eq!(unmade.without.as_ref().map(DeviceId::as_str), Some("b"), "{unmade:?}");
-    assert!(unmade.failure.message.contains("it is away"), "{unmade:?}");
+    assert_eq!(unmade.failure.code, FailureCode::BlobUnavailable, "{unmade:?}");
     let expected = (1.0 + 3.0 + 4.0) / 3.0;
     assert!((story.mean(&[0, 2, 3]).await - expected).abs() < 1e-6);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_does_not_give_its_update_has_to_store_the_next() {
+    let mut story = Story::begin().await;
+    let (device, update) = &mut story.sent[0];
+    update.held = true;
+    let (device, update) = (device.clone(), update.clone());
+    assert!(story.updates.may_be_held(&device));
+    let refused = story.updates.check(&story.job, &device, &update, None).await.unwrap();
+    assert_eq!(refused.code, FailureCode::BlobUnavailable);
+    assert!(refused.code.is_transient(), "it gets another offer");
+    assert!(!story.updates.may_be_held(&device));
+    assert!(story.updates.may_be_held(&story.sent[1].0));
 }

@@ -88,6 +88,13 @@ pub(crate) fn mnist() -> Option<Vec<Case>> {
     Some(cases.collect())
 }
 
+impl Case {
+    /// Whether it computes with 8-bit integers.
+    pub(crate) fn is_int8(&self) -> bool {
+        self.name.contains("int8")
+    }
+}
+
 fn case(
     name: &str,
     answers: Answers,

@@ -60,7 +60,11 @@ fn check_all(Contender { engine, floors, .. }: &Contender) {
     for case in &cases {
         match engine.load(&case.onnx) {
             Ok(session) => {
-                check(engine.name(), session.as_ref(), case);
+                if engine.name() == "ort-cpu" && case.is_int8() && saturates() {
+                    println!("ort-cpu {:<34} NOT compared: no VNNI here", case.name);
+                } else {
+                    check(engine.name(), session.as_ref(), case);
+                }
                 answered += 1;
             }
             Err(refused) => println!("{} {:<34} {refused}", engine.name(), case.name),
@@ -68,6 +72,19 @@ fn check_all(Contender { engine, floors, .. }: &Contender) {
     }
     println!("{} answers {answered} of {} models", engine.name(), cases.len());
     assert!(answered >= floors.models, "{}: {answered} of {}", engine.name(), floors.models);
+}
+
+/// Whether ONNX Runtime's sums of 8-bit products are cut at 16 bits, which gives other answers than
+/// the expected ones: on x86_64 without VNNI.
+///
+/// Source: "Quantize ONNX Models" of ONNX Runtime's documentation, on S8S8 and reduced ranges.
+fn saturates() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        !std::is_x86_feature_detected!("avx512vnni") && !std::is_x86_feature_detected!("avxvnni")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 fn check(engine: &str, session: &dyn Session, case: &Case) {

@@ -34,7 +34,8 @@ async fn ask(world: &World, model: &str, input: &Value, shape: &[usize], x: &[f3
     let header = json!({
         "inputs": [{"name": input, "datatype": "FP32", "shape": shape,
             "parameters": {"binary_data_size": size_of_val(x)}}],
-        "parameters": {"binary_data_output": true},
+        // Slow machines need a while for 32 images and an engine without optimisations.
+        "parameters": {"binary_data_output": true, "deadline_ms": 29_000},
     })
     .to_string();
     let mut body = header.clone().into_bytes();

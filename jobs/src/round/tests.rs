@@ -373,29 +373,6 @@ fn there_is_no_second_chance_after_the_deadline() {
 }
 
 #[test]
-fn an_update_that_is_gone_is_left_out_while_the_quorum_holds() {
-    let (mut round, invited) = collecting(all_of(2), 3);
-    let gone = |device: &DeviceId| Event::UpdateGone {
-        device: device.clone(),
-        failure: Failure::new(FailureCode::BlobUnavailable, "the device is away"),
-    };
-    assert_eq!(round.step(Millis(1), &gone(&invited[0])), []);
-    for (at, device) in (1..).zip(&invited) {
-        give(&mut round, 1, device, 1, at);
-    }
-    let effects = round.step(Millis(2), &gone(&invited[1]));
-    let [Effect::Aggregate { updates, .. }] = &effects[..] else { panic!("{effects:?}") };
-    let left: Vec<&DeviceId> = updates.iter().map(|(device, _)| device).collect();
-    assert_eq!(left, [&invited[0], &invited[2]]);
-    assert_eq!(round.step(Millis(2), &gone(&invited[1])), []);
-    let effects = round.step(Millis(3), &gone(&invited[0]));
-    let outcome = outcome(&effects);
-    assert_eq!(outcome.failure.as_ref().unwrap().code, FailureCode::NoQuorum);
-    assert_eq!(reason(outcome, &invited[1]).code, FailureCode::BlobUnavailable);
-    assert_eq!(reason(outcome, &invited[2]).code, FailureCode::NoQuorum);
-}
-
-#[test]
 fn failed_aggregation_and_cancelling_end_the_round() {
     for (event, code) in [
         (Event::CancelRequested, FailureCode::Cancelled),

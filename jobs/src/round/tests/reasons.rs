@@ -1,4 +1,4 @@
-//! Why devices are missing in a round that failed.
+//! Why devices are missing.
 
 use super::*;
 
@@ -34,4 +34,27 @@ fn a_round_that_fails_tells_of_each_device_its_own_reason() {
     assert_eq!(told(outcome, unfit), (FailureCode::UnknownDataset, "because".to_owned()));
     let (code, message) = told(outcome, lost);
     assert_eq!((code, &message[..11]), (FailureCode::DeviceLost, "went silent"));
+}
+
+#[test]
+fn an_update_that_is_gone_is_left_out_while_the_quorum_holds() {
+    let (mut round, invited) = collecting(all_of(2), 3);
+    let gone = |device: &DeviceId| Event::UpdateGone {
+        device: device.clone(),
+        failure: Failure::new(FailureCode::BlobUnavailable, "the device is away"),
+    };
+    assert_eq!(round.step(Millis(1), &gone(&invited[0])), []);
+    for (at, device) in (1..).zip(&invited) {
+        give(&mut round, 1, device, 1, at);
+    }
+    let effects = round.step(Millis(2), &gone(&invited[1]));
+    let [Effect::Aggregate { updates, .. }] = &effects[..] else { panic!("{effects:?}") };
+    let left: Vec<&DeviceId> = updates.iter().map(|(device, _)| device).collect();
+    assert_eq!(left, [&invited[0], &invited[2]]);
+    assert_eq!(round.step(Millis(2), &gone(&invited[1])), []);
+    let effects = round.step(Millis(3), &gone(&invited[0]));
+    let outcome = outcome(&effects);
+    assert_eq!(outcome.failure.as_ref().unwrap().code, FailureCode::NoQuorum);
+    assert_eq!(reason(outcome, &invited[1]).code, FailureCode::BlobUnavailable);
+    assert_eq!(reason(outcome, &invited[2]).code, FailureCode::NoQuorum);
 }

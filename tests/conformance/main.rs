@@ -75,7 +75,7 @@ fn check_all(Contender { engine, floors, .. }: &Contender) {
 }
 
 /// Whether ONNX Runtime's sums of 8-bit products are cut at 16 bits, which gives other answers than
-/// the expected ones: on x86_64 without VNNI.
+/// the expected ones: on `x86_64` without VNNI.
 ///
 /// Source: "Quantize ONNX Models" of ONNX Runtime's documentation, on S8S8 and reduced ranges.
 fn saturates() -> bool {

@@ -293,7 +293,8 @@ impl Device {
         let reply = message.reply.as_ref().unwrap();
         let held = self.held.lock().unwrap().clone();
         let held = held.filter(|(name, _)| *name == request.name);
-        let (from, bytes) = (request.from as usize, request.bytes.0 as usize);
+        let [from, bytes] =
+            [request.from, request.bytes.0].map(|number| usize::try_from(number).unwrap());
         match held {
             Some((_, update)) => {
                 self.blobs.give(reply, request.from, update.slice(from..from + bytes)).await

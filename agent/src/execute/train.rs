@@ -77,9 +77,9 @@ impl Run {
         if task.local.epochs == 0 {
             return self.untouched(task, received, examples).await;
         }
-        let hold = self.holds(&task);
+        let may_hold = self.holds(&task);
         let trained = self.trained(task, received).await?;
-        let (parameters, held) = self.hand_over(trained.update, hold).await?;
+        let (parameters, held) = self.hand_over(trained.update, may_hold).await?;
         let control_change = match trained.control_change {
             Some(change) => {
                 Some(self.upload(format!("{}/control", self.update_name()), change).await?)
@@ -110,9 +110,9 @@ impl Run {
     }
 
     /// Holds an update for the broker, or stores it; where it is, and whether it is held.
-    async fn hand_over(&self, update: Vec<u8>, hold: bool) -> Result<(BlobRef, bool), Failure> {
+    async fn hand_over(&self, update: Vec<u8>, may_hold: bool) -> Result<(BlobRef, bool), Failure> {
         let update = Bytes::from(update);
-        if hold && let Some(held) = self.hold(update.clone(), None).await {
+        if may_hold && let Some(held) = self.hold(update.clone(), None).await {
             return Ok((held, true));
         }
         Ok((self.upload(self.update_name(), update).await?, false))

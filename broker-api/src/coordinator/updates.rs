@@ -287,13 +287,13 @@ impl Updates {
             let Err(error) = self.add_again(part.clone()).await else { continue };
             self.tell(Fold::spoil).await;
             failures += 1;
-            match error {
-                // Its device may come back.
-                ReadError::Blob(_) if part.held && failures < AGAIN_MAX => {}
-                ReadError::Blob(error) if part.held => {
-                    return Err(ReadError::Gone { device: part.device.clone(), error });
-                }
-                error => return Err(error),
+            let ReadError::Blob(error) = error else { return Err(error) };
+            if !part.held {
+                return Err(error.into());
+            }
+            // Its device may come back.
+            if failures >= AGAIN_MAX {
+                return Err(ReadError::Gone { device: part.device.clone(), error });
             }
         }
         self.hand_out(names, &how).await

@@ -192,6 +192,9 @@ pub(crate) struct World {
     tells: bool,
 }
 
+const EVALUATE: [Evaluate; 4] =
+    [Evaluate::None, Evaluate::Devices, Evaluate::Broker, Evaluate::Both];
+
 /// Who takes part, of so many devices; `least` of them in any case.
 fn participation(random: &mut ChaCha8Rng, seed: u64, least: u32, devices: u32) -> Participation {
     let wanted = random.random_range(least..=devices);
@@ -258,8 +261,7 @@ impl World {
             download: if seed.is_multiple_of(3) { Download::Float32 } else { Download::Plain },
             transfer: Transfer::default(),
             secure_aggregation,
-            evaluate: [Evaluate::None, Evaluate::Devices, Evaluate::Broker, Evaluate::Both]
-                [random.random_range(0..4)],
+            evaluate: EVALUATE[random.random_range(0..4)],
             target_accuracy: None,
             early_stopping: None,
             keep: Keep::default(),

@@ -158,15 +158,15 @@ impl Run {
     /// Holds an update whose digest may be known; none where the disk does not take it.
     pub(super) async fn hold(&self, update: Bytes, digest: Option<Digest>) -> Option<BlobRef> {
         let (device, id) = (self.executor.device.clone(), self.id.clone());
-        let hold = move || {
+        let write = move || {
             device.held.keep(&id, &update)?;
             let digest = digest.unwrap_or_else(|| link::digest::of(&update));
             let (size, name) = (Size(update.len() as u64), Some(device.held.name(&id)));
             Ok(BlobRef { digest, size, name })
         };
-        let held = tokio::task::spawn_blocking(hold).await;
-        let held = held.unwrap_or_else(|error| Err(std::io::Error::other(error)));
-        held.inspect_err(|error| tracing::warn!("an update is stored, not held: {error}")).ok()
+        let written = tokio::task::spawn_blocking(write).await;
+        let written = written.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        written.inspect_err(|error| tracing::warn!("an update is stored, not held: {error}")).ok()
     }
 
     /// Gives the very same parameters as an update, though they are in the store; where they are,
@@ -176,10 +176,10 @@ impl Run {
         task: TrainTask,
         received: Bytes,
     ) -> Result<(BlobRef, bool), Failure> {
-        let (device, hold) = (&self.executor.device, self.holds(&task));
+        let (device, may_hold) = (&self.executor.device, self.holds(&task));
         if task.update == UpdateEncoding::default() && task.encoded.is_none() {
             let digest = task.parameters.digest.clone();
-            if hold && let Some(held) = self.hold(received.clone(), Some(digest)).await {
+            if may_hold && let Some(held) = self.hold(received.clone(), Some(digest)).await {
                 return Ok((held, true));
             }
             let parameters = BlobRef { name: Some(self.update_name()), ..task.parameters };
@@ -193,7 +193,7 @@ impl Run {
             Update::of(&shared, &id, &task).encode(&received, &parameters)
         };
         let encoded = self.executor.compute.train(self.thread_name("encode"), work).await?;
-        self.hand_over(encoded, hold).await
+        self.hand_over(encoded, may_hold).await
     }
 }
 

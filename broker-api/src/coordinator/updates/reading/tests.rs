@@ -23,7 +23,7 @@ fn parameters(value: f32) -> Parameters {
 
 /// A round of four devices, each of which sends its number.
 struct Story {
-    _world: World,
+    world: World,
     _broker: crate::broker::Broker,
     client: Client,
     blobs: Blobs,
@@ -62,7 +62,7 @@ impl Story {
         }
         updates.begin(sent.iter().map(|(device, _)| device.clone()).collect(), &base).await;
         let job = id("01hzzzzzzzzzzzzzzzzzzzzzzz");
-        Self { _world: world, _broker: broker, client, blobs, updates, job, base, sent }
+        Self { world, _broker: broker, client, blobs, updates, job, base, sent }
     }
 
     /// Lets these updates arrive, in this order, and nothing be wrong with them.
@@ -116,7 +116,7 @@ async fn a_device_that_never_comes_holds_nobody_up() {
 /// Answers for a device that holds its update.
 async fn hold(story: &Story, at: usize, bytes: Vec<u8>) -> tokio::task::JoinHandle<()> {
     use futures::StreamExt as _;
-    let client = story._world.client().await;
+    let client = story.world.client().await;
     let blobs = Blobs::new(client.clone());
     let subject = jobs::subject::held(&story.sent[at].0);
     let mut requests = client.subscribe(subject).await.unwrap();

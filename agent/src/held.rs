@@ -11,7 +11,7 @@ use async_nats::{Message, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use jobs::held::{HeldRequest, REQUEST_BYTES_MAX};
-use jobs::id::{DeviceId, JobId};
+use jobs::id::{Bytes as Size, DeviceId, JobId};
 use jobs::spec::TaskId;
 use jobs::wire;
 use link::blobs::BlobError;
@@ -23,6 +23,8 @@ use crate::files;
 const FILES_MAX: usize = 16;
 /// A round that did not end for so long will not.
 const AGE_MAX: Duration = Duration::from_hours(7 * 24);
+/// Bytes that are read from a file at once.
+const READ_BYTES: u64 = 480 * 1024;
 /// Requests that are answered side by side; more wait in the subscription.
 const ANSWERS_MAX: usize = 2;
 const SUFFIX: &str = "update";
@@ -128,18 +130,25 @@ async fn give_part(device: &Arc<Device>, message: Message) -> Result<(), BlobErr
         Ok(request) => request,
         Err(error) => return device.blobs.refuse(reply, &error.to_string()).await,
     };
-    let (shared, from) = (device.clone(), request.from);
-    let part = tokio::task::spawn_blocking(move || shared.held.part(&request)).await;
-    match part.unwrap_or_else(|error| Err(error.to_string())) {
-        Ok(part) => device.blobs.give(reply, from, part).await,
-        Err(reason) => device.blobs.refuse(reply, &reason.replace(['\r', '\n'], " ")).await,
+    let HeldRequest { name, mut from, bytes } = request;
+    let end = from.saturating_add(bytes.0.min(REQUEST_BYTES_MAX));
+    while from < end {
+        let bytes = Size((end - from).min(READ_BYTES));
+        let (shared, next) = (device.clone(), HeldRequest { name: name.clone(), from, bytes });
+        let part = tokio::task::spawn_blocking(move || shared.held.part(&next)).await;
+        match part.unwrap_or_else(|error| Err(error.to_string())) {
+            Ok(part) => device.blobs.give(reply, from, part).await?,
+            Err(reason) => {
+                return device.blobs.refuse(reply, &reason.replace(['\r', '\n'], " ")).await;
+            }
+        }
+        from += bytes.0;
     }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use jobs::id::Bytes as Size;
-
     use super::*;
 
     fn task(job: &str, round: u32, attempt: u32) -> TaskId {

@@ -206,7 +206,7 @@ async fn an_update_that_cannot_be_held_is_stored() {
     let world = World::new().await;
     let agent = world.join(world.config_with_data()).await;
     let model = world.model("mlp", [1, 4, 4], 10).await;
-    let held = world.config_with_data().state_dir.join("held");
+    let held = world.dir.path().join("state/held");
     std::fs::remove_dir(&held).unwrap();
     std::fs::write(&held, b"no folder").unwrap();
     let mut reports = world.listen("report.job.pi").await;

@@ -77,9 +77,9 @@ impl Cache {
     /// A blob whose bytes match its digest.
     pub(crate) async fn get(&self, blob: &BlobRef, keep: Keep) -> Result<Bytes, Failure> {
         let fetch = async {
-            // The old ones go before the new one takes memory, not after.
-            self.make_room(blob.size.0);
-            self.download(blob).await
+            // The old ones go before the new one takes memory, not after; it takes theirs.
+            let memory = taken_from(self.make_room(blob.size.0), blob.size.0);
+            self.download(blob, memory).await
         };
         self.fetched(&blob.digest, keep, fetch).await
     }
@@ -93,8 +93,9 @@ impl Cache {
     ) -> Result<Bytes, Failure> {
         let Some(encoded) = encoded else { return self.get(parameters, Keep::Memory).await };
         let decoded = async {
-            self.make_room(parameters.size.0.saturating_add(encoded.size.0));
-            let bytes = self.download(encoded).await.map_err(|error| explain(&error))?;
+            drop(self.make_room(parameters.size.0.saturating_add(encoded.size.0)));
+            let bytes =
+                self.download(encoded, Vec::new()).await.map_err(|error| explain(&error))?;
             let decoded = tokio::task::spawn_blocking(move || decode_parameters(&bytes)).await;
             let unread = |why: String| {
                 Failure::new(FailureCode::BlobUnavailable, format!("the round's parameters: {why}"))
@@ -107,9 +108,9 @@ impl Cache {
         self.obtain(&encoded.digest, Form::Decoded, Box::pin(decoded)).await
     }
 
-    async fn download(&self, blob: &BlobRef) -> Result<Bytes, BlobError> {
+    async fn download(&self, blob: &BlobRef, memory: Vec<u8>) -> Result<Bytes, BlobError> {
         let began = Instant::now();
-        let bytes = self.blobs.get(blob).await?;
+        let bytes = self.blobs.get_into(blob, memory).await?;
         self.quick.store(is_quick(blob.size.0, began.elapsed()), Ordering::Relaxed);
         Ok(bytes)
     }
@@ -161,14 +162,14 @@ impl Cache {
         let mut memory = self.memory();
         let (digest, used) = (digest.clone(), Instant::now());
         memory.push(InMemory { digest, form, bytes: bytes.clone(), used });
-        drop_first(&mut memory, MEMORY_BYTES, 1);
+        let_go(&mut memory, MEMORY_BYTES, 1);
         Ok(bytes)
     }
 
     /// Lets go of what has no place beside so many bytes more.
-    fn make_room(&self, bytes: u64) {
+    fn make_room(&self, bytes: u64) -> Vec<InMemory> {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-        drop_first(&mut self.memory(), MEMORY_BYTES.saturating_sub(bytes), 0);
+        let_go(&mut self.memory(), MEMORY_BYTES.saturating_sub(bytes), 0)
     }
 
     /// Lets go of what nobody used for so long; the disk keeps its part.
@@ -218,12 +219,23 @@ impl Cache {
     }
 }
 
-/// Drops the first until the rest has so many bytes or is so few.
-fn drop_first(memory: &mut Vec<InMemory>, bytes: usize, spared: usize) {
+/// Takes the first out until the rest has so many bytes or is so few.
+fn let_go(memory: &mut Vec<InMemory>, bytes: usize, spared: usize) -> Vec<InMemory> {
     let mut total: usize = memory.iter().map(|kept| kept.bytes.len()).sum();
-    while total > bytes && memory.len() > spared {
-        total -= memory.remove(0).bytes.len();
+    let mut count = 0;
+    while total > bytes && memory.len() - count > spared {
+        total -= memory[count].bytes.len();
+        count += 1;
     }
+    memory.drain(..count).collect()
+}
+
+/// The memory of one of these if nobody else uses it and it is just enough for so many bytes: the
+/// parameters of the next round are as many. What is given back and taken again is slow to get, and
+/// the allocator may not give it back in time.
+fn taken_from(gone: Vec<InMemory>, bytes: u64) -> Vec<u8> {
+    let fits = |kept: &InMemory| kept.bytes.len() as u64 == bytes && kept.bytes.is_unique();
+    gone.into_iter().find(fits).map(|kept| kept.bytes.into()).unwrap_or_default()
 }
 
 /// Whether others lose no time when so many bytes are read from this device while they wait.
@@ -252,6 +264,17 @@ mod tests {
 
     use super::*;
     use crate::server::Server;
+
+    #[test]
+    fn memory_is_taken_over_from_what_nobody_uses() {
+        let (digest, form, used) = (link::digest::of(b""), Form::AsStored, Instant::now());
+        let gone = |bytes: Bytes| vec![InMemory { digest: digest.clone(), form, bytes, used }];
+        let bytes = Bytes::from(vec![1; 1000]);
+        let memory = bytes.as_ptr();
+        assert_eq!(taken_from(gone(bytes.clone()), 1000).capacity(), 0, "someone reads it");
+        assert_eq!(taken_from(gone(vec![1; 1000].into()), 999).capacity(), 0, "it does not fit");
+        assert_eq!(taken_from(gone(bytes), 1000).as_ptr(), memory);
+    }
 
     #[test]
     fn a_wired_network_is_quick_and_a_phone_is_not() {

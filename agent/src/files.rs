@@ -43,6 +43,25 @@ pub(crate) fn put(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     written
 }
 
+/// The same over a file that is not needed any more, which saves the system to find new room.
+///
+/// # Errors
+/// When the disk does not take it; the other file is gone all the same.
+pub(crate) fn put_over(old: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let part = path.with_extension("part");
+    let written = fs::rename(old, &part)
+        .and_then(|()| File::options().write(true).open(&part))
+        .and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.set_len(bytes.len() as u64)
+        })
+        .and_then(|()| fs::rename(&part, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&part);
+    }
+    written
+}
+
 /// Removes what was not written for so long.
 pub(crate) fn remove_older(dir: &Path, age_max: Duration) {
     for file in fs::read_dir(dir).into_iter().flatten().flatten() {

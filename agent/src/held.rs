@@ -62,14 +62,19 @@ impl HeldUpdates {
             return Err(std::io::Error::other(problem));
         }
         let TaskId { job, round, attempt, .. } = task;
-        for (path, old) in self.of(job) {
-            if old < round.0 {
-                let _ = fs::remove_file(path);
-            }
+        let mut before = self.of(job);
+        before.retain(|(_, old)| *old < round.0);
+        let over = before.pop();
+        for (path, _) in before {
+            let _ = fs::remove_file(path);
         }
         let path = self.path(job, round.0, attempt.0);
-        files::make_room(&self.dir, Some(&path), FILES_MAX - 1, self.bytes_max - size);
-        files::put(&path, bytes)
+        let spared = over.as_ref().map_or(&path, |(over, _)| over);
+        files::make_room(&self.dir, Some(spared), FILES_MAX - 1, self.bytes_max - size);
+        match over {
+            Some((over, _)) => files::put_over(&over, &path, bytes),
+            None => files::put(&path, bytes),
+        }
     }
 
     /// The part of an update that was asked for, or why there is none.
@@ -174,7 +179,9 @@ mod tests {
         let held = open(&dir);
         assert_eq!(part(&held, &task("a", 3, 1), 0, 6).unwrap(), "first ");
         assert_eq!(part(&held, &task("a", 3, 2), 3, 3).unwrap(), "ond");
-        held.keep(&task("a", 4, 1), b"").unwrap();
+        held.keep(&task("a", 4, 1), b"4th").unwrap();
+        assert_eq!(part(&held, &task("a", 4, 1), 0, 3).unwrap(), "4th");
+        assert!(part(&held, &task("a", 4, 1), 0, 4).is_err(), "nothing is left of the others");
         assert!(part(&held, &task("a", 3, 2), 3, 3).is_err());
         assert_eq!(part(&held, &task("ab", 1, 1), 0, 5).unwrap(), "other");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);

@@ -273,7 +273,8 @@ mod tests {
         let memory = bytes.as_ptr();
         assert_eq!(taken_from(gone(bytes.clone()), 1000).capacity(), 0, "someone reads it");
         assert_eq!(taken_from(gone(vec![1; 1000].into()), 999).capacity(), 0, "it does not fit");
-        assert_eq!(taken_from(gone(bytes), 1000).as_ptr(), memory);
+        let taken = taken_from(gone(bytes), 1000);
+        assert_eq!(taken.as_ptr(), memory);
     }
 
     #[test]

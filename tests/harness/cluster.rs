@@ -14,12 +14,13 @@ use crate::world::{World, free_port, start_broker, url};
 /// A fleet that goes on when any one of its servers or brokers is killed; gone when dropped.
 #[derive(Debug)]
 pub struct Cluster {
-    /// The first server and the first broker, in the folder for all.
-    pub world: World,
     /// The second broker.
     pub second: Process,
     /// The second and the third server.
     others: [Process; 2],
+    /// The first server and the first broker, in the folder for all, which goes last: the logs are
+    /// in it.
+    pub world: World,
     nats_ports: [u16; 3],
     routes: Routes,
     http_ports: [u16; 2],
@@ -93,7 +94,7 @@ impl Cluster {
         let (broker, second) = (broker("broker", 0), broker("broker-2", 1));
         let nats = (first, nats_ports[0]);
         let world = World::of(folder, nats, urls.clone(), (broker, http_ports[0])).await;
-        Self { world, second, others, nats_ports, routes, http_ports }
+        Self { second, others, world, nats_ports, routes, http_ports }
     }
 
     /// The address of a server, counted from 0.

@@ -81,10 +81,9 @@ async fn every_update_counts_once_whoever_is_killed() {
     let good = rounds.iter().filter(|round| round["failure"].is_null());
     assert_eq!(good.count(), ROUNDS);
     assert_each_counts_once(rounds, &folder);
-    for round in rounds {
-        let devices = round["updates"].as_array().unwrap().len();
-        assert!(!round["failure"].is_null() || devices >= 3, "who lives is counted: {round:#}");
-    }
+    // While servers are away, devices may be too; in the end none is.
+    let mut last = rounds.iter().rev().take(5);
+    assert!(last.any(|round| counted(round) == 4), "who lives is counted: {job:#}");
     drop(device);
 }
 
@@ -116,10 +115,13 @@ async fn a_broker_that_is_cut_off_counts_nothing() {
     cluster.speak_to(Which::Second);
     let goes_on = async || ended(&cluster, &id).await >= alone + 3;
     cluster.world.until("the other side goes on", goes_on).await;
+    let unheard = cluster.world.submit(&json!({"kind": "telemetry"})).await;
     cluster.speak_to(Which::First);
     assert!(ended(&cluster, &id).await <= alone + 1, "a round ended without a majority");
+    // What one server does not know the others may.
+    let answer = cluster.world.get(&format!("/v1/jobs/{unheard}")).await;
+    assert_eq!(answer.status, 503, "{answer:?}");
     cluster.join_again();
-    let counted = |round: &Value| round["updates"].as_array().unwrap().len();
     let back = async || {
         let job = cluster.world.job(&id).await;
         let rounds = job["rounds"].as_array().map_or(&[][..], Vec::as_slice);
@@ -146,6 +148,10 @@ fn job(rounds: usize) -> Value {
         "model": "mlp", "dataset": "blank", "rounds": rounds, "local": {"epochs": 0},
         "participation": {"quorum": 2, "deadline_ms": 20_000, "failed_rounds_max": 10},
     }})
+}
+
+fn counted(round: &Value) -> usize {
+    round["updates"].as_array().unwrap().len()
 }
 
 /// Rounds that ended, as the broker says once it can: one that was just cut off asks servers that

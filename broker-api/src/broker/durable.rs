@@ -218,7 +218,13 @@ impl Core {
         let (store, id) = (self.store.clone(), id.clone());
         let read = move |round| {
             let (rounds, key) = (store.rounds.clone(), round_key(&id, round));
-            async move { rounds.get(&key).await.transpose() }
+            async move {
+                match rounds.get(&key).await {
+                    // The rounds that are known here can be shown all the same.
+                    Err(StoreError::Unavailable { .. }) => rounds.get_near(&key).await.transpose(),
+                    found => found.transpose(),
+                }
+            }
         };
         let reads = stream::iter(1..).map(read).buffered(READ_AT_ONCE);
         let found = reads.take_while(|read| std::future::ready(read.is_some()));

@@ -4,11 +4,12 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use async_nats::Client;
 use async_nats::connection::State;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{DeliverPolicy, push};
 use async_nats::jetstream::kv::{self, CreateErrorKind, Operation, UpdateErrorKind};
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use async_nats::{Client, HeaderMap};
 use futures::StreamExt as _;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -124,11 +125,25 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
         written
     }
 
-    /// The value of a key.
+    /// The value of a key. Of several servers any one answers, which may be behind; that there is
+    /// none is what their leader says.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Damaged`].
     pub async fn get(&self, key: &str) -> Result<Option<Versioned<T>>, StoreError> {
+        match self.get_near(key).await? {
+            None if self.store.stream.cached_info().config.num_replicas > 1 => {
+                self.get_from_leader(key).await
+            }
+            near => Ok(near),
+        }
+    }
+
+    /// The value of a key as the server that answers knows it.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Damaged`].
+    pub async fn get_near(&self, key: &str) -> Result<Option<Versioned<T>>, StoreError> {
         let entry = self.store.entry(key).await;
         let entry = entry.map_err(|error| self.unavailable("reading", key, &error))?;
         match entry {
@@ -138,6 +153,22 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
             })),
             Some(_) | None => Ok(None),
         }
+    }
+
+    async fn get_from_leader(&self, key: &str) -> Result<Option<Versioned<T>>, StoreError> {
+        let subject = format!("{}{key}", self.store.prefix);
+        let message = match self.store.stream.get_last_raw_message_by_subject(&subject).await {
+            Ok(message) => message,
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
+                return Ok(None);
+            }
+            Err(error) => return Err(self.unavailable("reading", key, &error)),
+        };
+        if is_gone(&message.headers) {
+            return Ok(None);
+        }
+        let value = self.decode(key, &message.payload)?;
+        Ok(Some(Versioned { value, revision: message.sequence }))
     }
 
     /// Stores a value under a key that has none; its revision.
@@ -257,8 +288,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
             let message = message.map_err(|e| fail(&e))?;
             let key = message.subject.strip_prefix(&prefix).unwrap_or_default().to_owned();
             let revision = message.info().map_or(0, |info| info.stream_sequence);
-            let gone = message.headers.as_ref().is_some_and(|h| h.get("KV-Operation").is_some());
-            let change = if gone {
+            let change = if message.headers.as_ref().is_some_and(is_gone) {
                 Some(Change::Gone(key))
             } else {
                 match self.decode(&key, &message.payload) {
@@ -297,4 +327,9 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
     fn unavailable(&self, doing: &str, key: &str, error: &dyn std::error::Error) -> StoreError {
         unavailable(format!("{doing} {}/{key}", self.name), error)
     }
+}
+
+/// Whether a message says that a key has no value any more.
+fn is_gone(headers: &HeaderMap) -> bool {
+    headers.get("KV-Operation").is_some()
 }

@@ -72,8 +72,8 @@ pub(super) struct Fold {
     /// The update that is read again to be added.
     again: Content,
     waiting: BTreeMap<DeviceId, Early>,
-    /// Memory of an update that waited, for the next one.
-    spare: Vec<f32>,
+    /// Memory of updates that waited, for the next ones.
+    spare: Vec<Vec<f32>>,
     mean: Option<WeightedMean>,
     /// Whether anything was added to the mean, be it in part.
     touched: bool,
@@ -156,7 +156,7 @@ impl Fold {
         self.masked = None;
         self.in_turn = None;
         while let Some((_, early)) = self.waiting.pop_first() {
-            self.spare = early.values;
+            self.spare.push(early.values);
         }
         self.spoil();
     }
@@ -188,7 +188,7 @@ impl Fold {
             return;
         }
         let keep = self.has_room().then(|| {
-            let mut values = std::mem::take(&mut self.spare);
+            let mut values = self.spare.pop().unwrap_or_default();
             values.clear();
             values.reserve_exact(self.model().total_len());
             values
@@ -215,7 +215,14 @@ impl Fold {
         self.in_turn.is_none() && self.order.get(self.added.len()) == Some(device) && in_order()
     }
 
-    /// Takes the next piece of an update; a fault shows in [`Fold::close`].
+    /// Takes the next pieces of an update; a fault shows in [`Fold::close`].
+    pub(super) fn read_all(&mut self, ticket: u64, pieces: &[impl AsRef<[u8]>]) {
+        for piece in pieces {
+            self.read(ticket, piece.as_ref());
+        }
+    }
+
+    /// Takes the next one.
     pub(super) fn read(&mut self, ticket: u64, piece: &[u8]) {
         let Some(reading) = self.reading.get_mut(&ticket).filter(|r| r.fault.is_none()) else {
             return;
@@ -287,7 +294,7 @@ impl Fold {
 
     fn add(&mut self, Early { part, values, difference }: Early) {
         self.mean_of_model().add_piece(0, &values, weight(&part));
-        self.spare = values;
+        self.spare.push(values);
         self.count(part, difference);
     }
 

@@ -39,8 +39,8 @@ mod values;
 
 pub(super) use self::encode::encode;
 
-/// Pieces that may wait for the thread.
-const PIECES_WAITING: usize = 16;
+/// Work that may wait for the thread.
+const WORK_WAITING: usize = 8;
 /// Updates that are read at the same time.
 const READ_AT_ONCE: usize = 2;
 /// Bytes of early updates that may wait in memory; larger ones wait in the store.
@@ -132,7 +132,7 @@ impl Updates {
         let adds = rules::rule(spec).is_none() && !noised;
         let (byte_len, length) = (model.byte_len() as u64, model.total_len() as u64);
         let room = ROOM_BYTES / size_of::<f32>();
-        let (work, mut inbox) = mpsc::channel::<Work>(PIECES_WAITING);
+        let (work, mut inbox) = mpsc::channel::<Work>(WORK_WAITING);
         std::thread::Builder::new().name("aggregate".to_owned()).spawn(move || {
             let mut fold = if adds { Fold::new(model, room) } else { Fold::without_mean(model) };
             while let Some(work) = inbox.blocking_recv() {

@@ -8,7 +8,7 @@ use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, sleep_until};
 
 use super::{ReadError, Updates};
-use crate::coordinator::fold::Part;
+use crate::coordinator::fold::{Fold, Part};
 
 /// How often an update is read that is being replaced, and the rest in between, times the attempt.
 const ATTEMPTS: u32 = 3;
@@ -17,6 +17,8 @@ const REST: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_millis(20);
 /// And a second more for so many bytes of it: about what reading it in vain takes.
 const PATIENCE_BYTES_PER_SECOND: u64 = 100_000_000;
+/// Bytes that are handed over to the thread at once, but at an update's end: it is woken each time.
+const HANDED_OVER_BYTES: usize = 200 * 1024;
 
 impl Updates {
     /// Reads an update to its end and adds it, now or when its turn comes. A device that is offered
@@ -45,10 +47,21 @@ impl Updates {
     async fn read_as(&self, ticket: u64, part: &Part) -> Result<(), ReadError> {
         let _permit = self.opened(ticket, part).await?;
         let mut reader = self.reader(part).await?;
+        let (mut pieces, mut bytes) = (Vec::new(), 0);
         while let Some(piece) = reader.next().await? {
-            self.tell(move |fold| fold.read(ticket, &piece)).await;
+            bytes += piece.len();
+            pieces.push(piece);
+            if bytes >= HANDED_OVER_BYTES {
+                let pieces = std::mem::take(&mut pieces);
+                bytes = 0;
+                self.tell(move |fold| fold.read_all(ticket, &pieces)).await;
+            }
         }
-        Ok(self.ask(move |fold| fold.close(ticket)).await??)
+        let last = move |fold: &mut Fold| {
+            fold.read_all(ticket, &pieces);
+            fold.close(ticket)
+        };
+        Ok(self.ask(last).await??)
     }
 
     /// Where an update is read from.

@@ -401,13 +401,16 @@ impl World {
         self.closed.entry(round).or_insert(self.now);
         let mut blobs = Vec::new();
         for (device, update) in updates {
-            // Those of a private round are in the store.
-            let lost = !self.is_private(PrivacyMode::Central)
-                && self.goes_wrong()
-                && self.random.random_bool(0.2);
+            // Those of a private round are in the store, and it is paid for all of them.
+            let stored = self.is_private(PrivacyMode::Central);
+            let lost = !stored && self.goes_wrong() && self.random.random_bool(0.2);
             let Some(blob) = self.read(&update.parameters).filter(|_| !lost) else {
                 let failure = Failure::new(FailureCode::BlobUnavailable, "an update is gone");
-                let event = round::Event::UpdateGone { device: device.clone(), failure };
+                let event = if stored {
+                    round::Event::AggregationFailed { failure }
+                } else {
+                    round::Event::UpdateGone { device: device.clone(), failure }
+                };
                 self.later(30, Event::Round { round, event });
                 return Ok(());
             };

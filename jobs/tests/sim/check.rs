@@ -8,7 +8,7 @@ use jobs::round::{Judgement, Outcome};
 use jobs::spec::Purpose;
 
 use crate::broker::judgement_of;
-use crate::world::{World, mixed, reference};
+use crate::world::{Blob, World, mixed, reference};
 use crate::{masked, private};
 
 /// How long a stored report may be on its way to the broker.
@@ -258,11 +258,25 @@ fn was_refused(world: &World, round: RoundNumber, device: &DeviceId) -> bool {
     let mut objects = world.objects.range(prefix.clone()..);
     let mine = objects.by_ref().take_while(|(name, _)| name.starts_with(&prefix));
     let mine: Vec<_> = mine.filter(|(name, _)| !name.contains(" in ")).collect();
-    let reports = world.stream.iter().filter(|(_, report)| {
-        let mine = report.device == *device && report.task.round == round;
-        mine && report.task.purpose == Purpose::Train && report.body.is_final()
-    });
-    mine.len() > 1 || mine.iter().any(|(_, blob)| blob.bad) || reports.count() > 1
+    let reports: Vec<_> = world
+        .stream
+        .iter()
+        .map(|(_, report)| report)
+        .filter(|report| {
+            let mine = report.device == *device && report.task.round == round;
+            mine && report.task.purpose == Purpose::Train && report.body.is_final()
+        })
+        .collect();
+    // Made again after a crash: the stream takes the second report for the first one.
+    let was_replaced = |(name, blob): &(&String, &Blob)| {
+        let now = reference(name, blob);
+        reports.iter().any(|report| {
+            matches!(&report.body, ReportBody::Trained(update)
+                if update.parameters.name == now.name && update.parameters != now)
+        })
+    };
+    let is_bad = |(_, blob): &(&String, &Blob)| blob.bad;
+    mine.len() > 1 || reports.len() > 1 || mine.iter().any(|it| is_bad(it) || was_replaced(it))
 }
 
 /// The training is over.

@@ -3,14 +3,14 @@
 //! ```text
 //!            slots taken, ending: Declined
 //!  Offered ──────────────────────────────▶ (not taken)
-//!     │ Accepted, Start
+//!     │ Start; Accepted, of a round's task only where its end does not follow soon
 //!     ▼         CancelRequested, Tick, ShutdownRequested: Stop
 //!  running ───────────────────────────────▶ stopping
 //!     │ Finished: final report                 │ Finished: final report with the reason
 //!     └──────────────▶ finished ◀──────────────┘
 //! ```
 //!
-//! - An offer of a running task: `Accepted` again. Of a finished one: its final report again.
+//! - An offer of a running task: `Accepted` again, once it was told. Of a finished one: its final report again.
 //! - A newer attempt at the work of a round (same job, round and purpose) takes over what runs,
 //!   or gets the result that is there; what had failed is tried again. An older attempt is
 //!   declined.
@@ -78,6 +78,9 @@ pub enum Effect {
     Report(Box<TaskReport>),
 }
 
+/// How soon it is told that a task of a round was accepted, unless its end is told before: a report less
+/// where rounds are quick. An offer that nobody accepted is sent again much later.
+const ACCEPTED_WITHIN: Millis = Millis(100);
 /// Final reports that are remembered.
 pub const FINAL_REPORTS_MAX: usize = 64;
 
@@ -101,6 +104,8 @@ struct Running {
     /// The newest attempt at the same work: what reports are about.
     attempt: Attempt,
     overdue_at: Millis,
+    /// When it is to be told that it was accepted.
+    accepted_at: Option<Millis>,
     /// Why it was told to stop.
     stopping: Option<Failure>,
 }
@@ -142,7 +147,9 @@ impl Worker {
             Event::Tick => {
                 let code = FailureCode::DeadlineExceeded;
                 let failure = Failure::new(code, "not done within the time that the task gave");
-                self.stop(&failure, |running| running.overdue_at <= now)
+                let mut effects = self.stop(&failure, |running| running.overdue_at <= now);
+                effects.extend(self.tell_accepted(now));
+                effects
             }
         }
     }
@@ -150,7 +157,7 @@ impl Worker {
     /// When to send [`Event::Tick`] if nothing happens before.
     pub fn wake_at(&self) -> Option<Millis> {
         let going = self.running.iter().filter(|running| running.stopping.is_none());
-        going.map(|running| running.overdue_at).min()
+        going.map(|it| it.accepted_at.map_or(it.overdue_at, |at| at.min(it.overdue_at))).min()
     }
 
     /// Tasks at work, in order; of a work that was offered again the newest attempt.
@@ -175,14 +182,30 @@ impl Worker {
             let failure = Failure::new(FailureCode::Busy, message);
             return vec![self.report(task.id.clone(), ReportBody::Declined(failure))];
         }
+        let may_wait = is_remembered(task.id.purpose);
         self.running.push(Running {
             task: Box::new(task.clone()),
             attempt: task.id.attempt,
             overdue_at: now.plus(task.timeout_ms),
+            accepted_at: may_wait.then(|| now.plus(ACCEPTED_WITHIN)),
             stopping: None,
         });
-        let accepted = self.report(task.id.clone(), ReportBody::Accepted);
-        vec![accepted, Effect::Start(Box::new(task.clone()))]
+        let start = Effect::Start(Box::new(task.clone()));
+        if may_wait {
+            return vec![start];
+        }
+        vec![self.report(task.id.clone(), ReportBody::Accepted), start]
+    }
+
+    /// Tells what was accepted a while ago and goes on.
+    fn tell_accepted(&mut self, now: Millis) -> Vec<Effect> {
+        let mut tasks = Vec::new();
+        for running in self.running.iter_mut().filter(|running| running.stopping.is_none()) {
+            if running.accepted_at.take_if(|at| *at <= now).is_some() {
+                tasks.push(running.reported_id());
+            }
+        }
+        tasks.into_iter().map(|task| self.report(task, ReportBody::Accepted)).collect()
     }
 
     /// The answer to an offer of work that came to an end here; `None` when there is none.
@@ -215,8 +238,11 @@ impl Worker {
                 Some(vec![self.superseded(task.id.clone(), newer)])
             }
             Ordering::Equal if running.stopping.is_some() => Some(Vec::new()),
+            // It is told soon.
+            Ordering::Equal if running.accepted_at.is_some() => Some(Vec::new()),
             Ordering::Equal => Some(vec![self.report(task.id.clone(), ReportBody::Accepted)]),
             Ordering::Greater if running.stopping.is_none() => {
+                running.accepted_at = None;
                 running.attempt = task.id.attempt;
                 running.overdue_at = running.overdue_at.max(now.plus(task.timeout_ms));
                 Some(vec![self.report(task.id.clone(), ReportBody::Accepted)])

@@ -72,9 +72,8 @@ fn a_task_is_accepted_started_and_reported_once() {
     let mut worker = worker(1);
     let train = id("a", Purpose::Train, 1);
     let effects = worker.step(Millis(0), &offer(&train));
-    assert!(matches!(&effects[..], [Effect::Report(_), Effect::Start(started)]
-        if started.id == train));
-    assert_eq!(report(&worker.step(Millis(0), &offer(&train))).1, ReportBody::Accepted);
+    assert!(matches!(&effects[..], [Effect::Start(started)] if started.id == train));
+    assert_eq!(worker.step(Millis(0), &offer(&train)), []);
     let progress = Progress { step: 1, steps: 2, loss: 0.1, ..Progress::default() };
     let event = Event::Progressed { task: train.clone(), progress };
     assert_eq!(report(&worker.step(Millis(1), &event)).1, ReportBody::Progress(progress));
@@ -83,6 +82,29 @@ fn a_task_is_accepted_started_and_reported_once() {
     assert_eq!(worker.step(Millis(3), &event), []);
     assert_eq!(report(&worker.step(Millis(9), &offer(&train))), (train, judged()));
     assert_eq!(worker.tasks(), []);
+}
+
+#[test]
+fn what_ends_soon_need_not_be_accepted_before() {
+    let mut worker = worker(3);
+    let [quick, slow] = [id("quick", Purpose::Train, 1), id("slow", Purpose::Evaluate, 1)];
+    for id in [&quick, &slow] {
+        let offered = Task { timeout_ms: Millis(5000), ..task(id.clone()) };
+        let effects = worker.step(Millis(10), &Event::Offered(Box::new(offered)));
+        assert!(matches!(&effects[..], [Effect::Start(_)]), "{effects:?}");
+    }
+    assert_eq!(worker.wake_at(), Some(Millis(110)));
+    assert_eq!(report(&worker.step(Millis(50), &done(&quick))), (quick, judged()));
+    assert_eq!(worker.step(Millis(109), &Event::Tick), []);
+    let told = report(&worker.step(Millis(110), &Event::Tick));
+    assert_eq!(told, (slow.clone(), ReportBody::Accepted));
+    assert_eq!(worker.step(Millis(111), &Event::Tick), []);
+    assert_eq!(report(&worker.step(Millis(111), &offer(&slow))), (slow, ReportBody::Accepted));
+    assert_eq!(worker.wake_at(), Some(Millis(5010)));
+    // Who waits for an answer is told at once.
+    let question = id("question", Purpose::Infer, 1);
+    let effects = worker.step(Millis(200), &offer(&question));
+    assert!(matches!(&effects[..], [Effect::Report(_), Effect::Start(_)]), "{effects:?}");
 }
 
 #[test]
@@ -135,7 +157,7 @@ fn a_newer_attempt_tries_again_what_failed() {
     let event = Event::Finished { task: first.clone(), body: failed.clone() };
     assert_eq!(report(&worker.step(Millis(1), &event)).1, failed);
     assert_eq!(report(&worker.step(Millis(1), &offer(&first))).1, failed);
-    assert_eq!(worker.step(Millis(1), &offer(&second)).len(), 2);
+    assert_eq!(worker.step(Millis(1), &offer(&second)).len(), 1);
 }
 
 #[test]

@@ -45,6 +45,8 @@ struct Going {
     started: TaskId,
     attempt: u32,
     until: u64,
+    /// When it is told that it was accepted.
+    told_at: Option<u64>,
     stopped: Option<FailureCode>,
 }
 
@@ -68,7 +70,16 @@ impl Model {
                 self.ending = true;
                 self.stop(FailureCode::ShuttingDown, |_| true)
             }
-            Op::Tick => self.stop(FailureCode::DeadlineExceeded, |going| going.until <= now),
+            Op::Tick => {
+                let mut words =
+                    self.stop(FailureCode::DeadlineExceeded, |going| going.until <= now);
+                for going in self.going.iter_mut().filter(|going| going.stopped.is_none()) {
+                    if going.told_at.take_if(|at| *at <= now).is_some() {
+                        words.push(format!("accepted {}", going.attempt));
+                    }
+                }
+                words
+            }
             Op::Progress(task) => {
                 let going = self.going.iter().find(|going| going.started == *task);
                 let going = going.filter(|going| going.stopped.is_none());
@@ -102,11 +113,11 @@ impl Model {
                 return vec![format!("cancelled {attempt}")];
             }
             if attempt == going.attempt {
-                let heard = going.stopped.is_none().then(|| format!("accepted {attempt}"));
-                return heard.into_iter().collect();
+                let heard = going.stopped.is_none() && going.told_at.is_none();
+                return heard.then(|| format!("accepted {attempt}")).into_iter().collect();
             }
             if going.stopped.is_none() {
-                (going.attempt, going.until) = (attempt, now + 100);
+                (going.attempt, going.until, going.told_at) = (attempt, now + 100, None);
                 return vec![format!("accepted {attempt}")];
             }
         }
@@ -126,8 +137,10 @@ impl Model {
             return vec![format!("busy {attempt}")];
         }
         let (started, until) = (task.clone(), now + 100);
-        self.going.push(Going { started, attempt, until, stopped: None });
-        vec![format!("accepted {attempt}"), format!("start {attempt}")]
+        let told_at = (task.purpose == Purpose::Train).then_some(now + 100);
+        self.going.push(Going { started, attempt, until, told_at, stopped: None });
+        let told = told_at.is_none().then(|| format!("accepted {attempt}"));
+        told.into_iter().chain([format!("start {attempt}")]).collect()
     }
 
     fn stop(&mut self, code: FailureCode, chosen: impl Fn(&Going) -> bool) -> Vec<String> {

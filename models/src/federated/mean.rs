@@ -24,6 +24,9 @@ pub struct EmptyMean;
 /// them over, and small enough to spread a layer of a small model over the cores.
 const BLOCK: usize = 64 * 1024;
 
+/// Of fewer blocks one thread makes an end sooner than others are woken.
+const PARALLEL_MIN: usize = 16;
+
 impl WeightedMean {
     /// A mean of vectors of this length, of which none was added yet.
     pub fn new(length: usize) -> Self {
@@ -46,8 +49,14 @@ impl WeightedMean {
         add(&mut self.blocks[first][start..start + head.len()], head, weight);
         let blocks = &mut self.blocks[first + 1..];
         assert!(tail.len() <= blocks.iter().map(Vec::len).sum(), "a piece within the vector");
-        let blocks = blocks.par_iter_mut().zip(tail.par_chunks(BLOCK));
-        blocks.for_each(|(sums, values)| add(&mut sums[..values.len()], values, weight));
+        let add = |(sums, values): (&mut Vec<f64>, &[f32])| {
+            add(&mut sums[..values.len()], values, weight);
+        };
+        if tail.len() < PARALLEL_MIN * BLOCK {
+            blocks.iter_mut().zip(tail.chunks(BLOCK)).for_each(add);
+        } else {
+            blocks.par_iter_mut().zip(tail.par_chunks(BLOCK)).for_each(add);
+        }
     }
 
     /// Counts a whole vector's weight, once all of its pieces were added.
@@ -123,7 +132,12 @@ impl WeightedMean {
     /// Forgets what was added; the memory serves the next mean.
     pub fn clear(&mut self) {
         self.weight = 0.0;
-        self.blocks.par_iter_mut().for_each(|sums| sums.fill(0.0));
+        let clear = |sums: &mut Vec<f64>| sums.fill(0.0);
+        if self.blocks.len() < PARALLEL_MIN {
+            self.blocks.iter_mut().for_each(clear);
+        } else {
+            self.blocks.par_iter_mut().for_each(clear);
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_nats::{Message, Subscriber};
@@ -25,6 +25,9 @@ const FILES_MAX: usize = 16;
 const AGE_MAX: Duration = Duration::from_hours(7 * 24);
 /// Bytes that are read from a file at once.
 const READ_BYTES: u64 = 480 * 1024;
+/// The newest update is in memory too until it was given, if it is no larger: a file of so few bytes
+/// takes longer to open than to send.
+const IN_MEMORY_MAX: usize = 2 * 1024 * 1024;
 /// Requests that are answered side by side; more wait in the subscription.
 const ANSWERS_MAX: usize = 2;
 const SUFFIX: &str = "update";
@@ -35,6 +38,7 @@ pub(crate) struct HeldUpdates {
     dir: PathBuf,
     device: DeviceId,
     bytes_max: u64,
+    newest: Mutex<Option<(PathBuf, Bytes)>>,
 }
 
 impl HeldUpdates {
@@ -42,7 +46,7 @@ impl HeldUpdates {
     pub(crate) fn open(dir: PathBuf, device: DeviceId, bytes_max: u64) -> Self {
         files::remove_parts(&dir);
         files::remove_older(&dir, AGE_MAX);
-        Self { dir, device, bytes_max }
+        Self { dir, device, bytes_max, newest: Mutex::default() }
     }
 
     /// The name of a task's update: no other task has it.
@@ -55,7 +59,7 @@ impl HeldUpdates {
     ///
     /// # Errors
     /// When the disk does not take it.
-    pub(crate) fn keep(&self, task: &TaskId, bytes: &[u8]) -> std::io::Result<()> {
+    pub(crate) fn keep(&self, task: &TaskId, bytes: &Bytes) -> std::io::Result<()> {
         let size = bytes.len() as u64;
         if size > self.bytes_max {
             let problem = format!("{size} bytes, {} are allowed: --cache-bytes", self.bytes_max);
@@ -74,7 +78,27 @@ impl HeldUpdates {
         match over {
             Some((over, _)) => files::put_over(&over, &path, bytes),
             None => files::put(&path, bytes),
+        }?;
+        *self.newest() = (bytes.len() <= IN_MEMORY_MAX).then(|| (path, bytes.clone()));
+        Ok(())
+    }
+
+    fn newest(&self) -> MutexGuard<'_, Option<(PathBuf, Bytes)>> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The part of the newest update that was asked for, if it is in memory; after its end it is not.
+    fn part_in_memory(&self, request: &HeldRequest) -> Option<Bytes> {
+        let path = self.file_of(&request.name)?;
+        let mut newest = self.newest();
+        let (_, whole) = newest.as_ref().filter(|(newest, _)| *newest == path)?;
+        let from = usize::try_from(request.from).ok()?;
+        let end = from.checked_add(usize::try_from(request.bytes.0).ok()?)?;
+        let part = whole.get(from..end).map(|part| whole.slice_ref(part))?;
+        if end == whole.len() {
+            *newest = None;
         }
+        Some(part)
     }
 
     /// The part of an update that was asked for, or why there is none.
@@ -135,6 +159,9 @@ async fn give_part(device: &Arc<Device>, message: Message) -> Result<(), BlobErr
         Ok(request) => request,
         Err(error) => return device.blobs.refuse(reply, &error.to_string()).await,
     };
+    if let Some(part) = device.held.part_in_memory(&request) {
+        return device.blobs.give(reply, request.from, part).await;
+    }
     let HeldRequest { name, mut from, bytes } = request;
     let end = from.saturating_add(bytes.0.min(REQUEST_BYTES_MAX));
     while from < end {
@@ -164,6 +191,10 @@ mod tests {
         HeldUpdates::open(dir.path().into(), "pi".parse().unwrap(), 1000)
     }
 
+    fn keep(held: &HeldUpdates, task: &TaskId, bytes: &[u8]) -> std::io::Result<()> {
+        held.keep(task, &Bytes::copy_from_slice(bytes))
+    }
+
     fn part(held: &HeldUpdates, task: &TaskId, from: u64, bytes: u64) -> Result<Bytes, String> {
         held.part(&HeldRequest { name: held.name(task), from, bytes: Size(bytes) })
     }
@@ -172,14 +203,14 @@ mod tests {
     fn an_update_outlives_the_agent_until_a_later_round_has_one() {
         let dir = tempfile::tempdir().unwrap();
         for (attempt, bytes) in [(1, b"first "), (2, b"second")] {
-            open(&dir).keep(&task("a", 3, attempt), bytes).unwrap();
+            keep(&open(&dir), &task("a", 3, attempt), bytes).unwrap();
         }
-        open(&dir).keep(&task("ab", 1, 1), b"other").unwrap();
+        keep(&open(&dir), &task("ab", 1, 1), b"other").unwrap();
         fs::write(dir.path().join("a.4.1.part"), b"half").unwrap();
         let held = open(&dir);
         assert_eq!(part(&held, &task("a", 3, 1), 0, 6).unwrap(), "first ");
         assert_eq!(part(&held, &task("a", 3, 2), 3, 3).unwrap(), "ond");
-        held.keep(&task("a", 4, 1), b"4th").unwrap();
+        keep(&held, &task("a", 4, 1), b"4th").unwrap();
         assert_eq!(part(&held, &task("a", 4, 1), 0, 3).unwrap(), "4th");
         assert!(part(&held, &task("a", 4, 1), 0, 4).is_err(), "nothing is left of the others");
         assert!(part(&held, &task("a", 3, 2), 3, 3).is_err());
@@ -188,10 +219,34 @@ mod tests {
     }
 
     #[test]
+    fn the_newest_is_in_memory_until_it_was_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = open(&dir);
+        let old = task("a", 1, 1);
+        keep(&held, &old, b"old").unwrap();
+        let newest = task("a", 2, 1);
+        keep(&held, &newest, b"update").unwrap();
+        let asked = |task: &TaskId, from, bytes| {
+            let name = held.name(task);
+            held.part_in_memory(&HeldRequest { name, from, bytes: Size(bytes) })
+        };
+        assert_eq!(asked(&old, 0, 3), None);
+        assert_eq!(asked(&newest, 0, 3).unwrap(), "upd");
+        assert_eq!(asked(&newest, 4, 3), None, "it has no such bytes");
+        assert_eq!(asked(&newest, u64::MAX, u64::MAX), None);
+        assert_eq!(asked(&newest, 0, 6).unwrap(), "update");
+        assert_eq!(asked(&newest, 0, 6), None);
+        assert_eq!(part(&held, &newest, 0, 6).unwrap(), "update", "the file is there");
+        let held = HeldUpdates { bytes_max: u64::MAX, ..open(&dir) };
+        held.keep(&newest, &vec![0; IN_MEMORY_MAX + 1].into()).unwrap();
+        assert!(held.newest().is_none());
+    }
+
+    #[test]
     fn nothing_else_is_given() {
         let dir = tempfile::tempdir().unwrap();
         let held = open(&dir);
-        held.keep(&task("a", 1, 1), b"update").unwrap();
+        keep(&held, &task("a", 1, 1), b"update").unwrap();
         assert!(part(&held, &task("a", 1, 1), 1, 6).unwrap_err().contains("update/a/1/pi/1"));
         let names = [
             "update/a/1/pu/1",
@@ -214,12 +269,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let held = open(&dir);
         for number in 0..20 {
-            held.keep(&task(&format!("j{number}"), 1, 1), b"x").unwrap();
+            keep(&held, &task(&format!("j{number}"), 1, 1), b"x").unwrap();
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), FILES_MAX);
-        held.keep(&task("big", 1, 1), &[1; 1000]).unwrap();
+        keep(&held, &task("big", 1, 1), &[1; 1000]).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-        let refusal = held.keep(&task("huge", 1, 1), &[1; 1001]).unwrap_err();
+        let refusal = keep(&held, &task("huge", 1, 1), &[1; 1001]).unwrap_err();
         assert!(refusal.to_string().contains("--cache-bytes"), "{refusal}");
     }
 }

@@ -160,6 +160,7 @@ mod tests {
             initial_loss: None,
             control_change: None,
             held: false,
+            crc32: None,
         };
         Session::new([byte; 32], report, 5)
     }

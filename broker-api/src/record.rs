@@ -95,6 +95,7 @@ pub struct JobEvent {
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "they are few, and do not wait")]
 pub enum EventBody {
     /// Stored; it will not be lost.
     Accepted,

@@ -374,6 +374,7 @@ impl Agent {
             initial_loss: None,
             control_change: None,
             held: false,
+            crc32: None,
         })
     }
 

@@ -44,6 +44,10 @@ fn is_digest(text: &str) -> bool {
     text.strip_prefix("sha256:").is_some_and(|rest| rest.len() == 64 && rest.bytes().all(hex))
 }
 
+fn is_object(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident, $kind:literal, $check:ident, $expected:expr) => {
         $(#[$doc])*
@@ -137,6 +141,11 @@ text_id!(
     Digest, "digest", is_digest, "'sha256:' and 64 lower-case hexadecimal digits"
 );
 
+text_id!(
+    /// One upload of a blob: its chunks are under this name.
+    ObjectId, "object id", is_object, "1 to 64 letters and digits"
+);
+
 impl Digest {
     /// The 64 hexadecimal digits without the algorithm.
     pub fn hex(&self) -> &str {
@@ -227,6 +236,10 @@ pub struct BlobRef {
     /// absent.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "blob_name")]
     pub name: Option<String>,
+    /// Where it was when this was written: there it is looked for before the store is asked for the
+    /// name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<ObjectId>,
 }
 
 /// Bytes of a blob's name, at most. Names are in subjects, and a subject that is too long ends the
@@ -246,7 +259,7 @@ fn blob_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String
 impl BlobRef {
     /// A blob that is named by its digest.
     pub fn by_digest(digest: Digest, size: Bytes) -> Self {
-        Self { digest, size, name: None }
+        Self { digest, size, name: None, object: None }
     }
 
     /// The object's name in the store.

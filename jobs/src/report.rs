@@ -21,7 +21,7 @@ pub struct TaskReport {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ReportBody {
-    /// The device works on it.
+    /// The device works on it. Not told of a task of a round that ends soon after.
     Accepted,
     /// The device is on its way.
     Progress(Progress),
@@ -118,6 +118,10 @@ pub struct UpdateReport {
     /// Whether `parameters` are not in the object store but [held](crate::held) on the device.
     #[serde(default, skip_serializing_if = "is_default")]
     pub held: bool,
+    /// CRC-32 (IEEE 802.3) of held parameters: quicker to compare than their digest where whoever made
+    /// them is asked for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crc32: Option<u32>,
 }
 
 /// The judgement of one device on its test split.

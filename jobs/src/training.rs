@@ -44,6 +44,7 @@ pub use self::start::Start;
 /// What happened to a training job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "they are few, and do not wait")]
 pub enum Event {
     /// Something in the round of this number; what is of no round at work, nor a straggler's, is
     /// ignored.
@@ -72,6 +73,7 @@ pub enum Event {
 /// What the shell has to do; each may be done twice without harm.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "they are few, and do not wait")]
 pub enum Effect {
     /// An effect of the round of this number.
     Round {

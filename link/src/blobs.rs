@@ -195,8 +195,8 @@ impl Blobs {
         let sending = upload.send_chunks(bytes, |chunk| hasher.update(chunk));
         let (before, sent) = futures::join!(self.describe(&name), sending);
         let digest = hasher.finish();
-        upload.commit(&name, &digest, sent.and(before)).await?;
-        Ok(BlobRef { digest, size, name: Some(name) })
+        let object = upload.commit(&name, &digest, sent.and(before)).await?;
+        Ok(BlobRef { digest, size, name: Some(name), object })
     }
 
     /// Stores `size` bytes under a name of their own while they are made.
@@ -218,8 +218,8 @@ impl Blobs {
             return Err(error);
         }
         let digest = hasher.finish();
-        upload.commit(&name, &digest, before).await?;
-        Ok(BlobRef { digest, size, name: Some(name) })
+        let object = upload.commit(&name, &digest, before).await?;
+        Ok(BlobRef { digest, size, name: Some(name), object })
     }
 
     /// Stores bytes whose digest is known; the caller vouches for it.
@@ -248,7 +248,7 @@ impl Blobs {
                 sent.and(before)
             }
         };
-        upload.commit(name, &blob.digest, before).await
+        upload.commit(name, &blob.digest, before).await.map(|_| ())
     }
 
     /// The blob's length, if it is in the store.
@@ -264,20 +264,35 @@ impl Blobs {
     /// # Errors
     /// [`BlobError::NotFound`] and [`BlobError::Unavailable`].
     pub async fn open(&self, blob: &BlobRef) -> Result<BlobReader, BlobError> {
-        self.open_object(blob.object_name(), &blob.digest, Some(blob.size)).await
+        if let Some(object) = &blob.object {
+            return Ok(BlobReader::of_known_object(self.clone(), blob, object));
+        }
+        self.open_named(blob.object_name(), &blob.digest, Some(blob.size)).await
     }
 
-    /// Opens a blob that a device holds; it is asked when the first chunk is.
-    pub fn open_held(&self, device: &DeviceId, blob: &BlobRef) -> BlobReader {
-        BlobReader::of_held(self.clone(), jobs::subject::held(device), blob)
+    /// Opens a blob that a device holds; it is asked when the first chunk is. Where `crc32` is known,
+    /// that is compared in place of the digest.
+    pub fn open_held(&self, device: &DeviceId, blob: &BlobRef, crc32: Option<u32>) -> BlobReader {
+        BlobReader::of_held(self.clone(), jobs::subject::held(device), blob, crc32)
     }
 
-    async fn open_object(
+    async fn open_named(
         &self,
         name: &str,
         digest: &Digest,
         size: Option<Size>,
     ) -> Result<BlobReader, BlobError> {
+        let info = self.find(name, digest, size).await?;
+        Ok(BlobReader::of_object(self.clone(), digest.clone(), &info))
+    }
+
+    /// The description of a blob that is there, and of this size if it is known.
+    async fn find(
+        &self,
+        name: &str,
+        digest: &Digest,
+        size: Option<Size>,
+    ) -> Result<ObjectInfo, BlobError> {
         let Some(info) = self.describe(name).await?.info else {
             return Err(BlobError::NotFound { digest: digest.clone() });
         };
@@ -286,7 +301,7 @@ impl Blobs {
             let problem = format!("it has {found} bytes");
             return Err(BlobError::Damaged { digest: digest.clone(), problem });
         }
-        Ok(BlobReader::of_object(self.clone(), digest.clone(), &info))
+        Ok(info)
     }
 
     /// Removes a blob; nothing happens when there is none.

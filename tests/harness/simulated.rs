@@ -23,7 +23,6 @@ use jobs::wire;
 use link::blobs::{BlobError, Blobs, Existing};
 use models::dataset::Dataset;
 use models::federated::encoding::decode_parameters;
-use models::params::Parameters;
 
 mod attacker;
 mod mover;
@@ -267,7 +266,9 @@ impl Device {
         // What is sent back as it came is not digested again.
         let digest = (encoded.is_none() && update == given).then(|| received.digest.clone());
         let digest = digest.unwrap_or_else(|| link::digest::of(&update));
-        let parameters = BlobRef { digest, size: Size(update.len() as u64), name: Some(name) };
+        let crc32 = work.hold.then(|| link::digest::crc32(&update));
+        let size = Size(update.len() as u64);
+        let parameters = BlobRef { digest, size, name: Some(name), object: None };
         if work.hold {
             *self.held.lock().unwrap() = Some((parameters.object_name().to_owned(), update));
         } else {
@@ -284,6 +285,7 @@ impl Device {
             initial_loss: None,
             control_change: None,
             held: work.hold,
+            crc32,
         })
     }
 
@@ -323,10 +325,14 @@ impl Device {
     }
 }
 
-/// Parameters with a number added to every value.
+/// Parameters, as safetensors, with a number added to every value.
 pub fn added(parameters: &[u8], number: u32) -> Vec<u8> {
     let number = f32::from(u16::try_from(number).unwrap());
-    let mut items = Parameters::from_safetensors(parameters).unwrap().items().to_vec();
-    items.iter_mut().flat_map(|item| &mut item.values).for_each(|value| *value += number);
-    Parameters::new(items).unwrap().to_safetensors()
+    let mut bytes = parameters.to_vec();
+    let (length, _) = parameters.split_first_chunk().unwrap();
+    let header = 8 + usize::try_from(u64::from_le_bytes(*length)).unwrap();
+    for value in bytes[header..].as_chunks_mut().0 {
+        *value = (f32::from_le_bytes(*value) + number).to_le_bytes();
+    }
+    bytes
 }

@@ -19,7 +19,7 @@ pub(crate) use self::meter::Latest;
 use self::meter::{Meter, Steps};
 use self::prepare::begin;
 use self::room::Room;
-use self::update::Update;
+use self::update::{Given, Update};
 use super::{Run, Stopped, failures};
 use crate::cache::{self, Keep};
 use crate::checkpoints::Saver;
@@ -79,7 +79,7 @@ impl Run {
         }
         let may_hold = self.holds(&task);
         let trained = self.trained(task, received).await?;
-        let (parameters, held) = self.hand_over(trained.update, may_hold).await?;
+        let Given { parameters, crc32 } = self.hand_over(trained.update, may_hold).await?;
         let control_change = match trained.control_change {
             Some(change) => {
                 Some(self.upload(format!("{}/control", self.update_name()), change).await?)
@@ -98,7 +98,8 @@ impl Run {
             engine: ENGINE.to_owned(),
             initial_loss: trained.initial_loss,
             control_change,
-            held,
+            held: crc32.is_some(),
+            crc32,
         }))
     }
 
@@ -109,13 +110,14 @@ impl Run {
         task.hold && config.bytes_per_second.is_none() && cache.is_way_quick()
     }
 
-    /// Holds an update for the broker, or stores it; where it is, and whether it is held.
-    async fn hand_over(&self, update: Vec<u8>, may_hold: bool) -> Result<(BlobRef, bool), Failure> {
+    /// Holds an update for the broker, or stores it.
+    async fn hand_over(&self, update: Vec<u8>, may_hold: bool) -> Result<Given, Failure> {
         let update = Bytes::from(update);
         if may_hold && let Some(held) = self.hold(update.clone(), None).await {
-            return Ok((held, true));
+            return Ok(held);
         }
-        Ok((self.upload(self.update_name(), update).await?, false))
+        let parameters = self.upload(self.update_name(), update).await?;
+        Ok(Given { parameters, crc32: None })
     }
 
     async fn upload(&self, name: String, bytes: impl Into<Bytes>) -> Result<BlobRef, Failure> {
@@ -203,7 +205,7 @@ impl Run {
         received: Bytes,
         examples: u64,
     ) -> Result<ReportBody, Failure> {
-        let (parameters, held) = self.hand_over_untouched(task, received).await?;
+        let Given { parameters, crc32 } = self.hand_over_untouched(task, received).await?;
         Ok(ReportBody::Trained(UpdateReport {
             parameters,
             examples,
@@ -214,7 +216,8 @@ impl Run {
             engine: ENGINE.to_owned(),
             initial_loss: None,
             control_change: None,
-            held,
+            held: crc32.is_some(),
+            crc32,
         }))
     }
 

@@ -190,7 +190,7 @@ async fn an_update_is_held_until_it_is_asked_for() {
     agent.stop().await;
     let agent = world.join(world.config_with_data()).await;
     for (stored, held) in pairs {
-        let mut reader = world.blobs.open_held(&"pi".parse().unwrap(), &held);
+        let mut reader = world.blobs.open_held(&"pi".parse().unwrap(), &held, None);
         let mut bytes = Vec::new();
         while let Some(chunk) = reader.next().await.unwrap() {
             bytes.extend_from_slice(&chunk);

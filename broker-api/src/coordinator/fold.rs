@@ -36,6 +36,8 @@ pub(super) struct Part {
     pub(super) control_change: Option<BlobRef>,
     /// Whether its device holds it.
     pub(super) held: bool,
+    /// And what it is to be, if its digest need not be compared.
+    pub(super) crc32: Option<u32>,
     /// What it was trained from, unless that is the round's own.
     pub(super) base: Option<Base>,
 }
@@ -50,6 +52,7 @@ impl Part {
             initial_loss: update.initial_loss.unwrap_or_default(),
             control_change: update.control_change.clone(),
             held: update.held,
+            crc32: update.crc32,
             base: None,
         }
     }

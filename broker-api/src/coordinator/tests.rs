@@ -181,7 +181,10 @@ async fn blobs_that_are_not_what_was_reported_are_refused() {
     let bytes = tiny(|_| ());
     let size = jobs::id::Bytes(bytes.len() as u64);
     let digest = link::digest::of(&bytes);
-    let named = |name: &str| BlobRef { name: Some(name.to_owned()), digest: digest.clone(), size };
+    let named = |name: &str| BlobRef {
+        name: Some(name.to_owned()),
+        ..BlobRef::by_digest(digest.clone(), size)
+    };
     let other = named("update/other/1/d2/1");
     let text = refused(move || Action::Claim(other.clone()), FailureCode::InvalidUpdate).await;
     assert!(text.contains("d2") && text.contains("not of this job"), "{text}");

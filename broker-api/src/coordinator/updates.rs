@@ -59,7 +59,7 @@ pub(super) enum How {
     Step(Base),
     /// By a rule that looks at all of them, and a server optimizer's step against its result if
     /// there is one.
-    Rule(Start),
+    Rule(Box<Start>),
     /// By their mean with noise.
     Private(Box<Private>),
 }
@@ -82,7 +82,14 @@ impl How {
             (optimizer, Some(rule)) => {
                 let eligible = training.round().map_or(0, Round::eligible);
                 let (control, version) = (state, training.rounds_done());
-                Self::Rule(Start { rule, parameters, control, eligible, optimizer, version })
+                Self::Rule(Box::new(Start {
+                    rule,
+                    parameters,
+                    control,
+                    eligible,
+                    optimizer,
+                    version,
+                }))
             }
             (Some(base), None) => Self::Step(base),
             (None, None) => Self::Mean(parameters),

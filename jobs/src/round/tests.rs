@@ -34,6 +34,7 @@ fn update(number: u64) -> UpdateReport {
         initial_loss: None,
         control_change: None,
         held: false,
+        crc32: None,
     }
 }
 

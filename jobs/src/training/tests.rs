@@ -59,6 +59,7 @@ fn answer(effect: &Effect, count: usize, accuracy: f64) -> Option<Event> {
                     initial_loss: None,
                     control_change: None,
                     held: false,
+                    crc32: None,
                 },
             }
         }

@@ -193,10 +193,13 @@ fn reports(golden: &mut Golden) {
         initial_loss: None,
         control_change: None,
         held: false,
+        crc32: None,
     };
     golden.same("report-trained", &report(Purpose::Train, ReportBody::Trained(trained.clone())));
     let held = UpdateReport { held: true, ..trained };
-    golden.same("report-trained-held", &report(Purpose::Train, ReportBody::Trained(held)));
+    let known = UpdateReport { crc32: Some(0xcbf4_3926), ..held.clone() };
+    golden.old("report-trained-held", &report(Purpose::Train, ReportBody::Trained(held)));
+    golden.same("report-trained-held", &report(Purpose::Train, ReportBody::Trained(known)));
     let evaluated =
         EvaluationReport { examples: 21, loss: 0.25, accuracy: 0.9375, duration_ms: Millis(4) };
     golden.same("report-evaluated", &report(Purpose::Evaluate, ReportBody::Evaluated(evaluated)));
@@ -401,7 +404,7 @@ fn digest(byte: u8) -> Digest {
 
 fn blob() -> BlobRef {
     let name = Some("update/01job/3/pi-3/1".to_owned());
-    BlobRef { digest: digest(2), size: Bytes(24_000), name }
+    BlobRef { digest: digest(2), size: Bytes(24_000), name, object: None }
 }
 
 fn model() -> ModelRef {

@@ -207,6 +207,7 @@ impl World {
             initial_loss: None,
             control_change: None,
             held: false,
+            crc32: None,
         })
     }
 

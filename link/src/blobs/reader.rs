@@ -7,12 +7,12 @@ use async_nats::jetstream::object_store::ObjectInfo;
 use async_nats::{Message, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt as _;
-use jobs::id::{BlobRef, Bytes as Size, Digest};
+use jobs::id::{BlobRef, Bytes as Size, Digest, ObjectId};
 use tokio::time::Instant;
 
 use self::source::{Said, Source};
 use super::flow::Batch;
-use super::{BlobError, Blobs, chunk_subject};
+use super::{BlobError, Blobs};
 use crate::digest::Hasher;
 
 mod source;
@@ -37,6 +37,8 @@ pub struct BlobReader {
     blobs: Blobs,
     digest: Digest,
     source: Source,
+    /// Under which name it is looked for if nothing is there.
+    name: Option<String>,
     size: Size,
     /// Bytes asked for at once, at most.
     batch_most: u64,
@@ -53,22 +55,54 @@ pub struct BlobReader {
     away_until: Option<Instant>,
     /// Until when they have to have given it.
     until: Option<Instant>,
-    hasher: Option<Hasher>,
+    check: Check,
+}
+
+/// What the bytes are compared with.
+#[derive(Debug)]
+enum Check {
+    Digest(Hasher),
+    Crc32(crc32fast::Hasher, u32),
+    Length,
+}
+
+impl Check {
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Digest(hasher) => hasher.update(bytes),
+            Self::Crc32(hasher, _) => hasher.update(bytes),
+            Self::Length => {}
+        }
+    }
 }
 
 impl BlobReader {
     pub(super) fn of_object(blobs: Blobs, digest: Digest, info: &ObjectInfo) -> Self {
-        let chunk_subject = chunk_subject(&info.nuid);
-        let source = Source::Store { chunk_subject, next_sequence: 1 };
-        Self::new(blobs, digest, Size(info.size as u64), source)
+        Self::new(blobs, digest, Size(info.size as u64), Source::in_store(&info.nuid))
+    }
+
+    /// The same where it was last. If it is not there any more, its name says where it is.
+    pub(super) fn of_known_object(blobs: Blobs, blob: &BlobRef, object: &ObjectId) -> Self {
+        let source = Source::in_store(object.as_str());
+        let name = Some(blob.object_name().to_owned());
+        Self { name, ..Self::new(blobs, blob.digest.clone(), blob.size, source) }
     }
 
     /// Of a blob that whoever listens to `subject` holds.
-    pub(super) fn of_held(blobs: Blobs, subject: String, blob: &BlobRef) -> Self {
+    pub(super) fn of_held(
+        blobs: Blobs,
+        subject: String,
+        blob: &BlobRef,
+        crc32: Option<u32>,
+    ) -> Self {
         let source = Source::Device { subject, name: blob.object_name().to_owned(), until: 0 };
         let takes = Duration::from_secs(blob.size.0 / GIVEN_BYTES_PER_SECOND);
         let until = Some(Instant::now() + GIVEN_WITHIN + takes);
-        Self { until, ..Self::new(blobs, blob.digest.clone(), blob.size, source) }
+        let mut reader = Self::new(blobs, blob.digest.clone(), blob.size, source);
+        if let Some(expected) = crc32 {
+            reader.check = Check::Crc32(crc32fast::Hasher::new(), expected);
+        }
+        Self { until, ..reader }
     }
 
     fn new(blobs: Blobs, digest: Digest, size: Size, source: Source) -> Self {
@@ -80,6 +114,7 @@ impl BlobReader {
             blobs,
             digest,
             source,
+            name: None,
             size,
             batch_most,
             batch_bytes: Batch::new(),
@@ -90,7 +125,7 @@ impl BlobReader {
             silences: 0,
             away_until: None,
             until: None,
-            hasher: Some(Hasher::new()),
+            check: Check::Digest(Hasher::new()),
         }
     }
 
@@ -98,7 +133,7 @@ impl BlobReader {
     /// and was checked by those who stored it. Saves a third of the time of reading.
     #[must_use]
     pub fn unchecked(mut self) -> Self {
-        self.hasher = None;
+        self.check = Check::Length;
         self
     }
 
@@ -140,7 +175,16 @@ impl BlobReader {
             };
             if let Some(message) = message {
                 self.silences = 0;
-                match self.source.hear(&message, self.received, self.size) {
+                let said = self.source.hear(&message, self.received, self.size);
+                if matches!(said, Said::Over | Said::Damaged(_))
+                    && self.received == 0
+                    && let Some(name) = self.name.take()
+                {
+                    let info = self.blobs.find(&name, &self.digest, Some(self.size)).await?;
+                    self.source = Source::in_store(&info.nuid);
+                    continue;
+                }
+                match said {
                     Said::Chunk => {
                         self.take(&message.payload)?;
                         if self.source.is_over(self.received) {
@@ -228,9 +272,7 @@ impl BlobReader {
     fn take(&mut self, chunk: &[u8]) -> Result<(), BlobError> {
         self.away_until = None;
         self.received += chunk.len() as u64;
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(chunk);
-        }
+        self.check.update(chunk);
         if self.received > self.size.0 {
             let problem = format!("it has more than the {} bytes of its description", self.size);
             return Err(self.damaged(problem));
@@ -240,12 +282,22 @@ impl BlobReader {
 
     fn finish(&mut self) -> Result<(), BlobError> {
         self.batch = None;
-        let Some(hasher) = self.hasher.take() else { return Ok(()) };
-        let found = hasher.finish();
-        if found == self.digest {
-            Ok(())
-        } else {
-            Err(self.damaged(format!("its bytes have the digest {found}")))
+        match std::mem::replace(&mut self.check, Check::Length) {
+            Check::Digest(hasher) => {
+                let found = hasher.finish();
+                if found == self.digest {
+                    return Ok(());
+                }
+                Err(self.damaged(format!("its bytes have the digest {found}")))
+            }
+            Check::Crc32(hasher, expected) => {
+                let found = hasher.finalize();
+                if found == expected {
+                    return Ok(());
+                }
+                Err(self.damaged(format!("its CRC-32 is {found:08x}, not {expected:08x}")))
+            }
+            Check::Length => Ok(()),
         }
     }
 

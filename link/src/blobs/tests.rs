@@ -84,6 +84,37 @@ async fn a_false_length_is_neither_believed_nor_allocated() {
 }
 
 #[tokio::test]
+async fn a_blob_is_read_where_it_is_known_to_be_or_where_its_name_says() {
+    let server = Server::start();
+    let blobs = store(&server).await;
+    let bytes = pattern(2 * CHUNK_BYTES + 9, 5);
+    let first = blobs.put_named("parameters/a/1/1".to_owned(), bytes.clone()).await.unwrap();
+    assert!(first.object.is_some());
+    // Its description is not asked for.
+    describe(&blobs, &first, |info| *info = "nonsense".into()).await;
+    assert!(blobs.get(&first).await.unwrap() == bytes);
+    assert!(blobs.get(&BlobRef { object: None, ..first.clone() }).await.is_err());
+    // It was stored again meanwhile, somewhere else.
+    let name = first.object_name().to_owned();
+    let second = blobs.put_named(name.clone(), bytes.clone()).await.unwrap();
+    assert_ne!(second.object, first.object);
+    blobs.purge(first.object.as_ref().unwrap().as_str()).await;
+    for blob in [&first, &second] {
+        assert!(blobs.get(blob).await.unwrap() == bytes, "{blob:?}");
+    }
+    // Other bytes are not taken for it, wherever they are.
+    let other = blobs.put_named("parameters/a/2/1".to_owned(), pattern(bytes.len(), 6)).await;
+    let false_place = BlobRef { object: other.unwrap().object, ..second.clone() };
+    let error = blobs.get(&false_place).await.unwrap_err();
+    assert!(matches!(error, BlobError::Damaged { .. }), "{error}");
+    blobs.delete(&second).await.unwrap();
+    for blob in [&first, &second] {
+        let error = blobs.get(blob).await.unwrap_err();
+        assert!(matches!(error, BlobError::NotFound { .. }), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn an_unreadable_description_is_replaced_and_removed() {
     let server = Server::start();
     let blobs = store(&server).await;

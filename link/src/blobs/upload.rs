@@ -5,7 +5,7 @@ use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::object_store::{ObjectInfo, ObjectOptions};
 use bytes::Bytes;
-use jobs::id::{Bytes as Size, Digest};
+use jobs::id::{Bytes as Size, Digest, ObjectId};
 
 use super::window::{Window, may_pass};
 use super::{
@@ -94,26 +94,28 @@ impl<'a> Upload<'a> {
 
     /// Publishes the description under the condition that nobody else did since `before`;
     /// whoever comes second with the same bytes has nothing left to do but to tidy up. An error
-    /// in `before` ends the upload.
+    /// in `before` ends the upload. Gives where the bytes are, if that is where they were sent.
     pub(super) async fn commit(
         self,
         name: &str,
         digest: &Digest,
         before: Result<Described, BlobError>,
-    ) -> Result<(), BlobError> {
+    ) -> Result<Option<ObjectId>, BlobError> {
         let committed = match before {
             Ok(before) => self.try_commit(name, digest, before).await,
             Err(error) => Err(error),
         };
         match committed {
-            Ok(Some(obsolete)) => self.blobs.purge(&obsolete).await,
-            Ok(None) => {}
+            Ok(Some(obsolete)) => {
+                self.blobs.purge(&obsolete).await;
+                Ok(ObjectId::parse(&self.id).ok().filter(|_| obsolete != self.id))
+            }
+            Ok(None) => Ok(ObjectId::parse(&self.id).ok()),
             Err(error) => {
                 self.blobs.purge(&self.id).await;
-                return Err(error);
+                Err(error)
             }
         }
-        Ok(())
     }
 
     /// The upload whose chunks nobody needs any more: the one before, or this one.

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use jobs::id::{BlobRef, Bytes as Size, Digest};
+use jobs::id::{BlobRef, Digest};
 
-use super::{ATTEMPTS, BlobError, Blobs};
+use super::{ATTEMPTS, BlobError, BlobReader, Blobs};
 
 impl Blobs {
     /// A whole blob, checked.
@@ -21,7 +21,7 @@ impl Blobs {
     /// # Errors
     /// [`BlobError`].
     pub async fn get_into(&self, blob: &BlobRef, memory: Vec<u8>) -> Result<Bytes, BlobError> {
-        self.get_object(blob.object_name(), &blob.digest, Some(blob.size), memory).await
+        self.get_wanted(Wanted::Blob(blob), memory).await
     }
 
     /// A whole blob that is named by its digest, when its length is not known.
@@ -29,19 +29,17 @@ impl Blobs {
     /// # Errors
     /// [`BlobError`].
     pub async fn get_by_digest(&self, digest: &Digest) -> Result<Bytes, BlobError> {
-        self.get_object(digest.hex(), digest, None, Vec::new()).await
+        self.get_wanted(Wanted::ByDigest(digest), Vec::new()).await
     }
 
-    async fn get_object(
+    async fn get_wanted(
         &self,
-        name: &str,
-        digest: &Digest,
-        size: Option<Size>,
+        wanted: Wanted<'_>,
         mut memory: Vec<u8>,
     ) -> Result<Bytes, BlobError> {
         let mut attempt = 1;
         loop {
-            match self.get_once(name, digest, size, std::mem::take(&mut memory)).await {
+            match self.get_once(wanted, std::mem::take(&mut memory)).await {
                 // Someone may be replacing it, or a replica may be behind.
                 Err(BlobError::Damaged { .. } | BlobError::NotFound { .. })
                     if attempt < ATTEMPTS =>
@@ -54,31 +52,45 @@ impl Blobs {
         }
     }
 
-    async fn get_once(
-        &self,
-        name: &str,
-        digest: &Digest,
-        size: Option<Size>,
-        mut whole: Vec<u8>,
-    ) -> Result<Bytes, BlobError> {
-        let mut reader = self.open_object(name, digest, size).await?;
-        let size = usize::try_from(reader.size().0).unwrap_or(usize::MAX);
-        whole.clear();
-        while let Some(chunk) = reader.next().await? {
-            if chunk.len() == size {
-                // One chunk is the whole blob; the last call checks the digest.
-                reader.next().await?;
-                return Ok(chunk);
+    async fn get_once(&self, wanted: Wanted<'_>, whole: Vec<u8>) -> Result<Bytes, BlobError> {
+        let (reader, digest) = match wanted {
+            Wanted::Blob(blob) => (self.open(blob).await?, &blob.digest),
+            Wanted::ByDigest(digest) => {
+                (self.open_named(digest.hex(), digest, None).await?, digest)
             }
-            if whole.capacity() < size {
-                // Whoever can store a description can write any length into it.
-                whole.try_reserve_exact(size).map_err(|_| {
-                    let problem = format!("{size} bytes are more than there is memory for");
-                    BlobError::Damaged { digest: digest.clone(), problem }
-                })?;
-            }
-            whole.extend_from_slice(&chunk);
-        }
-        Ok(whole.into())
+        };
+        read_whole(reader, digest, whole).await
     }
+}
+
+/// A blob of a known or an unknown length.
+#[derive(Clone, Copy)]
+enum Wanted<'a> {
+    Blob(&'a BlobRef),
+    ByDigest(&'a Digest),
+}
+
+async fn read_whole(
+    mut reader: BlobReader,
+    digest: &Digest,
+    mut whole: Vec<u8>,
+) -> Result<Bytes, BlobError> {
+    let size = usize::try_from(reader.size().0).unwrap_or(usize::MAX);
+    whole.clear();
+    while let Some(chunk) = reader.next().await? {
+        if chunk.len() == size {
+            // One chunk is the whole blob; the last call checks the digest.
+            reader.next().await?;
+            return Ok(chunk);
+        }
+        if whole.capacity() < size {
+            // Whoever can store a description can write any length into it.
+            whole.try_reserve_exact(size).map_err(|_| {
+                let problem = format!("{size} bytes are more than there is memory for");
+                BlobError::Damaged { digest: digest.clone(), problem }
+            })?;
+        }
+        whole.extend_from_slice(&chunk);
+    }
+    Ok(whole.into())
 }

@@ -72,6 +72,7 @@ impl Run {
                 initial_loss: None,
                 control_change: None,
                 held: false,
+                crc32: None,
             };
             let session = Session::new(seed, report, levels.devices);
             device.masking.begin(&id.job, id.round, &vector, &session)?;

@@ -28,6 +28,13 @@ pub(super) struct Update<'a> {
     seed: u64,
 }
 
+/// An update that the broker can read.
+pub(super) struct Given {
+    pub(super) parameters: BlobRef,
+    /// Of one that is held on the device; others are in the store.
+    pub(super) crc32: Option<u32>,
+}
+
 impl<'a> Update<'a> {
     pub(super) fn of(device: &'a Device, id: &'a TaskId, task: &'a TrainTask) -> Self {
         Self {
@@ -156,36 +163,37 @@ fn unencodable(error: &EncodingError) -> Failure {
 
 impl Run {
     /// Holds an update whose digest may be known; none where the disk does not take it.
-    pub(super) async fn hold(&self, update: Bytes, digest: Option<Digest>) -> Option<BlobRef> {
+    pub(super) async fn hold(&self, update: Bytes, digest: Option<Digest>) -> Option<Given> {
         let (device, id) = (self.executor.device.clone(), self.id.clone());
         let write = move || {
             device.held.keep(&id, &update)?;
             let digest = digest.unwrap_or_else(|| link::digest::of(&update));
             let (size, name) = (Size(update.len() as u64), Some(device.held.name(&id)));
-            Ok(BlobRef { digest, size, name })
+            let crc32 = Some(link::digest::crc32(&update));
+            Ok(Given { parameters: BlobRef { digest, size, name, object: None }, crc32 })
         };
         let written = tokio::task::spawn_blocking(write).await;
         let written = written.unwrap_or_else(|error| Err(std::io::Error::other(error)));
         written.inspect_err(|error| tracing::warn!("an update is stored, not held: {error}")).ok()
     }
 
-    /// Gives the very same parameters as an update, though they are in the store; where they are,
-    /// and whether they are held.
+    /// Gives the very same parameters as an update, though they are in the store.
     pub(super) async fn hand_over_untouched(
         &self,
         task: TrainTask,
         received: Bytes,
-    ) -> Result<(BlobRef, bool), Failure> {
+    ) -> Result<Given, Failure> {
         let (device, may_hold) = (&self.executor.device, self.holds(&task));
         if task.update == UpdateEncoding::default() && task.encoded.is_none() {
             let digest = task.parameters.digest.clone();
             if may_hold && let Some(held) = self.hold(received.clone(), Some(digest)).await {
-                return Ok((held, true));
+                return Ok(held);
             }
-            let parameters = BlobRef { name: Some(self.update_name()), ..task.parameters };
+            let parameters =
+                BlobRef { name: Some(self.update_name()), object: None, ..task.parameters };
             let sent = device.blobs.put_as(&parameters, received, Existing::Replace).await;
             sent.map_err(|error| cache::explain(&error))?;
-            return Ok((parameters, false));
+            return Ok(Given { parameters, crc32: None });
         }
         let (shared, id) = (device.clone(), self.id.clone());
         let work = move || {

@@ -26,6 +26,7 @@ fn part(device: &str, examples: u64) -> Part {
         initial_loss: 0.0,
         control_change: None,
         held: false,
+        crc32: None,
         base: None,
     }
 }

@@ -179,11 +179,8 @@ async fn an_update_that_comes_too_late_is_removed() {
     let job = submit(&broker, spec).await;
     offered(&broker, &device, 2).await;
     open_slow.send(true).unwrap();
-    let update = BlobRef {
-        name: Some(format!("update/{job}/1/d2/1")),
-        digest: link::digest::of(b""),
-        size: jobs::id::Bytes(0),
-    };
+    let nothing = BlobRef::by_digest(link::digest::of(b""), jobs::id::Bytes(0));
+    let update = BlobRef { name: Some(format!("update/{job}/1/d2/1")), ..nothing };
     let blobs = &broker.core.store.blobs;
     until("it is stored", async || blobs.size(&update).await.unwrap().is_some()).await;
     open_fast.send(true).unwrap();

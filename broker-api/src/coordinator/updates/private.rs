@@ -194,6 +194,7 @@ mod tests {
             initial_loss: 0.0,
             control_change: None,
             held: false,
+            crc32: None,
             base: None,
         }
     }

@@ -67,7 +67,7 @@ impl Updates {
     /// Where an update is read from.
     pub(super) async fn reader(&self, part: &Part) -> Result<BlobReader, BlobError> {
         if part.held {
-            return Ok(self.blobs.open_held(&part.device, &part.parameters));
+            return Ok(self.blobs.open_held(&part.device, &part.parameters, part.crc32));
         }
         self.blobs.open(&part.parameters).await
     }

@@ -145,6 +145,7 @@ fn an_update_without_what_its_strategy_needs_is_refused() {
         initial_loss: None,
         control_change: None,
         held: false,
+        crc32: None,
     };
     let refused = |strategy: &str, update: &UpdateReport| {
         strategy.parse::<Strategy>().unwrap().refuses(update).unwrap_or_default()

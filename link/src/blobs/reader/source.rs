@@ -5,7 +5,7 @@ use bytes::Bytes;
 use jobs::held::{HeldRequest, OFFSET_HEADER, REFUSAL_HEADER};
 use jobs::id::Bytes as Size;
 
-use super::super::direct_get;
+use super::super::{chunk_subject, direct_get};
 
 /// Chunks asked for at once; the bytes decide.
 const BATCH_CHUNKS: u32 = 256;
@@ -38,6 +38,11 @@ pub(super) enum Said {
 }
 
 impl Source {
+    /// The chunks of an object of this id.
+    pub(super) fn in_store(id: &str) -> Self {
+        Self::Store { chunk_subject: chunk_subject(id), next_sequence: 1 }
+    }
+
     /// A request for the bytes behind the first `received` of `size`: its subject and payload.
     pub(super) fn request(&mut self, received: u64, size: u64, bytes: u64) -> (String, Bytes) {
         match self {

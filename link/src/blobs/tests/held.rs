@@ -18,7 +18,7 @@ fn device() -> DeviceId {
 
 fn blob_of(bytes: &Bytes) -> BlobRef {
     let (digest, size) = (crate::digest::of(bytes), Size(bytes.len() as u64));
-    BlobRef { digest, size, name: Some("update/a/1/pi/1".to_owned()) }
+    BlobRef { digest, size, name: Some("update/a/1/pi/1".to_owned()), object: None }
 }
 
 /// Asked for the n-th time for a part of what a device holds.
@@ -69,7 +69,11 @@ fn part(bytes: &Bytes, request: &HeldRequest) -> (u64, Bytes) {
 }
 
 async fn read(blobs: &Blobs, blob: &BlobRef) -> Result<Vec<u8>, BlobError> {
-    let mut reader = blobs.open_held(&device(), blob);
+    read_as(blobs, blob, None).await
+}
+
+async fn read_as(blobs: &Blobs, blob: &BlobRef, crc32: Option<u32>) -> Result<Vec<u8>, BlobError> {
+    let mut reader = blobs.open_held(&device(), blob, crc32);
     let mut whole = Vec::new();
     while let Some(chunk) = reader.next().await? {
         whole.extend_from_slice(&chunk);
@@ -91,6 +95,11 @@ async fn a_blob_is_read_from_the_device_that_holds_it() {
     assert!(holder.asked.load(Ordering::Relaxed) > 2);
     let other = BlobRef { digest: crate::digest::of(b"other"), ..blob };
     let error = read(&blobs, &other).await.unwrap_err();
+    assert!(matches!(error, BlobError::Damaged { .. }), "{error}");
+    // A checksum is compared in place of the digest.
+    let crc32 = crate::digest::crc32(&bytes);
+    assert!(read_as(&blobs, &other, Some(crc32)).await.unwrap() == bytes);
+    let error = read_as(&blobs, &other, Some(crc32 ^ 1)).await.unwrap_err();
     assert!(matches!(error, BlobError::Damaged { .. }), "{error}");
 }
 

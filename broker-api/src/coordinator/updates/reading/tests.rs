@@ -57,6 +57,7 @@ impl Story {
                 initial_loss: None,
                 control_change: None,
                 held: false,
+                crc32: None,
             };
             sent.push((id::<DeviceId>(device), report));
         }

@@ -10,9 +10,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use jobs::id::{BlobRef, Digest};
+use jobs::id::{BlobRef, Bytes as Size, Digest, ObjectId};
 use jobs::report::{Failure, FailureCode};
-use link::blobs::{BlobError, Blobs};
+use jobs::spec::LISTENED_MAX;
+use link::blobs::{BlobError, Blobs, Heard, Listening};
 use models::federated::encoding::decode_parameters;
 
 pub(crate) use gates::Gates;
@@ -24,6 +25,9 @@ mod gates;
 
 /// Bytes of blobs in memory, at most; one larger blob alone is kept too.
 const MEMORY_BYTES: usize = 1024 * 1024;
+
+/// How long the last bytes of an upload may take when it is asked for: they were sent before whatever asks for it.
+const HEARD_WITHIN: Duration = Duration::from_millis(200);
 
 /// A download is quick when it takes no longer than this, and the time of its bytes at this rate; the
 /// rate is that of a device in a wired network while others load too.
@@ -48,6 +52,15 @@ pub(crate) struct Cache {
     gates: Gates,
     /// Whether the last download was quick.
     quick: AtomicBool,
+    next: Mutex<Next>,
+}
+
+/// What is likely to be asked for next, while it is uploaded.
+#[derive(Debug, Default)]
+struct Next {
+    listening: Option<(ObjectId, Listening)>,
+    /// Of what was replaced.
+    memory: Vec<u8>,
 }
 
 /// What of a blob is in memory.
@@ -71,7 +84,8 @@ impl Cache {
     pub(crate) fn new(blobs: Blobs, dir: PathBuf, disk_bytes: u64) -> Self {
         let disk = Disk::open(dir, disk_bytes);
         let (memory, gates) = (Mutex::default(), Gates::default());
-        Self { blobs, disk, memory, gates, quick: AtomicBool::default() }
+        let (quick, next) = (AtomicBool::default(), Mutex::default());
+        Self { blobs, disk, memory, gates, quick, next }
     }
 
     /// A blob whose bytes match its digest.
@@ -79,6 +93,10 @@ impl Cache {
         let fetch = async {
             // The old ones go before the new one takes memory, not after; it takes theirs.
             let memory = taken_from(self.make_room(blob.size.0), blob.size.0);
+            if let Some(bytes) = self.heard(blob).await {
+                self.next().memory = memory;
+                return Ok(bytes);
+            }
             self.download(blob, memory).await
         };
         self.fetched(&blob.digest, keep, fetch).await
@@ -113,6 +131,32 @@ impl Cache {
         let bytes = self.blobs.get_into(blob, memory).await?;
         self.quick.store(is_quick(blob.size.0, began.elapsed()), Ordering::Relaxed);
         Ok(bytes)
+    }
+
+    /// Listens to an upload of this size: what it holds is asked for soon.
+    pub(crate) async fn listen(&self, object: &ObjectId, size: Size) {
+        if size > LISTENED_MAX {
+            return;
+        }
+        let memory = std::mem::take(&mut self.next().memory);
+        match self.blobs.listen(object, size, memory).await {
+            Ok(listening) => self.next().listening = Some((object.clone(), listening)),
+            Err(error) => tracing::debug!("it will be fetched: {error}"),
+        }
+    }
+
+    /// A blob that was listened to, if it was heard as a whole and matches its digest.
+    async fn heard(&self, blob: &BlobRef) -> Option<Bytes> {
+        let is_it =
+            |(object, _): &mut (ObjectId, Listening)| Some(&*object) == blob.object.as_ref();
+        let (_, listening) = self.next().listening.take_if(is_it)?;
+        let Heard { bytes, digest, took } = listening.whole(HEARD_WITHIN).await?;
+        self.quick.store(is_quick(blob.size.0, took), Ordering::Relaxed);
+        (digest == blob.digest).then_some(bytes)
+    }
+
+    fn next(&self) -> MutexGuard<'_, Next> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the way to the broker was quick when something came by it last.
@@ -177,6 +221,9 @@ impl Cache {
         let mut memory = self.memory();
         memory.retain(|kept| kept.used.elapsed() < after);
         memory.shrink_to_fit();
+        if memory.is_empty() {
+            self.next().memory = Vec::new();
+        }
     }
 
     async fn through_disk(

@@ -29,6 +29,7 @@ mod guards;
 mod infer;
 mod joining;
 mod kept_local;
+mod listening;
 mod masked;
 mod noised;
 mod refusals;

@@ -475,6 +475,11 @@ impl Round {
         &self.plan
     }
 
+    /// Whether every device that could be invited was, and will be again if it is there.
+    pub fn invites_all(&self) -> bool {
+        self.spares.is_empty() && self.plan.sampling.is_none()
+    }
+
     /// Devices that could have been invited, and those that were.
     pub fn eligible(&self) -> usize {
         self.members.len() + self.spares.len()

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::engine::EnginePolicy;
-use crate::id::{BlobRef, Bytes, DatasetName, Millis, ModelName, ModelRef, RoundNumber};
+use crate::id::{BlobRef, Bytes, DatasetName, Millis, ModelName, ModelRef, ObjectId, RoundNumber};
 use crate::selector::Selector;
 
 mod begin;
@@ -356,6 +356,9 @@ pub enum TaskWork {
     Telemetry,
 }
 
+/// Parameters of so many bytes may be listened to while they are uploaded, at most.
+pub const LISTENED_MAX: Bytes = Bytes(2 * 1024 * 1024);
+
 /// Local training of one round.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainTask {
@@ -392,6 +395,10 @@ pub struct TrainTask {
     /// Whether the device may hold the update until the broker asks for it, in place of storing it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub hold: bool,
+    /// Where the next round's parameters are going to be uploaded, if they are small and the device may
+    /// listen to the upload in place of fetching them afterwards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<ObjectId>,
 }
 
 /// Control variates of a round (Karimireddy et al. 2020).

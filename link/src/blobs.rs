@@ -17,7 +17,7 @@ use async_nats::{Client, StatusCode};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use bytes::Bytes;
-use jobs::id::{BlobRef, Bytes as Size, DeviceId, Digest};
+use jobs::id::{BlobRef, Bytes as Size, DeviceId, Digest, ObjectId};
 use jobs::report::FailureCode;
 
 use crate::digest::Hasher;
@@ -26,11 +26,13 @@ use crate::limit::Limit;
 
 mod flow;
 mod held;
+mod listening;
 mod reader;
 mod upload;
 mod whole;
 mod window;
 
+pub use listening::{Heard, Listening};
 pub use reader::BlobReader;
 pub use upload::Pieces;
 use upload::Upload;
@@ -209,7 +211,29 @@ impl Blobs {
         size: Size,
         pieces: P,
     ) -> Result<BlobRef, P::Error> {
-        let upload = Upload::new(self, size);
+        Box::pin(self.put_pieces_at(&self.new_object(), name, size, pieces)).await
+    }
+
+    /// An upload that was not begun; whoever knows it can [`Blobs::listen`] to it.
+    #[expect(clippy::missing_panics_doc, reason = "an inbox ends with letters and digits")]
+    pub fn new_object(&self) -> ObjectId {
+        let inbox = self.client.new_inbox();
+        let id = inbox.rsplit('.').next().unwrap_or_default();
+        ObjectId::parse(id).expect("an inbox ends with letters and digits")
+    }
+
+    /// As [`Blobs::put_pieces`], in an upload that was not begun before.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn put_pieces_at<P: Pieces>(
+        &self,
+        object: &ObjectId,
+        name: String,
+        size: Size,
+        pieces: P,
+    ) -> Result<BlobRef, P::Error> {
+        let upload = Upload::at(self, object, size);
         let mut hasher = Hasher::new();
         let sending = upload.send_pieces(pieces, |piece| hasher.update(piece));
         let (before, sent) = futures::join!(self.describe(&name), sending);

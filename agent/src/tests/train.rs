@@ -40,6 +40,7 @@ pub(super) fn training(model: &Model, job: &str, attempt: u32, local: LocalTrain
         update: UpdateEncoding::default(),
         encoded: None,
         hold: false,
+        next: None,
     });
     task(job, Purpose::Train, attempt, work)
 }

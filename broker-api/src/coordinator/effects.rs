@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use async_nats::header::HeaderMap;
-use jobs::id::{Attempt, BlobRef, DeviceId, RoundNumber};
+use jobs::id::{Attempt, BlobRef, DeviceId, ObjectId, RoundNumber};
 use jobs::round::{self, Outcome};
 use jobs::spec::{
-    EvaluateTask, LocalTraining, Offer, Purpose, Schedule, Strategy, Task, TaskId, TaskWork,
-    TrainTask, Transfer,
+    Download, EvaluateTask, LISTENED_MAX, LocalTraining, Offer, Purpose, Schedule, Strategy, Task,
+    TaskId, TaskWork, TrainTask, Transfer,
 };
 use jobs::training::{Effect, Event};
 use jobs::{subject, wire};
@@ -19,6 +19,9 @@ use super::state::round_key;
 use crate::metrics::Counter;
 use crate::record::EventBody;
 use crate::store::StoreError;
+
+/// Copies of parameters that devices listen to while they are uploaded, in bytes, at most.
+const COPIES_MAX: u64 = 32 * 1024 * 1024;
 
 impl Owner {
     /// Performs effects, and those of the events that they answer at once.
@@ -230,6 +233,7 @@ impl Owner {
                 let constant = local.schedule == Schedule::Constant && local.warm_up == 0;
                 let (rounds_done, rounds) =
                     if constant { (0, 0) } else { (self.machine.rounds_done(), self.spec.rounds) };
+                let next = self.next_of(&parameters);
                 self.masked_or_not(TrainTask {
                     graph,
                     parameters,
@@ -243,6 +247,7 @@ impl Owner {
                     update: self.spec.update,
                     encoded,
                     hold: self.may_hold(&device),
+                    next,
                 })
             }
         };
@@ -254,6 +259,17 @@ impl Owner {
         let task = Task { id: self.task_id(round, purpose, attempt), timeout_ms, work };
         self.core.metrics.add(Counter::RoundBytes, "direction=\"down\"".to_owned(), size);
         self.send(&device, &Offer::Task(Box::new(task)), None, true).await;
+    }
+
+    /// Where devices may listen to the parameters that follow these. NATS keeps a copy for each device
+    /// until it is sent.
+    fn next_of(&self, parameters: &BlobRef) -> Option<ObjectId> {
+        let follows = self.machine.rounds_done() + 1 < self.spec.rounds;
+        let plain = self.spec.download == Download::Plain && self.spec.secure_aggregation.is_none();
+        let round = self.machine.round().filter(|round| round.invites_all())?;
+        let copies = parameters.size.0.saturating_mul(round.eligible() as u64);
+        let small = parameters.size <= LISTENED_MAX && copies <= COPIES_MAX;
+        (follows && plain && small).then(|| self.updates.next_mean()).flatten()
     }
 
     /// Whether a device may hold its update until it is read.

@@ -17,6 +17,7 @@ mod encodings;
 mod evaluate;
 mod late;
 mod leftovers;
+mod listening;
 mod masked;
 mod private;
 mod refusals;

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use jobs::id::{BlobRef, Bytes as Size, DeviceId, JobId};
+use jobs::id::{BlobRef, Bytes as Size, DeviceId, JobId, ObjectId};
 use jobs::report::{Failure, FailureCode, UpdateReport};
 use jobs::round::{self, Aggregate, Round};
 use jobs::spec::{PrivacyMode, Strategy, TrainSpec};
@@ -130,6 +130,8 @@ pub(super) struct Updates {
     adds: bool,
     /// Who held an update that could not be read.
     to_store: Arc<Mutex<BTreeSet<DeviceId>>>,
+    /// Where the next mean is going to be uploaded.
+    next: Arc<Mutex<Option<ObjectId>>>,
 }
 
 impl Updates {
@@ -159,12 +161,23 @@ impl Updates {
             equal: spec.privacy.is_some(),
             adds,
             to_store: Arc::default(),
+            next: Arc::default(),
         })
     }
 
     /// Whether a device may hold its updates until they are read.
     pub(super) fn may_be_held(&self, device: &DeviceId) -> bool {
         self.adds && !self.to_store().contains(device)
+    }
+
+    /// Where the next mean is going to be uploaded, if that is what devices get.
+    pub(super) fn next_mean(&self) -> Option<ObjectId> {
+        let is_mean = self.adds && server::optimizer(&self.strategy).is_none();
+        is_mean.then(|| self.next().get_or_insert_with(|| self.blobs.new_object()).clone())
+    }
+
+    fn next(&self) -> MutexGuard<'_, Option<ObjectId>> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn to_store(&self) -> MutexGuard<'_, BTreeSet<DeviceId>> {
@@ -319,7 +332,8 @@ impl Updates {
             return Ok(Aggregate { server_state, ..Aggregate::of(parameters) });
         }
         let mean = Mean::begin(self, how.base()).await?;
-        Ok(Aggregate::of(self.blobs.put_pieces(names.0, size, mean).await?))
+        let object = self.next().take().unwrap_or_else(|| self.blobs.new_object());
+        Ok(Aggregate::of(self.blobs.put_pieces_at(&object, names.0, size, mean).await?))
     }
 
     async fn add_again(&self, part: Part) -> Result<(), ReadError> {

@@ -102,10 +102,14 @@ fn offers(golden: &mut Golden) {
         update: UpdateEncoding::default(),
         encoded: None,
         hold: false,
+        next: None,
     };
     golden.same("offer-train", &offer(Purpose::Train, TaskWork::Train(train.clone())));
     let hold = TrainTask { hold: true, ..train.clone() };
     golden.same("offer-train-hold", &offer(Purpose::Train, TaskWork::Train(hold)));
+    let next = Some(parse("rZ7yq0Nn2m3bT5kd8wLx1C"));
+    let next = TrainTask { next, ..train.clone() };
+    golden.same("offer-train-next", &offer(Purpose::Train, TaskWork::Train(next)));
     let local = LocalTraining {
         loss: Loss::Bce,
         schedule: Schedule::Cosine { floor: 0.125, steps: None },
@@ -282,6 +286,7 @@ fn masked(golden: &mut Golden) {
         update: UpdateEncoding::default(),
         encoded: None,
         hold: false,
+        next: None,
     };
     let shortened = LocalTraining { update_norm_max: Some(0.5), ..LocalTraining::default() };
     let shortened = TrainTask { local: shortened, ..train.clone() };

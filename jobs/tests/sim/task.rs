@@ -81,6 +81,7 @@ impl World {
             update: UpdateEncoding::default(),
             encoded,
             hold: false,
+            next: None,
         };
         let Some(secure) = self.spec.secure_aggregation else { return TaskWork::Train(train) };
         let (clip, weight_max, rounding) = (secure.clip, secure.weight_max, secure.rounding);

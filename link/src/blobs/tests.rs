@@ -4,6 +4,7 @@ use crate::server::Server;
 
 mod cuts;
 mod held;
+mod listening;
 
 async fn store(server: &Server) -> Blobs {
     let client = server.client().await;

@@ -41,9 +41,11 @@ pub(super) struct Upload<'a> {
 
 impl<'a> Upload<'a> {
     pub(super) fn new(blobs: &'a Blobs, size: Size) -> Self {
-        let inbox = blobs.client.new_inbox();
-        let id = inbox.rsplit('.').next().unwrap_or_default().to_owned();
-        Self { blobs, id, size, chunk_bytes: blobs.chunk_bytes() }
+        Self::at(blobs, &blobs.new_object(), size)
+    }
+
+    pub(super) fn at(blobs: &'a Blobs, object: &ObjectId, size: Size) -> Self {
+        Self { blobs, id: object.to_string(), size, chunk_bytes: blobs.chunk_bytes() }
     }
 
     /// Sends all chunks and waits until they are stored; shows each chunk to `seen` meanwhile.

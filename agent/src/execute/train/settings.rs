@@ -127,6 +127,7 @@ mod tests {
             update: spec::UpdateEncoding::default(),
             encoded: None,
             hold: false,
+            next: None,
         }
     }
 

@@ -26,6 +26,7 @@ fn key_of(local: LocalTraining, files: &[(&str, &str)], attempt: u32) -> Digest 
         update: UpdateEncoding::default(),
         encoded: None,
         hold: false,
+        next: None,
     };
     let id = format!("job1-1-train-{attempt}").parse().unwrap();
     key(&id, &task, &dataset, &normalization)

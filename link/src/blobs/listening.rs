@@ -1,0 +1,92 @@
+//! Listens to an upload while it is made, in place of fetching the blob afterwards.
+
+use std::time::Duration;
+
+use async_nats::{Subscriber, header};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use jobs::id::{Bytes as Size, Digest, ObjectId};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::{BlobError, Blobs, chunk_subject};
+use crate::digest::Hasher;
+
+/// An upload that is listened to until it is whole, or this is dropped.
+#[derive(Debug)]
+pub struct Listening(JoinHandle<Option<Heard>>);
+
+/// What was heard.
+#[derive(Debug)]
+pub struct Heard {
+    /// All of it.
+    pub bytes: Bytes,
+    /// Its SHA-256.
+    pub digest: Digest,
+    /// From the first chunk to the last one.
+    pub took: Duration,
+}
+
+impl Blobs {
+    /// Listens to an upload of so many bytes that was not begun, in memory that was taken before where
+    /// that is enough. NATS sends chunks to all who listen, however slow they are, so this is for small
+    /// blobs. Nobody can tell whether all is heard: the blob has to be fetched otherwise.
+    ///
+    /// # Errors
+    /// [`BlobError::Unavailable`].
+    pub async fn listen(
+        &self,
+        object: &ObjectId,
+        size: Size,
+        memory: Vec<u8>,
+    ) -> Result<Listening, BlobError> {
+        let chunks = self.client.subscribe(chunk_subject(object.as_str())).await;
+        let chunks =
+            chunks.map_err(|error| BlobError::unavailable("listening to an upload", error))?;
+        Ok(Listening(tokio::spawn(hear(chunks, size, memory))))
+    }
+}
+
+impl Listening {
+    /// All bytes, if they are there within this time.
+    pub async fn whole(mut self, within: Duration) -> Option<Heard> {
+        tokio::time::timeout(within, &mut self.0).await.ok()?.ok()?
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Puts chunks together until they are so many bytes; none when one is missing, or is no chunk.
+async fn hear(mut chunks: Subscriber, size: Size, mut bytes: Vec<u8>) -> Option<Heard> {
+    let size = usize::try_from(size.0).ok()?;
+    bytes.clear();
+    let (mut hasher, mut began, mut next) = (Hasher::new(), None, 0);
+    while bytes.len() < size {
+        let message = chunks.next().await?;
+        let began = began.get_or_insert_with(Instant::now);
+        let id = message.headers.as_ref()?.get(header::NATS_MESSAGE_ID)?.as_str();
+        let (_, place) = id.split_once('.')?;
+        let (index, _) = place.split_once('.')?;
+        let index: u64 = index.parse().ok()?;
+        if index < next {
+            // It was sent again.
+            continue;
+        }
+        if index > next || bytes.len() + message.payload.len() > size {
+            return None;
+        }
+        bytes.try_reserve_exact(size - bytes.len()).ok()?;
+        bytes.extend_from_slice(&message.payload);
+        hasher.update(&message.payload);
+        next += 1;
+        if bytes.len() == size {
+            let took = began.elapsed();
+            return Some(Heard { bytes: bytes.into(), digest: hasher.finish(), took });
+        }
+    }
+    None
+}

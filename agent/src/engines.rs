@@ -16,8 +16,10 @@ pub(crate) use self::session::{AnySession, SessionError};
 
 mod child;
 mod helper;
+mod memory;
 mod pipe;
 mod probe;
+mod process;
 mod program;
 mod session;
 pub mod table;

@@ -8,6 +8,7 @@
 
 mod bad_files;
 mod bad_requests;
+mod bodies;
 mod cluster;
 mod commands;
 mod deploy;

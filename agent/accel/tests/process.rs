@@ -83,7 +83,8 @@ impl Helper {
             .unwrap();
         let (requests, replies) = (child.stdin.take(), child.stdout.take().unwrap());
         let mut helper = Self { child, requests, replies };
-        let hello = Reply::Hello { protocol: frames::PROTOCOL, engine: engine.to_owned() };
+        let (protocol, engine) = (frames::PROTOCOL, engine.to_owned());
+        let hello = Reply::Hello { protocol, engine, memory: false };
         assert_eq!(helper.reply().0, hello);
         helper
     }

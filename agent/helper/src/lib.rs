@@ -3,7 +3,7 @@
 //!
 //! Here is what helpers have in common, whichever engines they hold: [`serve`] answers an agent's
 //! frames, [`batch`] runs batches that a model takes in pieces, [`engine`] is what is asked of an
-//! engine, [`streams`] are the pipes.
+//! engine, [`streams`] are the pipes, [`memory`] is for what is too long for them.
 
 use std::fmt::Display;
 use std::process::ExitCode;
@@ -12,6 +12,7 @@ use self::engine::{Engine, Refusal};
 
 pub mod batch;
 pub mod engine;
+pub mod memory;
 pub mod serve;
 pub mod streams;
 
@@ -25,8 +26,9 @@ pub fn run(
 ) -> Result<(), Refusal> {
     let replies = streams::take_stdout().map_err(Refusal::of)?;
     let requests = streams::take_stdin().map_err(Refusal::of)?;
+    let memory = memory::Memory::open();
     let started = start()?;
-    serve::serve(name, started.as_ref(), requests, replies).map_err(Refusal::of)
+    serve::serve(name, started.as_ref(), requests, replies, memory).map_err(Refusal::of)
 }
 
 /// Threads of a run on the processor.

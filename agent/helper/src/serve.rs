@@ -1,14 +1,15 @@
 //! Answers frames until the other side closes the pipe.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-use models::engine::frames::{self, FrameError, PREFIX, PROTOCOL, Reply, Request};
+use models::engine::frames::{self, FrameError, PIPED_MAX, PREFIX, PROTOCOL, Reply, Request};
 
 use crate::batch;
 use crate::engine::{Engine, Model, Refusal, views};
+use crate::memory::Memory;
 
 /// Models that are loaded at a time, at most.
 const SESSIONS_MAX: usize = 64;
@@ -16,6 +17,8 @@ const SESSIONS_MAX: usize = 64;
 const CHUNK: usize = 4 << 20;
 /// Buffers that are kept from one request to the next, bytes at most.
 const KEPT_MAX: usize = 64 << 20;
+/// Bytes that are read at once: a frame whose body is short.
+const READ: usize = 2 * PIPED_MAX;
 
 /// Why serving ended before the pipe was closed.
 #[derive(Debug, thiserror::Error)]
@@ -28,20 +31,24 @@ pub enum ServeError {
     Frame(#[from] FrameError),
 }
 
-/// Says hello and answers each request, until there are no more.
+/// Says hello and answers each request, until there are no more. Long bodies lie in the shared
+/// memory, where there is one.
 ///
 /// # Errors
 /// [`ServeError`] when the pipe breaks or carries something else than frames.
 pub fn serve(
     name: &str,
     engine: &dyn Engine,
-    mut requests: impl Read,
+    requests: impl Read,
     mut replies: impl Write,
+    mut memory: Option<Memory>,
 ) -> Result<(), ServeError> {
-    let hello = Reply::Hello { protocol: PROTOCOL, engine: name.to_owned() };
-    send(&mut replies, &hello, &[])?;
+    let mut requests = BufReader::with_capacity(READ, requests);
+    let hello =
+        Reply::Hello { protocol: PROTOCOL, engine: name.to_owned(), memory: memory.is_some() };
+    send(&mut replies, None, &hello, &[])?;
     let mut sessions = Sessions { engine, models: BTreeMap::new() };
-    let (mut header, mut body, mut answer) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut header, mut piped, mut answer) = (Vec::new(), Vec::new(), Vec::new());
     loop {
         let mut prefix = [0; PREFIX];
         match read_prefix(&mut requests, &mut prefix)? {
@@ -52,14 +59,21 @@ pub fn serve(
         let lengths = frames::lengths(prefix)?;
         read(&mut requests, lengths.header, &mut header)?;
         let request: Request = frames::decode(&header)?;
-        read(&mut requests, lengths.body, &mut body)?;
+        let body = match &memory {
+            Some(memory) if lengths.shared => memory.body(lengths.body)?,
+            None if lengths.shared => return Err(FrameError::NotShared.into()),
+            Some(_) | None => {
+                read(&mut requests, lengths.body, &mut piped)?;
+                &piped
+            }
+        };
         answer.clear();
-        let reply = sessions.answer(&request, &body, &mut answer).unwrap_or_else(|refusal| {
+        let reply = sessions.answer(&request, body, &mut answer).unwrap_or_else(|refusal| {
             answer.clear();
             Reply::Refused { reason: refusal.reason, cause: refusal.cause }
         });
-        send(&mut replies, &reply, &answer)?;
-        body.shrink_to(KEPT_MAX);
+        send(&mut replies, memory.as_mut(), &reply, &answer)?;
+        piped.shrink_to(KEPT_MAX);
         answer.shrink_to(KEPT_MAX);
     }
 }
@@ -96,9 +110,22 @@ fn read(requests: &mut impl Read, len: usize, buffer: &mut Vec<u8>) -> io::Resul
     Ok(())
 }
 
-fn send(replies: &mut impl Write, reply: &Reply, body: &[u8]) -> Result<(), ServeError> {
-    replies.write_all(&frames::encode(reply, body.len())?)?;
-    replies.write_all(body)?;
+fn send(
+    replies: &mut impl Write,
+    memory: Option<&mut Memory>,
+    reply: &Reply,
+    body: &[u8],
+) -> Result<(), ServeError> {
+    if body.len() <= PIPED_MAX {
+        let mut frame = frames::encode(reply, body.len())?;
+        frame.extend_from_slice(body);
+        replies.write_all(&frame)?;
+    } else if memory.is_some_and(|memory| memory.write(body).is_ok()) {
+        replies.write_all(&frames::encode_shared(reply, body.len())?)?;
+    } else {
+        replies.write_all(&frames::encode(reply, body.len())?)?;
+        replies.write_all(body)?;
+    }
     replies.flush()?;
     Ok(())
 }

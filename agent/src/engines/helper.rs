@@ -5,9 +5,8 @@
 //! It may crash, hang, or answer nonsense: whatever it does, a call returns by its deadline with
 //! what happened, and the process is gone then.
 
-use std::io::{Error, ErrorKind, Result};
+use std::io::{Error, ErrorKind};
 use std::ops::{Deref, DerefMut};
-use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,8 +17,7 @@ use models::engine::{Engine, EngineError, Session};
 use models::graph::GraphError;
 use models::tensor::Tensor;
 
-use super::child::Running;
-use super::pipe;
+use super::process::Process;
 use super::program::Program;
 
 /// Starts in a row without one good answer, at most; then the helper is left alone for a while.
@@ -75,11 +73,6 @@ impl State {
     }
 }
 
-#[derive(Debug)]
-struct Process {
-    child: Running,
-}
-
 /// Why a helper did not do it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HelperError {
@@ -121,7 +114,7 @@ impl Helper {
     ///
     /// # Errors
     /// [`HelperError`].
-    pub fn session(&self, onnx: &[u8]) -> std::result::Result<HelperSession, HelperError> {
+    pub fn session(&self, onnx: &[u8]) -> Result<HelperSession, HelperError> {
         let mut state = self.0.lock();
         state.sessions += 1;
         let session = state.sessions;
@@ -142,7 +135,7 @@ impl Engine for Helper {
         self.0.engine
     }
 
-    fn load(&self, onnx: &[u8]) -> std::result::Result<Box<dyn Session>, EngineError> {
+    fn load(&self, onnx: &[u8]) -> Result<Box<dyn Session>, EngineError> {
         match self.session(onnx) {
             Ok(session) => Ok(Box::new(session)),
             Err(error) => Err(GraphError::Graph(error.to_string()).into()),
@@ -178,7 +171,7 @@ impl Inner {
         request: &Request,
         body: &[&[u8]],
         limit: Duration,
-    ) -> std::result::Result<(Reply, Vec<u8>), HelperError> {
+    ) -> Result<(Reply, Vec<u8>), HelperError> {
         if generation.is_some_and(|wanted| wanted != state.generation || state.process.is_none()) {
             return Err(HelperError::Gone(format!("the helper had ended: {}", state.failure)));
         }
@@ -212,7 +205,7 @@ impl Inner {
         of_this.map(|(_, session)| session).collect()
     }
 
-    fn start(&self, state: &mut State) -> std::result::Result<(), HelperError> {
+    fn start(&self, state: &mut State) -> Result<(), HelperError> {
         if state.rest_until.is_some_and(|until| Instant::now() < until) {
             let failure = &state.failure;
             let reason = format!("left alone for {REST:?} after {STARTS_MAX} starts: {failure}");
@@ -224,28 +217,28 @@ impl Inner {
         state.rest_until = rests.then(|| Instant::now() + REST);
         state.generation += 1;
         let started = self.program.command().and_then(|mut started| {
-            started.command.args(["serve", self.engine]).stdin(Stdio::piped());
+            started.command.args(["serve", self.engine]);
             if self.threads > 0 {
                 started.command.env("DUNLIN_THREADS", self.threads.to_string());
             }
-            Running::start(&mut started.command)
+            Process::start(&mut started.command)
         });
         let mut process = match started {
-            Ok(child) => Process { child },
+            Ok(process) => process,
             Err(error) => {
                 state.failure = format!("it cannot be started: {error}");
                 return Err(HelperError::Failed(state.failure.clone()));
             }
         };
-        let hello = process.answer(Instant::now() + HELLO_LIMIT);
+        let hello = process.hello(Instant::now() + HELLO_LIMIT);
         state.process = Some(process);
         match hello {
-            Ok((Reply::Hello { protocol: frames::PROTOCOL, engine }, _))
+            Ok(Reply::Hello { protocol: frames::PROTOCOL, engine, .. })
                 if engine == self.engine =>
             {
                 Ok(())
             }
-            Ok((reply, _)) => Err(self.nonsense(state, &reply)),
+            Ok(reply) => Err(self.nonsense(state, &reply)),
             Err(error) => Err(self.failed(state, &what(&error, HELLO_LIMIT))),
         }
     }
@@ -259,7 +252,7 @@ impl Inner {
 
     /// Ends the process; what happened to it, as it said itself.
     fn failed(&self, state: &mut State, what: &str) -> HelperError {
-        let end = state.process.take().map(|process| process.child.end());
+        let end = state.process.take().map(Process::end);
         state.failure = match end {
             Some(end) if !end.is_empty() => format!("{what}: {end}"),
             _ => what.to_owned(),
@@ -313,40 +306,6 @@ fn what(error: &Error, limit: Duration) -> String {
     }
 }
 
-impl Process {
-    fn forget(&mut self, sessions: Vec<u64>, deadline: Instant) -> Result<()> {
-        for session in sessions {
-            self.ask(&Request::Unload { session }, &[], deadline)?;
-        }
-        Ok(())
-    }
-
-    fn ask(
-        &mut self,
-        request: &Request,
-        body: &[&[u8]],
-        deadline: Instant,
-    ) -> Result<(Reply, Vec<u8>)> {
-        let length = body.iter().map(|part| part.len()).sum();
-        let head = frames::encode(request, length).map_err(Error::other)?;
-        pipe::write_all(self.child.stdin()?, &head, deadline)?;
-        for part in body {
-            pipe::write_all(self.child.stdin()?, part, deadline)?;
-        }
-        self.answer(deadline)
-    }
-
-    fn answer(&mut self, deadline: Instant) -> Result<(Reply, Vec<u8>)> {
-        let foreign = |error| Error::new(ErrorKind::InvalidData, error);
-        let prefix = pipe::read_exact(self.child.stdout(), frames::PREFIX, deadline)?;
-        let prefix = *prefix.first_chunk().ok_or(ErrorKind::UnexpectedEof)?;
-        let lengths = frames::lengths(prefix).map_err(foreign)?;
-        let header = pipe::read_exact(self.child.stdout(), lengths.header, deadline)?;
-        let body = pipe::read_exact(self.child.stdout(), lengths.body, deadline)?;
-        Ok((frames::decode(&header).map_err(foreign)?, body))
-    }
-}
-
 /// A model in a helper.
 #[derive(Debug)]
 pub struct HelperSession {
@@ -367,7 +326,7 @@ impl HelperSession {
         &self,
         inputs: &[Tensor],
         limit: Duration,
-    ) -> std::result::Result<(Vec<Tensor>, Duration), HelperError> {
+    ) -> Result<(Vec<Tensor>, Duration), HelperError> {
         let (headers, body) = frames::pack(inputs);
         let request = Request::Run { session: self.session, inputs: headers };
         let helper = &self.helper.0;
@@ -393,7 +352,7 @@ impl Session for HelperSession {
         &self.outputs
     }
 
-    fn run(&self, inputs: &[Tensor]) -> std::result::Result<Vec<Tensor>, EngineError> {
+    fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, EngineError> {
         match self.run_within(inputs, RUN_LIMIT) {
             Ok((outputs, _)) => Ok(outputs),
             Err(error) => {

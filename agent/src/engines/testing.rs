@@ -1,8 +1,9 @@
 //! A helper for tests: this test program itself, started by a script, behaves as it is told to.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use models::engine::frames::{self, Cause, Lengths, Reply, Request};
@@ -31,6 +32,8 @@ pub(crate) enum Fake {
     Hangs,
     /// The same by something that is no frame.
     Babbles,
+    /// The same by a body that is longer than the memory, which it cannot cut off.
+    Overstates,
     /// Says that it lacks memory, instead of crashing.
     LacksMemory,
     /// Ends while it starts.
@@ -40,7 +43,7 @@ pub(crate) enum Fake {
 }
 
 impl Fake {
-    const ALL: [Fake; 12] = [
+    const ALL: [Fake; 13] = [
         Fake::Plain,
         Fake::Good,
         Fake::Wrong,
@@ -50,6 +53,7 @@ impl Fake {
         Fake::Dies,
         Fake::Hangs,
         Fake::Babbles,
+        Fake::Overstates,
         Fake::LacksMemory,
         Fake::EndsAtOnce,
         Fake::EndsLoading,
@@ -88,11 +92,14 @@ fn fake_helper() {
         end(101);
     }
     let mut out = std::fs::OpenOptions::new().write(true).open("/proc/self/fd/3").unwrap();
-    let hello = Reply::Hello { protocol: frames::PROTOCOL, engine: engine.to_owned() };
+    // One of them has pipes alone.
+    let memory = (fake != Fake::Plain).then(memory);
+    let (protocol, engine) = (frames::PROTOCOL, engine.to_owned());
+    let hello = Reply::Hello { protocol, engine, memory: memory.is_some() };
     say(&mut out, &hello, &[]);
     let mut models: HashMap<u64, Box<dyn Session>> = HashMap::new();
     let mut seen: HashMap<Vec<u8>, Vec<Tensor>> = HashMap::new();
-    while let Some((request, body)) = listen(&mut std::io::stdin().lock()) {
+    while let Some((request, body)) = listen(&mut std::io::stdin().lock(), memory.as_ref()) {
         match request {
             Request::Load { .. } if fake == Fake::Refuses => {
                 let reason = "operator Relu".to_owned();
@@ -155,7 +162,7 @@ fn misbehave(fake: Fake, path: &str, out: &mut impl Write) {
     match fake {
         Fake::Crashes => end(101),
         Fake::CrashesOnce => {
-            if std::fs::File::create_new(format!("{path}.crashed")).is_ok() {
+            if File::create_new(format!("{path}.crashed")).is_ok() {
                 end(101);
             }
         }
@@ -166,6 +173,11 @@ fn misbehave(fake: Fake, path: &str, out: &mut impl Write) {
         },
         Fake::Hangs => std::thread::sleep(std::time::Duration::from_mins(10)),
         Fake::Babbles => out.write_all(b"cuda error: out of memory, aborting\n").unwrap(),
+        Fake::Overstates => {
+            assert!(memory().set_len(3).is_err());
+            let reply = Reply::Answered { engine_us: 3, outputs: Vec::new() };
+            out.write_all(&frames::encode_shared(&reply, 1 << 30).unwrap()).unwrap();
+        }
         Fake::Plain
         | Fake::Good
         | Fake::Wrong
@@ -181,12 +193,22 @@ fn say(out: &mut impl Write, reply: &Reply, body: &[u8]) {
     out.write_all(body).unwrap();
 }
 
-fn listen(input: &mut impl Read) -> Option<(Request, Vec<u8>)> {
+/// The file that the agent shares.
+fn memory() -> File {
+    let path = std::env::var(frames::MEMORY).unwrap();
+    File::options().read(true).write(true).open(path).unwrap()
+}
+
+fn listen(input: &mut impl Read, memory: Option<&File>) -> Option<(Request, Vec<u8>)> {
     let mut prefix = [0; frames::PREFIX];
     input.read_exact(&mut prefix).ok()?;
-    let Lengths { header, body } = frames::lengths(prefix).unwrap();
+    let Lengths { header, body, shared } = frames::lengths(prefix).unwrap();
+    assert_eq!(shared, memory.is_some() && body > frames::PIPED_MAX);
     let (mut header, mut body) = (vec![0; header], vec![0; body]);
     input.read_exact(&mut header).ok()?;
-    input.read_exact(&mut body).ok()?;
+    match memory.filter(|_| shared) {
+        Some(memory) => memory.read_exact_at(&mut body, 0).unwrap(),
+        None => input.read_exact(&mut body).ok()?,
+    }
     Some((frames::decode(&header).unwrap(), body))
 }

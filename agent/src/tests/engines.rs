@@ -138,6 +138,7 @@ async fn when_a_helper_fails_the_next_engine_answers_and_says_so() {
         (Fake::Dies, "signal 11"),
         (Fake::Hangs, "no answer within"),
         (Fake::Babbles, "a frame of"),
+        (Fake::Overstates, "1073741824 bytes in shared memory of 67108864"),
         (Fake::LacksMemory, "out of memory"),
     ] {
         let helped = Helped::new(fake).await;

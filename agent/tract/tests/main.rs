@@ -77,7 +77,7 @@ fn it_answers_as_the_native_engine_does_whatever_the_number_of_threads() {
         }
         let Ended { replies, status, log } = run(&["serve", "tract"], threads, said);
         assert!(status.success(), "{log}");
-        let hello = Reply::Hello { protocol: PROTOCOL, engine: "tract".to_owned() };
+        let hello = Reply::Hello { protocol: PROTOCOL, engine: "tract".to_owned(), memory: false };
         assert_eq!(replies[0].0, hello);
         assert!(matches!(&replies[1].0, Reply::Loaded { inputs, .. } if inputs[0].shape[1] == 3));
         for (count, (reply, body)) in examples.into_iter().zip(&replies[2..]) {

@@ -5,7 +5,12 @@
 //! (`u64`), little-endian, the header as JSON, the body as bytes: an ONNX file, or the elements of
 //! tensors one after another, little-endian, rows first.
 //!
-//! Only bytes here: pipes and processes are the shells'.
+//! A long body may lie at the beginning of memory that both share, instead of following its header:
+//! the highest bit of its length says so. The agent makes that memory, a file that [`MEMORY`]
+//! names, and the helper's hello says whether it has opened it. Whose turn it is may write to it:
+//! the agent until its request is sent, then the helper until its reply is.
+//!
+//! Only bytes here: pipes, memory and processes are the shells'.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -21,6 +26,15 @@ pub const PREFIX: usize = 12;
 pub const HEADER_MAX: u32 = 1 << 20;
 /// Longest body, bytes.
 pub const BODY_MAX: u64 = 1 << 31;
+/// Longest body that follows its header where there is shared memory, bytes.
+pub const PIPED_MAX: usize = 16 << 10;
+/// Length of the shared memory, bytes; longer bodies follow their headers.
+pub const SHARED_MAX: usize = 64 << 20;
+/// The variable of a helper's environment that names the file of the shared memory.
+pub const MEMORY: &str = "DUNLIN_MEMORY";
+
+/// In the length of a body that lies in the shared memory.
+const SHARED: u64 = 1 << 63;
 
 /// What an agent asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +70,9 @@ pub enum Reply {
         protocol: u32,
         /// The engine that it serves.
         engine: String,
+        /// Whether it has opened the shared memory.
+        #[serde(default)]
+        memory: bool,
     },
     /// The model is ready.
     Loaded {
@@ -151,6 +168,9 @@ pub enum FrameError {
     /// A header that is no message.
     #[error("a frame's header is no message: {0}")]
     Header(String),
+    /// A body in shared memory, where there is none.
+    #[error("a frame's body is in memory that is not shared")]
+    NotShared,
     /// A body that does not hold what its header says.
     #[error("a frame's body: {0}")]
     Body(String),
@@ -163,6 +183,8 @@ pub struct Lengths {
     pub header: usize,
     /// Of the body, bytes.
     pub body: usize,
+    /// Whether the body lies in the shared memory; else it follows the header.
+    pub shared: bool,
 }
 
 /// Prefix and header of a frame whose body, `body` bytes, follows.
@@ -170,6 +192,18 @@ pub struct Lengths {
 /// # Errors
 /// [`FrameError::TooLarge`].
 pub fn encode<M: Serialize>(message: &M, body: usize) -> Result<Vec<u8>, FrameError> {
+    encode_with(message, body, 0)
+}
+
+/// Prefix and header of a frame whose body, `body` bytes, lies in the shared memory.
+///
+/// # Errors
+/// [`FrameError::TooLarge`].
+pub fn encode_shared<M: Serialize>(message: &M, body: usize) -> Result<Vec<u8>, FrameError> {
+    encode_with(message, body, SHARED)
+}
+
+fn encode_with<M: Serialize>(message: &M, body: usize, place: u64) -> Result<Vec<u8>, FrameError> {
     let mut bytes = vec![0; PREFIX];
     serde_json::to_writer(&mut bytes, message).map_err(|e| FrameError::Header(e.to_string()))?;
     let header = u32::try_from(bytes.len() - PREFIX).unwrap_or(u32::MAX);
@@ -178,7 +212,7 @@ pub fn encode<M: Serialize>(message: &M, body: usize) -> Result<Vec<u8>, FrameEr
         return Err(FrameError::TooLarge { header, body });
     }
     bytes[..4].copy_from_slice(&header.to_le_bytes());
-    bytes[4..PREFIX].copy_from_slice(&body.to_le_bytes());
+    bytes[4..PREFIX].copy_from_slice(&(body | place).to_le_bytes());
     Ok(bytes)
 }
 
@@ -189,12 +223,13 @@ pub fn encode<M: Serialize>(message: &M, body: usize) -> Result<Vec<u8>, FrameEr
 pub fn lengths(prefix: [u8; PREFIX]) -> Result<Lengths, FrameError> {
     let [a, b, c, d, rest @ ..] = prefix;
     let (header, body) = (u32::from_le_bytes([a, b, c, d]), u64::from_le_bytes(rest));
+    let (shared, body) = (body & SHARED != 0, body & !SHARED);
     let too_large = FrameError::TooLarge { header, body };
     if header > HEADER_MAX || body > BODY_MAX {
         return Err(too_large);
     }
     match (usize::try_from(header), usize::try_from(body)) {
-        (Ok(header), Ok(body)) => Ok(Lengths { header, body }),
+        (Ok(header), Ok(body)) => Ok(Lengths { header, body, shared }),
         _ => Err(too_large),
     }
 }
@@ -275,7 +310,7 @@ mod tests {
         let request = Request::Run { session: 7, inputs };
         let bytes = encode(&request, body.len()).unwrap();
         let (lengths, header) = split(&bytes);
-        assert_eq!((lengths.header, lengths.body), (header.len(), body.len()));
+        assert_eq!(lengths, Lengths { header: header.len(), body: body.len(), shared: false });
         let Request::Run { inputs, .. } = decode(header).unwrap() else { panic!() };
         assert_eq!(unpack(&inputs, &body).unwrap(), tensors);
         let reply = Reply::Refused { reason: "operator Mod".into(), cause: Cause::Operator };
@@ -296,6 +331,17 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn prefixes_say_how_long_a_body_is_and_where(
+            body in 0..=usize::try_from(BODY_MAX).unwrap(),
+            shared: bool,
+        ) {
+            let encode = if shared { encode_shared } else { encode };
+            let bytes = encode(&Reply::Unloaded, body).unwrap();
+            let header = bytes.len() - PREFIX;
+            prop_assert_eq!(split(&bytes).0, Lengths { header, body, shared });
+        }
+
         #[test]
         fn foreign_headers_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
             let _ = decode::<Request>(&bytes);

@@ -1,3 +1,5 @@
+use std::os::unix::fs::FileExt as _;
+
 use models::artifact::TensorInfo;
 use models::engine::frames::Header;
 
@@ -52,19 +54,27 @@ fn frame(request: &Request, body: &[u8]) -> Vec<u8> {
 
 type Answered = (Reply, Vec<u8>);
 
-/// Replies with their bodies, and how it ended.
+/// Replies with their bodies from the pipe, and how it ended.
 fn ask(requests: &[Vec<u8>]) -> (Vec<Answered>, Result<(), ServeError>) {
-    let mut bytes = Vec::new();
-    let ended = serve("fake", &Fake, requests.concat().as_slice(), &mut bytes);
+    ask_with(None, requests)
+}
+
+fn ask_with(
+    memory: Option<Memory>,
+    requests: &[Vec<u8>],
+) -> (Vec<Answered>, Result<(), ServeError>) {
+    let (mut bytes, shared) = (Vec::new(), memory.is_some());
+    let ended = serve("fake", &Fake, requests.concat().as_slice(), &mut bytes, memory);
     let (mut rest, mut replies) = (bytes.as_slice(), Vec::new());
     while let Some((prefix, after)) = rest.split_first_chunk() {
         let lengths = frames::lengths(*prefix).unwrap();
         let (header, after) = after.split_at(lengths.header);
-        let (body, after) = after.split_at(lengths.body);
+        let (body, after) = after.split_at(if lengths.shared { 0 } else { lengths.body });
         replies.push((frames::decode(header).unwrap(), body.to_vec()));
         rest = after;
     }
-    assert!(matches!(&replies[0].0, Reply::Hello { engine, .. } if engine == "fake"));
+    let engine = "fake".to_owned();
+    assert_eq!(replies[0].0, Reply::Hello { protocol: PROTOCOL, engine, memory: shared });
     replies.remove(0);
     (replies, ended)
 }
@@ -132,4 +142,38 @@ fn a_pipe_that_closes_within_a_frame_is_an_error() {
     let mut announced = whole;
     announced[4..PREFIX].copy_from_slice(&(1_u64 << 31).to_le_bytes());
     assert!(matches!(ask(&[announced]).1, Err(ServeError::Pipe(_))));
+}
+
+/// A request to run a model on so many bytes in the shared memory.
+fn run_shared(len: usize) -> Vec<u8> {
+    let header = Header { datatype: "UINT8".to_owned(), shape: vec![len / 2, 2] };
+    frames::encode_shared(&Request::Run { session: 1, inputs: vec![header] }, len).unwrap()
+}
+
+#[test]
+fn long_bodies_lie_in_the_memory_and_short_ones_follow() {
+    let len = PIPED_MAX + 2;
+    let file = tempfile::tempfile().unwrap();
+    file.write_all_at(&vec![8; len], 0).unwrap();
+    let memory = Memory::of(file.try_clone().unwrap()).unwrap();
+    let requests = [load(1, b"model"), run_shared(len), run(1, &[12, 4])];
+    let (replies, ended) = ask_with(Some(memory), &requests);
+    assert!(ended.is_ok());
+    assert!(matches!(replies[1].0, Reply::Answered { .. }));
+    assert!(replies[1].1.is_empty());
+    assert_eq!(replies[2].1, [6, 2]);
+    let mut found = vec![0; len];
+    file.read_exact_at(&mut found, 0).unwrap();
+    assert!(found == vec![4; len]);
+}
+
+#[test]
+fn bodies_that_are_not_in_the_memory_end_it() {
+    let requests = [load(1, b"model"), run_shared(PIPED_MAX + 2)];
+    let ended = ask(&requests).1;
+    assert!(matches!(ended, Err(ServeError::Frame(FrameError::NotShared))), "{ended:?}");
+    let short = tempfile::tempfile().unwrap();
+    short.set_len(PIPED_MAX as u64).unwrap();
+    let ended = ask_with(Some(Memory::of(short).unwrap()), &requests).1;
+    assert!(matches!(ended, Err(ServeError::Pipe(_))), "{ended:?}");
 }

@@ -1,4 +1,4 @@
-//! An answer of an engine in a helper: the engine's own time, and what the pipes add to it.
+//! An answer of an engine in a helper: the engine's own time, and what a helper adds to it.
 
 use std::time::{Duration, Instant};
 
@@ -8,8 +8,8 @@ use tests::helper::Started;
 
 use super::{TURN, answers, median};
 
-/// What the pipes may add, in milliseconds.
-const PIPES_BAR: f64 = 0.3;
+/// What a helper may add, in milliseconds.
+const ADDED_BAR: f64 = 0.3;
 /// What the engine may take, in shares of what ONNX Runtime takes in Python.
 const ENGINE_BAR: f64 = 1.05;
 
@@ -19,7 +19,7 @@ pub(super) struct Helped {
     _started: Started,
     answers: u32,
     engine_ms: Vec<f64>,
-    pipes_ms: Vec<f64>,
+    added_ms: Vec<f64>,
 }
 
 impl Helped {
@@ -30,42 +30,42 @@ impl Helped {
             _started: started,
             answers: 2,
             engine_ms: Vec::new(),
-            pipes_ms: Vec::new(),
+            added_ms: Vec::new(),
         };
         helped.turn(input);
         helped.answers = answers(helped.engine_ms[0]);
-        (helped.engine_ms, helped.pipes_ms) = (Vec::new(), Vec::new());
+        (helped.engine_ms, helped.added_ms) = (Vec::new(), Vec::new());
         helped
     }
 
     /// Measures a turn: medians of its answers.
     pub(super) fn turn(&mut self, input: &Tensor) {
-        let (mut engine_ms, mut pipes_ms) = (Vec::new(), Vec::new());
+        let (mut engine_ms, mut added_ms) = (Vec::new(), Vec::new());
         for _ in 0..self.answers {
             let began = Instant::now();
             let answered = self.session.run_within(std::slice::from_ref(input), TURN * 1000);
             let (_, engine) = answered.unwrap_or_else(|error| panic!("{error}"));
             let ms = |time: Duration| time.as_secs_f64() * 1e3;
             engine_ms.push(ms(engine));
-            pipes_ms.push(ms(began.elapsed().saturating_sub(engine)));
+            added_ms.push(ms(began.elapsed().saturating_sub(engine)));
         }
         self.engine_ms.push(median(engine_ms));
-        self.pipes_ms.push(median(pipes_ms));
+        self.added_ms.push(median(added_ms));
     }
 
     /// The figures, beside ONNX Runtime's time in Python if they are to be.
     pub(super) fn report(self, name: &str, peer_ms: Option<f64>) -> String {
-        let (engine_ms, pipes_ms) = (median(self.engine_ms), median(self.pipes_ms));
+        let (engine_ms, added_ms) = (median(self.engine_ms), median(self.added_ms));
         let held = |holds: bool| if holds { "held" } else { "MISSED" };
         let engine = peer_ms.map_or_else(String::new, |peer_ms| {
             let ratio = engine_ms / peer_ms;
             let bar = held(ratio <= ENGINE_BAR);
             format!(", {ratio:.2} of ONNX Runtime's in Python, bar {ENGINE_BAR} {bar}")
         });
-        let bar = held(pipes_ms <= PIPES_BAR);
+        let bar = held(added_ms <= ADDED_BAR);
         format!(
-            "    {name} in its helper: {engine_ms:.3} ms{engine}; pipes add {pipes_ms:.3} ms, bar \
-             {PIPES_BAR} {bar}"
+            "    {name} in its helper: {engine_ms:.3} ms{engine}; adds {added_ms:.3} ms, bar \
+             {ADDED_BAR} {bar}"
         )
     }
 }

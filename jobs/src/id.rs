@@ -39,6 +39,9 @@ fn is_version(text: &str) -> bool {
         && text.as_bytes()[0].is_ascii_alphanumeric()
 }
 
+/// Characters of a digest.
+const DIGEST_LENGTH: usize = "sha256:".len() + 64;
+
 fn is_digest(text: &str) -> bool {
     let hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
     text.strip_prefix("sha256:").is_some_and(|rest| rest.len() == 64 && rest.bytes().all(hex))
@@ -150,6 +153,19 @@ impl Digest {
     /// The 64 hexadecimal digits without the algorithm.
     pub fn hex(&self) -> &str {
         self.0.trim_start_matches("sha256:")
+    }
+
+    /// The 32 bytes that the digits stand for.
+    pub fn to_bytes(&self) -> [u8; 32] {
+        let digits = self.hex().as_bytes();
+        let value = |digit: u8| if digit < b'a' { digit - b'0' } else { digit - b'a' + 10 };
+        std::array::from_fn(|at| value(digits[2 * at]) << 4 | value(digits[2 * at + 1]))
+    }
+
+    /// Every digest that a text has in it.
+    pub fn all_in(text: &str) -> impl Iterator<Item = Self> {
+        let begins = text.match_indices("sha256:");
+        begins.filter_map(|(at, _)| Self::parse(text.get(at..at + DIGEST_LENGTH)?).ok())
     }
 }
 
@@ -325,5 +341,17 @@ mod tests {
         assert!(Digest::parse(&format!("sha256:{hex}")).is_ok());
         assert!(Digest::parse(&hex).is_err());
         assert!(Digest::parse(&format!("sha256:{}", "A".repeat(64))).is_err());
+    }
+
+    #[test]
+    fn digests_are_found_in_any_text() {
+        let [one, two] = [1, 2].map(|n| format!("sha256:{n:064x}"));
+        let text = format!("{{\"a\":\"{one}\",\"b\":[\"sha256:12\",\"x{two}\"],\"c\":\"sha256:é");
+        let found: Vec<String> = Digest::all_in(&text).map(String::from).collect();
+        assert_eq!(found, [one.clone(), two]);
+        assert_eq!(
+            Digest::parse(&one).unwrap().to_bytes(),
+            std::array::from_fn(|at| u8::from(at == 31))
+        );
     }
 }

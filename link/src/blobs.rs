@@ -8,12 +8,11 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use async_nats::Client;
 use async_nats::connection::State;
-use async_nats::header;
 use async_nats::jetstream::context::{ContextBuilder, PublishError};
 use async_nats::jetstream::object_store::ObjectInfo;
 use async_nats::jetstream::{Context, ErrorCode};
-use async_nats::{Client, StatusCode};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use bytes::Bytes;
@@ -24,16 +23,19 @@ use crate::digest::Hasher;
 use crate::layout::BUCKET_BLOBS;
 use crate::limit::Limit;
 
+mod description;
 mod flow;
 mod held;
 mod listening;
 mod reader;
+mod unreferenced;
 mod upload;
 mod whole;
 mod window;
 
 pub use listening::{Heard, Listening};
 pub use reader::BlobReader;
+pub use unreferenced::{Listed, Page};
 pub use upload::Pieces;
 use upload::Upload;
 
@@ -52,7 +54,7 @@ const ATTEMPTS: u32 = 3;
 /// What to do when the store has the blob already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {
-    /// Nothing: the same digest means the same bytes.
+    /// Its bytes stay, since the same digest means the same bytes; it is as young as a new one.
     Keep,
     /// Send the bytes again and replace them: to measure a transfer, or to mend a damaged blob.
     Replace,
@@ -261,9 +263,9 @@ impl Blobs {
         let before = match existing {
             Existing::Keep => {
                 let before = self.describe(name).await?;
-                if before.size() == Some(blob.size) {
+                let Some(before) = self.renew_found(name, Some(blob.size), before).await? else {
                     return Ok(());
-                }
+                };
                 upload.send_chunks(bytes, |_| ()).await.map(|()| before)
             }
             Existing::Replace => {
@@ -340,7 +342,7 @@ impl Blobs {
             return Ok(());
         }
         let stream = self.stream().await?;
-        let chunks = described.info.map(|info| chunk_subject(&info.nuid));
+        let chunks = described.upload.map(|upload| chunk_subject(upload.as_str()));
         for subject in std::iter::once(meta_subject(name)).chain(chunks) {
             let purged = stream.purge().filter(subject).await;
             purged.map_err(|error| BlobError::unavailable(doing, error))?;
@@ -361,47 +363,6 @@ impl Blobs {
         stream.map_err(|error| BlobError::unavailable("looking for the bucket", error))
     }
 
-    /// What the store says of a blob; asks again when the connection was cut meanwhile.
-    async fn describe(&self, name: &str) -> Result<Described, BlobError> {
-        for _ in 1..ATTEMPTS {
-            match self.describe_once(name).await {
-                Err(BlobError::Unavailable { .. }) => self.connected().await?,
-                described => return described,
-            }
-        }
-        self.describe_once(name).await
-    }
-
-    async fn describe_once(&self, name: &str) -> Result<Described, BlobError> {
-        let doing = "looking up a blob";
-        let subject = format!("{}.{}", direct_get(), meta_subject(name));
-        let connections = self.connections();
-        let reply = tokio::select! {
-            reply = self.client.request(subject, Bytes::new()) => reply,
-            () = self.made_again(connections) => {
-                return Err(BlobError::unavailable(doing, "the connection was cut"));
-            }
-        };
-        let reply = reply.map_err(|error| BlobError::unavailable(doing, error))?;
-        if reply.status == Some(StatusCode::NOT_FOUND) {
-            return Ok(Described::default());
-        }
-        if let Some(status) = reply.status {
-            return Err(BlobError::unavailable(doing, format!("status {status}")));
-        }
-        let sequence = reader::header_number(&reply, header::NATS_SEQUENCE)
-            .ok_or_else(|| BlobError::unavailable(doing, "the answer has no sequence"))?;
-        let info = match serde_json::from_slice::<ObjectInfo>(&reply.payload) {
-            Ok(info) => (!info.deleted).then_some(info),
-            Err(error) => {
-                // To wait would not mend it; to store the blob again does.
-                tracing::warn!(name, %error, "a blob's description cannot be read");
-                None
-            }
-        };
-        Ok(Described { sequence, info })
-    }
-
     fn chunk_bytes(&self) -> usize {
         match self.client.max_payload() {
             0 => CHUNK_BYTES,
@@ -414,31 +375,9 @@ impl Blobs {
     }
 }
 
-/// What the store says of a blob.
-#[derive(Debug, Default)]
-struct Described {
-    /// The place of the description in the stream, 0 when there never was one.
-    sequence: u64,
-    /// The description, unless there is none that can be read or the blob was deleted.
-    info: Option<ObjectInfo>,
-}
-
-impl Described {
-    fn size(&self) -> Option<Size> {
-        self.info.as_ref().map(|info| Size(info.size as u64))
-    }
-}
-
 /// `SHA-256=<base64url>`, as NATS object stores write it.
 fn object_digest(digest: &Digest) -> String {
-    let nibble = |byte: u8| char::from(byte).to_digit(16).unwrap_or_default();
-    let raw: Vec<u8> = digest
-        .hex()
-        .as_bytes()
-        .chunks(2)
-        .filter_map(|pair| u8::try_from(nibble(pair[0]) * 16 + nibble(pair[1])).ok())
-        .collect();
-    format!("SHA-256={}", URL_SAFE.encode(raw))
+    format!("SHA-256={}", URL_SAFE.encode(digest.to_bytes()))
 }
 
 fn meta_subject(name: &str) -> String {

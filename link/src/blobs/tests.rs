@@ -1,10 +1,14 @@
+use async_nats::header;
+
 use super::*;
 use crate::layout::{Layout, ensure};
 use crate::server::Server;
 
+mod cluster;
 mod cuts;
 mod held;
 mod listening;
+mod unreferenced;
 
 async fn store(server: &Server) -> Blobs {
     let client = server.client().await;
@@ -131,14 +135,15 @@ async fn an_unreadable_description_is_replaced_and_removed() {
 }
 
 #[tokio::test]
-async fn keeping_sends_nothing_and_replacing_leaves_no_chunks_behind() {
+async fn keeping_sends_no_bytes_and_replacing_leaves_no_chunks_behind() {
     let server = Server::start();
     let blobs = store(&server).await;
     let bytes = pattern(2 * CHUNK_BYTES, 4);
     let blob = blobs.put(bytes.clone()).await.unwrap();
     let sequence = blobs.describe(blob.object_name()).await.unwrap().sequence;
     blobs.put(bytes.clone()).await.unwrap();
-    assert_eq!(blobs.describe(blob.object_name()).await.unwrap().sequence, sequence);
+    assert_eq!(blobs.describe(blob.object_name()).await.unwrap().sequence, sequence + 1);
+    assert_eq!(messages(&blobs).await, 3);
     blobs.put_as(&blob, bytes.clone(), Existing::Replace).await.unwrap();
     assert_eq!(messages(&blobs).await, 3);
     blobs.put_as(&blob, bytes.clone(), Existing::Replace).await.unwrap();

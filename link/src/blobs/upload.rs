@@ -1,16 +1,12 @@
 //! One upload: chunks under a subject of their own, then the description as the commit point.
 
-use async_nats::header::{self, HeaderMap};
-use async_nats::jetstream::context::PublishErrorKind;
-use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::object_store::{ObjectInfo, ObjectOptions};
 use bytes::Bytes;
 use jobs::id::{Bytes as Size, Digest, ObjectId};
 
-use super::window::{Window, may_pass};
-use super::{
-    ATTEMPTS, BUCKET_BLOBS, BlobError, Blobs, Described, meta_subject, object_digest, refused,
-};
+use super::description::{Described, may_succeed};
+use super::window::Window;
+use super::{ATTEMPTS, BUCKET_BLOBS, BlobError, Blobs, object_digest, refused};
 
 /// Bytes of a blob, made while they are sent.
 pub trait Pieces: Send {
@@ -128,30 +124,25 @@ impl<'a> Upload<'a> {
         mut before: Described,
     ) -> Result<Option<String>, BlobError> {
         let description = self.description(name, digest);
-        let payload = Bytes::from(serde_json::to_vec(&description).expect("it is plain data"));
         let mut attempt = 1;
         loop {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::NATS_ROLLUP, "sub");
-            let message = PublishMessage::build()
-                .headers(headers)
-                .payload(payload.clone())
-                .expected_last_subject_sequence(before.sequence);
-            let sent = self.blobs.context.send_publish(meta_subject(name), message).await;
-            let obsolete = before.info.map(|info| info.nuid);
-            let conflict = match sent.map_err(|error| refused(&error))?.await {
+            let written = self.blobs.write(name, &description, before.sequence).await;
+            let obsolete = before.upload.map(String::from);
+            let conflict = match written {
                 Ok(_) => return Ok(obsolete),
-                Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => error,
-                Err(error) if may_pass(error.kind()) => error,
+                Err(error) if may_succeed(&error) => error,
                 Err(error) => return Err(refused(&error)),
             };
-            before = self.blobs.describe(name).await?;
-            if before.info.as_ref().is_some_and(|info| info.nuid == self.id) {
-                // It was stored, and the acknowledgement was lost.
-                return Ok(obsolete);
+            before = self.blobs.describe_at_leader(name).await?;
+            if before.upload.as_ref().is_some_and(|upload| upload.as_str() == self.id) {
+                // It was stored, and the acknowledgement was lost; it may have been removed since.
+                return before.info.map(|_| obsolete).ok_or_else(|| refused(&conflict));
             }
             if before.info.as_ref().is_some_and(|info| info.digest == description.digest) {
-                return Ok(Some(self.id.clone()));
+                match self.blobs.renew_found(name, Some(self.size), before).await? {
+                    None => return Ok(Some(self.id.clone())),
+                    Some(instead) => before = instead,
+                }
             }
             if attempt == ATTEMPTS {
                 return Err(refused(&conflict));

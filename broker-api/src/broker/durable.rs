@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use jobs::id::{BlobRef, DatasetName, DeviceId, JobId, Millis};
 use jobs::job::JobState;
-use jobs::report::Failure;
+use jobs::report::{Failure, FailureCode};
 use jobs::round::Outcome;
 use jobs::spec::{InferInput, JobSpec, WorkSpec};
 use link::digest;
@@ -272,6 +272,15 @@ impl Core {
             }
         }
         self.check(&record.spec)?;
+        if let Some(input) = &input
+            && !self.store.blobs.renew(&input.digest).await.map_err(StoreError::from)?
+        {
+            return Err(ApiError::new(
+                ApiCode::Job(FailureCode::BlobUnavailable),
+                format!("the input of job {id} is not stored any more"),
+                "submit it as a new job to run it again",
+            ));
+        }
         self.accept(record.spec, input, None, None).await
     }
 

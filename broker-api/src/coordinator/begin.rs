@@ -250,6 +250,9 @@ impl Patience<'_> {
             Err(unprepared) => return Ok(Err(unprepared)),
         };
         let Self { core, job, spec, deadline, .. } = *self;
+        // From here on the graph is referred to.
+        stored.value.prepared = Some(prepared.clone());
+        self.write(stored).await?;
         let term = stored.value.term;
         let encoding = Encoding::of(spec, job, 0, term);
         let encoded = encoding.store(&core.store.blobs, &layout, &parameters).await;
@@ -293,12 +296,17 @@ impl Patience<'_> {
                 () = asked_to_stop(&mut signal) => {}
                 () = tokio::time::sleep(Duration::from_millis(left.0).min(RENEW_EVERY)) => {
                     // A sign of life.
-                    stored.value.write += 1;
-                    let store = &self.core.store.trainings;
-                    stored.revision =
-                        store.update(self.job.as_str(), &stored.value, stored.revision).await?;
+                    self.write(stored).await?;
                 }
             }
         }
+    }
+
+    async fn write(&self, stored: &mut Versioned<StoredTraining>) -> Result<(), StoreError> {
+        stored.value.write += 1;
+        let trainings = &self.core.store.trainings;
+        let written = trainings.update(self.job.as_str(), &stored.value, stored.revision).await;
+        stored.revision = written?;
+        Ok(())
     }
 }

@@ -103,10 +103,11 @@ impl Core {
         })?;
         let (parameters, layout, bare) = checked.map_err(Unprepared::Failed)?;
         let blobs = &self.store.blobs;
-        let graph = blobs.put(bare.into()).await.map_err(StoreError::from)?;
         let name = parameters_name(job, 0, term);
         let parameters = blobs.put_named(name, parameters).await;
         let parameters = parameters.map_err(StoreError::from)?;
+        // Last, since it stays only if it is referred to soon.
+        let graph = blobs.put(bare.into()).await.map_err(StoreError::from)?;
         let prepared = Prepared {
             graph,
             shape: facts.shape.clone(),

@@ -37,6 +37,7 @@ mod index;
 pub(crate) mod register;
 pub(crate) mod registry;
 mod sweep;
+mod unreferenced;
 pub(crate) mod work;
 
 use index::Index;
@@ -177,6 +178,7 @@ impl Broker {
         gateway::front::serve(core.clone(), core.closing.clone()).await?;
         core.spawn(work::run(core.clone()));
         core.spawn(sweep::run(core.clone()));
+        core.spawn(unreferenced::run(core.clone()));
         core.spawn(crate::coordinator::run(core.clone(), begun));
         Ok(Self { core, _guard: Arc::new(guard) })
     }
@@ -361,7 +363,8 @@ impl Broker {
         Ok(self.core.registry.list())
     }
 
-    /// Removes a version from the registry; blobs stay until nothing refers to them.
+    /// Removes a version from the registry; its blobs stay for an hour, and while anything refers to
+    /// them.
     ///
     /// # Errors
     /// An unknown model or version, or NATS that does not answer.

@@ -101,11 +101,11 @@ pub(crate) async fn run(
             () = core.closing.cancelled() => return,
             Some((job, stored)) = begun.recv() => running.start(&core, job, stored),
             Some(change) = changes.recv() => match change {
-                Change::Put(key, stored) => if let Ok(job) = JobId::parse(&key) {
+                Change::Put(key, stored, _) => if let Ok(job) = JobId::parse(&key) {
                     leases.insert(job, Lease { stored, seen: Instant::now() });
                 },
-                Change::Gone(key) => leases.retain(|job, _| job.as_str() != key),
-                Change::Current => {}
+                Change::Gone(key, _) => leases.retain(|job, _| job.as_str() != key),
+                Change::Unreadable(..) | Change::Current => {}
             },
             _ = look.tick() => {
                 for (job, lease) in &mut leases {

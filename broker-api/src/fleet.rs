@@ -116,8 +116,8 @@ impl Fleet {
         let mut known = store.devices.follow(loading.clone());
         while let Some(change) = known.recv().await {
             match change {
-                store::Change::Put(_, hello) => fleet.load(hello.value),
-                store::Change::Gone(_) => {}
+                store::Change::Put(_, hello, _) => fleet.load(hello.value),
+                store::Change::Gone(..) | store::Change::Unreadable(..) => {}
                 store::Change::Current => break,
             }
         }

@@ -189,6 +189,14 @@ pub struct ModelRecord {
     pub registered_at: Millis,
 }
 
+impl ModelRecord {
+    /// The digests of its blobs, but for those that only the manifest names.
+    pub fn digests(&self) -> impl Iterator<Item = &Digest> {
+        let layers = std::iter::once(&self.onnx).chain(&self.training);
+        layers.map(|layer| &layer.digest).chain([&self.reference.digest])
+    }
+}
+
 /// A job as it is stored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StoredJob {

@@ -24,8 +24,10 @@ use crate::record::{EventBody, JobEvent, ModelRecord, StoredJob, StoredKey};
 pub mod bucket;
 pub mod events;
 mod packed;
+pub mod progress;
 
 pub use bucket::{Bucket, Change, Versioned};
+pub use progress::Progress;
 
 /// Why the store did not do it.
 #[derive(Debug, thiserror::Error)]

@@ -5,13 +5,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use jobs::id::{JobId, Millis};
+use jobs::id::{Digest, JobId, Millis};
 use jobs::spec::JobKind;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::record::StoredJob;
-use crate::store::{Change, Store};
+use crate::store::{Change, Progress, Store};
 
 /// What is known of a job without looking it up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,11 +34,14 @@ pub(crate) struct Signal {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Index {
     shared: Arc<Mutex<Shared>>,
+    progress: Arc<Progress>,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     jobs: BTreeMap<JobId, Brief>,
+    /// What the values of jobs refer to, of those that refer to anything.
+    digests: BTreeMap<JobId, Box<[[u8; 32]]>>,
     watched: HashMap<JobId, watch::Sender<Signal>>,
 }
 
@@ -65,13 +68,19 @@ impl Index {
         let mut current = Some(current);
         while let Some(change) = changes.recv().await {
             match change {
-                Change::Put(_, stored) => self.note(&stored.value),
-                Change::Gone(key) => {
+                Change::Put(key, stored, digests) => {
+                    self.note(&stored.value, &digests);
+                    self.progress.note(&key, stored.revision);
+                }
+                Change::Unreadable(key, revision) => self.progress.note_unreadable(&key, revision),
+                Change::Gone(key, revision) => {
                     if let Ok(id) = JobId::parse(&key) {
                         let mut shared = self.lock();
                         shared.jobs.remove(&id);
+                        shared.digests.remove(&id);
                         shared.watched.remove(&id);
                     }
+                    self.progress.note(&key, revision);
                 }
                 Change::Current => {
                     if let Some(current) = current.take() {
@@ -82,19 +91,35 @@ impl Index {
         }
     }
 
-    fn note(&self, stored: &StoredJob) {
+    fn note(&self, stored: &StoredJob, digests: &[Digest]) {
         let record = &stored.record;
         let signal = Signal { cancel: stored.cancel, ended: record.state.is_final() };
         let kind = record.spec.work.kind();
         let mut shared = self.lock();
         let brief = Brief { kind, accepted_at: record.accepted_at, signal };
         shared.jobs.insert(record.id.clone(), brief);
+        if digests.is_empty() {
+            shared.digests.remove(&record.id);
+        } else {
+            let digests = digests.iter().map(Digest::to_bytes).collect();
+            shared.digests.insert(record.id.clone(), digests);
+        }
         if let Some(watched) = shared.watched.get(&record.id) {
             watched.send_replace(signal);
             if signal.ended {
                 shared.watched.remove(&record.id);
             }
         }
+    }
+
+    /// How far the bucket of jobs is known.
+    pub(crate) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Shows every digest that a job refers to, whether the job is over or not.
+    pub(crate) fn each_digest(&self, mut seen: impl FnMut(&[u8; 32])) {
+        self.lock().digests.values().flatten().for_each(&mut seen);
     }
 
     /// What happens to a job from now on; closed when it is over.

@@ -7,13 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use jobs::id::{BlobRef, Bytes as Size, Digest, ModelName, ModelRef, ModelVersion};
 use jobs::spec::ModelQuery;
+use link::blobs::{BlobError, Blobs};
 use models::artifact::{self, Descriptor, Manifest, ModelConfig};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{ApiCode, ApiError};
 use crate::record::ModelRecord;
-use crate::store::{self, Change, Store, StoreError, Versioned, model_key};
+use crate::store::{self, Change, Progress, Store, StoreError, Versioned, model_key};
 
 /// Names shown in a hint, at most.
 const HINT_NAMES: usize = 10;
@@ -29,8 +30,7 @@ type Models = BTreeMap<String, Versioned<Arc<ModelRecord>>>;
 pub struct Registry {
     store: Store,
     models: Arc<RwLock<Models>>,
-    /// The revision of the bucket up to which the cache is right.
-    seen: watch::Receiver<u64>,
+    progress: Arc<Progress>,
 }
 
 impl Registry {
@@ -40,12 +40,11 @@ impl Registry {
     /// When the bucket cannot be read.
     pub async fn start(store: Store, token: CancellationToken) -> Self {
         let changes = store.models.follow(token.clone());
-        let (sender, seen) = watch::channel(0);
-        let registry = Self { store, models: Arc::default(), seen };
+        let registry = Self { store, models: Arc::default(), progress: Arc::default() };
         let (current, is_current) = tokio::sync::oneshot::channel();
         let follower = registry.clone();
         tokio::spawn(token.run_until_cancelled_owned(async move {
-            follower.follow(changes, &sender, current).await;
+            follower.follow(changes, current).await;
         }));
         // An error means that the broker is being stopped.
         let _ = is_current.await;
@@ -55,22 +54,22 @@ impl Registry {
     async fn follow(
         &self,
         mut changes: mpsc::Receiver<Change<ModelRecord>>,
-        seen: &watch::Sender<u64>,
         current: tokio::sync::oneshot::Sender<()>,
     ) {
         let mut current = Some(current);
         while let Some(change) = changes.recv().await {
             match change {
-                Change::Put(key, Versioned { value, revision }) => {
+                Change::Put(key, Versioned { value, revision }, _) => {
                     let entry = Versioned { value: Arc::new(value), revision };
                     let mut models = self.models.write().unwrap_or_else(PoisonError::into_inner);
-                    models.insert(key, entry);
+                    models.insert(key.clone(), entry);
                     drop(models);
-                    seen.send_modify(|seen| *seen = revision.max(*seen));
+                    self.progress.note(&key, revision);
                 }
-                Change::Gone(key) => {
+                Change::Unreadable(key, revision) => self.progress.note_unreadable(&key, revision),
+                Change::Gone(key, revision) => {
                     self.models.write().unwrap_or_else(PoisonError::into_inner).remove(&key);
-                    seen.send_modify(|_| ());
+                    self.progress.note(&key, revision);
                 }
                 Change::Current => {
                     if let Some(current) = current.take() {
@@ -92,6 +91,16 @@ impl Registry {
             None => versions(&models, &query.name).max_by_key(|entry| entry.revision),
         };
         found.map(|entry| entry.value.clone()).ok_or_else(|| unknown(query, &models))
+    }
+
+    /// How far the bucket of models is known.
+    pub(crate) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// Every version of every model, in any order.
+    pub(crate) fn records(&self) -> Vec<Arc<ModelRecord>> {
+        self.read().values().map(|entry| entry.value.clone()).collect()
     }
 
     /// Every version of every model, by name, the newest first.
@@ -134,6 +143,16 @@ impl Registry {
             layers,
         };
         let digest = self.put(manifest.to_bytes().into()).await?.digest;
+        // What was stored first may have become old meanwhile.
+        for blob in [&layer, &config_blob].into_iter().chain(&training) {
+            if !self.store.blobs.renew(&blob.digest).await.map_err(StoreError::from)? {
+                return Err(ApiError::new(
+                    ApiCode::Unavailable,
+                    format!("blob {} of model {name} is not in the store any more", blob.digest),
+                    "register the model again",
+                ));
+            }
+        }
         for _ in 0..NUMBERS_TRIED {
             let chosen = match &version {
                 Some(version) => version.clone(),
@@ -195,18 +214,29 @@ impl Registry {
         }
     }
 
-    /// Removes a version; its blobs stay.
+    /// Removes a version. Its blobs are as young as new ones then, so that who is at work with it
+    /// can go on for a while.
     ///
     /// # Errors
     /// [`ApiCode::UnknownModel`], [`ApiCode::Unavailable`].
     pub async fn remove(&self, query: &ModelQuery) -> Result<(), ApiError> {
         let record = self.find(query)?;
         let key = model_key(&record.reference.name, &record.reference.version);
+        if let Err(error) = self.renew_blobs(&record).await {
+            tracing::warn!(model = name_of(&record), %error, "blobs of a model may go with it");
+        }
         self.store.models.remove(&key).await?;
-        let mut seen = self.seen.clone();
-        let gone = seen.wait_for(|_| !self.read().contains_key(&key));
-        // The watch will see it later.
-        let _ = tokio::time::timeout(SEEN_WITHIN, gone).await;
+        // Later the watch will see it all the same.
+        self.progress.until(SEEN_WITHIN, |_| !self.read().contains_key(&key)).await;
+        Ok(())
+    }
+
+    async fn renew_blobs(&self, record: &ModelRecord) -> Result<(), StoreError> {
+        let blobs = &self.store.blobs;
+        let layers = manifest_digests(blobs, &record.reference.digest).await?.unwrap_or_default();
+        for digest in record.digests().chain(&layers) {
+            blobs.renew(digest).await?;
+        }
         Ok(())
     }
 
@@ -215,9 +245,7 @@ impl Registry {
     }
 
     async fn await_seen(&self, revision: u64) {
-        let mut seen = self.seen.clone();
-        let there = seen.wait_for(|seen| *seen >= revision);
-        if tokio::time::timeout(SEEN_WITHIN, there).await.is_err() {
+        if !self.progress.until(SEEN_WITHIN, |seen| seen >= revision).await {
             tracing::warn!(revision, "the watch on models is behind");
         }
     }
@@ -284,6 +312,18 @@ fn unknown(query: &ModelQuery, models: &Models) -> ApiError {
         format!("models are: {}", names.join(", "))
     };
     ApiError::new(ApiCode::UnknownModel, format!("no model {} is registered", query.name), hint)
+}
+
+/// Every digest that a manifest refers to; none when it is not stored.
+pub(crate) async fn manifest_digests(
+    blobs: &Blobs,
+    manifest: &Digest,
+) -> Result<Option<Vec<Digest>>, StoreError> {
+    match blobs.get_by_digest(manifest).await {
+        Ok(text) => Ok(Some(Digest::all_in(&String::from_utf8_lossy(&text)).collect())),
+        Err(BlobError::NotFound { .. }) if !blobs.is_stored(manifest).await? => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// A blob of the registry by digest.

@@ -8,15 +8,18 @@ use async_nats::connection::State;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{DeliverPolicy, push};
 use async_nats::jetstream::kv::{self, CreateErrorKind, Operation, UpdateErrorKind};
+use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use async_nats::{Client, HeaderMap};
 use futures::StreamExt as _;
+use jobs::id::Digest;
+use jobs::wire;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{StoreError, packed, unavailable};
+use super::{Progress, StoreError, packed, unavailable};
 
 /// How long to wait before a broken watch is begun again.
 const MEND_AFTER: Duration = Duration::from_millis(500);
@@ -54,10 +57,13 @@ pub struct Versioned<T> {
 /// Something new in a bucket.
 #[derive(Debug)]
 pub enum Change<T> {
-    /// A key has a value, a new one or the one it had when the watch began.
-    Put(String, Versioned<T>),
-    /// A key is no more.
-    Gone(String),
+    /// A key has a value, a new one or the one it had when the watch began. The value refers to
+    /// these digests, also in places that are not known here.
+    Put(String, Versioned<T>, Vec<Digest>),
+    /// A key has a value of this revision that cannot be read.
+    Unreadable(String, u64),
+    /// A key is no more since this revision.
+    Gone(String, u64),
     /// Everything that was there when the watch began has been told.
     Current,
 }
@@ -156,19 +162,57 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
     }
 
     async fn get_from_leader(&self, key: &str) -> Result<Option<Versioned<T>>, StoreError> {
-        let subject = format!("{}{key}", self.store.prefix);
-        let message = match self.store.stream.get_last_raw_message_by_subject(&subject).await {
-            Ok(message) => message,
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
-                return Ok(None);
+        match self.last_at_leader(key).await? {
+            Some(message) if !is_gone(&message.headers) => {
+                let value = self.decode(key, &message.payload)?;
+                Ok(Some(Versioned { value, revision: message.sequence }))
             }
-            Err(error) => return Err(self.unavailable("reading", key, &error)),
-        };
-        if is_gone(&message.headers) {
-            return Ok(None);
+            Some(_) | None => Ok(None),
         }
-        let value = self.decode(key, &message.payload)?;
-        Ok(Some(Versioned { value, revision: message.sequence }))
+    }
+
+    /// Every digest that is in the text of a key's value, as the leader knows it.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Damaged`].
+    pub async fn digests(&self, key: &str) -> Result<Vec<Digest>, StoreError> {
+        let Some(message) = self.last_at_leader(key).await? else { return Ok(Vec::new()) };
+        let text = packed::unpack(&message.payload).map_err(|error| self.damaged(key, &error))?;
+        Ok(digests_in(&text))
+    }
+
+    /// Waits until whoever follows the bucket knows everything that is in it now.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], also when it takes longer; [`StoreError::Damaged`] when there is
+    /// a value that cannot be read.
+    pub async fn told(&self, progress: &Progress, within: Duration) -> Result<(), StoreError> {
+        let newest = self.last_at_leader(">").await?.map_or(0, |message| message.sequence);
+        if !progress.until(within, |revision| revision >= newest).await {
+            let reason = format!("revision {newest} was not told within {within:?}");
+            return Err(StoreError::Unavailable {
+                doing: format!("watching {}", self.name),
+                reason,
+            });
+        }
+        match progress.unreadable() {
+            None => Ok(()),
+            Some(key) => Err(StoreError::Damaged {
+                bucket: self.name,
+                key,
+                reason: "see what was logged when it was told".to_owned(),
+            }),
+        }
+    }
+
+    /// The last message under a key, or of keys that match a pattern.
+    async fn last_at_leader(&self, key: &str) -> Result<Option<StreamMessage>, StoreError> {
+        let subject = format!("{}{key}", self.store.prefix);
+        match self.store.stream.get_last_raw_message_by_subject(&subject).await {
+            Ok(message) => Ok(Some(message)),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(self.unavailable("reading", key, &error)),
+        }
     }
 
     /// Stores a value under a key that has none; its revision.
@@ -289,19 +333,19 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
             let key = message.subject.strip_prefix(&prefix).unwrap_or_default().to_owned();
             let revision = message.info().map_or(0, |info| info.stream_sequence);
             let change = if message.headers.as_ref().is_some_and(is_gone) {
-                Some(Change::Gone(key))
+                Change::Gone(key, revision)
             } else {
-                match self.decode(&key, &message.payload) {
-                    Ok(value) => Some(Change::Put(key, Versioned { value, revision })),
+                match self.read(&key, &message.payload) {
+                    Ok((value, digests)) => {
+                        Change::Put(key, Versioned { value, revision }, digests)
+                    }
                     Err(error) => {
                         tracing::error!(%error, "skipped");
-                        None
+                        Change::Unreadable(key, revision)
                     }
                 }
             };
-            if let Some(change) = change
-                && sender.send(change).await.is_err()
-            {
+            if sender.send(change).await.is_err() {
                 return Ok(());
             }
             old = old.saturating_sub(1);
@@ -317,16 +361,28 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
     }
 
     fn decode(&self, key: &str, value: &[u8]) -> Result<T, StoreError> {
-        packed::decode(value).map_err(|error| StoreError::Damaged {
-            bucket: self.name,
-            key: key.to_owned(),
-            reason: error.to_string(),
-        })
+        packed::decode(value).map_err(|error| self.damaged(key, &error))
+    }
+
+    /// A value, and every digest that is in its text.
+    fn read(&self, key: &str, value: &[u8]) -> Result<(T, Vec<Digest>), StoreError> {
+        let text = packed::unpack(value).map_err(|error| self.damaged(key, &error))?;
+        let value = wire::decode(&text).map_err(|error| self.damaged(key, &error))?;
+        Ok((value, digests_in(&text)))
+    }
+
+    fn damaged(&self, key: &str, error: &dyn std::error::Error) -> StoreError {
+        let (key, reason) = (key.to_owned(), error.to_string());
+        StoreError::Damaged { bucket: self.name, key, reason }
     }
 
     fn unavailable(&self, doing: &str, key: &str, error: &dyn std::error::Error) -> StoreError {
         unavailable(format!("{doing} {}/{key}", self.name), error)
     }
+}
+
+fn digests_in(text: &[u8]) -> Vec<Digest> {
+    std::str::from_utf8(text).map(|text| Digest::all_in(text).collect()).unwrap_or_default()
 }
 
 /// Whether a message says that a key has no value any more.

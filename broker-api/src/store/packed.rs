@@ -1,6 +1,7 @@
 //! Values as they lie in buckets: JSON, and gzip of it where it is long, so that what a round of many
 //! devices comes to fits into one message.
 
+use std::borrow::Cow;
 use std::io::{Read as _, Write as _};
 
 use bytes::Bytes;
@@ -43,15 +44,20 @@ pub(super) fn encode<T: Serialize>(value: &T) -> Bytes {
 }
 
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, PackedError> {
+    Ok(wire::decode(&unpack(bytes)?)?)
+}
+
+/// The JSON of a value.
+pub(super) fn unpack(bytes: &[u8]) -> Result<Cow<'_, [u8]>, PackedError> {
     if !bytes.starts_with(GZIP) {
-        return Ok(wire::decode(bytes)?);
+        return Ok(Cow::Borrowed(bytes));
     }
     let mut json = Vec::new();
     let read = GzDecoder::new(bytes).take(UNPACKED_MAX + 1).read_to_end(&mut json)?;
     if read as u64 > UNPACKED_MAX {
         return Err(PackedError::TooLarge);
     }
-    Ok(wire::decode(&json)?)
+    Ok(Cow::Owned(json))
 }
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ async fn before_noise(
 ) -> StoredTraining {
     let finding = async {
         loop {
-            let Some(Change::Put(_, stored)) = changes.recv().await else { continue };
+            let Some(Change::Put(_, stored, _)) = changes.recv().await else { continue };
             let round = stored.value.machine.as_ref().and_then(|machine| machine.round());
             if round.is_some_and(|round| round.status().phase == "aggregating") {
                 return stored.value;

@@ -2,8 +2,11 @@
 //!
 //! Of several servers any one answers, which may be behind; their leader knows what was written.
 
+use std::time::Duration;
+
 use async_nats::StatusCode;
 use async_nats::header::{self, HeaderMap};
+use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::object_store::ObjectInfo;
@@ -92,6 +95,7 @@ impl Blobs {
                 Err(error) if attempt < RENEWALS_TRIED && may_succeed(&error) => {}
                 Err(error) => return Err(refused(&error)),
             }
+            tokio::time::sleep(rest_after(attempt)).await;
             let now = self.describe_at_leader(name).await?;
             // What was found at first may be what a server knew that is behind.
             asked_leader = (attempt > 1).then_some(found.sequence);
@@ -174,5 +178,21 @@ impl Blobs {
 
 /// Whether what was not written may be written by another attempt.
 pub(super) fn may_succeed(error: &PublishError) -> bool {
-    error.kind() == PublishErrorKind::WrongLastSequence || may_pass(error.kind())
+    is_conflict(error) || may_pass(error.kind())
+}
+
+/// How long to rest after so many attempts: what a cluster agreed to is not carried out at once.
+pub(super) fn rest_after(attempts: u32) -> Duration {
+    Duration::from_millis(1 << attempts.min(6))
+}
+
+/// Whether someone else wrote before. A cluster's leader says so in another way as long as it has
+/// agreed to that write and not carried it out.
+pub(super) fn is_conflict(error: &PublishError) -> bool {
+    let under_way = || {
+        std::error::Error::source(error)
+            .and_then(|source| source.downcast_ref::<async_nats::jetstream::Error>())
+            .is_some_and(|said| said.error_code() == ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT)
+    };
+    error.kind() == PublishErrorKind::WrongLastSequence || under_way()
 }

@@ -14,7 +14,6 @@
 use std::time::Duration;
 
 use async_nats::datetime::parse_rfc3339;
-use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::object_store::ObjectInfo;
 use async_nats::{Message, StatusCode};
@@ -24,6 +23,7 @@ use futures::StreamExt as _;
 use jobs::id::{Bytes as Size, Digest, Millis, ObjectId};
 use serde::Deserialize;
 
+use super::description::is_conflict;
 use super::{BlobError, Blobs, chunk_subject, direct_get, meta_subject, refused};
 use crate::layout::BUCKET_BLOBS;
 
@@ -123,9 +123,7 @@ impl Blobs {
         } else {
             match self.write(name, &deletion(listed), listed.sequence).await {
                 Ok(sequence) => sequence,
-                Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
-                    return Ok(false);
-                }
+                Err(error) if is_conflict(&error) => return Ok(false),
                 Err(error) => {
                     let error = refused(&error);
                     if matches!(error, BlobError::Full { .. }) {

@@ -4,7 +4,7 @@ use async_nats::jetstream::object_store::{ObjectInfo, ObjectOptions};
 use bytes::Bytes;
 use jobs::id::{Bytes as Size, Digest, ObjectId};
 
-use super::description::{Described, may_succeed};
+use super::description::{Described, may_succeed, rest_after};
 use super::window::Window;
 use super::{ATTEMPTS, BUCKET_BLOBS, BlobError, Blobs, object_digest, refused};
 
@@ -133,6 +133,7 @@ impl<'a> Upload<'a> {
                 Err(error) if may_succeed(&error) => error,
                 Err(error) => return Err(refused(&error)),
             };
+            tokio::time::sleep(rest_after(attempt)).await;
             before = self.blobs.describe_at_leader(name).await?;
             if before.upload.as_ref().is_some_and(|upload| upload.as_str() == self.id) {
                 // It was stored, and the acknowledgement was lost; it may have been removed since.

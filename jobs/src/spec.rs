@@ -399,6 +399,10 @@ pub struct TrainTask {
     /// listen to the upload in place of fetching them afterwards.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<ObjectId>,
+    /// Whether it is to be told at once that the task was accepted: late updates count, of those that
+    /// are known to be at work when their round closes.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub accept_at_once: bool,
 }
 
 /// Control variates of a round (Karimireddy et al. 2020).

@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{Attempt, DeviceId, Millis};
 use crate::report::{Failure, FailureCode, ReportBody, TaskReport};
-use crate::spec::{Purpose, Task, TaskId};
+use crate::spec::{Purpose, Task, TaskId, TaskWork};
 
 /// What happened to the worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -78,8 +78,8 @@ pub enum Effect {
     Report(Box<TaskReport>),
 }
 
-/// How soon it is told that a task of a round was accepted, unless its end is told before: a report less
-/// where rounds are quick. An offer that nobody accepted is sent again much later.
+/// How soon it is told that a task of a round was accepted, unless its end is told before or the task
+/// wants it at once: a report less where rounds are quick. An offer that nobody accepted is sent again much later.
 const ACCEPTED_WITHIN: Millis = Millis(100);
 /// Final reports that are remembered.
 pub const FINAL_REPORTS_MAX: usize = 64;
@@ -182,7 +182,12 @@ impl Worker {
             let failure = Failure::new(FailureCode::Busy, message);
             return vec![self.report(task.id.clone(), ReportBody::Declined(failure))];
         }
-        let may_wait = is_remembered(task.id.purpose);
+        let at_once = match &task.work {
+            TaskWork::Train(work) => work.accept_at_once,
+            TaskWork::TrainMasked(_) | TaskWork::Evaluate(_) | TaskWork::Exchange => false,
+            TaskWork::Infer(_) | TaskWork::Telemetry => true,
+        };
+        let may_wait = is_remembered(task.id.purpose) && !at_once;
         self.running.push(Running {
             task: Box::new(task.clone()),
             attempt: task.id.attempt,

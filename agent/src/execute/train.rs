@@ -394,8 +394,8 @@ impl LocalRun {
 /// the same name, values that become other inputs, or other settings are other work.
 fn key(id: &TaskId, task: &TrainTask, dataset: &Dataset, normalization: &Normalization) -> Digest {
     let TaskId { job, round, .. } = id;
-    // How bytes travel is nothing to the work.
-    let task = TrainTask { hold: false, next: None, ..task.clone() };
+    // What is said when, and how bytes travel, is nothing to the work.
+    let task = TrainTask { hold: false, next: None, accept_at_once: false, ..task.clone() };
     let task = serde_json::to_string(&task).expect("a task is plain data");
     let shape = dataset.train.shape;
     let counts = dataset.train.class_counts(dataset.classes);

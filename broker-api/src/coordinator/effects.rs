@@ -248,6 +248,7 @@ impl Owner {
                     encoded,
                     hold: self.may_hold(&device),
                     next,
+                    accept_at_once: self.spec.staleness().is_some(),
                 })
             }
         };

@@ -101,7 +101,15 @@ fn what_ends_soon_need_not_be_accepted_before() {
     assert_eq!(worker.step(Millis(111), &Event::Tick), []);
     assert_eq!(report(&worker.step(Millis(111), &offer(&slow))), (slow, ReportBody::Accepted));
     assert_eq!(worker.wake_at(), Some(Millis(5010)));
-    // Who waits for an answer is told at once.
+    // Where it matters that a device is at work when its round closes, it is told at once.
+    let mut late = task(id("late", Purpose::Train, 1));
+    let TaskWork::Evaluate(work) = &late.work else { unreachable!() };
+    let work = serde_json::json!({"graph": work.graph, "parameters": work.parameters, "seed": 1,
+        "dataset": "digits", "local": {"epochs": 1}, "accept_at_once": true});
+    late.work = TaskWork::Train(serde_json::from_value(work).unwrap());
+    let effects = worker.step(Millis(150), &Event::Offered(Box::new(late)));
+    assert!(matches!(&effects[..], [Effect::Report(_), Effect::Start(_)]), "{effects:?}");
+    // And so is who waits for an answer.
     let question = id("question", Purpose::Infer, 1);
     let effects = worker.step(Millis(200), &offer(&question));
     assert!(matches!(&effects[..], [Effect::Report(_), Effect::Start(_)]), "{effects:?}");

@@ -103,9 +103,12 @@ fn offers(golden: &mut Golden) {
         encoded: None,
         hold: false,
         next: None,
+        accept_at_once: false,
     };
     golden.same("offer-train", &offer(Purpose::Train, TaskWork::Train(train.clone())));
     let hold = TrainTask { hold: true, ..train.clone() };
+    let at_once = TrainTask { accept_at_once: true, ..train.clone() };
+    golden.same("offer-train-at-once", &offer(Purpose::Train, TaskWork::Train(at_once)));
     golden.same("offer-train-hold", &offer(Purpose::Train, TaskWork::Train(hold)));
     let next = Some(parse("rZ7yq0Nn2m3bT5kd8wLx1C"));
     let next = TrainTask { next, ..train.clone() };
@@ -287,6 +290,7 @@ fn masked(golden: &mut Golden) {
         encoded: None,
         hold: false,
         next: None,
+        accept_at_once: false,
     };
     let shortened = LocalTraining { update_norm_max: Some(0.5), ..LocalTraining::default() };
     let shortened = TrainTask { local: shortened, ..train.clone() };

@@ -26,7 +26,8 @@ mod gates;
 /// Bytes of blobs in memory, at most; one larger blob alone is kept too.
 const MEMORY_BYTES: usize = 1024 * 1024;
 
-/// How long the last bytes of an upload may take when it is asked for: they were sent before whatever asks for it.
+/// How long the last bytes of an upload may take when it is asked for: they were sent before whatever
+/// asks for it.
 const HEARD_WITHIN: Duration = Duration::from_millis(200);
 
 /// A download is quick when it takes no longer than this, and the time of its bytes at this rate; the

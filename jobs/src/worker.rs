@@ -10,7 +10,8 @@
 //!     └──────────────▶ finished ◀──────────────┘
 //! ```
 //!
-//! - An offer of a running task: `Accepted` again, once it was told. Of a finished one: its final report again.
+//! - An offer of a running task: `Accepted` again, once it was told. Of a finished one: its final
+//!   report again.
 //! - A newer attempt at the work of a round (same job, round and purpose) takes over what runs,
 //!   or gets the result that is there; what had failed is tried again. An older attempt is
 //!   declined.
@@ -79,7 +80,8 @@ pub enum Effect {
 }
 
 /// How soon it is told that a task of a round was accepted, unless its end is told before or the task
-/// wants it at once: a report less where rounds are quick. An offer that nobody accepted is sent again much later.
+/// wants it at once: a report less where rounds are quick. An offer that nobody accepted is sent again
+/// much later.
 const ACCEPTED_WITHIN: Millis = Millis(100);
 /// Final reports that are remembered.
 pub const FINAL_REPORTS_MAX: usize = 64;
@@ -182,12 +184,11 @@ impl Worker {
             let failure = Failure::new(FailureCode::Busy, message);
             return vec![self.report(task.id.clone(), ReportBody::Declined(failure))];
         }
-        let at_once = match &task.work {
-            TaskWork::Train(work) => work.accept_at_once,
-            TaskWork::TrainMasked(_) | TaskWork::Evaluate(_) | TaskWork::Exchange => false,
-            TaskWork::Infer(_) | TaskWork::Telemetry => true,
+        let may_wait = match &task.work {
+            TaskWork::Train(work) => !work.accept_at_once,
+            TaskWork::TrainMasked(_) | TaskWork::Evaluate(_) | TaskWork::Exchange => true,
+            TaskWork::Infer(_) | TaskWork::Telemetry => false,
         };
-        let may_wait = is_remembered(task.id.purpose) && !at_once;
         self.running.push(Running {
             task: Box::new(task.clone()),
             attempt: task.id.attempt,

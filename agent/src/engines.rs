@@ -18,6 +18,7 @@ mod child;
 mod helper;
 mod memory;
 mod pipe;
+mod polling;
 mod probe;
 mod process;
 mod program;

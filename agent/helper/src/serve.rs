@@ -59,9 +59,10 @@ pub fn serve(
         let lengths = frames::lengths(prefix)?;
         read(&mut requests, lengths.header, &mut header)?;
         let request: Request = frames::decode(&header)?;
+        let in_place = lengths.shared && read_place(&mut requests)?;
         let body = match &memory {
-            Some(memory) if lengths.shared => memory.body(lengths.body)?,
-            None if lengths.shared => return Err(FrameError::NotShared.into()),
+            Some(memory) if in_place => memory.body(lengths.body)?,
+            None if in_place => return Err(FrameError::NotShared.into()),
             Some(_) | None => {
                 read(&mut requests, lengths.body, &mut piped)?;
                 &piped
@@ -90,6 +91,17 @@ fn read_prefix(requests: &mut impl Read, prefix: &mut [u8; PREFIX]) -> io::Resul
         }
     }
     Ok(filled)
+}
+
+/// Whether a body is in the shared memory now, or follows.
+fn read_place(requests: &mut impl Read) -> Result<bool, ServeError> {
+    let mut place = [0];
+    requests.read_exact(&mut place)?;
+    match place {
+        [frames::IN_PLACE] => Ok(true),
+        [frames::FOLLOWS] => Ok(false),
+        [other] => Err(FrameError::Place(other).into()),
+    }
 }
 
 /// Reads `len` bytes in the place of what the buffer held. Memory is taken as the bytes come, and

@@ -17,6 +17,7 @@ use models::engine::{Engine, EngineError, Session};
 use models::graph::GraphError;
 use models::tensor::Tensor;
 
+use super::polling::Usual;
 use super::process::Process;
 use super::program::Program;
 
@@ -119,14 +120,15 @@ impl Helper {
         state.sessions += 1;
         let session = state.sessions;
         let load = Request::Load { session };
-        let loaded = self.0.call(&mut state, None, &load, &[onnx], LOAD_LIMIT);
+        let loaded = self.0.call(&mut state, None, (&load, &[onnx]), None, LOAD_LIMIT);
         let reply = loaded.inspect_err(|_| self.0.end_if_unused(&mut state))?;
         let (Reply::Loaded { inputs, outputs }, _) = reply else {
             return Err(self.0.nonsense(&mut state, &reply.0));
         };
         let (helper, generation) = (self.clone(), state.generation);
         self.0.used.fetch_add(1, Ordering::Relaxed);
-        Ok(HelperSession { helper, generation, session, inputs, outputs })
+        let usual = Mutex::default();
+        Ok(HelperSession { helper, generation, session, inputs, outputs, usual })
     }
 }
 
@@ -162,14 +164,14 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One request and its reply; `generation` is that of the process which has to answer, any
-    /// if `None`.
+    /// One request with its body and the reply; `generation` is that of the process which has to
+    /// answer, any if `None`; `usual` is how long such a request takes.
     fn call(
         &self,
         state: &mut State,
         generation: Option<u64>,
-        request: &Request,
-        body: &[&[u8]],
+        (request, body): (&Request, &[&[u8]]),
+        usual: Option<Duration>,
         limit: Duration,
     ) -> Result<(Reply, Vec<u8>), HelperError> {
         if generation.is_some_and(|wanted| wanted != state.generation || state.process.is_none()) {
@@ -184,7 +186,7 @@ impl Inner {
             return Err(HelperError::Failed("the helper is gone".to_owned()));
         };
         let asked = process.forget(unused, deadline);
-        let answered = asked.and_then(|()| process.ask(request, body, deadline));
+        let answered = asked.and_then(|()| process.ask(request, body, usual, deadline));
         match answered {
             Ok((Reply::Refused { reason, cause }, _)) => {
                 state.answered();
@@ -314,6 +316,7 @@ pub struct HelperSession {
     session: u64,
     inputs: Vec<TensorInfo>,
     outputs: Vec<TensorInfo>,
+    usual: Mutex<Usual>,
 }
 
 impl HelperSession {
@@ -332,7 +335,9 @@ impl HelperSession {
         let helper = &self.helper.0;
         let mut state = helper.lock_within(limit).ok_or(HelperError::Busy(limit))?;
         let generation = Some(self.generation);
-        let (reply, body) = helper.call(&mut state, generation, &request, &body, limit)?;
+        let (usual, began) = (self.usual().median(), Instant::now());
+        let (reply, body) = helper.call(&mut state, generation, (&request, &body), usual, limit)?;
+        self.usual().note(began.elapsed());
         let Reply::Answered { engine_us, outputs } = reply else {
             return Err(helper.nonsense(&mut state, &reply));
         };
@@ -340,6 +345,12 @@ impl HelperSession {
             Ok(outputs) => Ok((outputs, Duration::from_micros(engine_us))),
             Err(error) => Err(helper.failed(&mut state, &error.to_string())),
         }
+    }
+}
+
+impl HelperSession {
+    fn usual(&self) -> MutexGuard<'_, Usual> {
+        self.usual.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::io::{Error, ErrorKind, Result};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use models::engine::frames::{self, FrameError, PIPED_MAX, PREFIX, Reply, Request, SHARED_MAX};
 
 use super::child::Running;
 use super::memory::Memory;
-use super::pipe;
+use super::{pipe, polling};
 
 #[derive(Debug)]
 pub(super) struct Process {
@@ -40,28 +40,37 @@ impl Process {
     /// Forgets sessions.
     pub(super) fn forget(&mut self, sessions: Vec<u64>, deadline: Instant) -> Result<()> {
         for session in sessions {
-            self.ask(&Request::Unload { session }, &[], deadline)?;
+            self.ask(&Request::Unload { session }, &[], None, deadline)?;
         }
         Ok(())
     }
 
-    /// One request and its reply, with their bodies.
+    /// One request and its reply, with their bodies; `usual` is how long such a one takes.
     pub(super) fn ask(
         &mut self,
         request: &Request,
         body: &[&[u8]],
+        usual: Option<Duration>,
         deadline: Instant,
     ) -> Result<(Reply, Vec<u8>)> {
         let length = body.iter().map(|part| part.len()).sum();
         let long = (PIPED_MAX + 1..=SHARED_MAX).contains(&length);
-        let shared = self.memory.as_mut().filter(|_| long);
-        if shared.is_some_and(|memory| memory.write(body).is_ok()) {
-            let frame = frames::encode_shared(request, length).map_err(Error::other)?;
-            pipe::write_all(self.child.stdin()?, &[&frame], deadline)?;
+        let to = self.child.stdin()?;
+        let send = |head: &[u8], body: &[&[u8]]| {
+            let parts: Vec<&[u8]> = [head].into_iter().chain(body.iter().copied()).collect();
+            pipe::write_all(to, &parts, deadline)
+        };
+        if let Some(memory) = self.memory.as_mut().filter(|_| long) {
+            send(&frames::encode_shared(request, length).map_err(Error::other)?, &[])?;
+            match memory.write(body) {
+                Ok(()) => send(&[frames::IN_PLACE], &[])?,
+                Err(_) => send(&[frames::FOLLOWS], body)?,
+            }
         } else {
-            let head = frames::encode(request, length).map_err(Error::other)?;
-            let frame: Vec<&[u8]> = [&*head].into_iter().chain(body.iter().copied()).collect();
-            pipe::write_all(self.child.stdin()?, &frame, deadline)?;
+            send(&frames::encode(request, length).map_err(Error::other)?, body)?;
+        }
+        if let Some(usual) = usual {
+            polling::poll_around(self.child.stdout(), usual, deadline);
         }
         self.answer(deadline)
     }

@@ -206,7 +206,11 @@ fn listen(input: &mut impl Read, memory: Option<&File>) -> Option<(Request, Vec<
     assert_eq!(shared, memory.is_some() && body > frames::PIPED_MAX);
     let (mut header, mut body) = (vec![0; header], vec![0; body]);
     input.read_exact(&mut header).ok()?;
-    match memory.filter(|_| shared) {
+    let mut place = [frames::FOLLOWS];
+    if shared {
+        input.read_exact(&mut place).ok()?;
+    }
+    match memory.filter(|_| place == [frames::IN_PLACE]) {
         Some(memory) => memory.read_exact_at(&mut body, 0).unwrap(),
         None => input.read_exact(&mut body).ok()?,
     }

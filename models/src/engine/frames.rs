@@ -6,9 +6,12 @@
 //! tensors one after another, little-endian, rows first.
 //!
 //! A long body may lie at the beginning of memory that both share, instead of following its header:
-//! the highest bit of its length says so. The agent makes that memory, a file that [`MEMORY`]
-//! names, and the helper's hello says whether it has opened it. Whose turn it is may write to it:
-//! the agent until its request is sent, then the helper until its reply is.
+//! the highest bit of its length says so. A request's header is sent before its body is copied, so
+//! that the helper wakes up meanwhile; one byte after it says when the body is in place,
+//! [`IN_PLACE`], or that there was no memory left and the body [`FOLLOWS`]. The agent makes that
+//! memory, a file that [`MEMORY`] names, and the helper's hello says whether it has opened it. Whose
+//! turn it is may write to it: the agent until its request is sent, then the helper until its reply
+//! is.
 //!
 //! Only bytes here: pipes, memory and processes are the shells'.
 
@@ -19,7 +22,7 @@ use crate::artifact::TensorInfo;
 use crate::tensor::{Tensor, width};
 
 /// Changes when older helpers would not understand.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// Bytes before the header.
 pub const PREFIX: usize = 12;
 /// Longest header, bytes.
@@ -30,6 +33,10 @@ pub const BODY_MAX: u64 = 1 << 31;
 pub const PIPED_MAX: usize = 16 << 10;
 /// Length of the shared memory, bytes; longer bodies follow their headers.
 pub const SHARED_MAX: usize = 64 << 20;
+/// After the header of a request whose body is in the shared memory now.
+pub const IN_PLACE: u8 = 1;
+/// After the header of a request whose body comes next in the pipe.
+pub const FOLLOWS: u8 = 0;
 /// The variable of a helper's environment that names the file of the shared memory.
 pub const MEMORY: &str = "DUNLIN_MEMORY";
 
@@ -171,6 +178,9 @@ pub enum FrameError {
     /// A body in shared memory, where there is none.
     #[error("a frame's body is in memory that is not shared")]
     NotShared,
+    /// Neither [`IN_PLACE`] nor [`FOLLOWS`] after a request's header.
+    #[error("byte {0} after a request's header: expected {FOLLOWS} or {IN_PLACE}")]
+    Place(u8),
     /// A body that does not hold what its header says.
     #[error("a frame's body: {0}")]
     Body(String),
@@ -195,7 +205,8 @@ pub fn encode<M: Serialize>(message: &M, body: usize) -> Result<Vec<u8>, FrameEr
     encode_with(message, body, 0)
 }
 
-/// Prefix and header of a frame whose body, `body` bytes, lies in the shared memory.
+/// Prefix and header of a frame whose body, `body` bytes, lies in the shared memory; a request's are
+/// followed by [`IN_PLACE`] or [`FOLLOWS`].
 ///
 /// # Errors
 /// [`FrameError::TooLarge`].

@@ -144,10 +144,11 @@ fn a_pipe_that_closes_within_a_frame_is_an_error() {
     assert!(matches!(ask(&[announced]).1, Err(ServeError::Pipe(_))));
 }
 
-/// A request to run a model on so many bytes in the shared memory.
-fn run_shared(len: usize) -> Vec<u8> {
+/// A request to run a model on so many bytes, which are where the last of it says.
+fn run_shared(len: usize, place: &[u8]) -> Vec<u8> {
     let header = Header { datatype: "UINT8".to_owned(), shape: vec![len / 2, 2] };
-    frames::encode_shared(&Request::Run { session: 1, inputs: vec![header] }, len).unwrap()
+    let request = Request::Run { session: 1, inputs: vec![header] };
+    [&*frames::encode_shared(&request, len).unwrap(), place].concat()
 }
 
 #[test]
@@ -156,8 +157,8 @@ fn long_bodies_lie_in_the_memory_and_short_ones_follow() {
     let file = tempfile::tempfile().unwrap();
     file.write_all_at(&vec![8; len], 0).unwrap();
     let memory = Memory::of(file.try_clone().unwrap()).unwrap();
-    let requests = [load(1, b"model"), run_shared(len), run(1, &[12, 4])];
-    let (replies, ended) = ask_with(Some(memory), &requests);
+    let in_place = run_shared(len, &[frames::IN_PLACE]);
+    let (replies, ended) = ask_with(Some(memory), &[load(1, b"model"), in_place, run(1, &[12, 4])]);
     assert!(ended.is_ok());
     assert!(matches!(replies[1].0, Reply::Answered { .. }));
     assert!(replies[1].1.is_empty());
@@ -165,13 +166,23 @@ fn long_bodies_lie_in_the_memory_and_short_ones_follow() {
     let mut found = vec![0; len];
     file.read_exact_at(&mut found, 0).unwrap();
     assert!(found == vec![4; len]);
+    // There was no memory left for it.
+    let follows = run_shared(len, &[&[frames::FOLLOWS][..], &vec![6; len]].concat());
+    let memory = Memory::of(file.try_clone().unwrap()).unwrap();
+    let (replies, ended) = ask_with(Some(memory), &[load(1, b"model"), follows]);
+    assert!(ended.is_ok());
+    assert!(matches!(replies[1].0, Reply::Answered { .. }));
+    file.read_exact_at(&mut found, 0).unwrap();
+    assert!(found == vec![3; len]);
 }
 
 #[test]
 fn bodies_that_are_not_in_the_memory_end_it() {
-    let requests = [load(1, b"model"), run_shared(PIPED_MAX + 2)];
+    let requests = [load(1, b"model"), run_shared(PIPED_MAX + 2, &[frames::IN_PLACE])];
     let ended = ask(&requests).1;
     assert!(matches!(ended, Err(ServeError::Frame(FrameError::NotShared))), "{ended:?}");
+    let ended = ask(&[load(1, b"model"), run_shared(PIPED_MAX + 2, &[2])]).1;
+    assert!(matches!(ended, Err(ServeError::Frame(FrameError::Place(2)))), "{ended:?}");
     let short = tempfile::tempfile().unwrap();
     short.set_len(PIPED_MAX as u64).unwrap();
     let ended = ask_with(Some(Memory::of(short).unwrap()), &requests).1;

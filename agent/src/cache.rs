@@ -13,7 +13,7 @@ use bytes::Bytes;
 use jobs::id::{BlobRef, Bytes as Size, Digest, ObjectId};
 use jobs::report::{Failure, FailureCode};
 use jobs::spec::LISTENED_MAX;
-use link::blobs::{BlobError, Blobs, Heard, Listening};
+use link::blobs::{BlobError, Blobs, Listening};
 use models::federated::encoding::decode_parameters;
 
 pub(crate) use gates::Gates;
@@ -151,9 +151,9 @@ impl Cache {
         let is_it =
             |(object, _): &mut (ObjectId, Listening)| Some(&*object) == blob.object.as_ref();
         let (_, listening) = self.next().listening.take_if(is_it)?;
-        let Heard { bytes, digest, took } = listening.whole(HEARD_WITHIN).await?;
-        self.quick.store(is_quick(blob.size.0, took), Ordering::Relaxed);
-        (digest == blob.digest).then_some(bytes)
+        let heard = listening.whole(HEARD_WITHIN).await?;
+        self.quick.store(is_quick(blob.size.0, heard.took), Ordering::Relaxed);
+        heard.is(blob).then_some(heard.bytes)
     }
 
     fn next(&self) -> MutexGuard<'_, Next> {

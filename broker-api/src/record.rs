@@ -56,7 +56,7 @@ pub enum JobResult {
         /// Who answered.
         device: DeviceId,
         /// The answer.
-        report: InferReport,
+        report: Box<InferReport>,
         /// Raw outputs one after another, as `report.outputs` says.
         outputs: Option<BlobRef>,
     },
@@ -95,7 +95,6 @@ pub struct JobEvent {
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-#[expect(clippy::large_enum_variant, reason = "they are few, and do not wait")]
 pub enum EventBody {
     /// Stored; it will not be lost.
     Accepted,

@@ -18,8 +18,9 @@ use base64::engine::general_purpose::URL_SAFE;
 use bytes::Bytes;
 use jobs::id::{BlobRef, Bytes as Size, DeviceId, Digest, ObjectId};
 use jobs::report::FailureCode;
+use jobs::spec::LISTENED_MAX;
 
-use crate::digest::Hasher;
+use crate::digest::{Blake3Hasher, Hasher};
 use crate::layout::BUCKET_BLOBS;
 use crate::limit::Limit;
 
@@ -200,7 +201,7 @@ impl Blobs {
         let (before, sent) = futures::join!(self.describe(&name), sending);
         let digest = hasher.finish();
         let object = upload.commit(&name, &digest, sent.and(before)).await?;
-        Ok(BlobRef { digest, size, name: Some(name), object })
+        Ok(BlobRef { digest, size, name: Some(name), object, blake3: None })
     }
 
     /// Stores `size` bytes under a name of their own while they are made.
@@ -224,7 +225,8 @@ impl Blobs {
         ObjectId::parse(id).expect("an inbox ends with letters and digits")
     }
 
-    /// As [`Blobs::put_pieces`], in an upload that was not begun before.
+    /// As [`Blobs::put_pieces`], in an upload that was not begun before; with the BLAKE3 of what is short
+    /// enough to be listened to.
     ///
     /// # Errors
     /// The same.
@@ -237,7 +239,13 @@ impl Blobs {
     ) -> Result<BlobRef, P::Error> {
         let upload = Upload::at(self, object, size);
         let mut hasher = Hasher::new();
-        let sending = upload.send_pieces(pieces, |piece| hasher.update(piece));
+        let mut heard = (size <= LISTENED_MAX).then(Blake3Hasher::new);
+        let sending = upload.send_pieces(pieces, |piece| {
+            hasher.update(piece);
+            if let Some(heard) = &mut heard {
+                heard.update(piece);
+            }
+        });
         let (before, sent) = futures::join!(self.describe(&name), sending);
         if let Err(error) = sent {
             upload.abandon().await;
@@ -245,7 +253,8 @@ impl Blobs {
         }
         let digest = hasher.finish();
         let object = upload.commit(&name, &digest, before).await?;
-        Ok(BlobRef { digest, size, name: Some(name), object })
+        let blake3 = heard.map(|hasher| Box::new(hasher.finish()));
+        Ok(BlobRef { digest, size, name: Some(name), object, blake3 })
     }
 
     /// Stores bytes whose digest is known; the caller vouches for it.

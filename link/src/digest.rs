@@ -1,9 +1,10 @@
-//! SHA-256 digests of blobs, and checksums, at the speed of the processor's own instructions.
+//! SHA-256 digests of blobs, their BLAKE3, and checksums, at the speed of the processor's own
+//! instructions.
 
 use std::fmt::Write as _;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use jobs::id::Digest;
+use jobs::id::{Blake3, Digest};
 
 /// Computes a digest piece by piece.
 #[derive(Clone)]
@@ -44,6 +45,28 @@ impl Hasher {
     }
 }
 
+/// Computes a BLAKE3 piece by piece: a third of the time of SHA-256 where a processor has vectors.
+#[derive(Debug, Clone, Default)]
+pub struct Blake3Hasher(blake3::Hasher);
+
+impl Blake3Hasher {
+    /// A hasher that has seen nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The BLAKE3 of everything added.
+    #[expect(clippy::missing_panics_doc, reason = "its digits are those of 32 bytes")]
+    pub fn finish(&self) -> Blake3 {
+        Blake3::parse(&self.0.finalize().to_hex()).expect("hexadecimal digits of 32 bytes")
+    }
+}
+
 /// The CRC-32 of bytes (IEEE 802.3, section 3.2.9): finds what an accident changed, nothing that
 /// somebody wants to hide.
 pub fn crc32(bytes: &[u8]) -> u32 {
@@ -63,6 +86,22 @@ mod tests {
     fn fips_180_4_example() {
         let hex = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(super::of(b"abc").hex(), hex);
+    }
+
+    /// The BLAKE3 paper's test vectors: bytes 0, 1, ..., 250, 0, 1, ... of some lengths.
+    #[test]
+    fn blake3_test_vectors() {
+        for (length, expected) in [
+            (0, "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"),
+            (1024, "42214739f095a406f3fc83deb889744ac00df831c10daa55189b5d121c855af7"),
+        ] {
+            let mut hasher = super::Blake3Hasher::new();
+            let bytes: Vec<u8> = (0..=250).cycle().take(length).collect();
+            for piece in bytes.chunks(100) {
+                hasher.update(piece);
+            }
+            assert_eq!(hasher.finish().as_str(), expected, "{length}");
+        }
     }
 
     /// The check value of CRC-32/ISO-HDLC in the catalogue of parametrised CRC algorithms.

@@ -275,7 +275,7 @@ impl Device {
         let digest = digest.unwrap_or_else(|| link::digest::of(&update));
         let crc32 = work.hold.then(|| link::digest::crc32(&update));
         let size = Size(update.len() as u64);
-        let parameters = BlobRef { digest, size, name: Some(name), object: None };
+        let parameters = BlobRef { name: Some(name), ..BlobRef::by_digest(digest, size) };
         if work.hold {
             *self.held.lock().unwrap() = Some((parameters.object_name().to_owned(), update));
         } else {
@@ -301,7 +301,7 @@ impl Device {
         if let Some((_, listening)) =
             next.filter(|(object, _)| Some(object) == blob.object.as_ref())
             && let Some(heard) = listening.whole(Duration::from_millis(200)).await
-            && heard.digest == blob.digest
+            && heard.is(blob)
         {
             return Ok(heard.bytes);
         }

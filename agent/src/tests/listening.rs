@@ -70,8 +70,8 @@ async fn the_next_parameters_are_heard_while_they_are_uploaded() {
     round(4, &model, Some(&objects[0])).await;
     update_of(final_report(&mut reports).await.0);
     let false_one = upload(&objects[0], "parameters/job1/3/1").await;
-    let digest = link::digest::of(b"others");
-    model.parameters = BlobRef { digest, ..false_one };
+    let (digest, blake3) = (link::digest::of(b"others"), second.blake3.clone());
+    model.parameters = BlobRef { digest, blake3, ..false_one };
     round(5, &model, None).await;
     let failure = failure_of(final_report(&mut reports).await.0);
     assert_eq!(failure.code, FailureCode::BlobUnavailable);

@@ -176,7 +176,7 @@ impl Core {
                     let put = self.store.blobs.put(outputs).await;
                     Some(put.map_err(StoreError::from)?)
                 };
-                Some(JobResult::Infer { device, report, outputs })
+                Some(JobResult::Infer { device, report: Box::new(report), outputs })
             }
             Some(_) | None => None,
         };

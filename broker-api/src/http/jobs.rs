@@ -262,7 +262,8 @@ pub(super) async fn result(
                 Some(blob) => app.broker.blob(&blob.digest).await?,
                 None => Bytes::new(),
             };
-            json(StatusCode::OK, &request::answer_json(&Answer { device, report, outputs })?)
+            let answer = Answer { device, report: *report, outputs };
+            json(StatusCode::OK, &request::answer_json(&answer)?)
         }
         Some(JobResult::Train { model, .. }) => {
             let path = format!("/v1/models/{}/versions/{}", model.name, model.version);

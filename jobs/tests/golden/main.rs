@@ -413,7 +413,7 @@ fn digest(byte: u8) -> Digest {
 
 fn blob() -> BlobRef {
     let name = Some("update/01job/3/pi-3/1".to_owned());
-    BlobRef { digest: digest(2), size: Bytes(24_000), name, object: None }
+    BlobRef { name, ..BlobRef::by_digest(digest(2), Bytes(24_000)) }
 }
 
 fn model() -> ModelRef {

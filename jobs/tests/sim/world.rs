@@ -401,7 +401,7 @@ fn quarantine(seed: u64) -> Option<Quarantine> {
 /// The reference to a blob of this name.
 pub(crate) fn reference(name: &str, blob: &Blob) -> BlobRef {
     let digest: Digest = format!("sha256:{:064x}", blob.value).parse().unwrap();
-    BlobRef { digest, size: Bytes(8), name: Some(name.to_owned()), object: None }
+    BlobRef { name: Some(name.to_owned()), ..BlobRef::by_digest(digest, Bytes(8)) }
 }
 
 /// A number that stands for all of these, in their order.

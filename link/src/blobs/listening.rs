@@ -5,12 +5,12 @@ use std::time::Duration;
 use async_nats::{Subscriber, header};
 use bytes::Bytes;
 use futures::StreamExt as _;
-use jobs::id::{Bytes as Size, Digest, ObjectId};
+use jobs::id::{Blake3, BlobRef, Bytes as Size, ObjectId};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::{BlobError, Blobs, chunk_subject};
-use crate::digest::Hasher;
+use crate::digest::{self, Blake3Hasher};
 
 /// An upload that is listened to until it is whole, or this is dropped.
 #[derive(Debug)]
@@ -21,10 +21,19 @@ pub struct Listening(JoinHandle<Option<Heard>>);
 pub struct Heard {
     /// All of it.
     pub bytes: Bytes,
-    /// Its SHA-256.
-    pub digest: Digest,
+    blake3: Blake3,
     /// From the first chunk to the last one.
     pub took: Duration,
+}
+
+impl Heard {
+    /// Whether it is this blob.
+    pub fn is(&self, blob: &BlobRef) -> bool {
+        match &blob.blake3 {
+            Some(blake3) => self.blake3 == **blake3,
+            None => digest::of(&self.bytes) == blob.digest,
+        }
+    }
 }
 
 impl Blobs {
@@ -64,7 +73,7 @@ impl Drop for Listening {
 async fn hear(mut chunks: Subscriber, size: Size, mut bytes: Vec<u8>) -> Option<Heard> {
     let size = usize::try_from(size.0).ok()?;
     bytes.clear();
-    let (mut hasher, mut began, mut next) = (Hasher::new(), None, 0);
+    let (mut hasher, mut began, mut next) = (Blake3Hasher::new(), None, 0);
     while bytes.len() < size {
         let message = chunks.next().await?;
         let began = began.get_or_insert_with(Instant::now);
@@ -85,7 +94,7 @@ async fn hear(mut chunks: Subscriber, size: Size, mut bytes: Vec<u8>) -> Option<
         next += 1;
         if bytes.len() == size {
             let took = began.elapsed();
-            return Some(Heard { bytes: bytes.into(), digest: hasher.finish(), took });
+            return Some(Heard { bytes: bytes.into(), blake3: hasher.finish(), took });
         }
     }
     None

@@ -170,7 +170,7 @@ impl Run {
             let digest = digest.unwrap_or_else(|| link::digest::of(&update));
             let (size, name) = (Size(update.len() as u64), Some(device.held.name(&id)));
             let crc32 = Some(link::digest::crc32(&update));
-            Ok(Given { parameters: BlobRef { digest, size, name, object: None }, crc32 })
+            Ok(Given { parameters: BlobRef { name, ..BlobRef::by_digest(digest, size) }, crc32 })
         };
         let written = tokio::task::spawn_blocking(write).await;
         let written = written.unwrap_or_else(|error| Err(std::io::Error::other(error)));

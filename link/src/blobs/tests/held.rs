@@ -18,7 +18,7 @@ fn device() -> DeviceId {
 
 fn blob_of(bytes: &Bytes) -> BlobRef {
     let (digest, size) = (crate::digest::of(bytes), Size(bytes.len() as u64));
-    BlobRef { digest, size, name: Some("update/a/1/pi/1".to_owned()), object: None }
+    BlobRef { name: Some("update/a/1/pi/1".to_owned()), ..BlobRef::by_digest(digest, size) }
 }
 
 /// Asked for the n-th time for a part of what a device holds.

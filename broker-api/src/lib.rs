@@ -21,4 +21,7 @@ pub mod request;
 pub mod store;
 
 #[cfg(test)]
+#[path = "../../link/testing/server.rs"]
+mod server;
+#[cfg(test)]
 mod testing;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use async_nats::header::HeaderMap;
-use async_nats::jetstream::Context;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::{self, Context, ErrorCode};
 use async_nats::{Client, header};
 use bytes::Bytes;
 use jobs::wire;
@@ -108,6 +108,32 @@ pub async fn store(
     }
 }
 
+/// What a write met that was to come after a certain one of its subject.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Conflict {
+    /// Another write came before.
+    Written,
+    /// A cluster's leader has agreed to another write and not carried it out: soon that one has come
+    /// before, or the same write is taken.
+    UnderWay,
+}
+
+/// Whether a write was refused because of another one.
+pub fn conflict(error: &(dyn std::error::Error + 'static)) -> Option<Conflict> {
+    std::iter::successors(Some(error), |error| error.source()).find_map(|error| {
+        match error.downcast_ref::<jetstream::Error>()?.error_code() {
+            ErrorCode::STREAM_WRONG_LAST_SEQUENCE => Some(Conflict::Written),
+            ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT => Some(Conflict::UnderWay),
+            _ => None,
+        }
+    })
+}
+
+/// How long to rest after so many attempts: what a cluster agreed to is not carried out at once.
+pub fn rest_after(attempts: u32) -> Duration {
+    Duration::from_millis(1 << attempts.min(6))
+}
+
 fn is_transient(error: &PublishError) -> bool {
     match error.kind() {
         PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => true,
@@ -139,6 +165,19 @@ mod tests {
     use super::*;
     use crate::layout::{Layout, ensure};
     use crate::server::Server;
+
+    #[test]
+    fn a_write_that_is_under_way_is_a_conflict() {
+        for (code, expected) in
+            [(10071, Some(Conflict::Written)), (10164, Some(Conflict::UnderWay)), (10077, None)]
+        {
+            let said = serde_json::json!({"code": 400, "err_code": code, "description": "no"});
+            let said: jetstream::Error = serde_json::from_value(said).unwrap();
+            assert_eq!(conflict(&said), expected);
+            let error = PublishError::with_source(PublishErrorKind::Other, said);
+            assert_eq!(conflict(&error), expected, "{error}");
+        }
+    }
 
     #[tokio::test]
     async fn a_repeated_message_is_stored_once() {

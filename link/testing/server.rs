@@ -29,6 +29,21 @@ impl Server {
         Self { child, port, dir }
     }
 
+    /// Three that are one cluster, with JetStream; it takes a while until they have elected.
+    pub(crate) fn cluster() -> [Self; 3] {
+        let ports = [(); 3].map(|()| {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.local_addr().unwrap().port()
+        });
+        let routes = ports.map(|port| format!("\"nats://127.0.0.1:{port}\"")).join(", ");
+        [0, 1, 2].map(|at| {
+            let listen = format!("name: fleet, listen: \"127.0.0.1:{}\"", ports[at]);
+            Self::start_with(&format!(
+                "server_name: s{at}\njetstream {{}}\ncluster {{ {listen}, routes: [{routes}] }}"
+            ))
+        })
+    }
+
     /// Kills the process; [`Server::restart`] brings it back with its data.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();

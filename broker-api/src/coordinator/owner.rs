@@ -415,7 +415,7 @@ impl Owner {
         let saved = match trainings.update(key, &self.stored, self.revision).await {
             Err(error @ StoreError::Conflict { .. }) => {
                 // It may be a write of our own whose acknowledgement was lost.
-                let found = trainings.get(key).await?;
+                let found = trainings.get_at_leader(key).await?;
                 let ours = found.filter(|found| {
                     found.value.owner.as_deref() == Some(&self.core.name)
                         && found.value.term == self.stored.term

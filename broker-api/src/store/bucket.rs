@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use async_nats::connection::State;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{DeliverPolicy, push};
-use async_nats::jetstream::kv::{self, CreateErrorKind, Operation, UpdateErrorKind};
+use async_nats::jetstream::kv::{self, CreateError, CreateErrorKind, Operation};
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use async_nats::{Client, HeaderMap};
 use futures::StreamExt as _;
 use jobs::id::Digest;
 use jobs::wire;
+use link::publish::{Conflict, conflict, rest_after};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
@@ -29,6 +30,8 @@ const REFUSAL_COUNTS: Duration = Duration::from_secs(15);
 const CHANGES_TRIED: u32 = 20;
 /// The pause before a change is tried anew, times the number of tries.
 const CHANGE_PAUSE: Duration = Duration::from_millis(5);
+/// Times that a value is written while another write is under way: for a fifth of a second.
+const WRITES_TRIED: u32 = 8;
 /// Changes that may wait for their reader.
 const CHANGES_WAITING: usize = 256;
 
@@ -139,7 +142,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
     pub async fn get(&self, key: &str) -> Result<Option<Versioned<T>>, StoreError> {
         match self.get_near(key).await? {
             None if self.store.stream.cached_info().config.num_replicas > 1 => {
-                self.get_from_leader(key).await
+                self.get_at_leader(key).await
             }
             near => Ok(near),
         }
@@ -161,7 +164,11 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
         }
     }
 
-    async fn get_from_leader(&self, key: &str) -> Result<Option<Versioned<T>>, StoreError> {
+    /// The value of a key as the leader knows it.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Damaged`].
+    pub async fn get_at_leader(&self, key: &str) -> Result<Option<Versioned<T>>, StoreError> {
         match self.last_at_leader(key).await? {
             Some(message) if !is_gone(&message.headers) => {
                 let value = self.decode(key, &message.payload)?;
@@ -221,14 +228,16 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
     /// [`StoreError::Conflict`] when there is one; [`StoreError::Unavailable`], after which the
     /// value may be stored or not.
     pub async fn create(&self, key: &str, value: &T) -> Result<u64, StoreError> {
-        let created = self.store.create(key, packed::encode(value)).await;
-        self.noted(created.map_err(|error| match error.kind() {
-            CreateErrorKind::AlreadyExists => StoreError::Conflict { key: key.to_owned() },
+        let value = packed::encode(value);
+        let met = |error: &CreateError| match error.kind() {
+            CreateErrorKind::AlreadyExists => Some(Conflict::Written),
             CreateErrorKind::InvalidKey
             | CreateErrorKind::Publish
             | CreateErrorKind::Ack
-            | CreateErrorKind::Other => self.unavailable("creating", key, &error),
-        }))
+            | CreateErrorKind::Other => conflict(error),
+        };
+        let create = || self.store.create(key, value.clone());
+        self.noted(self.settled(("creating", key), met, create).await)
     }
 
     /// Replaces the value of this revision; the new revision.
@@ -237,13 +246,39 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
     /// [`StoreError::Conflict`] when the key has another revision by now;
     /// [`StoreError::Unavailable`], after which the value may be stored or not.
     pub async fn update(&self, key: &str, value: &T, revision: u64) -> Result<u64, StoreError> {
-        let updated = self.store.update(key, packed::encode(value), revision).await;
-        self.noted(updated.map_err(|error| match error.kind() {
-            UpdateErrorKind::WrongLastRevision => StoreError::Conflict { key: key.to_owned() },
-            UpdateErrorKind::InvalidKey | UpdateErrorKind::TimedOut | UpdateErrorKind::Other => {
-                self.unavailable("writing", key, &error)
+        let value = packed::encode(value);
+        let update = || self.store.update(key, value.clone(), revision);
+        self.noted(self.settled(("writing", key), |error| conflict(error), update).await)
+    }
+
+    /// Writes once it is known whether another write that is under way came before.
+    async fn settled<E, F>(
+        &self,
+        (doing, key): (&str, &str),
+        met: impl Fn(&E) -> Option<Conflict>,
+        write: impl Fn() -> F,
+    ) -> Result<u64, StoreError>
+    where
+        E: std::error::Error + 'static,
+        F: Future<Output = Result<u64, E>>,
+    {
+        let mut attempt = 1;
+        loop {
+            let error = match write().await {
+                Ok(revision) => return Ok(revision),
+                Err(error) => error,
+            };
+            match met(&error) {
+                Some(Conflict::Written) => {
+                    return Err(StoreError::Conflict { key: key.to_owned() });
+                }
+                Some(Conflict::UnderWay) if attempt < WRITES_TRIED => {
+                    tokio::time::sleep(rest_after(attempt)).await;
+                    attempt += 1;
+                }
+                Some(Conflict::UnderWay) | None => return Err(self.unavailable(doing, key, &error)),
             }
-        }))
+        }
     }
 
     /// Stores a value, whatever was there.
@@ -389,3 +424,6 @@ fn digests_in(text: &[u8]) -> Vec<Digest> {
 fn is_gone(headers: &HeaderMap) -> bool {
     headers.get("KV-Operation").is_some()
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,12 +2,9 @@
 //!
 //! Of several servers any one answers, which may be behind; their leader knows what was written.
 
-use std::time::Duration;
-
 use async_nats::StatusCode;
 use async_nats::header::{self, HeaderMap};
-use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::context::PublishError;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::object_store::ObjectInfo;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
@@ -17,6 +14,7 @@ use jobs::id::{Bytes as Size, Digest, ObjectId};
 use super::reader::header_number;
 use super::window::may_pass;
 use super::{ATTEMPTS, BlobError, Blobs, direct_get, meta_subject, refused};
+use crate::publish::{self, rest_after};
 
 /// How often a description is written again while others write it.
 const RENEWALS_TRIED: u32 = 5;
@@ -178,21 +176,5 @@ impl Blobs {
 
 /// Whether what was not written may be written by another attempt.
 pub(super) fn may_succeed(error: &PublishError) -> bool {
-    is_conflict(error) || may_pass(error.kind())
-}
-
-/// How long to rest after so many attempts: what a cluster agreed to is not carried out at once.
-pub(super) fn rest_after(attempts: u32) -> Duration {
-    Duration::from_millis(1 << attempts.min(6))
-}
-
-/// Whether someone else wrote before. A cluster's leader says so in another way as long as it has
-/// agreed to that write and not carried it out.
-pub(super) fn is_conflict(error: &PublishError) -> bool {
-    let under_way = || {
-        std::error::Error::source(error)
-            .and_then(|source| source.downcast_ref::<async_nats::jetstream::Error>())
-            .is_some_and(|said| said.error_code() == ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT)
-    };
-    error.kind() == PublishErrorKind::WrongLastSequence || under_way()
+    publish::conflict(error).is_some() || may_pass(error.kind())
 }

@@ -23,9 +23,9 @@ use futures::StreamExt as _;
 use jobs::id::{Bytes as Size, Digest, Millis, ObjectId};
 use serde::Deserialize;
 
-use super::description::is_conflict;
 use super::{BlobError, Blobs, chunk_subject, direct_get, meta_subject, refused};
 use crate::layout::BUCKET_BLOBS;
+use crate::publish::conflict;
 
 /// How long the next description of a list may take.
 const NEXT_WITHIN: Duration = Duration::from_secs(5);
@@ -123,7 +123,7 @@ impl Blobs {
         } else {
             match self.write(name, &deletion(listed), listed.sequence).await {
                 Ok(sequence) => sequence,
-                Err(error) if is_conflict(&error) => return Ok(false),
+                Err(error) if conflict(&error).is_some() => return Ok(false),
                 Err(error) => {
                     let error = refused(&error);
                     if matches!(error, BlobError::Full { .. }) {

@@ -4,9 +4,10 @@ use async_nats::jetstream::object_store::{ObjectInfo, ObjectOptions};
 use bytes::Bytes;
 use jobs::id::{Bytes as Size, Digest, ObjectId};
 
-use super::description::{Described, may_succeed, rest_after};
+use super::description::{Described, may_succeed};
 use super::window::Window;
 use super::{ATTEMPTS, BUCKET_BLOBS, BlobError, Blobs, object_digest, refused};
+use crate::publish::rest_after;
 
 /// Bytes of a blob, made while they are sent.
 pub trait Pieces: Send {

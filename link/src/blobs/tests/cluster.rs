@@ -2,21 +2,6 @@
 
 use super::*;
 
-fn cluster() -> [Server; 3] {
-    let ports = [(); 3].map(|()| {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.local_addr().unwrap().port()
-    });
-    let routes = ports.map(|port| format!("\"nats://127.0.0.1:{port}\"")).join(", ");
-    let listen = |port: u16| format!("name: fleet, listen: \"127.0.0.1:{port}\"");
-    [0, 1, 2].map(|at| {
-        let cluster = listen(ports[at]);
-        Server::start_with(&format!(
-            "server_name: s{at}\njetstream {{}}\ncluster {{ {cluster}, routes: [{routes}] }}"
-        ))
-    })
-}
-
 /// A connection to each of the servers.
 async fn stores(servers: &[Server; 3]) -> [Blobs; 3] {
     let begun = std::time::Instant::now();
@@ -44,7 +29,7 @@ async fn listed(blobs: &Blobs, after: u64, blob: &BlobRef) -> Listed {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_stored_while_it_is_removed_is_there() {
-    let servers = cluster();
+    let servers = Server::cluster();
     let [first, second, third] = &stores(&servers).await;
     let (mut after, mut removals) = (0, 0);
     for number in 0..200_u32 {

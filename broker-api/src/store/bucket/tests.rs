@@ -1,0 +1,54 @@
+use std::time::Duration;
+
+use jobs::id::JobId;
+
+use super::*;
+use crate::record::StoredKey;
+use crate::server::Server;
+use crate::store::Store;
+use crate::testing::PATIENCE;
+
+/// Keys in three servers, through one of them.
+async fn keys(server: &Server) -> Bucket<StoredKey> {
+    let begun = Instant::now();
+    loop {
+        match Box::pin(Store::open(server.client().await, 3)).await {
+            Ok(store) => return store.idempotency,
+            // A cluster takes a while until it has elected whom it follows.
+            Err(error) => assert!(begun.elapsed() < 2 * PATIENCE, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+fn value(number: u64) -> StoredKey {
+    let job = JobId::parse(&format!("job-{number}")).unwrap();
+    StoredKey { job, asked: link::digest::of(&number.to_le_bytes()) }
+}
+
+/// One of them was stored, and the other one learned of it.
+fn one_conflicts(results: [Result<u64, StoreError>; 2]) -> u64 {
+    match results {
+        [Ok(revision), Err(StoreError::Conflict { .. })]
+        | [Err(StoreError::Conflict { .. }), Ok(revision)] => revision,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_that_write_at_once_one_is_told_of_a_conflict() {
+    let servers = Server::cluster();
+    let (first, second) = (keys(&servers[0]).await, keys(&servers[1]).await);
+    for number in 0..50 {
+        let (key, values) = (format!("key-{number}"), [value(2 * number), value(2 * number + 1)]);
+        let created = tokio::join!(first.create(&key, &values[0]), second.create(&key, &values[1]));
+        let revision = one_conflicts(created.into());
+        let updated = tokio::join!(
+            first.update(&key, &values[0], revision),
+            second.update(&key, &values[1], revision)
+        );
+        let revision = one_conflicts(updated.into());
+        let stored = first.get_at_leader(&key).await.unwrap().unwrap();
+        assert_eq!(stored.revision, revision, "{number}");
+    }
+}

@@ -20,9 +20,10 @@
 //!   updates is there (the surplus is withdrawn), when everyone who is not lost has answered and
 //!   the quorum is met, or at the deadline, after the checks of what had arrived. A device that
 //!   failed, or is lost, is replaced from the reserve. A transient failure gets one more offer; a
-//!   device that comes back is offered the same work as a newer attempt. When the quorum is out
-//!   of reach the round fails at once. A round that is sampled invites each eligible device by
-//!   chance, replaces none, and closes with whatever there is, be it nothing.
+//!   device that comes back is offered the same work as a newer attempt. An update that a device
+//!   made again because it had forgotten the first is taken instead of that, once. When the quorum
+//!   is out of reach the round fails at once. A round that is sampled invites each eligible device
+//!   by chance, replaces none, and closes with whatever there is, be it nothing.
 //! - Sharing, masking, unmasking, where updates are masked: the devices that have trained answer
 //!   each stage, with a deadline of its own. Who does not has dropped out; below the quorum the
 //!   round fails. Who has sent a masked update counts.

@@ -128,7 +128,8 @@ async fn store(device: &Device, report: &TaskReport) {
     tracing::error!(job = %report.task.job, "report was not taken: giving up");
 }
 
-/// The same for the same news, so that a repetition is recognised.
+/// The same for the same news, so that a repetition is recognised. An update that was made again,
+/// by an agent that was killed and has forgotten the first, is news if it is another one.
 fn message_id(report: &TaskReport) -> String {
     let TaskId { job, round, purpose, attempt } = &report.task;
     let purpose = purpose.as_str();
@@ -144,5 +145,50 @@ fn message_id(report: &TaskReport) -> String {
         ReportBody::Failed(_) => "failed",
         ReportBody::Cancelled => "cancelled",
     };
-    format!("{job}.{round}.{purpose}.{attempt}.{}.{kind}", report.device)
+    let id = format!("{job}.{round}.{purpose}.{attempt}.{}.{kind}", report.device);
+    match &report.body {
+        ReportBody::Trained(update) => format!("{id}.{}", update.parameters.digest.hex()),
+        ReportBody::Accepted
+        | ReportBody::Progress(_)
+        | ReportBody::Declined(_)
+        | ReportBody::Exchanged(_)
+        | ReportBody::Evaluated(_)
+        | ReportBody::Inferred(_)
+        | ReportBody::Measured(_)
+        | ReportBody::Failed(_)
+        | ReportBody::Cancelled => id,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jobs::id::{BlobRef, Bytes, Millis};
+    use jobs::report::UpdateReport;
+
+    use super::*;
+
+    fn trained(bytes: &[u8], took: u64) -> TaskReport {
+        let digest = link::digest::of(bytes);
+        let body = ReportBody::Trained(UpdateReport {
+            parameters: BlobRef::by_digest(digest, Bytes(bytes.len() as u64)),
+            examples: 1,
+            loss: 1.0,
+            accuracy: 0.5,
+            steps: 1,
+            duration_ms: Millis(took),
+            engine: "native".to_owned(),
+            initial_loss: None,
+            control_change: None,
+            held: true,
+            crc32: None,
+        });
+        TaskReport { task: "j-1-train-1".parse().unwrap(), device: "pi".parse().unwrap(), body }
+    }
+
+    #[test]
+    fn an_update_that_was_made_again_is_news_if_it_is_another_one() {
+        let first = message_id(&trained(b"first", 5));
+        assert_eq!(message_id(&trained(b"first", 7)), first);
+        assert_ne!(message_id(&trained(b"other", 5)), first);
+    }
 }

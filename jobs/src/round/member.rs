@@ -21,11 +21,11 @@ pub(super) struct Member<A> {
     /// The newest attempt that was offered, or will be after a rest.
     pub(super) attempt: Attempt,
     /// The newest attempt that came to an end.
-    ended: Attempt,
+    pub(super) ended: Attempt,
     /// Offline; what it answered still counts.
     pub(super) lost: bool,
-    /// It had its second chance after a failure.
-    retried: bool,
+    /// It had its second chance: after a failure, or with an update in place of another.
+    pub(super) retried: bool,
     pub(super) standing: Standing<A>,
     /// How long after the close its answer came.
     pub(super) late_ms: Option<Millis>,

@@ -170,6 +170,9 @@ impl Stragglers {
         let member = &mut straggler.member;
         let mut effects = Vec::new();
         if let Event::UpdateReceived { attempt, update, .. } = event {
+            if straggler.counted {
+                return Some(effects);
+            }
             let update = member.update_received(now, *attempt, update);
             effects.extend(update.map(|update| straggler.check(&update)));
         } else if let Event::UpdateChecked { parameters, refused, .. } = event {

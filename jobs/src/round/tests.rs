@@ -7,6 +7,7 @@ mod masked;
 mod model;
 mod properties;
 mod reasons;
+mod remade;
 mod sampling;
 
 fn device(name: &str) -> DeviceId {

@@ -28,7 +28,8 @@ impl Member<Update> {
     ) -> Option<UpdateReport> {
         let engine = update.engine.chars().take(ENGINE_MAX).collect();
         let report = UpdateReport { engine, ..update.clone() };
-        if !self.answered(attempt, Update { report: report.clone(), checked: false }) {
+        let answer = Update { report: report.clone(), checked: false };
+        if !self.replaced(attempt, &answer) && !self.answered(attempt, answer) {
             return None;
         }
         if report.examples == 0 {
@@ -37,6 +38,20 @@ impl Member<Update> {
             return None;
         }
         Some(report)
+    }
+
+    /// Takes another update of the attempt that brought the one before: its device had forgotten
+    /// that and made it again, so the first is not to be had any more. It is the second chance.
+    fn replaced(&mut self, attempt: Attempt, again: &Update) -> bool {
+        let may_be = !self.retried && attempt == self.ended;
+        let Standing::Answered(update) = &mut self.standing else { return false };
+        let digest = &again.report.parameters.digest;
+        let replaced = may_be && update.report.parameters.digest != *digest;
+        if replaced {
+            *update = again.clone();
+            self.retried = true;
+        }
+        replaced
     }
 
     /// Takes what was found in its update; whether that was awaited. After the close there is no

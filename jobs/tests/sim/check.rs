@@ -97,6 +97,7 @@ pub(crate) fn published(world: &mut World, outcome: &Outcome) -> Result<(), Stri
             return Err(format!("round {round}: {device} trained from other parameters"));
         }
         world.counts.late += u64::from(blob.base != base_blob.value);
+        world.counts.remade += u64::from(is_remade(world, device, &update.parameters));
         values.push(blob.value);
     }
     match world.read(&outcome.parameters) {
@@ -252,6 +253,16 @@ fn was_in_time(world: &World, round: RoundNumber, device: &DeviceId) -> bool {
     stored && !was_refused(world, round, device)
 }
 
+/// Whether a device reported another update before under the same name.
+fn is_remade(world: &World, device: &DeviceId, parameters: &BlobRef) -> bool {
+    world.stream.iter().any(|(_, report)| {
+        matches!(&report.body, ReportBody::Trained(other)
+            if report.device == *device
+                && other.parameters.name == parameters.name
+                && other.parameters.digest != parameters.digest)
+    })
+}
+
 /// Whether an update of this device may have been refused, so that it was asked for another one.
 fn was_refused(world: &World, round: RoundNumber, device: &DeviceId) -> bool {
     let prefix = format!("update/01job/{round}/{device}/");
@@ -267,7 +278,7 @@ fn was_refused(world: &World, round: RoundNumber, device: &DeviceId) -> bool {
             mine && report.task.purpose == Purpose::Train && report.body.is_final()
         })
         .collect();
-    // Made again after a crash: the stream takes the second report for the first one.
+    // Made again after a crash, before which the first one was reported.
     let was_replaced = |(name, blob): &(&String, &Blob)| {
         let now = reference(name, blob);
         reports.iter().any(|report| {

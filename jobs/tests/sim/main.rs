@@ -109,7 +109,7 @@ fn trainings_succeed_whatever_failed_before() {
     // The faults did happen.
     assert!(total.broker_crashes > 0 && total.device_crashes > 0 && total.offers_lost > 0);
     assert!(total.reports_repeated > 0 && total.rounds_failed > 0 && total.kept_out > 0);
-    assert!(total.late > 0 && total.rounds_private > 0);
+    assert!(total.late > 0 && total.remade > 0 && total.rounds_private > 0);
 }
 
 #[test]

@@ -116,6 +116,8 @@ pub(crate) struct Counts {
     pub(crate) kept_out: u64,
     /// Updates that counted in a later round than that of their task.
     pub(crate) late: u64,
+    /// Updates that counted and that their devices had made again in the same attempt.
+    pub(crate) remade: u64,
     /// Rounds that gave the sum of masked updates, and those whose sum could not be unmasked.
     pub(crate) rounds_masked: u64,
     pub(crate) not_unmasked: u64,
@@ -140,6 +142,7 @@ impl Counts {
         self.rounds_private += other.rounds_private;
         self.kept_out += other.kept_out;
         self.late += other.late;
+        self.remade += other.remade;
         self.rounds_masked += other.rounds_masked;
         self.not_unmasked += other.not_unmasked;
         self.dropped_out += other.dropped_out;

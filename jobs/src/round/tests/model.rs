@@ -17,7 +17,7 @@ enum Is {
     /// Until then, after this failure.
     Resting(u64, FailureCode),
     Checking(crate::id::BlobRef),
-    Counted,
+    Counted(crate::id::BlobRef),
     Gone(FailureCode),
 }
 
@@ -70,13 +70,13 @@ impl Model {
     pub(super) fn missing(&self, device: &DeviceId) -> Option<FailureCode> {
         match self.devices.get(device)?.is {
             Is::Gone(code) => Some(code),
-            Is::AtWork | Is::Resting(..) | Is::Checking(_) | Is::Counted => None,
+            Is::AtWork | Is::Resting(..) | Is::Checking(_) | Is::Counted(_) => None,
         }
     }
 
     /// An update that was to be combined does not count.
     pub(super) fn gone(&mut self, device: &DeviceId, code: FailureCode) {
-        if let Some(d) = self.devices.get_mut(device).filter(|d| d.is == Is::Counted) {
+        if let Some(d) = self.devices.get_mut(device).filter(|d| matches!(d.is, Is::Counted(_))) {
             d.is = Is::Gone(code);
         }
     }
@@ -89,14 +89,10 @@ impl Model {
         let in_time = !self.closed && now <= self.deadline;
         match event {
             Event::UpdateReceived { device, attempt, update } if in_time => {
-                let Some(d) = self.devices.get_mut(device) else { return expected };
-                let open = matches!(d.is, Is::AtWork | Is::Resting(..));
-                if !open || attempt.0 > d.attempt || attempt.0 <= d.ended {
-                    return expected;
+                let d = self.devices.get_mut(device);
+                if d.is_some_and(|d| receive(d, attempt.0, &update.parameters)) {
+                    expected.checks.insert(device.clone());
                 }
-                d.ended = attempt.0;
-                d.is = Is::Checking(update.parameters.clone());
-                expected.checks.insert(device.clone());
                 return expected;
             }
             Event::UpdateChecked { device, parameters, refused } => {
@@ -105,7 +101,7 @@ impl Model {
                     return expected;
                 }
                 match refused {
-                    None => d.is = Is::Counted,
+                    None => d.is = Is::Counted(parameters.clone()),
                     Some(failure) if self.closed => d.is = Is::Gone(failure.code),
                     Some(failure) => fail(d, now, failure.code),
                 }
@@ -179,7 +175,7 @@ impl Model {
     }
 
     fn judge(&mut self, now: u64, expected: &mut Expected) {
-        let counted: BTreeSet<DeviceId> = self.those(|d| d.is == Is::Counted);
+        let counted: BTreeSet<DeviceId> = self.those(|d| matches!(d.is, Is::Counted(_)));
         if counted.len() >= self.target {
             self.surplus(expected);
             (self.over, expected.aggregated) = (true, Some(counted));
@@ -188,7 +184,7 @@ impl Model {
         while !self.closed && now <= self.deadline {
             let hopeful = self.those(|d| match d.is {
                 Is::AtWork | Is::Resting(..) => !d.lost,
-                Is::Checking(_) | Is::Counted => true,
+                Is::Checking(_) | Is::Counted(_) => true,
                 Is::Gone(_) => false,
             });
             if hopeful.len() >= self.target || self.reserve.is_empty() {
@@ -217,7 +213,7 @@ impl Model {
                 Is::AtWork => FailureCode::DeadlineExceeded,
                 // Its own failure is the reason.
                 Is::Resting(_, code) => code,
-                Is::Checking(_) | Is::Counted | Is::Gone(_) => continue,
+                Is::Checking(_) | Is::Counted(_) | Is::Gone(_) => continue,
             };
             if d.is == Is::AtWork && !d.lost {
                 expected.withdrawn.insert(device.clone());
@@ -254,7 +250,7 @@ impl Model {
             d.is = match d.is {
                 Is::AtWork | Is::Resting(..) if d.lost => Is::Gone(FailureCode::DeviceLost),
                 Is::Resting(_, own) | Is::Gone(own) => Is::Gone(own),
-                Is::AtWork | Is::Checking(_) | Is::Counted => Is::Gone(code),
+                Is::AtWork | Is::Checking(_) | Is::Counted(_) => Is::Gone(code),
             };
         }
     }
@@ -267,6 +263,25 @@ impl Model {
 
 fn new_device() -> Device {
     Device { is: Is::AtWork, lost: false, retried: false, attempt: 1, ended: 0 }
+}
+
+/// Whether it is an update to look into.
+fn receive(d: &mut Device, attempt: u32, parameters: &crate::id::BlobRef) -> bool {
+    match &d.is {
+        Is::AtWork | Is::Resting(..) if attempt <= d.attempt && attempt > d.ended => {}
+        // The first is gone when its device has made another in the same attempt.
+        Is::Checking(first) | Is::Counted(first)
+            if !d.retried && attempt == d.ended && first != parameters =>
+        {
+            d.retried = true;
+        }
+        Is::AtWork | Is::Resting(..) | Is::Checking(_) | Is::Counted(_) | Is::Gone(_) => {
+            return false;
+        }
+    }
+    d.ended = attempt;
+    d.is = Is::Checking(parameters.clone());
+    true
 }
 
 fn give_up(d: &mut Device, now: u64, attempt: u32, code: FailureCode) {

@@ -137,6 +137,14 @@ fn a_device_at_work_goes_on_and_counts_once_in_a_later_round() {
         panic!("{effects:?}")
     };
     assert_eq!(names(updates), [&device(2), &device(3)]);
+    let again = RoundEvent::UpdateReceived {
+        device: device(2),
+        attempt: Attempt(1),
+        update: UpdateReport { parameters: blob(77), ..update(&device(2), 1) },
+    };
+    let unchanged = training.clone();
+    assert_eq!(training.step(Millis(7), &of(1, again)), [], "it is being combined");
+    assert_eq!(training, unchanged);
     let bases: Vec<_> = stale.iter().map(|(device, base)| (device, base.round.0)).collect();
     assert_eq!(bases, [(&device(2), 1), (&device(3), 1)]);
     assert!(stale.iter().all(|(_, base)| base.parameters == blob(0) && base.version == 0));

@@ -6,7 +6,8 @@ use async_nats::{Message, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::{SelectAll, select_all};
-use jobs::subject;
+use jobs::held::{FORGET, Forget};
+use jobs::{subject, wire};
 use serde_json::{Value, json};
 
 use crate::AgentError;
@@ -14,8 +15,8 @@ use crate::device::Device;
 use crate::presence;
 
 /// What can be asked.
-const VERBS: [&str; 8] =
-    ["ping", "hello", "facts", "telemetry", "temperature", "memfree", "cpuinfo", "uname"];
+const VERBS: [&str; 9] =
+    ["ping", "hello", "facts", "telemetry", "temperature", "memfree", "cpuinfo", "uname", FORGET];
 
 /// Answers under way, at most; more wait in the subscription.
 const ANSWERS_MAX: usize = 16;
@@ -45,7 +46,7 @@ pub(crate) async fn answer(device: Arc<Device>, commands: SelectAll<Subscriber>)
 
 async fn answer_one(device: &Device, message: Message) {
     let verb = subject::parse_command(&message.subject).unwrap_or_default();
-    let mut answer = answer_to(device, verb).await;
+    let mut answer = answer_to(device, verb, &message.payload).await;
     let Some(reply) = message.reply else { return };
     answer["device"] = json!(device.config.device);
     let payload = Bytes::from(answer.to_string());
@@ -56,7 +57,7 @@ async fn answer_one(device: &Device, message: Message) {
     }
 }
 
-async fn answer_to(device: &Device, verb: &str) -> Value {
+async fn answer_to(device: &Device, verb: &str, payload: &[u8]) -> Value {
     let facts = device.facts();
     match verb {
         "ping" => json!({ "instance": device.instance(), "at": device.clock.now() }),
@@ -100,6 +101,10 @@ async fn answer_to(device: &Device, verb: &str) -> Value {
             "host_name": facts.host_name,
             "model": facts.model,
         }),
+        FORGET => match wire::decode::<Forget>(payload) {
+            Ok(Forget { job }) => json!({ "removed": device.held.forget(&job) }),
+            Err(error) => json!({ "error": "invalid_command", "message": error.to_string() }),
+        },
         _ => json!({
             "error": "unknown_command",
             "message": format!("there is no command {verb:?}"),

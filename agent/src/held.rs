@@ -83,6 +83,13 @@ impl HeldUpdates {
         Ok(())
     }
 
+    /// Removes what is held of a job: nobody asks for it any more. How many updates went.
+    pub(crate) fn forget(&self, job: &JobId) -> usize {
+        let files = self.of(job);
+        self.newest().take_if(|(newest, _)| files.iter().any(|(path, _)| path == newest));
+        files.iter().filter(|(path, _)| fs::remove_file(path).is_ok()).count()
+    }
+
     fn newest(&self) -> MutexGuard<'_, Option<(PathBuf, Bytes)>> {
         self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -240,6 +247,20 @@ mod tests {
         let held = HeldUpdates { bytes_max: u64::MAX, ..open(&dir) };
         held.keep(&newest, &vec![0; IN_MEMORY_MAX + 1].into()).unwrap();
         assert!(held.newest().is_none());
+    }
+
+    #[test]
+    fn what_is_held_of_a_job_that_is_over_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = open(&dir);
+        for (job, round, attempt) in [("ab", 1, 1), ("a", 3, 1), ("a", 3, 2)] {
+            keep(&held, &task(job, round, attempt), b"update").unwrap();
+        }
+        assert_eq!(held.forget(&JobId::parse("a").unwrap()), 2);
+        assert!(held.newest().is_none());
+        assert!(part(&held, &task("a", 3, 2), 0, 6).is_err());
+        assert_eq!(part(&held, &task("ab", 1, 1), 0, 6).unwrap(), "update");
+        assert_eq!(held.forget(&JobId::parse("a").unwrap()), 0);
     }
 
     #[test]

@@ -4,9 +4,17 @@ use crate::story::{fleet, training};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use futures::{FutureExt as _, StreamExt as _};
+use tests::world::World;
 
 const ROUNDS: usize = 3;
 const DESCRIPTIONS: &str = "$O.blobs.M.";
+
+/// Updates that lie on both devices.
+fn held_by(world: &World) -> usize {
+    let folder = |number| world.folder().join(format!("state-device-{number}/held"));
+    let files = |number| std::fs::read_dir(folder(number)).unwrap().count();
+    files(1) + files(2)
+}
 
 /// Real agents keep their updates until the broker asks for them, or store them, as the job says; what
 /// is learnt is the same to the last bit.
@@ -37,6 +45,7 @@ async fn updates_stay_on_their_devices_or_are_stored() {
             stored += usize::from(name.starts_with(b"update/"));
         }
         assert_eq!(stored, 2 * ROUNDS - held, "{transfer}");
+        world.until("devices hold nothing of it any more", async || held_by(world) == 0).await;
         learnt.push(rounds.last().unwrap()["parameters"]["digest"].clone());
     }
     assert!(learnt[0].is_string() && learnt[0] == learnt[1], "{learnt:?}");

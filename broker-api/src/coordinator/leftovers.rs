@@ -1,11 +1,13 @@
 //! What a training leaves in the object store: removed when no round needs it any more, and when
 //! the training is over.
 
+use jobs::held::{FORGET, Forget};
 use jobs::id::{BlobRef, JobId};
 use jobs::job::JobState;
 use jobs::report::{FailureCode, ReportBody};
 use jobs::round::Outcome;
 use jobs::training::{Ending, Training};
+use jobs::{subject, wire};
 
 use super::owner::{Owner, Stop};
 use super::state::{StoredTraining, is_of, unknown};
@@ -133,11 +135,23 @@ impl Core {
         stored: &StoredTraining,
         kept: Option<&BlobRef>,
     ) -> Result<(), StoreError> {
+        self.tell_over(job).await;
         self.store.purge_reports(job).await?;
         let mut gone = all(job, stored);
         gone.retain(|blob| kept.is_none_or(|kept| kept.object_name() != blob.object_name()));
         self.remove(job, gone).await;
         self.store.trainings.remove(job.as_str()).await
+    }
+
+    /// Tells devices that nobody asks for updates of this job any more. One that does not hear it
+    /// has a bound for what it holds.
+    async fn tell_over(&self, job: &JobId) {
+        let (subject, told) = (subject::command_all(FORGET), Forget { job: job.clone() });
+        let client = self.store.client();
+        let sent = link::publish::publish(client, subject, None, wire::encode(&told)).await;
+        if let Err(error) = sent {
+            tracing::debug!(%job, %error, "devices are not told that a training is over");
+        }
     }
 
     /// Removes those of the blobs that only this job uses.

@@ -12,6 +12,7 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 
 use jobs::engine::EnginePolicy;
+use jobs::held::Forget;
 use jobs::id::{Attempt, BlobRef, Bytes, Digest, Millis, ModelRef, RoundNumber};
 use jobs::report::{
     Class, EvaluationReport, ExchangeReport, Failure, FailureCode, InferReport, Progress,
@@ -207,6 +208,7 @@ fn reports(golden: &mut Golden) {
     let known = UpdateReport { crc32: Some(0xcbf4_3926), ..held.clone() };
     golden.old("report-trained-held", &report(Purpose::Train, ReportBody::Trained(held)));
     golden.same("report-trained-held", &report(Purpose::Train, ReportBody::Trained(known)));
+    golden.same("forget", &Forget { job: parse("01job") });
     let evaluated =
         EvaluationReport { examples: 21, loss: 0.25, accuracy: 0.9375, duration_ms: Millis(4) };
     golden.same("report-evaluated", &report(Purpose::Evaluate, ReportBody::Evaluated(evaluated)));

@@ -29,6 +29,7 @@ mod flow;
 mod held;
 mod listening;
 mod reader;
+mod unfinished;
 mod unreferenced;
 mod upload;
 mod whole;

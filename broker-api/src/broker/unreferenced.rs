@@ -21,6 +21,9 @@
 //! there for the better part of an hour could refer to what is gone; by then its jobs are another's.
 //! Ages are those of the server's clock alone.
 //!
+//! What [uploads leave](link::blobs::Blobs::remove_unfinished) that die before their description is
+//! written goes in the same turn.
+//!
 //! Every broker sweeps, each at its own time; of several at once one finds that others were faster.
 
 use std::collections::BTreeMap;
@@ -70,6 +73,11 @@ pub(super) async fn run(core: Arc<Core>) {
             if removed.blobs > 0 {
                 let Removed { blobs, bytes } = removed;
                 tracing::info!(blobs, bytes, "blobs that nothing refers to were removed");
+            }
+            match core.store.blobs.remove_unfinished().await {
+                Ok(0) => {}
+                Ok(uploads) => tracing::info!(uploads, "chunks of dead uploads were removed"),
+                Err(error) => tracing::warn!(%error, "dead uploads were not looked for"),
             }
         }
     };

@@ -8,6 +8,7 @@ mod cluster;
 mod cuts;
 mod held;
 mod listening;
+mod unfinished;
 mod unreferenced;
 
 async fn store(server: &Server) -> Blobs {

@@ -55,6 +55,8 @@ pub struct Listed {
 pub struct Page {
     /// Blobs that are named by their digest, those first whose description is the oldest.
     pub blobs: Vec<Listed>,
+    /// The uploads of all blobs, of those with another name too, and of deleted ones.
+    pub(super) uploads: Vec<String>,
     /// The place of the last description of the page, that of a blob with another name too, and when
     /// it was written; none when there are no more.
     pub last: Option<(u64, Millis)>,
@@ -133,13 +135,13 @@ impl Blobs {
                 }
             }
         };
-        self.purge_chunks(&listed.upload).await?;
+        self.purge_chunks(listed.upload.as_str()).await?;
         self.purge_description(name, deleted_at).await?;
         Ok(true)
     }
 
     /// The same in a store that has no room for another description. If the remover dies in
-    /// between, the chunks stay.
+    /// between, the chunks are those of an upload without a description.
     pub(super) async fn remove_without_room(&self, listed: &Listed) -> Result<bool, BlobError> {
         let name = listed.digest.hex();
         if self.purge_description(name, listed.sequence).await? == 0 {
@@ -152,7 +154,7 @@ impl Blobs {
         if now.info.is_some_and(|info| info.nuid == listed.upload.as_str()) {
             return Ok(false);
         }
-        self.purge_chunks(&listed.upload).await?;
+        self.purge_chunks(listed.upload.as_str()).await?;
         Ok(true)
     }
 
@@ -163,9 +165,9 @@ impl Blobs {
         purged.map(|done| done.purged).map_err(|error| BlobError::unavailable(REMOVING, error))
     }
 
-    async fn purge_chunks(&self, upload: &ObjectId) -> Result<(), BlobError> {
+    pub(super) async fn purge_chunks(&self, upload: &str) -> Result<(), BlobError> {
         let stream = self.stream().await?;
-        let purged = stream.purge().filter(chunk_subject(upload.as_str())).await;
+        let purged = stream.purge().filter(chunk_subject(upload)).await;
         purged.map(drop).map_err(|error| BlobError::unavailable(REMOVING, error))
     }
 }
@@ -175,17 +177,19 @@ impl Page {
         let message = StreamMessage::try_from(answer);
         let message = message.map_err(|error| BlobError::unavailable(LISTING, error))?;
         self.last = Some((message.sequence, millis(message.time)));
-        self.blobs.extend(listed(&message));
+        if let Ok(info) = serde_json::from_slice::<ObjectInfo>(&message.payload) {
+            self.blobs.extend(listed(&message, &info));
+            self.uploads.push(info.nuid);
+        }
         Ok(())
     }
 }
 
-/// A blob, if it is named by its digest and its description can be read.
-fn listed(message: &StreamMessage) -> Option<Listed> {
+/// A blob, if it is named by its digest.
+fn listed(message: &StreamMessage, info: &ObjectInfo) -> Option<Listed> {
     let name = message.subject.rsplit('.').next()?;
     let name = String::from_utf8(URL_SAFE.decode(name).ok()?).ok()?;
     let digest = Digest::parse(&format!("sha256:{name}")).ok()?;
-    let info: ObjectInfo = serde_json::from_slice(&message.payload).ok()?;
     Some(Listed {
         digest,
         sequence: message.sequence,
@@ -214,6 +218,6 @@ pub(super) fn deletion(listed: &Listed) -> ObjectInfo {
     }
 }
 
-fn millis(time: async_nats::datetime::DateTime) -> Millis {
+pub(super) fn millis(time: async_nats::datetime::DateTime) -> Millis {
     Millis(u64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or_default())
 }

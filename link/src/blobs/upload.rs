@@ -5,6 +5,7 @@ use bytes::Bytes;
 use jobs::id::{Bytes as Size, Digest, ObjectId};
 
 use super::description::{Described, may_succeed};
+use super::unfinished::Pulse;
 use super::window::Window;
 use super::{ATTEMPTS, BUCKET_BLOBS, BlobError, Blobs, object_digest, refused};
 use crate::publish::rest_after;
@@ -34,6 +35,7 @@ pub(super) struct Upload<'a> {
     id: String,
     size: Size,
     chunk_bytes: usize,
+    pulse: Pulse,
 }
 
 impl<'a> Upload<'a> {
@@ -42,7 +44,8 @@ impl<'a> Upload<'a> {
     }
 
     pub(super) fn at(blobs: &'a Blobs, object: &ObjectId, size: Size) -> Self {
-        Self { blobs, id: object.to_string(), size, chunk_bytes: blobs.chunk_bytes() }
+        let (id, chunk_bytes) = (object.to_string(), blobs.chunk_bytes());
+        Self { blobs, id, size, chunk_bytes, pulse: Pulse::default() }
     }
 
     /// Sends all chunks and waits until they are stored; shows each chunk to `seen` meanwhile.
@@ -60,7 +63,7 @@ impl<'a> Upload<'a> {
         mut pieces: P,
         mut seen: impl FnMut(&[u8]),
     ) -> Result<(), P::Error> {
-        let mut window = Window::new(self.blobs, &self.id);
+        let mut window = Window::new(self.blobs, &self.id, &self.pulse);
         let sent = self.send_until_end(&mut pieces, &mut seen, &mut window).await;
         // Also after an error: nothing may arrive after the caller tidies up.
         if sent.is_err() {
@@ -84,6 +87,11 @@ impl<'a> Upload<'a> {
             seen(&chunk);
             window.send(chunk).await?;
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn pulse(&self) -> &Pulse {
+        &self.pulse
     }
 
     /// Ends an upload that will not be committed.
@@ -127,6 +135,7 @@ impl<'a> Upload<'a> {
         let description = self.description(name, digest);
         let mut attempt = 1;
         loop {
+            self.pulse.check()?;
             let written = self.blobs.write(name, &description, before.sequence).await;
             let obsolete = before.upload.map(String::from);
             let conflict = match written {

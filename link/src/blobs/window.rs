@@ -6,7 +6,7 @@
 //! deleted and sent again in their turn, since the order in the stream is the order of the blob.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::context::{PublishAckFuture, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
@@ -16,6 +16,7 @@ use futures::future::join_all;
 use tokio::time::Instant;
 
 use super::flow::Flow;
+use super::unfinished::Pulse;
 use super::{BlobError, Blobs, chunk_subject, refused};
 
 /// How long acknowledgements may take that should be there already.
@@ -36,6 +37,7 @@ pub(super) struct Window<'a> {
     /// How often chunks were sent again since the last acknowledgement.
     resends: u32,
     flow: Flow,
+    pulse: &'a Pulse,
 }
 
 struct Sent {
@@ -46,23 +48,30 @@ struct Sent {
     /// How often the connection was made before.
     connections: u64,
     published_at: Instant,
+    /// When it was sent for the first time.
+    since: (std::time::Instant, SystemTime),
     /// Away while it is awaited.
     acknowledged: Option<PublishAckFuture>,
 }
 
 impl<'a> Window<'a> {
-    pub(super) fn new(blobs: &'a Blobs, id: &'a str) -> Self {
+    pub(super) fn new(blobs: &'a Blobs, id: &'a str, pulse: &'a Pulse) -> Self {
         let subject = chunk_subject(id);
         let (under_way, flow) = (VecDeque::new(), Flow::new());
-        Self { blobs, id, subject, under_way, count: 0, last: 0, resends: 0, flow }
+        Self { blobs, id, subject, under_way, count: 0, last: 0, resends: 0, flow, pulse }
     }
 
     /// Sends the next chunk.
     pub(super) async fn send(&mut self, chunk: Bytes) -> Result<(), BlobError> {
         let (index, generation) = (self.count, 0);
         let (connections, published_at, acknowledged) = (0, Instant::now(), None);
-        let mut sent = Sent { index, generation, chunk, connections, published_at, acknowledged };
+        let since = (std::time::Instant::now(), SystemTime::now());
+        let mut sent =
+            Sent { index, generation, chunk, connections, published_at, since, acknowledged };
         self.count += 1;
+        if index == 0 {
+            self.pulse.beat(since);
+        }
         self.publish(&mut sent).await?;
         self.under_way.push_back(sent);
         Ok(())
@@ -72,6 +81,7 @@ impl<'a> Window<'a> {
         self.blobs.pace(sent.chunk.len()).await;
         // What waited for a connection would come before what has to be sent again.
         self.blobs.connected().await?;
+        self.pulse.check()?;
         (sent.connections, sent.published_at) = (self.blobs.connections(), Instant::now());
         let Sent { index, generation, chunk, .. } = &sent;
         let message = PublishMessage::build()
@@ -87,7 +97,7 @@ impl<'a> Window<'a> {
         while !self.under_way.is_empty() && self.bytes() + chunk > self.flow.bytes() {
             self.settle_oldest().await?;
         }
-        Ok(())
+        if self.pulse.is_weak() { self.settle().await } else { Ok(()) }
     }
 
     /// Waits until no chunk is under way.
@@ -121,6 +131,7 @@ impl<'a> Window<'a> {
                 self.flow.acknowledged(length, under_way, took);
                 self.last = sequence;
                 self.resends = 0;
+                self.pulse.beat(oldest.since);
                 self.under_way.pop_front();
             }
             // Behind one that comes after it.

@@ -1,11 +1,11 @@
-//! Every order in which two that store a blob, one that removes blobs, and the clock may take their
-//! steps, and every step that may be their last.
+//! Every order in which two that store a blob, one that removes blobs and chunks of uploads that
+//! died, and the clock may take their steps, and every step that may be their last.
 //!
 //! The store is what `link` makes of it: descriptions that are written by compare-and-set, chunks
 //! that are not. What is found may be acted on as late as one likes, so it may also be what a server
 //! knew that is behind.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jobs::id::{Bytes, Digest, Millis, ObjectId};
 use link::blobs::Listed;
@@ -15,6 +15,8 @@ use super::super::suspects::Suspects;
 /// The time that blobs are kept, and what may pass between storing one and referring to it.
 const KEPT: u64 = 2;
 const REFER_WITHIN: u64 = 1;
+/// What may pass between an upload's last chunk and its description.
+const REST_MAX: u64 = 1;
 const TIME_MAX: u64 = 6;
 const STORERS: usize = 2;
 const SWEEPS: u8 = 2;
@@ -33,6 +35,10 @@ enum Mistake {
     ReferredLate,
     /// References are looked for before blobs are listed.
     ReferencesFirst,
+    /// The time between an upload's chunks and its description has no bound.
+    DescribedLate,
+    /// Descriptions are looked at before it is known how old chunks are.
+    DescriptionsFirst,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,6 +69,7 @@ enum Storer {
     Sent {
         upload: u8,
         expected: u64,
+        since: u64,
     },
     Stored {
         since: u64,
@@ -90,6 +97,12 @@ enum Remover {
     Purged {
         at: u64,
     },
+    /// It knows by which description chunks were named when it began, and which of them are old.
+    Rested {
+        named: Option<u8>,
+        old: BTreeSet<u8>,
+    },
+    Unnamed(BTreeSet<u8>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,9 +111,8 @@ struct World {
     sequence: u64,
     uploads: u8,
     description: Option<Description>,
-    chunks: BTreeSet<u8>,
-    /// Chunks of storers that died.
-    lost: BTreeSet<u8>,
+    /// Uploads whose chunks are there, and since when.
+    chunks: BTreeMap<u8, u64>,
     storers: [Storer; STORERS],
     remover: Remover,
     sweeps: u8,
@@ -116,8 +128,7 @@ impl World {
             sequence: 1,
             uploads: 1,
             description: Some(description),
-            chunks: BTreeSet::from([0]),
-            lost: BTreeSet::new(),
+            chunks: BTreeMap::from([(0, 0)]),
             storers: [const { Storer::Idle }; STORERS],
             remover: Remover::Idle,
             sweeps: SWEEPS,
@@ -131,7 +142,7 @@ impl World {
 
     /// Whether the blob can be read.
     fn is_whole(&self) -> bool {
-        self.description.is_some_and(|it| !it.deleted && self.chunks.contains(&it.upload))
+        self.description.is_some_and(|it| !it.deleted && self.chunks.contains_key(&it.upload))
     }
 
     fn last(&self) -> u64 {
@@ -167,9 +178,6 @@ impl World {
 
     fn storer_dies(&self, at: usize) -> World {
         let mut next = World { crashes: self.crashes - 1, ..self.clone() };
-        if let Storer::Sent { upload, .. } = self.storers[at] {
-            next.lost.insert(upload);
-        }
         next.storers[at] = Storer::Done;
         next
     }
@@ -184,7 +192,13 @@ impl World {
             Storer::Found { description, since, asked } => {
                 next.renew(description, since, asked, mistake)
             }
-            Storer::Sent { upload, expected } if expected == self.last() => {
+            Storer::Sent { upload, since, .. }
+                if self.now > since + REST_MAX && mistake != Mistake::DescribedLate =>
+            {
+                next.chunks.remove(&upload);
+                Storer::Done
+            }
+            Storer::Sent { upload, expected, .. } if expected == self.last() => {
                 // What was left of one that was removed goes with its description.
                 if let Some(before) = self.description {
                     next.chunks.remove(&before.upload);
@@ -193,13 +207,13 @@ impl World {
                 Storer::Stored { since: self.now }
             }
             // Someone else was faster: with the same bytes, or with a removal.
-            Storer::Sent { upload, .. } => match self.description {
+            Storer::Sent { upload, since, .. } => match self.description {
                 Some(found) if !found.deleted => {
                     next.chunks.remove(&upload);
                     let (description, since) = (Some(found), self.now);
                     Storer::Found { description, since, asked: Asked::Anyone }
                 }
-                _ => Storer::Sent { upload, expected: self.last() },
+                _ => Storer::Sent { upload, expected: self.last(), since },
             },
             Storer::Stored { since } => {
                 let in_time = self.now <= since + REFER_WITHIN;
@@ -225,8 +239,9 @@ impl World {
         let Some(found) = description.filter(|it| !it.deleted) else {
             let upload = self.uploads;
             self.uploads += 1;
-            self.chunks.insert(upload);
-            return Storer::Sent { upload, expected: description.map_or(0, |it| it.sequence) };
+            self.chunks.insert(upload, self.now);
+            let expected = description.map_or(0, |it| it.sequence);
+            return Storer::Sent { upload, expected, since: self.now };
         };
         let newer = |before| found.sequence > before;
         let written_since =
@@ -260,7 +275,19 @@ impl World {
             Remover::Idle if self.sweeps == 0 => Vec::new(),
             Remover::Idle => {
                 let began = with(Remover::Began { referred: self.is_referred() });
-                vec![World { sweeps: self.sweeps - 1, ..began }]
+                let rested = with(self.rested());
+                [rested, began].map(|next| World { sweeps: self.sweeps - 1, ..next }).into()
+            }
+            Remover::Rested { named, mut old } => {
+                let early = mistake == Mistake::DescriptionsFirst;
+                let named = if early { named } else { self.named() };
+                old.retain(|upload| Some(*upload) != named);
+                vec![with(Remover::Unnamed(old))]
+            }
+            Remover::Unnamed(uploads) => {
+                let mut next = with(Remover::Idle);
+                next.chunks.retain(|upload, _| !uploads.contains(upload));
+                vec![next]
             }
             Remover::Began { referred } => {
                 let early = mistake == Mistake::ReferencesFirst;
@@ -286,6 +313,16 @@ impl World {
                 vec![World { description, ..with(Remover::Idle) }]
             }
         }
+    }
+
+    /// The upload whose chunks the description names, that of a deleted blob too.
+    fn named(&self) -> Option<u8> {
+        self.description.map(|description| description.upload)
+    }
+
+    fn rested(&self) -> Remover {
+        let old = self.chunks.iter().filter(|(_, since)| self.now >= *since + KEPT);
+        Remover::Rested { named: self.named(), old: old.map(|(upload, _)| *upload).collect() }
     }
 
     fn delete(&self, listed: Listed, mistake: Mistake) -> World {
@@ -315,7 +352,11 @@ impl World {
         while let Some(next) = world.remove(Mistake::None).pop() {
             world = next;
         }
-        world.description.is_none() && world.chunks == world.lost
+        world = World { remover: world.rested(), ..world };
+        for _ in 0..2 {
+            world = world.remove(Mistake::None).pop().unwrap();
+        }
+        world.description.is_none() && world.chunks.is_empty()
     }
 }
 
@@ -374,6 +415,8 @@ fn planted_mistakes_are_found() {
         Mistake::ChunksGoFirst,
         Mistake::ReferredLate,
         Mistake::ReferencesFirst,
+        Mistake::DescribedLate,
+        Mistake::DescriptionsFirst,
     ] {
         assert!(explore(mistake).is_err(), "{mistake:?} is not found");
     }

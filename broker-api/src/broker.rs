@@ -30,6 +30,7 @@ use crate::judge::Judge;
 use crate::metrics::Metrics;
 use crate::nats_server;
 use crate::record::{DeviceRecord, JobEvent, JobRecord, ModelRecord};
+use crate::room::Room;
 use crate::store::{Store, StoreError};
 
 pub(crate) mod durable;
@@ -88,6 +89,8 @@ pub(crate) struct Core {
     pub(crate) index: Index,
     pub(crate) trainings: Trainings,
     pub(crate) judge: Judge,
+    /// For the bodies of requests, however they come.
+    pub(crate) room: Room,
     /// Cancelled when nothing new is to be begun.
     pub(crate) closing: CancellationToken,
     /// Cancelled when everything is to end where it is.
@@ -162,6 +165,7 @@ impl Broker {
         let (trainings, begun) = Trainings::new(store.clone(), name.clone());
         let core = Arc::new(Core {
             name,
+            room: Room::new(config.body_bytes_max),
             config,
             store,
             fleet,

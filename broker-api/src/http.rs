@@ -26,7 +26,6 @@ mod models;
 mod oip;
 mod openapi;
 mod patience;
-mod room;
 mod rounds;
 mod routes;
 
@@ -71,7 +70,6 @@ impl Default for HttpLimits {
 pub(crate) struct App {
     pub(crate) broker: Broker,
     pub(crate) limits: HttpLimits,
-    pub(crate) room: room::Room,
     /// Event streams that may be open besides those that are.
     pub(crate) streams: std::sync::Arc<tokio::sync::Semaphore>,
     pub(crate) ending: CancellationToken,
@@ -101,10 +99,9 @@ pub async fn serve_within(
     shutdown: impl Future<Output = ()> + Send,
 ) -> std::io::Result<()> {
     let ending = CancellationToken::new();
-    let room = room::Room::new(limits.body_bytes);
     let streams = std::sync::Arc::new(tokio::sync::Semaphore::new(events::streams_max(&limits)));
     let counts = std::sync::Arc::default();
-    let app = App { broker, limits, room, streams, ending: ending.clone(), counts };
+    let app = App { broker, limits, streams, ending: ending.clone(), counts };
     listen::run(listener, router(app), limits, ending, shutdown).await
 }
 

@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod nats_server;
 pub mod record;
 pub mod request;
+mod room;
 pub mod store;
 
 #[cfg(test)]

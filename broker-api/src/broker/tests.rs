@@ -6,6 +6,7 @@ use jobs::spec::{InferSpec, JobSpec, Purpose, WorkSpec};
 use super::*;
 use crate::error::ApiCode;
 use crate::record::{EventBody, JobResult};
+use crate::room::Place;
 use crate::testing::*;
 
 fn request() -> crate::request::InferRequest {
@@ -429,6 +430,8 @@ async fn requests_over_nats_are_bounded_in_bytes() {
     let problem: crate::error::Problem = serde_json::from_slice(&refused.payload).unwrap();
     assert_eq!(problem.code, "overloaded", "{problem:?}");
     assert!(problem.detail.contains("268435456 bytes"), "{problem:?}");
+    // It is the room of HTTP as well.
+    assert!(broker.core.room.take(&mut Place::default(), crate::nats_server::MAX_PAYLOAD).is_err());
 }
 
 #[tokio::test]

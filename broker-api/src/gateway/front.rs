@@ -13,20 +13,19 @@ use futures::stream::BoxStream;
 use jobs::spec::JobKind;
 use jobs::subject::{BROKER_QUEUE, FrontDoor};
 use serde_json::{Value, json};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::micro::Service;
 use crate::broker::{self, Core};
 use crate::error::{ApiCode, ApiError};
 use crate::request::{self, InferRequest, REQUEST_DEADLINE};
+use crate::room::Place;
 
 /// Names the model of a picture that is the whole message.
 const MODEL_HEADER: &str = "Dunlin-Model";
 /// Requests that are looked at or answered at the same time, at most, for each subject.
 const HANDLED_MAX: usize = 4096;
-/// Bytes of all requests that are held, at most; further ones are refused.
-const HELD_BYTES: usize = 256 * 1024 * 1024;
 /// What a request takes beside its payload.
 const REQUEST_BYTES: usize = 4096;
 /// First tokens of subjects to which no client can ask for an answer.
@@ -41,11 +40,10 @@ const RESERVED: [&str; 12] = [
 pub(crate) async fn serve(broker: Arc<Core>, token: CancellationToken) -> anyhow::Result<()> {
     let client = broker.store.client().clone();
     let service = Service::start(&client, token.clone()).await?;
-    let room = Arc::new(Semaphore::new(HELD_BYTES));
     for door in FrontDoor::ALL {
         let requests = client.queue_subscribe(door.subject(), BROKER_QUEUE.to_owned()).await?;
         let requests = requests.take_until(token.clone().cancelled_owned()).boxed();
-        tokio::spawn(listen(door, requests, broker.clone(), service.clone(), room.clone()));
+        tokio::spawn(listen(door, requests, broker.clone(), service.clone()));
     }
     client.flush().await?;
     Ok(())
@@ -56,12 +54,11 @@ async fn listen(
     mut requests: BoxStream<'static, Message>,
     broker: Arc<Core>,
     service: Service,
-    room: Arc<Semaphore>,
 ) {
     let turns = Arc::new(Semaphore::new(HANDLED_MAX));
     // A subscription bounds how many messages wait in it, not their bytes: none is left there.
     while let Some(message) = requests.next().await {
-        let place = place(&room, &message);
+        let place = place(&broker, &message);
         let (broker, service, turns) = (broker.clone(), service.clone(), turns.clone());
         tokio::spawn(async move {
             let _turn = if place.is_ok() { turns.acquire().await.ok() } else { None };
@@ -71,15 +68,10 @@ async fn listen(
 }
 
 /// Room for a request, until this is dropped.
-fn place(room: &Arc<Semaphore>, message: &Message) -> Result<OwnedSemaphorePermit, ApiError> {
-    let bytes = u32::try_from(message.payload.len() + REQUEST_BYTES).unwrap_or(u32::MAX);
-    room.clone().try_acquire_many_owned(bytes).map_err(|_| {
-        ApiError::new(
-            ApiCode::Overloaded,
-            format!("requests of {HELD_BYTES} bytes are being answered already"),
-            "try again in a moment",
-        )
-    })
+fn place(broker: &Core, message: &Message) -> Result<Place, ApiError> {
+    let mut place = Place::default();
+    broker.room.take(&mut place, message.payload.len() + REQUEST_BYTES)?;
+    Ok(place)
 }
 
 async fn handle(
@@ -87,7 +79,7 @@ async fn handle(
     broker: &Core,
     service: &Service,
     message: Message,
-    place: Result<OwnedSemaphorePermit, ApiError>,
+    place: Result<Place, ApiError>,
 ) {
     let began = Instant::now();
     let reply = message.reply.clone();

@@ -12,9 +12,9 @@ use futures::StreamExt;
 use jobs::id::IdError;
 use serde::de::DeserializeOwned;
 
-use super::room::Place;
 use super::{App, HttpLimits};
 use crate::error::{ApiCode, ApiError};
+use crate::room::Place;
 
 /// Bytes set aside for a body before any of it came.
 const PIECE_BYTES: usize = 1024 * 1024;
@@ -164,7 +164,7 @@ pub(super) async fn body(
         match tokio::time::timeout(pause, pieces.next()).await {
             Ok(Some(Ok(piece))) => {
                 let taken = if bytes.len() + piece.len() <= limit {
-                    app.room.take(&mut place, piece.len())
+                    app.broker.core.room.take(&mut place, piece.len())
                 } else {
                     Err(too_large(app, limit))
                 };

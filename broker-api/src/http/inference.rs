@@ -118,7 +118,7 @@ pub(super) async fn infer(
     if picture {
         return picture_answer(&app, model, asked, body).await;
     }
-    let turn = app.room.turn(json_length.unwrap_or(body.len())).await;
+    let turn = app.broker.core.room.turn(json_length.unwrap_or(body.len())).await;
     let mut parsed = oip::parse(model, &body, json_length)?;
     drop((body, turn));
     narrow(&mut parsed.ask, &asked)?;

@@ -121,7 +121,7 @@ async fn submit(
     let key = idempotency_key(request.headers())?;
     let prefer = Prefer::read(request.headers(), app.limits.wait);
     let (body, place) = json_body(request, &app).await?;
-    let turn = app.room.turn(body.len()).await;
+    let turn = app.broker.core.room.turn(body.len()).await;
     let (spec, binary) = parse(&body)?;
     drop((body, turn));
     if query.dry_run {

@@ -4,12 +4,17 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::*;
+use crate::broker::BrokerConfig;
 use crate::testing::{PATIENCE, World, register};
 
 /// A broker behind HTTP on a port of its own.
 async fn served(world: &World, limits: HttpLimits) -> SocketAddr {
     let broker = world.broker().await;
     register(&broker, "m").await;
+    served_by(broker, limits).await
+}
+
+async fn served_by(broker: Broker, limits: HttpLimits) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(serve_within(listener, broker, limits, std::future::pending()));
@@ -64,7 +69,10 @@ async fn bodies_are_bounded_by_what_fits_a_message() {
 #[tokio::test]
 async fn bodies_that_are_read_at_once_are_bounded() {
     let world = World::new().await;
-    let address = served(&world, HttpLimits { body_bytes: 1000, ..HttpLimits::default() }).await;
+    let config = BrokerConfig { body_bytes_max: 1000, ..world.broker_config() };
+    let broker = Broker::start(config).await.unwrap();
+    let limits = HttpLimits { body_bytes: 1000, ..HttpLimits::default() };
+    let address = served_by(broker, limits).await;
     let slow = || begin(address, "/v1/jobs", "application/json", 1000, &[b' '; 999]);
     let mut held = Vec::new();
     for _ in 0..4 {

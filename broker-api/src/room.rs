@@ -1,4 +1,4 @@
-//! Room in memory for request bodies, of all connections together.
+//! Room in memory for requests, of HTTP and NATS together.
 
 use std::sync::Arc;
 
@@ -19,28 +19,28 @@ pub(crate) struct Room {
     turns: Arc<Semaphore>,
 }
 
-/// The room that one body takes, until this is dropped.
+/// The room that one request takes, until this is dropped.
 #[derive(Debug, Default)]
-pub(super) struct Place(Option<OwnedSemaphorePermit>);
+pub(crate) struct Place(Option<OwnedSemaphorePermit>);
 
 impl Room {
     /// Room for a few bodies of the largest size.
-    pub(super) fn new(body_bytes: usize) -> Self {
+    pub(crate) fn new(body_bytes: usize) -> Self {
         let size = body_bytes.saturating_mul(LARGEST_HELD).min(Semaphore::MAX_PERMITS);
         let (left, turns) = (Arc::new(Semaphore::new(size)), Arc::new(Semaphore::new(1)));
         Self { size, left, turns }
     }
 
-    /// Takes room for more of a body; a body never waits for it while it holds some.
+    /// Takes room for more of a request; it never waits for it while it holds some.
     ///
     /// # Errors
     /// [`ApiCode::Overloaded`] when there is none.
-    pub(super) fn take(&self, place: &mut Place, bytes: usize) -> Result<(), ApiError> {
+    pub(crate) fn take(&self, place: &mut Place, bytes: usize) -> Result<(), ApiError> {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let more = self.left.clone().try_acquire_many_owned(bytes).map_err(|_| {
             ApiError::new(
                 ApiCode::Overloaded,
-                format!("bodies of {} bytes are being read already", self.size),
+                format!("requests of {} bytes are being read or answered already", self.size),
                 "try again in a moment",
             )
         })?;
@@ -53,7 +53,7 @@ impl Room {
     }
 
     /// Waits for the turn to parse JSON of this length, which lasts until the result is dropped.
-    pub(super) async fn turn(&self, length: usize) -> Option<OwnedSemaphorePermit> {
+    pub(crate) async fn turn(&self, length: usize) -> Option<OwnedSemaphorePermit> {
         if length <= LARGE_JSON {
             return None;
         }

@@ -6,7 +6,7 @@ use jobs::report::{Failure, FailureCode};
 use jobs::round::Exchange;
 use jobs::spec::{Purpose, SecureAggregation};
 use link::blobs::{BlobError, Blobs};
-use secagg::{Keys, Masks, Party, Risk, Server, ServerError, Shares, Unmasking};
+use secagg::{Keys, Masks, Party, Risk, Server, ServerError, Shares, TopologyError, Unmasking};
 use serde::de::DeserializeOwned;
 
 /// Bytes of a message, at most: shares for all neighbours that there may be take a fifth.
@@ -44,7 +44,12 @@ impl MaskingError {
     pub(super) fn failure(&self) -> Failure {
         let code = match self {
             Self::Blob(error) => error.code(),
-            Self::Session(ServerError::TooFew { .. }) => FailureCode::NoQuorum,
+            Self::Session(
+                ServerError::TooFew { .. } | ServerError::Topology(TopologyError::Devices(_)),
+            ) => FailureCode::NoQuorum,
+            Self::Session(ServerError::Topology(
+                TopologyError::Risk(_) | TopologyError::TooRisky { .. },
+            )) => FailureCode::InvalidSpec,
             Self::Fault => FailureCode::Internal,
             Self::Session(_) | Self::Message { .. } | Self::TooLarge { .. } | Self::Stranger(_) => {
                 FailureCode::InvalidUpdate
@@ -188,4 +193,21 @@ async fn message<T: DeserializeOwned>(
         device: device.clone(),
         reason: error.to_string(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use secagg::Topology;
+
+    use super::*;
+
+    #[test]
+    fn no_device_is_blamed_for_a_session_that_cannot_be() {
+        let risk = Risk { drop_out: 0.9, colluding: 0.9 };
+        for (devices, code) in [(2, FailureCode::NoQuorum), (20, FailureCode::InvalidSpec)] {
+            let error = Topology::of(devices, risk).unwrap_err();
+            let failure = MaskingError::from(ServerError::from(error)).failure();
+            assert_eq!(failure.code, code, "{failure:?}");
+        }
+    }
 }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use jobs::id::{BlobRef, Bytes as Size, Digest, ObjectId};
 use jobs::report::{Failure, FailureCode};
 use jobs::spec::LISTENED_MAX;
-use link::blobs::{BlobError, Blobs, Listening};
+use link::blobs::{BlobError, Blobs, Heard, Listening};
 use models::federated::encoding::decode_parameters;
 
 pub(crate) use gates::Gates;
@@ -25,10 +25,6 @@ mod gates;
 
 /// Bytes of blobs in memory, at most; one larger blob alone is kept too.
 const MEMORY_BYTES: usize = 1024 * 1024;
-
-/// How long the last bytes of an upload may take when it is asked for: they were sent before whatever
-/// asks for it.
-const HEARD_WITHIN: Duration = Duration::from_millis(200);
 
 /// A download is quick when it takes no longer than this, and the time of its bytes at this rate; the
 /// rate is that of a device in a wired network while others load too.
@@ -59,7 +55,7 @@ pub(crate) struct Cache {
 /// What is likely to be asked for next, while it is uploaded.
 #[derive(Debug, Default)]
 struct Next {
-    listening: Option<(ObjectId, Listening)>,
+    listening: Option<Listening>,
     /// Of what was replaced.
     memory: Vec<u8>,
 }
@@ -141,19 +137,17 @@ impl Cache {
         }
         let memory = std::mem::take(&mut self.next().memory);
         match self.blobs.listen(object, size, memory).await {
-            Ok(listening) => self.next().listening = Some((object.clone(), listening)),
+            Ok(listening) => self.next().listening = Some(listening),
             Err(error) => tracing::debug!("it will be fetched: {error}"),
         }
     }
 
     /// A blob that was listened to, if it was heard as a whole and matches its digest.
     async fn heard(&self, blob: &BlobRef) -> Option<Bytes> {
-        let is_it =
-            |(object, _): &mut (ObjectId, Listening)| Some(&*object) == blob.object.as_ref();
-        let (_, listening) = self.next().listening.take_if(is_it)?;
-        let heard = listening.whole(HEARD_WITHIN).await?;
-        self.quick.store(is_quick(blob.size.0, heard.took), Ordering::Relaxed);
-        heard.is(blob).then_some(heard.bytes)
+        let listening = self.next().listening.take_if(|it| it.is_of(blob))?;
+        let Heard { bytes, took, .. } = listening.blob(blob).await?;
+        self.quick.store(is_quick(blob.size.0, took), Ordering::Relaxed);
+        Some(bytes)
     }
 
     fn next(&self) -> MutexGuard<'_, Next> {

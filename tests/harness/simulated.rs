@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use jobs::device::{DatasetFacts, Facts, Heartbeat, Hello};
 use jobs::held::HeldRequest;
-use jobs::id::{BlobRef, Bytes as Size, Millis, ObjectId};
+use jobs::id::{BlobRef, Bytes as Size, Millis};
 use jobs::report::{EvaluationReport, Failure, FailureCode, ReportBody, TaskReport, UpdateReport};
 use jobs::spec::{Offer, Task, TaskId, TaskWork, TrainTask};
 use jobs::subject::{self, FleetTopic};
@@ -82,7 +82,7 @@ struct Device {
     /// The update that the broker may ask for, with its name.
     held: Arc<Mutex<Option<(String, Bytes)>>>,
     /// The upload of the next round's parameters.
-    next: Arc<Mutex<Option<(ObjectId, Listening)>>>,
+    next: Arc<Mutex<Option<Listening>>>,
 }
 
 /// Plays the devices; never returns.
@@ -243,7 +243,7 @@ impl Device {
         let mut bytes = self.fetched(encoded.unwrap_or(received)).await?;
         if let Some(object) = &work.next {
             let listening = self.blobs.listen(object, received.size, Vec::new()).await?;
-            *self.next.lock().unwrap() = Some((object.clone(), listening));
+            *self.next.lock().unwrap() = Some(listening);
         }
         if encoded.is_some() {
             bytes = decode_parameters(&bytes).unwrap().into();
@@ -298,10 +298,8 @@ impl Device {
 
     async fn fetched(&self, blob: &BlobRef) -> Result<Bytes, BlobError> {
         let next = self.next.lock().unwrap().take();
-        if let Some((_, listening)) =
-            next.filter(|(object, _)| Some(object) == blob.object.as_ref())
-            && let Some(heard) = listening.whole(Duration::from_millis(200)).await
-            && heard.is(blob)
+        if let Some(listening) = next
+            && let Some(heard) = listening.blob(blob).await
         {
             return Ok(heard.bytes);
         }

@@ -12,9 +12,16 @@ use tokio::time::Instant;
 use super::{BlobError, Blobs, chunk_subject};
 use crate::digest::{self, Blake3Hasher};
 
+/// How long the last bytes of an upload may take when it is asked for: they were sent before whatever
+/// asks for it.
+const HEARD_WITHIN: Duration = Duration::from_millis(200);
+
 /// An upload that is listened to until it is whole, or this is dropped.
 #[derive(Debug)]
-pub struct Listening(JoinHandle<Option<Heard>>);
+pub struct Listening {
+    object: ObjectId,
+    hearing: JoinHandle<Option<Heard>>,
+}
 
 /// What was heard.
 #[derive(Debug)]
@@ -28,7 +35,7 @@ pub struct Heard {
 
 impl Heard {
     /// Whether it is this blob.
-    pub fn is(&self, blob: &BlobRef) -> bool {
+    pub(super) fn is(&self, blob: &BlobRef) -> bool {
         match &blob.blake3 {
             Some(blake3) => self.blake3 == **blake3,
             None => digest::of(&self.bytes) == blob.digest,
@@ -52,20 +59,34 @@ impl Blobs {
         let chunks = self.client.subscribe(chunk_subject(object.as_str())).await;
         let chunks =
             chunks.map_err(|error| BlobError::unavailable("listening to an upload", error))?;
-        Ok(Listening(tokio::spawn(hear(chunks, size, memory))))
+        let hearing = tokio::spawn(hear(chunks, size, memory));
+        Ok(Listening { object: object.clone(), hearing })
     }
 }
 
 impl Listening {
+    /// Whether it is the upload of this blob that is listened to.
+    pub fn is_of(&self, blob: &BlobRef) -> bool {
+        blob.object.as_ref() == Some(&self.object)
+    }
+
+    /// This blob, if it is the one and was heard as a whole.
+    pub async fn blob(self, blob: &BlobRef) -> Option<Heard> {
+        if !self.is_of(blob) {
+            return None;
+        }
+        self.whole(HEARD_WITHIN).await.filter(|heard| heard.is(blob))
+    }
+
     /// All bytes, if they are there within this time.
-    pub async fn whole(mut self, within: Duration) -> Option<Heard> {
-        tokio::time::timeout(within, &mut self.0).await.ok()?.ok()?
+    pub(super) async fn whole(mut self, within: Duration) -> Option<Heard> {
+        tokio::time::timeout(within, &mut self.hearing).await.ok()?.ok()?
     }
 }
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        self.0.abort();
+        self.hearing.abort();
     }
 }
 

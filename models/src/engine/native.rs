@@ -29,6 +29,10 @@ use program::{Program, State};
 /// The name in reports.
 const NAME: &str = "native";
 
+/// Values of an answer, at most: 256 MiB, far more than a message takes. A short input may stand
+/// for a long output.
+const OUTPUT_MAX: usize = 1 << 26;
+
 /// Idle states kept per session: as many runs side by side as a device has cores.
 const STATES_MAX: usize = 16;
 
@@ -98,6 +102,14 @@ impl NativeSession {
         let mut shape = self.output.clone();
         shape.insert(0, examples);
         let (input_len, output_len) = (self.program.input_len, self.program.output_len);
+        let most = OUTPUT_MAX / output_len.max(1);
+        if examples > most {
+            return Err(EngineError::Input {
+                name: self.declared.inputs.first().map_or_else(String::new, |it| it.name.clone()),
+                expected: format!("{most} examples at most, whose outputs are {OUTPUT_MAX} values"),
+                found: examples.to_string(),
+            });
+        }
         let mut made = vec![0.0; examples * output_len];
         let one = |state: &mut State, input: &[f32], output: &mut [f32]| {
             self.program.run(state, input, output);

@@ -122,6 +122,26 @@ fn dense_layers_run_on_any_batch_from_any_thread() {
     testing::check(&Native, 64);
 }
 
+/// One number stands for a million.
+#[test]
+fn an_answer_that_would_fill_the_memory_is_refused() {
+    let wide = 1 << 20;
+    let mut model = model(
+        &[1],
+        &["y"],
+        vec![node("Gemm", &["x", "w"], &["y"])],
+        vec![TensorProto::from_f32("w", &[1, wide], &vec![1.0; wide])],
+    );
+    model.graph.as_mut().unwrap().output = vec![ValueInfoProto::batched("y", "n", &[wide])];
+    let session = Native.load(&model.to_bytes()).unwrap();
+    let run = |examples| session.run(&[Tensor::f32(&[examples, 1], vec![2.0; examples]).unwrap()]);
+    let found = run(3).unwrap();
+    close("the last value", &found[0].as_f32().unwrap()[3 * wide - 1..], &[2.0]);
+    let error = run(65).unwrap_err();
+    assert!(matches!(error, EngineError::Input { .. }), "{error}");
+    assert!(error.to_string().contains("expected 64 examples at most"), "{error}");
+}
+
 #[test]
 fn what_is_not_computed_exactly_is_refused() {
     let with = |nodes: Vec<NodeProto>, outputs: &[&str]| {

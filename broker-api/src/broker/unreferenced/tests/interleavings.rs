@@ -17,7 +17,7 @@ const KEPT: u64 = 2;
 const REFER_WITHIN: u64 = 1;
 /// What may pass between an upload's last chunk and its description.
 const REST_MAX: u64 = 1;
-const TIME_MAX: u64 = 6;
+const TIME_MAX: u64 = 5;
 const STORERS: usize = 2;
 const SWEEPS: u8 = 2;
 const CRASHES: u8 = 1;
@@ -97,11 +97,11 @@ enum Remover {
     Purged {
         at: u64,
     },
-    /// It knows by which description chunks were named when it began, and which of them are old.
-    Rested {
-        named: Option<u8>,
-        old: BTreeSet<u8>,
-    },
+    /// Uploads that no description named when it looked for the first time.
+    Looked(BTreeSet<u8>),
+    /// Those of them whose chunks are old.
+    Rested(BTreeSet<u8>),
+    /// Those of them that no description names.
     Unnamed(BTreeSet<u8>),
 }
 
@@ -204,6 +204,8 @@ impl World {
                     next.chunks.remove(&before.upload);
                 }
                 next.write(upload, false);
+                // How old they are matters once they are not described any more: as old as can be.
+                next.chunks.insert(upload, 0);
                 Storer::Stored { since: self.now }
             }
             // Someone else was faster: with the same bytes, or with a removal.
@@ -275,14 +277,20 @@ impl World {
             Remover::Idle if self.sweeps == 0 => Vec::new(),
             Remover::Idle => {
                 let began = with(Remover::Began { referred: self.is_referred() });
-                let rested = with(self.rested());
-                [rested, began].map(|next| World { sweeps: self.sweeps - 1, ..next }).into()
+                let looked = with(Remover::Looked(self.unnamed()));
+                [looked, began].map(|next| World { sweeps: self.sweeps - 1, ..next }).into()
             }
-            Remover::Rested { named, mut old } => {
-                let early = mistake == Mistake::DescriptionsFirst;
-                let named = if early { named } else { self.named() };
-                old.retain(|upload| Some(*upload) != named);
-                vec![with(Remover::Unnamed(old))]
+            Remover::Looked(mut uploads) => {
+                let is_old = |since: &u64| self.now >= since + KEPT;
+                uploads.retain(|upload| self.chunks.get(upload).is_some_and(is_old));
+                vec![with(Remover::Rested(uploads))]
+            }
+            Remover::Rested(mut uploads) => {
+                if mistake != Mistake::DescriptionsFirst {
+                    let unnamed = self.unnamed();
+                    uploads.retain(|upload| unnamed.contains(upload));
+                }
+                vec![with(Remover::Unnamed(uploads))]
             }
             Remover::Unnamed(uploads) => {
                 let mut next = with(Remover::Idle);
@@ -315,14 +323,10 @@ impl World {
         }
     }
 
-    /// The upload whose chunks the description names, that of a deleted blob too.
-    fn named(&self) -> Option<u8> {
-        self.description.map(|description| description.upload)
-    }
-
-    fn rested(&self) -> Remover {
-        let old = self.chunks.iter().filter(|(_, since)| self.now >= *since + KEPT);
-        Remover::Rested { named: self.named(), old: old.map(|(upload, _)| *upload).collect() }
+    /// Uploads that have chunks and that the description, that of a deleted blob too, does not name.
+    fn unnamed(&self) -> BTreeSet<u8> {
+        let named = self.description.map(|description| description.upload);
+        self.chunks.keys().filter(|upload| Some(**upload) != named).copied().collect()
     }
 
     fn delete(&self, listed: Listed, mistake: Mistake) -> World {
@@ -352,8 +356,8 @@ impl World {
         while let Some(next) = world.remove(Mistake::None).pop() {
             world = next;
         }
-        world = World { remover: world.rested(), ..world };
-        for _ in 0..2 {
+        world.remover = Remover::Looked(world.unnamed());
+        for _ in 0..3 {
             world = world.remove(Mistake::None).pop().unwrap();
         }
         world.description.is_none() && world.chunks.is_empty()

@@ -2,6 +2,7 @@
 //! device adds a number of its own to all values, so the parameters that a round begins with tell
 //! whose updates were counted in the one before, and how often.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -13,8 +14,10 @@ use crate::sums::assert_each_counts_once;
 /// What happens to the cluster.
 #[derive(Debug, Clone, Copy)]
 enum Fault {
-    /// `kill -9` of a broker; the other one is left alone for a while.
+    /// `kill -9` of a broker when some updates have come; the other one is left alone for a while.
     Broker(Which),
+    /// The same of the one that does not own the training.
+    Bystander(Which),
     /// `kill -9` of a server.
     Server(usize),
     /// A server neither hears nor speaks for a while.
@@ -34,7 +37,8 @@ async fn every_update_counts_once_whoever_is_killed() {
     let record = folder.to_str().unwrap().to_owned();
     let steady = ["--first", "1", "--count", "3", "--adds", "--delay-ms", "150"];
     let _steady = cluster.world.devices("steady", &[&steady[..], &["--record", &record]].concat());
-    let killed = ["--first", "4", "--count", "1", "--adds", "--delay-ms", "150"];
+    // It is slower: the others wait for it with what they have done.
+    let killed = ["--first", "4", "--count", "1", "--adds", "--delay-ms", "600"];
     let mut device = cluster.world.devices("killed", &killed);
     for number in 1..=4 {
         cluster.world.online(&format!("device-{number:05}"), true).await;
@@ -42,6 +46,7 @@ async fn every_update_counts_once_whoever_is_killed() {
     let id = cluster.world.submit(&job()).await;
     let faults = [
         (Fault::Broker(Which::First), "collecting"),
+        (Fault::Bystander(Which::First), "collecting"),
         (Fault::Server(1), "collecting"),
         (Fault::Broker(Which::Second), "evaluating"),
         (Fault::Device, "collecting"),
@@ -49,13 +54,19 @@ async fn every_update_counts_once_whoever_is_killed() {
         (Fault::Silence(2), "collecting"),
         (Fault::Broker(Which::First), "collecting"),
     ];
+    let mut known = Vec::new();
     for (number, (fault, phase)) in faults.into_iter().enumerate() {
         in_phase(&cluster, &id, 2 * number + 1, phase).await;
         match fault {
-            Fault::Broker(which) => {
+            Fault::Broker(which) | Fault::Bystander(which) => {
+                let (owner, updates) = with_updates(&cluster, &id).await;
+                known.push(updates);
                 cluster.kill_broker(which);
                 let before = ended(&cluster, &id).await;
                 in_phase(&cluster, &id, before + 1, "collecting").await;
+                if matches!(fault, Fault::Bystander(_)) {
+                    assert_eq!(cluster.stored(&id).await["owner"], owner);
+                }
                 cluster.start_broker(which);
             }
             Fault::Server(at) => {
@@ -78,8 +89,36 @@ async fn every_update_counts_once_whoever_is_killed() {
     let before = ended(&cluster, &id).await;
     let back = async || rounds(&cluster, &id).await.iter().skip(before).any(|it| counted(it) == 4);
     cluster.world.until("all devices are counted again", back).await;
-    assert_each_counts_once(&cancelled(&cluster, &id).await, &folder);
+    let rounds = cancelled(&cluster, &id).await;
+    assert_each_counts_once(&rounds, &folder);
+    for (number, devices) in known {
+        let round = rounds.iter().find(|round| round["round"] == number).unwrap();
+        let counted = round["updates"].as_array().unwrap().iter().map(|update| &update[0]);
+        let counted: BTreeSet<&str> = counted.filter_map(Value::as_str).collect();
+        let lost: Vec<_> = devices.iter().filter(|it| !counted.contains(it.as_str())).collect();
+        assert!(lost.is_empty(), "a broker that was killed took updates along: {lost:?} {round:#}");
+    }
     drop(device);
+}
+
+/// Waits until some devices' updates are known, but not all; the owner, the round, and the devices.
+async fn with_updates(cluster: &Cluster, id: &str) -> (Value, (Value, BTreeSet<String>)) {
+    let mut found = None;
+    let some = async || {
+        let stored = cluster.stored(id).await;
+        let round = &stored["machine"]["round"];
+        let members = round["members"].as_array().map_or(&[][..], Vec::as_slice);
+        let answered = members.iter().filter(|it| it["standing"]["answered"].is_object());
+        let devices = answered.map(|it| it["device"].as_str().unwrap().to_owned());
+        let devices: BTreeSet<String> = devices.collect();
+        let collecting = round["phase"]["type"] == "collecting";
+        let are_there = collecting && !devices.is_empty() && devices.len() < members.len();
+        found =
+            are_there.then(|| (stored["owner"].clone(), (round["plan"]["round"].clone(), devices)));
+        are_there
+    };
+    cluster.world.until("some updates have come", some).await;
+    found.unwrap()
 }
 
 /// The server and the broker that owns the training are cut off, with two of the devices. The other

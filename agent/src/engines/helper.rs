@@ -49,6 +49,8 @@ struct Inner {
     /// Sessions that nobody uses any more, with their processes' numbers. Apart from the state,
     /// which is locked as long as a call takes.
     unused: Mutex<Vec<(u64, u64)>>,
+    /// The number of a process that is not to be asked again, with the reason.
+    retired: Mutex<Option<(u64, String)>>,
     /// Sessions that somebody has.
     used: AtomicUsize,
 }
@@ -107,6 +109,7 @@ impl Helper {
             state: Mutex::new(Some(State::default())),
             back: Condvar::new(),
             unused: Mutex::default(),
+            retired: Mutex::default(),
             used: AtomicUsize::new(0),
         }))
     }
@@ -174,6 +177,7 @@ impl Inner {
         usual: Option<Duration>,
         limit: Duration,
     ) -> Result<(Reply, Vec<u8>), HelperError> {
+        self.end_if_retired(state);
         if generation.is_some_and(|wanted| wanted != state.generation || state.process.is_none()) {
             return Err(HelperError::Gone(format!("the helper had ended: {}", state.failure)));
         }
@@ -252,6 +256,18 @@ impl Inner {
         }
     }
 
+    /// Ends the process if somebody found that it is of no use any more.
+    fn end_if_retired(&self, state: &mut State) {
+        let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((generation, reason)) = retired
+            && generation == state.generation
+            && state.process.take().is_some()
+        {
+            tracing::warn!(engine = self.engine, "helper: it is started anew: {reason}");
+            state.failure = reason;
+        }
+    }
+
     /// Ends the process; what happened to it, as it said itself.
     fn failed(&self, state: &mut State, what: &str) -> HelperError {
         let end = state.process.take().map(Process::end);
@@ -320,6 +336,13 @@ pub struct HelperSession {
 }
 
 impl HelperSession {
+    /// Lets nobody ask the process that has it any more: a new one is started with the next model.
+    /// Does not wait.
+    pub(super) fn retire(&self, reason: &str) {
+        let mut retired = self.helper.0.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        *retired = Some((self.generation, reason.to_owned()));
+    }
+
     /// Runs the model; the outputs with the engine's own time. It waits for other calls to be
     /// through, and then for the outputs, each for `limit` at most.
     ///

@@ -69,6 +69,15 @@ impl AnySession {
         }
     }
 
+    /// Gives its process up, if it has one of its own that still runs: the next model is loaded
+    /// into a new one.
+    pub(crate) fn retire(&self, reason: &str) {
+        match self {
+            Self::Own(_) => {}
+            Self::Helped(session) => session.retire(reason),
+        }
+    }
+
     /// Whether both are the same model in the same process.
     pub(crate) fn is(&self, other: &Self) -> bool {
         match (self, other) {

@@ -36,6 +36,9 @@ pub(crate) enum Fake {
     Overstates,
     /// Says that it lacks memory, instead of crashing.
     LacksMemory,
+    /// From the first input that it has not seen on, one of its processes refuses whatever it is
+    /// asked.
+    Sticks,
     /// Ends while it starts.
     EndsAtOnce,
     /// Ends while it loads a model.
@@ -43,7 +46,7 @@ pub(crate) enum Fake {
 }
 
 impl Fake {
-    const ALL: [Fake; 13] = [
+    const ALL: [Fake; 14] = [
         Fake::Plain,
         Fake::Good,
         Fake::Wrong,
@@ -55,6 +58,7 @@ impl Fake {
         Fake::Babbles,
         Fake::Overstates,
         Fake::LacksMemory,
+        Fake::Sticks,
         Fake::EndsAtOnce,
         Fake::EndsLoading,
     ];
@@ -98,7 +102,7 @@ fn fake_helper() {
     let hello = Reply::Hello { protocol, engine, memory: memory.is_some() };
     say(&mut out, &hello, &[]);
     let mut models: HashMap<u64, Box<dyn Session>> = HashMap::new();
-    let mut seen: HashMap<Vec<u8>, Vec<Tensor>> = HashMap::new();
+    let mut seen = Seen::default();
     while let Some((request, body)) = listen(&mut std::io::stdin().lock(), memory.as_ref()) {
         match request {
             Request::Load { .. } if fake == Fake::Refuses => {
@@ -125,32 +129,53 @@ fn fake_helper() {
                 say(&mut out, &Reply::Unloaded, &[]);
             }
             Request::Run { session, inputs } => {
-                if !seen.is_empty() && !seen.contains_key(&body) {
-                    if fake == Fake::LacksMemory {
-                        let reason = "out of memory".to_owned();
-                        say(&mut out, &Reply::Refused { reason, cause: Cause::Other }, &[]);
-                        continue;
-                    }
-                    misbehave(fake, path, &mut out);
-                }
-                if fake == Fake::Plain {
-                    seen.clear();
-                }
-                let outputs = seen.entry(body).or_insert_with_key(|body| {
-                    models[&session].run(&frames::unpack(&inputs, body).unwrap()).unwrap()
-                });
-                let mut outputs = outputs.clone();
-                if fake == Fake::Wrong {
-                    let values = outputs[0].as_f32().unwrap();
-                    let wrong = values.iter().map(|value| value * 1.5 + 1.0).collect();
-                    outputs[0] = Tensor::f32(outputs[0].shape(), wrong).unwrap();
-                }
-                let (outputs, body) = frames::pack(&outputs);
-                say(&mut out, &Reply::Answered { engine_us: 3, outputs }, &body.concat());
+                let model = models[&session].as_ref();
+                run(&mut out, (fake, path), model, &mut seen, (&inputs, body));
             }
         }
     }
     end(0);
+}
+
+/// What it has seen, with the answers; and whether it answers nothing any more.
+#[derive(Default)]
+struct Seen {
+    answers: HashMap<Vec<u8>, Vec<Tensor>>,
+    stuck: bool,
+}
+
+fn run(
+    out: &mut impl Write,
+    (fake, path): (Fake, &str),
+    model: &dyn Session,
+    seen: &mut Seen,
+    (inputs, body): (&[frames::Header], Vec<u8>),
+) {
+    let Seen { answers, stuck } = seen;
+    if !answers.is_empty() && !answers.contains_key(&body) {
+        if fake == Fake::LacksMemory {
+            return refuse(out, "out of memory");
+        }
+        *stuck |= fake == Fake::Sticks && is_first(path);
+        misbehave(fake, path, out);
+    }
+    if *stuck {
+        return refuse(out, "CUDA error 700");
+    }
+    if fake == Fake::Plain {
+        answers.clear();
+    }
+    let outputs = answers
+        .entry(body)
+        .or_insert_with_key(|body| model.run(&frames::unpack(inputs, body).unwrap()).unwrap());
+    let mut outputs = outputs.clone();
+    if fake == Fake::Wrong {
+        let values = outputs[0].as_f32().unwrap();
+        let wrong = values.iter().map(|value| value * 1.5 + 1.0).collect();
+        outputs[0] = Tensor::f32(outputs[0].shape(), wrong).unwrap();
+    }
+    let (outputs, body) = frames::pack(&outputs);
+    say(out, &Reply::Answered { engine_us: 3, outputs }, &body.concat());
 }
 
 #[expect(clippy::exit, reason = "as a crash ends a process")]
@@ -162,7 +187,7 @@ fn misbehave(fake: Fake, path: &str, out: &mut impl Write) {
     match fake {
         Fake::Crashes => end(101),
         Fake::CrashesOnce => {
-            if File::create_new(format!("{path}.crashed")).is_ok() {
+            if is_first(path) {
                 end(101);
             }
         }
@@ -183,9 +208,20 @@ fn misbehave(fake: Fake, path: &str, out: &mut impl Write) {
         | Fake::Wrong
         | Fake::Refuses
         | Fake::LacksMemory
+        | Fake::Sticks
         | Fake::EndsAtOnce
         | Fake::EndsLoading => {}
     }
+}
+
+/// Whether none of the program's processes has asked before.
+fn is_first(path: &str) -> bool {
+    File::create_new(format!("{path}.first")).is_ok()
+}
+
+fn refuse(out: &mut impl Write, reason: &str) {
+    let (reason, cause) = (reason.to_owned(), Cause::Other);
+    say(out, &Reply::Refused { reason, cause }, &[]);
 }
 
 fn say(out: &mut impl Write, reply: &Reply, body: &[u8]) {

@@ -62,8 +62,7 @@ impl Run {
         let limit = self.timeout.saturating_sub(self.arrived.elapsed());
         let run = move || {
             let inputs = inputs(&ready, &task.input, &input)?;
-            let allowed = |engine: &str| task.engine.allows(engine);
-            let answered = ready.model.answer(&inputs, allowed, limit)?;
+            let answered = ready.model.answer(&inputs, &task.engine, limit)?;
             let classes = classes(&answered.outputs, &ready.config.labels, task.top);
             Ok((answered, classes))
         };

@@ -13,6 +13,7 @@ use crate::cache::{Gates, Keep};
 use crate::device::Device;
 
 mod calibrate;
+mod health;
 pub(super) mod loaded;
 
 /// Models ready at once, at most.

@@ -12,7 +12,7 @@ use models::train::{Sgd, Trainer};
 use super::infer::inferred;
 use super::*;
 
-const SIDE: usize = 64;
+const SIDE: usize = 128;
 
 /// A model that takes longer than a message to a helper.
 async fn slow_model(world: &World) -> ModelRef {
@@ -157,6 +157,45 @@ async fn when_a_helper_fails_the_next_engine_answers_and_says_so() {
             assert_eq!(failure.code, FailureCode::EngineUnavailable);
             assert!(failure.message.contains("cuda: out of memory"), "{failure:?}");
         }
+        helped.agent.stop().await;
+    }
+}
+
+/// As after an error that CUDA does not recover from.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_refuses_from_some_input_on_is_started_anew() {
+    let helped = Helped::new(Fake::Sticks).await;
+    let (_, expected) = helped.ask("tract", 7).await;
+    // Asked for by its name it is compared again, found to be of no use, and asked once more.
+    let (report, outputs) = helped.ask("cuda", 7).await;
+    assert_eq!((report.engine.as_str(), &outputs), ("cuda", &expected));
+    helped.agent.stop().await;
+
+    let helped = Helped::new(Fake::Sticks).await;
+    let refused = |report: &InferReport| !report.refused_engines.is_empty();
+    let (report, outputs) = helped.ask_until(refused).await;
+    assert!(report.engine != "cuda" && near(&outputs, &helped.ask("tract", 1).await.1));
+    assert_eq!(report.refused_engines[0].reason, "CUDA error 700");
+    let (report, _) = helped.ask_until(|report| report.engine == "cuda").await;
+    assert!(!refused(&report), "{report:?}");
+    assert_eq!(helped.ask("", 7).await.0.engine, "cuda", "its new process");
+    helped.agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_keeps_failing_rests_and_says_so() {
+    for fake in [Fake::LacksMemory, Fake::Crashes] {
+        let helped = Helped::new(fake).await;
+        let rests = |report: &InferReport| {
+            report
+                .refused_engines
+                .iter()
+                .any(|refused| refused.reason.contains("is tried again in"))
+        };
+        helped.ask_until(rests).await;
+        // It comes back.
+        helped.ask_until(|report| !rests(report)).await;
+        helped.ask_until(rests).await;
         helped.agent.stop().await;
     }
 }

@@ -27,7 +27,7 @@ pub enum State {
     Untried,
     /// It is not to be had on this device, or does not take the model.
     Refused(String),
-    /// It gave other outputs than the CPU, or failed while it answered.
+    /// It gave other outputs than the CPU, or failed while it answered or was tried.
     Failed(String),
     /// It has the model; no time was taken so far.
     Ready,

@@ -9,7 +9,7 @@ use models::artifact::TensorInfo;
 use models::engine::choice::{State, compare};
 use models::tensor::{Data, Tensor};
 
-use super::loaded::Loaded;
+use super::loaded::{Loaded, Trial};
 use crate::device::Device;
 use crate::engines::{AnySession, CPU, Cpu, Engines, HELPED, HelperError, SessionError, TOLERANCE};
 
@@ -42,71 +42,87 @@ pub(super) async fn some(
     let _one_at_a_time = model.calibrating.lock().await;
     for engine in engines {
         // Of requests that wait for the same engine the first one has tried it.
-        if model.session(engine).is_some_and(|(_, time)| time.is_some()) {
+        let measured = model.session(engine).is_some_and(|(_, time)| time.is_some());
+        if measured || !(model.is_open(engine) || CPU.contains(&engine)) {
             continue;
         }
         // What is known of the helper's engines comes late after a start.
         let known = if CPU.contains(&engine) { None } else { Some(device.engines().await) };
-        let (model, onnx, device) = (model.clone(), onnx.clone(), device.clone());
-        let trial = tokio::task::spawn_blocking(move || {
-            let known = known.as_deref();
-            let (state, session) = attempt(&model, engine, &onnx, &device.cpu, known);
-            tracing::debug!(engine, ?state, "calibrated");
-            model.put(engine, state, session);
+        let (shared, onnx, device) = (model.clone(), onnx.clone(), device.clone());
+        let trying = tokio::task::spawn_blocking(move || {
+            attempt(&shared, engine, &onnx, &device.cpu, known.as_deref())
         });
-        if trial.await.is_err() {
+        let trial = trying.await.unwrap_or_else(|_| {
             tracing::error!(engine, "it panicked while it was tried");
-        }
+            Trial::Failed("it panicked while it was tried".to_owned())
+        });
+        tracing::debug!(engine, "tried: {trial}");
+        model.put(engine, trial);
     }
 }
 
-/// What is known of an engine after it was tried.
+/// Tries an engine: with the session that it has, and anew where that is none of the CPU's and
+/// failed.
 fn attempt(
     model: &Loaded,
     engine: &'static str,
     onnx: &[u8],
     cpu: &Cpu,
     known: Option<&Engines>,
-) -> (State, Option<AnySession>) {
-    let session = match model.session(engine) {
-        Some((session, _)) => session,
-        None => match load(engine, onnx, cpu, known) {
-            Ok(session) => session,
-            Err(state) => return (state, None),
-        },
-    };
+) -> Trial {
+    if let Some((session, _)) = model.session(engine) {
+        let trial = judge(model, engine, session.clone());
+        let (Trial::Failed(reason) | Trial::Wrong(reason)) = &trial else { return trial };
+        if CPU.contains(&engine) {
+            return trial;
+        }
+        session.retire(reason);
+        model.failed(engine, &session, reason.clone());
+    }
+    match load(engine, onnx, cpu, known) {
+        Ok(session) => judge(model, engine, session),
+        Err(trial) => trial,
+    }
+}
+
+/// Holds an engine to the CPU's, and measures it.
+fn judge(model: &Loaded, engine: &'static str, session: AnySession) -> Trial {
     let trusted = CPU.contains(&engine);
-    let golden = golden(model.inputs()).and_then(|inputs| {
-        let reference = match engine {
-            REFERENCE => Some(session.clone()),
-            _ => model.reference(REFERENCE),
-        };
-        let outputs = reference?.run(&inputs, RUN_LIMIT).ok()?.0;
-        Some((inputs, outputs))
-    });
-    let Some((inputs, expected)) = golden else {
+    let Some(inputs) = golden(model.inputs()) else {
         return if trusted {
-            (State::Ready, Some(session))
+            Trial::Well(State::Ready, session)
         } else {
-            (State::Refused("there is nothing to compare it with".to_owned()), None)
+            Trial::Refused("there is nothing to compare it with".to_owned())
+        };
+    };
+    let reference = match engine {
+        REFERENCE => Some(session.clone()),
+        _ => model.reference(REFERENCE),
+    };
+    let expected = reference.and_then(|reference| Some(reference.run(&inputs, RUN_LIMIT).ok()?.0));
+    let Some(expected) = expected else {
+        return if trusted {
+            Trial::Well(State::Ready, session)
+        } else {
+            Trial::Failed("the CPU gave nothing to compare it with".to_owned())
         };
     };
     let outputs = match session.run(&inputs, RUN_LIMIT) {
         Ok((outputs, _)) => outputs,
         // It was not even asked.
         Err(SessionError::Helped(HelperError::Busy(_))) if trusted => {
-            return (State::Ready, Some(session));
+            return Trial::Well(State::Ready, session);
         }
-        Err(SessionError::Helped(HelperError::Busy(_))) => return (State::Untried, None),
-        Err(error) => return (State::Failed(error.to_string()), None),
+        Err(SessionError::Helped(HelperError::Busy(_))) => return Trial::Busy,
+        Err(error) => return Trial::Failed(error.to_string()),
     };
     if let Err(reason) = compare(&expected, &outputs, TOLERANCE) {
         tracing::warn!(engine, "not trusted with a model: {reason}");
-        return (State::Failed(reason), None);
+        return Trial::Wrong(reason);
     }
     match measure(&session, &inputs) {
-        Ok(time) => (State::Measured(time), Some(session)),
-        Err(error) => (State::Failed(error.to_string()), None),
+        Ok(time) => Trial::Well(State::Measured(time), session),
+        Err(error) => Trial::Failed(error.to_string()),
     }
 }
 
@@ -115,26 +131,26 @@ fn load(
     onnx: &[u8],
     cpu: &Cpu,
     known: Option<&Engines>,
-) -> Result<AnySession, State> {
-    let state = |error: &SessionError| match error {
-        SessionError::Helped(HelperError::Busy(_)) => State::Untried,
+) -> Result<AnySession, Trial> {
+    let trial = |error: &SessionError| match error {
+        SessionError::Helped(HelperError::Busy(_)) => Trial::Busy,
         SessionError::Helped(HelperError::Failed(_) | HelperError::Gone(_)) => {
-            State::Failed(error.to_string())
+            Trial::Failed(error.to_string())
         }
         SessionError::Own(_)
         | SessionError::Absent(_)
-        | SessionError::Helped(HelperError::Refused { .. }) => State::Refused(error.to_string()),
+        | SessionError::Helped(HelperError::Refused { .. }) => Trial::Refused(error.to_string()),
     };
     if CPU.contains(&engine) {
-        return cpu.load(engine, onnx).map_err(|error| state(&error));
+        return cpu.load(engine, onnx).map_err(|error| trial(&error));
     }
     let Some(helper) = known.and_then(|known| known.helper(engine)) else {
         let reason = known.and_then(|known| known.unusable(engine));
-        return Err(State::Refused(reason.unwrap_or("it is not known here").to_owned()));
+        return Err(Trial::Refused(reason.unwrap_or("it is not known here").to_owned()));
     };
     match helper.session(onnx) {
         Ok(session) => Ok(AnySession::Helped(Arc::new(session))),
-        Err(error) => Err(state(&error.into())),
+        Err(error) => Err(trial(&error.into())),
     }
 }
 

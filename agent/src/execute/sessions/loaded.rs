@@ -4,14 +4,19 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use jobs::engine::EnginePolicy;
 use jobs::report::{Failure, FailureCode, RefusedEngine};
 use models::artifact::TensorInfo;
-use models::engine::choice::{Choice, Refusal, Standing, State, choose};
+use models::engine::choice::{Choice, Refusal, State, choose};
 use models::engine::declared::Declared;
 use models::tensor::Tensor;
 
+use self::place::Place;
+pub(super) use self::place::Trial;
 use crate::engines::{AnySession, CPU, Cpu, HELPED, HelperError, SessionError};
 use crate::execute::failures;
+
+mod place;
 
 /// How many times its measured time an engine that is not the CPU's may take before it counts as
 /// hung.
@@ -20,8 +25,6 @@ const SLOWER_MAX: u32 = 50;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The same of an engine of the CPU, at least: that a client is in a hurry tells nothing of it.
 const PATIENCE_CPU: Duration = Duration::from_mins(1);
-/// Failures with one model after which an engine that is not the CPU's is left alone.
-const FAILURES_MAX: u32 = 3;
 
 /// A model with its engines.
 #[derive(Debug)]
@@ -30,17 +33,6 @@ pub(in crate::execute) struct Loaded {
     places: Mutex<Vec<Place>>,
     /// One calibration at a time.
     pub(super) calibrating: tokio::sync::Mutex<()>,
-}
-
-/// An engine, and the model in it if it is there.
-#[derive(Debug)]
-struct Place {
-    standing: Standing,
-    session: Option<AnySession>,
-    /// How often it failed with this model.
-    failures: u32,
-    /// Whether a request is to be answered by it, so that it keeps the model.
-    wanted: bool,
 }
 
 /// What an engine gave.
@@ -52,47 +44,43 @@ pub(in crate::execute) struct Answered {
     pub(in crate::execute) took: Duration,
     /// Engines that were tried, or could have been better, with the reasons.
     pub(in crate::execute) refused: Vec<RefusedEngine>,
-    /// Engines that failed and are worth another trial.
+    /// Engines to try in the background: they failed, and may do better now.
     pub(in crate::execute) again: Vec<&'static str>,
 }
 
 impl Loaded {
-    /// Loads an ONNX file into the first engine of the CPU that takes it.
+    /// Loads an ONNX file into the first engine of the CPU that takes it. All engines are to be
+    /// tried then.
     pub(super) fn load(cpu: &Cpu, onnx: &[u8]) -> Result<Self, Failure> {
+        let now = Instant::now();
         let mut places: Vec<Place> = Vec::new();
         let mut last = None;
         let mut ready: Option<AnySession> = None;
         for engine in CPU {
-            let (state, session) = match &ready {
-                Some(_) => (State::Untried, None),
-                None => match cpu.load(engine, onnx) {
+            let mut place = Place::new(engine, true);
+            if ready.is_none() {
+                match cpu.load(engine, onnx) {
                     Ok(session) => {
                         ready = Some(session.clone());
-                        (State::Ready, Some(session))
+                        place.put(Trial::Well(State::Ready, session), now);
                     }
                     Err(error) => {
-                        let reason = error.to_string();
+                        place.put(Trial::Refused(error.to_string()), now);
                         last = Some(error);
-                        (State::Refused(reason), None)
                     }
-                },
-            };
-            let standing = Standing { engine, cpu: true, state };
-            places.push(Place { standing, session, failures: 0, wanted: false });
+                }
+            }
+            places.push(place);
         }
         let Some(ready) = ready else {
             // The last one takes the most models, so its reason is the one that counts.
             let none = || Failure::new(FailureCode::Internal, "no engine of the CPU".to_owned());
             return Err(last.as_ref().map_or_else(none, failures::of_session));
         };
-        let untried = |engine| Standing { engine, cpu: false, state: State::Untried };
-        let helped = HELPED.map(|engine| Place {
-            standing: untried(engine),
-            session: None,
-            failures: 0,
-            wanted: false,
-        });
-        places.extend(helped);
+        places.extend(HELPED.map(|engine| Place::new(engine, false)));
+        for place in &mut places {
+            place.trial = Some(now);
+        }
         let declared = Declared::new(ready.inputs().to_vec(), ready.outputs().to_vec());
         let (places, calibrating) = (Mutex::new(places), tokio::sync::Mutex::default());
         Ok(Self { declared, places, calibrating })
@@ -113,14 +101,15 @@ impl Loaded {
     pub(in crate::execute) fn answer(
         &self,
         inputs: &[Tensor],
-        allowed: impl Fn(&str) -> bool,
+        policy: &EnginePolicy,
         limit: Duration,
     ) -> Result<Answered, Failure> {
         let examples = self.declared.check(inputs).map_err(|error| failures::of_engine(&error))?;
         let deadline = Instant::now() + limit;
-        let Choice { ranked, refused } = self.choice(allowed);
+        let Choice { ranked, refused } = self.choice(|engine| policy.allows(engine));
         let mut refused = telling(&ranked, refused);
-        let (mut again, mut last) = (Vec::new(), None);
+        let mut last = None;
+        let mut refusing: Vec<(&'static str, AnySession, String)> = Vec::new();
         for engine in ranked {
             let Some((session, time)) = self.session(engine) else { continue };
             let left = deadline.saturating_duration_since(Instant::now());
@@ -131,21 +120,29 @@ impl Loaded {
             };
             let error = match session.run(inputs, limit) {
                 Ok((outputs, took)) => {
+                    // The input was none that nobody can answer.
+                    for (engine, session, reason) in refusing {
+                        session.retire(&reason);
+                        self.failed(engine, &session, reason);
+                    }
+                    let again = self.answered(engine);
                     return Ok(Answered { outputs, engine, took, refused, again });
                 }
                 Err(error) => error,
             };
             refused.push(refusal(engine, &error));
             match error {
-                SessionError::Helped(HelperError::Failed(_)) => {
-                    self.note(engine, &session, &error, 1, &mut again);
+                SessionError::Helped(HelperError::Failed(reason)) => {
+                    self.failed(engine, &session, reason);
                 }
-                SessionError::Helped(HelperError::Gone(_)) => {
-                    self.note(engine, &session, &error, 0, &mut again);
+                SessionError::Helped(HelperError::Gone(reason)) => {
+                    self.change(engine, &session, |place| place.gone(reason));
                 }
                 SessionError::Helped(HelperError::Refused { reason, .. }) => {
                     if CPU.contains(&engine) {
                         last = Some(Failure::new(FailureCode::Internal, reason));
+                    } else {
+                        refusing.push((engine, session, reason));
                     }
                 }
                 SessionError::Helped(HelperError::Busy(_))
@@ -155,42 +152,51 @@ impl Loaded {
                 }
             }
         }
+        if last.is_none() {
+            // The input, or the engine: it is compared again before it answers the next request.
+            for (engine, session, _) in &refusing {
+                self.change(engine, session, |place| place.state = State::Ready);
+            }
+        }
         Err(last.unwrap_or_else(|| unavailable(&refused)))
     }
 
-    /// Notes that an engine of a helper crashed so many times; puts it into `again` if it is to be
-    /// tried anew.
-    fn note(
-        &self,
-        engine: &'static str,
-        failed: &AnySession,
-        error: &SessionError,
-        crashes: u32,
-        again: &mut Vec<&'static str>,
-    ) {
+    /// Notes that an engine answered; what is to be tried in the background.
+    fn answered(&self, engine: &str) -> Vec<&'static str> {
+        let now = Instant::now();
         let mut places = self.lock();
-        let Some(place) = places.iter_mut().find(|place| place.standing.engine == engine) else {
-            return;
-        };
-        // Of requests that fail side by side one tells.
-        if !place.session.as_ref().is_some_and(|session| session.is(failed)) {
-            return;
+        if let Some(place) = places.iter_mut().find(|place| place.engine == engine) {
+            place.health.answered();
         }
-        place.session = None;
-        place.failures += crashes;
-        place.standing.state = State::Failed(error.to_string());
-        if place.failures < FAILURES_MAX {
-            again.push(engine);
+        let due =
+            places.iter_mut().filter_map(|place| place.take_trial(now).then_some(place.engine));
+        due.collect()
+    }
+
+    /// Notes that an engine failed with a request, or with the golden input once it had been
+    /// trusted.
+    pub(super) fn failed(&self, engine: &str, session: &AnySession, reason: String) {
+        self.change(engine, session, |place| place.fail(reason, Instant::now()));
+    }
+
+    /// Changes an engine's place, if it has this session still: of requests that fail side by side
+    /// one tells.
+    fn change(&self, engine: &str, session: &AnySession, change: impl FnOnce(&mut Place)) {
+        let mut places = self.lock();
+        let place = places.iter_mut().find(|place| place.engine == engine);
+        let this = |place: &Place| place.session.as_ref().is_some_and(|own| own.is(session));
+        if let Some(place) = place.filter(|place| this(place)) {
+            change(place);
         }
     }
 
     /// Engines to make ready for a request, where none that it allows is. The one that is to
     /// answer keeps the model from then on.
     pub(super) fn missing(&self, allowed: impl Fn(&str) -> bool) -> Vec<&'static str> {
-        let ranked = self.choice(&allowed).ranked;
+        let (ranked, now) = (self.choice(&allowed).ranked, Instant::now());
         let mut places = self.lock();
         let ready = ranked.iter().find_map(|engine| {
-            let ready = |place: &Place| place.session.is_some() && place.standing.engine == *engine;
+            let ready = |place: &Place| place.session.is_some() && place.engine == *engine;
             places.iter().position(ready)
         });
         if let Some(ready) = ready {
@@ -198,30 +204,29 @@ impl Loaded {
             return Vec::new();
         }
         for place in places.iter_mut() {
-            place.wanted |= allowed(place.standing.engine);
+            place.wanted |= allowed(place.engine);
         }
-        let open = |place: &&Place| match place.standing.state {
-            State::Untried | State::Ready | State::Measured(_) => true,
-            // Behind the CPU's there is no other.
-            State::Failed(_) => place.standing.cpu,
-            State::Refused(_) => false,
-        };
-        let names = places.iter().filter(open).map(|place| place.standing.engine);
-        names.filter(|engine| allowed(engine)).collect()
+        let open = places.iter().filter(|place| place.is_open(now) && allowed(place.engine));
+        open.map(|place| place.engine).collect()
+    }
+
+    /// Whether a trial of an engine has a sense now.
+    pub(super) fn is_open(&self, engine: &str) -> bool {
+        let now = Instant::now();
+        self.lock().iter().any(|place| place.engine == engine && place.is_open(now))
     }
 
     pub(super) fn choice(&self, allowed: impl Fn(&str) -> bool) -> Choice {
-        let places = self.lock();
-        let standings: Vec<Standing> = places.iter().map(|place| place.standing.clone()).collect();
-        drop(places);
+        let now = Instant::now();
+        let standings: Vec<_> = self.lock().iter().map(|place| place.standing(now)).collect();
         choose(&standings, allowed)
     }
 
     /// An engine's session, with the time that it was measured to take.
     pub(super) fn session(&self, engine: &str) -> Option<(AnySession, Option<Duration>)> {
         let places = self.lock();
-        let place = places.iter().find(|place| place.standing.engine == engine)?;
-        let time = match place.standing.state {
+        let place = places.iter().find(|place| place.engine == engine)?;
+        let time = match place.state {
             State::Measured(time) => Some(time),
             State::Untried | State::Refused(_) | State::Failed(_) | State::Ready => None,
         };
@@ -231,17 +236,16 @@ impl Loaded {
     /// The session of an engine of the CPU whose outputs count: the named one if it is there.
     pub(super) fn reference(&self, named: &str) -> Option<AnySession> {
         let places = self.lock();
-        let cpu = || places.iter().filter(|place| place.standing.cpu && place.session.is_some());
-        let named = cpu().find(|place| place.standing.engine == named);
+        let cpu = || places.iter().filter(|place| place.cpu && place.session.is_some());
+        let named = cpu().find(|place| place.engine == named);
         named.or_else(|| cpu().next())?.session.clone()
     }
 
-    /// Notes what is known of an engine.
-    pub(super) fn put(&self, engine: &str, state: State, session: Option<AnySession>) {
+    /// Notes what came of a trial.
+    pub(super) fn put(&self, engine: &str, trial: Trial) {
         let mut places = self.lock();
-        if let Some(place) = places.iter_mut().find(|place| place.standing.engine == engine) {
-            place.standing.state = state;
-            place.session = session;
+        if let Some(place) = places.iter_mut().find(|place| place.engine == engine) {
+            place.put(trial, Instant::now());
         }
     }
 
@@ -249,8 +253,8 @@ impl Loaded {
     pub(super) fn keep_fastest_cpu(&self) {
         let fastest = self.choice(|engine| CPU.contains(&engine)).ranked.into_iter().next();
         let mut places = self.lock();
-        for place in places.iter_mut().filter(|place| place.standing.cpu) {
-            if Some(place.standing.engine) != fastest && !place.wanted {
+        for place in places.iter_mut().filter(|place| place.cpu) {
+            if Some(place.engine) != fastest && !place.wanted {
                 place.session = None;
             }
         }

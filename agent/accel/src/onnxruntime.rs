@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use models::artifact::TensorInfo;
 use models::engine::frames::Header;
+use ort::ErrorCode;
 use ort::ep::{CUDA, cuda::ConvAlgorithmSearch};
 use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{Session, SessionInputValue};
@@ -85,8 +86,21 @@ impl OnnxRuntime {
         } else {
             builder
         };
-        builder.commit_from_memory(onnx).map_err(Refusal::of)
+        builder.commit_from_memory(onnx).map_err(|error| of_model(&error))
     }
+}
+
+/// Why a model cannot be loaded.
+fn of_model(error: &ort::Error) -> Refusal {
+    let lacking = matches!(
+        error.code(),
+        ErrorCode::InvalidArgument
+            | ErrorCode::InvalidGraph
+            | ErrorCode::InvalidProtobuf
+            | ErrorCode::NotImplemented
+    );
+    // Otherwise memory or a device may have lacked.
+    if lacking { Refusal::lacking(error) } else { Refusal::of(error) }
 }
 
 /// Loads the first library that fits, and its path.
@@ -116,7 +130,7 @@ impl Engine for OnnxRuntime {
     }
 
     fn load(&self, onnx: &[u8]) -> Result<Box<dyn Model>, Refusal> {
-        denied::check(&models::onnx::parse(onnx).map_err(Refusal::of)?)?;
+        denied::check(&models::onnx::parse(onnx).map_err(Refusal::lacking)?)?;
         let session = self.session(onnx)?;
         let infos = |outlets: &[ort::value::Outlet], what: &str| {
             outlets.iter().map(|outlet| info(outlet, what)).collect::<Result<Vec<_>, _>>()
@@ -129,10 +143,10 @@ impl Engine for OnnxRuntime {
 
 fn info(outlet: &ort::value::Outlet, what: &str) -> Result<TensorInfo, Refusal> {
     let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else {
-        return Err(Refusal::of(format!("{what} {:?} is no tensor", outlet.name())));
+        return Err(Refusal::lacking(format!("{what} {:?} is no tensor", outlet.name())));
     };
     let datatype = datatype(*ty).ok_or_else(|| {
-        Refusal::of(format!(
+        Refusal::lacking(format!(
             "{what} {:?} has elements of type {ty}, which no request carries",
             outlet.name()
         ))

@@ -80,7 +80,7 @@ impl Engine for WebGpu {
     }
 
     fn load(&self, onnx: &[u8]) -> Result<Box<dyn Model>, Refusal> {
-        let plain = Plain::read(onnx).map_err(Refusal::of)?;
+        let plain = Plain::read(onnx).map_err(Refusal::lacking)?;
         let widest = plain.widest();
         let fits = |size: &usize| {
             let elements = widest.saturating_mul(*size);
@@ -89,7 +89,7 @@ impl Engine for WebGpu {
         let several = |size: &usize| *size == 1 || plain.has_batches();
         let sizes: Vec<usize> = SIZES.into_iter().filter(fits).filter(several).collect();
         if sizes.is_empty() {
-            return Err(Refusal::of(format!(
+            return Err(Refusal::lacking(format!(
                 "a value of {widest} elements is larger than WebGPU's buffers may be"
             )));
         }
@@ -124,8 +124,8 @@ impl Loaded {
     /// The session for runs of so many examples; made when it is first asked for.
     fn session(&mut self, size: usize) -> Result<&wonnx::Session, Refusal> {
         if !self.sessions.contains_key(&size) {
-            let file = self.plain.to_onnx(size).map_err(Refusal::of)?;
-            allowed::check(&onnx::parse(&file).map_err(Refusal::of)?, BUFFER_MAX)?;
+            let file = self.plain.to_onnx(size).map_err(Refusal::lacking)?;
+            allowed::check(&onnx::parse(&file).map_err(Refusal::lacking)?, BUFFER_MAX)?;
             let session = pollster::block_on(wonnx::Session::from_bytes(&file));
             self.sessions.insert(size, Session(session.map_err(Refusal::of)?));
         }

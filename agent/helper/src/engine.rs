@@ -15,9 +15,14 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// From anything that says what went wrong.
+    /// From anything that says what went wrong, and may go right another time.
     pub fn of(reason: impl std::fmt::Display) -> Self {
         Self { reason: reason.to_string(), cause: Cause::Other }
+    }
+
+    /// The same for what the engine lacks for a model, now and later.
+    pub fn lacking(reason: impl std::fmt::Display) -> Self {
+        Self { reason: reason.to_string(), cause: Cause::Operator }
     }
 }
 

@@ -39,6 +39,8 @@ pub(crate) enum Fake {
     /// From the first input that it has not seen on, one of its processes refuses whatever it is
     /// asked.
     Sticks,
+    /// Lacks memory for the first model that it is to load.
+    LoadsLater,
     /// Ends while it starts.
     EndsAtOnce,
     /// Ends while it loads a model.
@@ -46,7 +48,7 @@ pub(crate) enum Fake {
 }
 
 impl Fake {
-    const ALL: [Fake; 14] = [
+    const ALL: [Fake; 15] = [
         Fake::Plain,
         Fake::Good,
         Fake::Wrong,
@@ -59,6 +61,7 @@ impl Fake {
         Fake::Overstates,
         Fake::LacksMemory,
         Fake::Sticks,
+        Fake::LoadsLater,
         Fake::EndsAtOnce,
         Fake::EndsLoading,
     ];
@@ -109,6 +112,9 @@ fn fake_helper() {
                 let reason = "operator Relu".to_owned();
                 let refused = &Reply::Refused { reason, cause: Cause::Operator };
                 say(&mut out, refused, &[]);
+            }
+            Request::Load { .. } if fake == Fake::LoadsLater && is_first(path) => {
+                refuse(&mut out, "out of memory");
             }
             Request::Load { .. } if fake == Fake::EndsLoading => end(3),
             Request::Load { session } => {
@@ -209,6 +215,7 @@ fn misbehave(fake: Fake, path: &str, out: &mut impl Write) {
         | Fake::Refuses
         | Fake::LacksMemory
         | Fake::Sticks
+        | Fake::LoadsLater
         | Fake::EndsAtOnce
         | Fake::EndsLoading => {}
     }

@@ -200,6 +200,17 @@ async fn an_engine_that_keeps_failing_rests_and_says_so() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_lacked_memory_for_a_model_is_tried_again_later() {
+    let helped = Helped::new(Fake::LoadsLater).await;
+    let lacked = |report: &InferReport| {
+        report.refused_engines.iter().any(|refused| refused.reason.starts_with("out of memory"))
+    };
+    helped.ask_until(lacked).await;
+    helped.ask_until(|report| report.engine == "cuda").await;
+    helped.agent.stop().await;
+}
+
 /// Behind it there is no other engine.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_of_the_cpus_helper_costs_the_request_that_caused_it() {

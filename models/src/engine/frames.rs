@@ -115,7 +115,7 @@ pub enum Cause {
     Operator,
     /// Shapes in the model do not fit each other.
     Shape,
-    /// Anything else.
+    /// Anything else, which may pass: memory that lacked, a driver that was in a bad state.
     #[default]
     Other,
 }

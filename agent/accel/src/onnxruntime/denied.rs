@@ -22,7 +22,7 @@ pub(super) fn check(model: &ModelProto) -> Result<(), Refusal> {
     for node in &known.nodes {
         let rule = RULES.iter().find(|(operator, _)| *operator == node.op_type);
         if let Some(problem) = rule.and_then(|(_, rule)| rule(node, &known.tensors)) {
-            return Err(Refusal::of(format!(
+            return Err(Refusal::lacking(format!(
                 "node {:?}: {} is not trusted to ONNX Runtime: {problem}",
                 node.name, node.op_type
             )));

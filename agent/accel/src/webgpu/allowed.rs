@@ -17,12 +17,12 @@ use helper::engine::Refusal;
 /// # Errors
 /// [`Refusal`] names the node that is not in the list.
 pub(super) fn check(model: &ModelProto, bytes_max: usize) -> Result<(), Refusal> {
-    let Some(graph) = &model.graph else { return Err(Refusal::of("there is no graph".to_owned())) };
+    let Some(graph) = &model.graph else { return Err(Refusal::lacking("there is no graph")) };
     let known = Known::of(graph);
     for tensor in &graph.initializer {
         let bytes = tensor.shape().map_or(usize::MAX, |(_, len)| len.saturating_mul(4));
         if bytes > bytes_max {
-            return Err(Refusal::of(format!(
+            return Err(Refusal::lacking(format!(
                 "a tensor of {bytes} bytes is larger than WebGPU's buffers may be, {bytes_max}"
             )));
         }
@@ -34,7 +34,7 @@ pub(super) fn check(model: &ModelProto, bytes_max: usize) -> Result<(), Refusal>
             Some((_, rule)) => rule(&Form { node, known: &known }).err(),
         };
         if let Some(problem) = problem {
-            return Err(Refusal::of(format!(
+            return Err(Refusal::lacking(format!(
                 "node {:?}: {} is not trusted to WebGPU: {problem}",
                 node.name, node.op_type
             )));

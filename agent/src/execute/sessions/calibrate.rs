@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use models::artifact::TensorInfo;
 use models::engine::choice::{State, compare};
+use models::engine::frames::Cause;
 use models::tensor::{Data, Tensor};
 
 use super::loaded::{Loaded, Trial};
@@ -132,9 +133,14 @@ fn load(
     cpu: &Cpu,
     known: Option<&Engines>,
 ) -> Result<AnySession, Trial> {
+    let passes = !CPU.contains(&engine);
     let trial = |error: &SessionError| match error {
         SessionError::Helped(HelperError::Busy(_)) => Trial::Busy,
         SessionError::Helped(HelperError::Failed(_) | HelperError::Gone(_)) => {
+            Trial::Failed(error.to_string())
+        }
+        // Such as memory that lacked.
+        SessionError::Helped(HelperError::Refused { cause: Cause::Other, .. }) if passes => {
             Trial::Failed(error.to_string())
         }
         SessionError::Own(_)

@@ -202,7 +202,7 @@ fn misbehave(fake: Fake, path: &str, out: &mut impl Write) {
             let own = rustix::process::getpid();
             rustix::process::kill_process(own, rustix::process::Signal::SEGV).unwrap();
         },
-        Fake::Hangs => std::thread::sleep(std::time::Duration::from_mins(10)),
+        Fake::Hangs => std::thread::sleep(std::time::Duration::from_secs(90)),
         Fake::Babbles => out.write_all(b"cuda error: out of memory, aborting\n").unwrap(),
         Fake::Overstates => {
             assert!(memory().set_len(3).is_err());

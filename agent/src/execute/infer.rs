@@ -61,7 +61,7 @@ impl Run {
         let (ready, task, input) = (ready.clone(), task.clone(), input.clone());
         let limit = self.timeout.saturating_sub(self.arrived.elapsed());
         let run = move || {
-            let inputs = inputs(&ready, &task.input, &input)?;
+            let inputs = inputs(&ready, &task.input, &input)?.into();
             let answered = ready.model.answer(&inputs, &task.engine, limit)?;
             let classes = classes(&answered.outputs, &ready.config.labels, task.top);
             Ok((answered, classes))

@@ -11,6 +11,7 @@ use self::loaded::Loaded;
 use super::compute::Compute;
 use crate::cache::{Gates, Keep};
 use crate::device::Device;
+use crate::engines::CPU;
 
 mod calibrate;
 mod health;
@@ -89,7 +90,7 @@ impl Sessions {
 
 impl Ready {
     /// Makes an engine ready that the request allows, where none is so far: waits for what is
-    /// known of engines, loads, compares and measures.
+    /// known of engines, loads, compares and measures. One of the CPU's is waited for alone.
     pub(super) async fn provide(
         &self,
         allowed: impl Fn(&str) -> bool,
@@ -100,7 +101,18 @@ impl Ready {
             return Ok(());
         }
         let onnx = device.cache.get(&self.onnx, Keep::Disk).await?;
-        calibrate::some(self.model.clone(), missing, onnx, device.clone()).await;
+        let (cpu, others): (Vec<_>, Vec<_>) =
+            missing.into_iter().partition(|engine| CPU.contains(engine));
+        let mut waiting = cpu.into_iter();
+        while let Some(engine) = waiting.next() {
+            calibrate::some(self.model.clone(), vec![engine], onnx.clone(), device.clone()).await;
+            if self.model.session(engine).is_some() {
+                let rest = waiting.chain(others).collect();
+                tokio::spawn(calibrate::some(self.model.clone(), rest, onnx, device.clone()));
+                return Ok(());
+            }
+        }
+        calibrate::some(self.model.clone(), others, onnx, device.clone()).await;
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use jobs::engine::EnginePolicy;
 use jobs::id::{Bytes as Size, ModelRef};
-use jobs::report::{FailureCode, InferReport};
+use jobs::report::{FailureCode, InferReport, RefusedEngine};
 use jobs::spec::{InferInput, InferTask, TensorHeader};
 use models::artifact::ModelConfig;
 use models::train::{Sgd, Trainer};
@@ -13,6 +13,8 @@ use super::infer::inferred;
 use super::*;
 
 const SIDE: usize = 128;
+/// Within this an answer comes, also where an engine hangs: less than a helper may take to answer.
+const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A model that takes longer than a message to a helper.
 async fn slow_model(world: &World) -> ModelRef {
@@ -68,6 +70,16 @@ impl Helped {
         Self { world, agent, model }
     }
 
+    /// Asks, and holds the answer to the deadline.
+    async fn ask_in_time(&self, engine: &str, number: u16) -> (InferReport, Vec<u8>) {
+        let begun = Instant::now();
+        let task = ask(&self.model, engine);
+        let (report, outputs) = self.world.infer_within(DEADLINE, &task, &input(number)).await;
+        let taken = begun.elapsed();
+        assert!(taken < DEADLINE, "{taken:?}: {report:?}");
+        (inferred(report), outputs.to_vec())
+    }
+
     async fn ask(&self, engine: &str, number: u16) -> (InferReport, Vec<u8>) {
         let (report, outputs) = self.world.infer(&ask(&self.model, engine), &input(number)).await;
         (inferred(report), outputs.to_vec())
@@ -77,7 +89,7 @@ impl Helped {
     async fn ask_until(&self, right: impl Fn(&InferReport) -> bool) -> (InferReport, Vec<u8>) {
         let begun = Instant::now();
         loop {
-            let (report, outputs) = self.ask("", 1).await;
+            let (report, outputs) = self.ask_in_time("", 1).await;
             if right(&report) {
                 return (report, outputs);
             }
@@ -238,6 +250,28 @@ async fn a_crash_of_the_cpus_helper_costs_the_request_that_caused_it() {
         );
         agent.stop().await;
     }
+}
+
+/// It is asked before the agent's own engine, which is slower.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_the_cpus_helper_hangs_the_agents_own_engine_answers_in_time() {
+    let world = World::new().await;
+    let tract = Some(testing::write(world.dir.path(), Fake::Hangs));
+    let agent = world.join(Config { tract, ..world.config() }).await;
+    let model = slow_model(&world).await;
+    let helped = Helped { world, agent, model };
+    let (_, expected) = helped.ask_in_time("native", 1).await;
+    let (report, outputs) = helped.ask_until(|report| !report.refused_engines.is_empty()).await;
+    assert_eq!((report.engine.as_str(), outputs), ("native", expected));
+    let RefusedEngine { engine, reason } = &report.refused_engines[0];
+    assert!(engine == "tract" && reason.starts_with("no answer within"), "{engine}: {reason}");
+    // Others do not wait for it.
+    let begun = Instant::now();
+    let (report, _) = helped.ask_in_time("", 2).await;
+    assert!(report.engine == "native" && begun.elapsed() < Duration::from_secs(2), "{report:?}");
+    let reason = &report.refused_engines[0].reason;
+    assert_eq!(reason, "it has not answered an earlier request so far");
+    helped.agent.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

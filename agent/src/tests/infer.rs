@@ -39,9 +39,21 @@ impl World {
 
     /// Offers a question and waits for the report with its outputs.
     pub(super) async fn infer(&self, task: &InferTask, input: &[u8]) -> (TaskReport, Bytes) {
+        self.infer_within(PATIENCE, task, input).await
+    }
+
+    /// The same with a deadline.
+    pub(super) async fn infer_within(
+        &self,
+        limit: Duration,
+        task: &InferTask,
+        input: &[u8],
+    ) -> (TaskReport, Bytes) {
         let mut inbox = self.listen("_INBOX.broker").await;
         let work = TaskWork::Infer(task.clone());
-        let offer = Offer::Task(Box::new(super::task("job1", Purpose::Infer, 1, work)));
+        let timeout_ms = Millis(limit.as_millis().try_into().unwrap());
+        let task = Task { timeout_ms, ..super::task("job1", Purpose::Infer, 1, work) };
+        let offer = Offer::Task(Box::new(task));
         let encoded = wire::encode_with_binary(&offer, input);
         let mut headers = async_nats::HeaderMap::new();
         let length = encoded.json_length.unwrap_or_default();

@@ -1,7 +1,7 @@
 //! One model in the engines that have it, and how it answers: by the best of them, and by the
 //! next one when that fails.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jobs::engine::EnginePolicy;
@@ -11,20 +11,14 @@ use models::engine::choice::{Choice, Refusal, State, choose};
 use models::engine::declared::Declared;
 use models::tensor::Tensor;
 
+use self::call::{Call, Outcome};
 use self::place::Place;
 pub(super) use self::place::Trial;
 use crate::engines::{AnySession, CPU, Cpu, HELPED, HelperError, SessionError};
 use crate::execute::failures;
 
+mod call;
 mod place;
-
-/// How many times its measured time an engine that is not the CPU's may take before it counts as
-/// hung.
-const SLOWER_MAX: u32 = 50;
-/// The shortest time after which it does.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// The same of an engine of the CPU, at least: that a client is in a hurry tells nothing of it.
-const PATIENCE_CPU: Duration = Duration::from_mins(1);
 
 /// A model with its engines.
 #[derive(Debug)]
@@ -97,52 +91,55 @@ impl Loaded {
     }
 
     /// Answers with the best engine that is allowed, within `limit`; by the next one where one
-    /// fails.
+    /// fails, or takes too long.
     pub(in crate::execute) fn answer(
-        &self,
-        inputs: &[Tensor],
+        self: &Arc<Self>,
+        inputs: &Arc<[Tensor]>,
         policy: &EnginePolicy,
         limit: Duration,
     ) -> Result<Answered, Failure> {
         let examples = self.declared.check(inputs).map_err(|error| failures::of_engine(&error))?;
+        let examples = examples.unwrap_or(1);
         let deadline = Instant::now() + limit;
         let Choice { ranked, refused } = self.choice(|engine| policy.allows(engine));
         let mut refused = telling(&ranked, refused);
         let mut last = None;
-        let mut refusing: Vec<(&'static str, AnySession, String)> = Vec::new();
-        for engine in ranked {
-            let Some((session, time)) = self.session(engine) else { continue };
+        let mut refusing: Vec<(Call, String)> = Vec::new();
+        for (index, engine) in ranked.iter().enumerate() {
+            let Some(call) = self.call(engine, inputs, examples) else { continue };
+            // What is known so far is not news any more.
+            refused.retain(|refused| refused.engine != *engine);
             let left = deadline.saturating_duration_since(Instant::now());
-            let limit = if CPU.contains(&engine) {
-                left.max(PATIENCE_CPU)
-            } else {
-                hung_after(time, examples.unwrap_or(1)).min(left / 2)
-            };
-            let error = match session.run(inputs, limit) {
-                Ok((outputs, took)) => {
+            let error = match call.make(self, left, index + 1 == ranked.len()) {
+                Ok(Ok((outputs, took))) => {
                     // The input was none that nobody can answer.
-                    for (engine, session, reason) in refusing {
-                        session.retire(&reason);
-                        self.failed(engine, &session, reason);
+                    for (call, reason) in refusing {
+                        call.session.retire(&reason);
+                        self.failed(call.engine, &call.session, reason);
                     }
-                    let again = self.answered(engine);
+                    let again = self.answered(&call);
                     return Ok(Answered { outputs, engine, took, refused, again });
                 }
-                Err(error) => error,
+                Ok(Err(error)) => error,
+                Err(waited) => {
+                    let reason = format!("no answer within {waited:?}");
+                    refused.push(RefusedEngine { engine: (*engine).to_owned(), reason });
+                    continue;
+                }
             };
             refused.push(refusal(engine, &error));
             match error {
                 SessionError::Helped(HelperError::Failed(reason)) => {
-                    self.failed(engine, &session, reason);
+                    self.failed(engine, &call.session, reason);
                 }
                 SessionError::Helped(HelperError::Gone(reason)) => {
-                    self.change(engine, &session, |place| place.gone(reason));
+                    self.change(engine, &call.session, |place| place.gone(reason));
                 }
                 SessionError::Helped(HelperError::Refused { reason, .. }) => {
-                    if CPU.contains(&engine) {
+                    if CPU.contains(engine) {
                         last = Some(Failure::new(FailureCode::Internal, reason));
                     } else {
-                        refusing.push((engine, session, reason));
+                        refusing.push((call, reason));
                     }
                 }
                 SessionError::Helped(HelperError::Busy(_))
@@ -154,23 +151,59 @@ impl Loaded {
         }
         if last.is_none() {
             // The input, or the engine: it is compared again before it answers the next request.
-            for (engine, session, _) in &refusing {
-                self.change(engine, session, |place| place.state = State::Ready);
+            for (call, _) in &refusing {
+                self.change(call.engine, &call.session, |place| place.state = State::Ready);
             }
         }
         Err(last.unwrap_or_else(|| unavailable(&refused)))
     }
 
+    /// What an engine is to be asked, if it has the model.
+    fn call(&self, engine: &'static str, inputs: &Arc<[Tensor]>, examples: usize) -> Option<Call> {
+        let (session, time) = self.session(engine)?;
+        let places = self.lock();
+        let place = places.iter().find(|place| place.engine == engine)?;
+        let usual = place.has_seen(examples);
+        Some(Call { engine, session, inputs: inputs.clone(), examples, time, usual })
+    }
+
     /// Notes that an engine answered; what is to be tried in the background.
-    fn answered(&self, engine: &str) -> Vec<&'static str> {
+    fn answered(&self, call: &Call) -> Vec<&'static str> {
         let now = Instant::now();
+        self.change(call.engine, &call.session, |place| place.answered(call.examples));
         let mut places = self.lock();
-        if let Some(place) = places.iter_mut().find(|place| place.engine == engine) {
-            place.health.answered();
-        }
         let due =
             places.iter_mut().filter_map(|place| place.take_trial(now).then_some(place.engine));
         due.collect()
+    }
+
+    /// Notes that a call goes on though nobody waits for its outcome any more.
+    fn goes_on(&self, engine: &str) {
+        if let Some(place) = self.lock().iter_mut().find(|place| place.engine == engine) {
+            place.late += 1;
+        }
+    }
+
+    /// Notes what came of such a call.
+    fn late(&self, call: &Call, outcome: Outcome) {
+        if let Some(place) = self.lock().iter_mut().find(|place| place.engine == call.engine) {
+            place.late = place.late.saturating_sub(1);
+        }
+        self.change(call.engine, &call.session, |place| match outcome {
+            Ok((_, took)) => match call.too_long(took) {
+                // Measured anew it may not be the best one any more.
+                Some(reason) => place.fail(reason, Instant::now()),
+                None => place.answered(call.examples),
+            },
+            Err(SessionError::Helped(HelperError::Failed(reason))) => {
+                place.fail(reason, Instant::now());
+            }
+            Err(SessionError::Helped(HelperError::Gone(reason))) => place.gone(reason),
+            Err(SessionError::Helped(HelperError::Refused { .. })) if !place.cpu => {
+                place.state = State::Ready;
+            }
+            Err(_) => {}
+        });
     }
 
     /// Notes that an engine failed with a request, or with the golden input once it had been
@@ -194,20 +227,23 @@ impl Loaded {
     /// answer keeps the model from then on.
     pub(super) fn missing(&self, allowed: impl Fn(&str) -> bool) -> Vec<&'static str> {
         let (ranked, now) = (self.choice(&allowed).ranked, Instant::now());
+        let open = |place: &Place| place.is_open(now) && allowed(place.engine);
         let mut places = self.lock();
         let ready = ranked.iter().find_map(|engine| {
             let ready = |place: &Place| place.session.is_some() && place.engine == *engine;
             places.iter().position(ready)
         });
-        if let Some(ready) = ready {
+        // Who is late answers only where there is no other.
+        if let Some(ready) = ready
+            && (places[ready].late == 0 || !places.iter().any(|place| open(place)))
+        {
             places[ready].wanted = true;
             return Vec::new();
         }
         for place in places.iter_mut() {
             place.wanted |= allowed(place.engine);
         }
-        let open = places.iter().filter(|place| place.is_open(now) && allowed(place.engine));
-        open.map(|place| place.engine).collect()
+        places.iter().filter(|place| open(place)).map(|place| place.engine).collect()
     }
 
     /// Whether a trial of an engine has a sense now.
@@ -216,10 +252,21 @@ impl Loaded {
         self.lock().iter().any(|place| place.engine == engine && place.is_open(now))
     }
 
+    /// Who answers, in order; who owes an answer to an earlier request comes last.
     pub(super) fn choice(&self, allowed: impl Fn(&str) -> bool) -> Choice {
         let now = Instant::now();
-        let standings: Vec<_> = self.lock().iter().map(|place| place.standing(now)).collect();
-        choose(&standings, allowed)
+        let places = self.lock();
+        let standings: Vec<_> = places.iter().map(|place| place.standing(now)).collect();
+        let is_late =
+            |engine: &&str| places.iter().any(|place| place.engine == *engine && place.late > 0);
+        let Choice { ranked, mut refused } = choose(&standings, allowed);
+        let (late, mut ranked): (Vec<_>, Vec<_>) = ranked.into_iter().partition(is_late);
+        refused.extend(late.iter().map(|engine| {
+            let reason = "it has not answered an earlier request so far".to_owned();
+            Refusal { engine, reason, failed: true }
+        }));
+        ranked.extend(late);
+        Choice { ranked, refused }
     }
 
     /// An engine's session, with the time that it was measured to take.
@@ -263,13 +310,6 @@ impl Loaded {
     fn lock(&self) -> MutexGuard<'_, Vec<Place>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// `time` is that of one example.
-fn hung_after(time: Option<Duration>, examples: usize) -> Duration {
-    let examples = u32::try_from(examples).unwrap_or(u32::MAX);
-    let most = |time: Duration| time.saturating_mul(SLOWER_MAX).saturating_mul(examples);
-    time.map_or(PATIENCE, most).max(PATIENCE)
 }
 
 /// The refusals that a reader of the answer wants to know: of engines that failed, not of those

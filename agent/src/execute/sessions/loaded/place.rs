@@ -1,5 +1,6 @@
 //! An engine, and the model in it if it is there.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,9 @@ use crate::engines::AnySession;
 
 /// After so long a trial that was asked for and did not end is asked for again.
 const TRIAL_LOST: Duration = Duration::from_mins(5);
+
+/// Numbers of examples that are remembered, at most.
+const SEEN_MAX: usize = 64;
 
 /// What came of a trial.
 #[derive(Debug)]
@@ -50,12 +54,17 @@ pub(super) struct Place {
     pub(super) trial: Option<Instant>,
     /// Whether a request is to be answered by it, so that it keeps the model.
     pub(super) wanted: bool,
+    /// Calls that go on though nobody waits any more.
+    pub(super) late: u32,
+    /// Numbers of examples that this session has answered for.
+    seen: BTreeSet<usize>,
 }
 
 impl Place {
     pub(super) fn new(engine: &'static str, cpu: bool) -> Self {
         let (state, health) = (State::Untried, Health::default());
-        Self { engine, cpu, state, session: None, health, trial: None, wanted: false }
+        let (session, trial, seen) = (None, None, BTreeSet::new());
+        Self { engine, cpu, state, session, health, trial, wanted: false, late: 0, seen }
     }
 
     /// How it stands now; a reason says when it is tried again.
@@ -98,6 +107,8 @@ impl Place {
     /// Notes what came of a trial.
     pub(super) fn put(&mut self, trial: Trial, now: Instant) {
         self.trial = None;
+        // The golden input is one example.
+        self.seen = BTreeSet::from([1]);
         (self.state, self.session) = match trial {
             Trial::Well(state, session) => (state, Some(session)),
             Trial::Busy => (State::Untried, None),
@@ -111,6 +122,19 @@ impl Place {
                 (State::Failed(reason), None)
             }
         };
+    }
+
+    /// Notes that it answered for so many examples.
+    pub(super) fn answered(&mut self, examples: usize) {
+        self.health.answered();
+        if self.seen.len() < SEEN_MAX {
+            self.seen.insert(examples);
+        }
+    }
+
+    /// Whether it has answered for so many examples.
+    pub(super) fn has_seen(&self, examples: usize) -> bool {
+        self.seen.contains(&examples)
     }
 
     /// Notes that it failed with a request.
@@ -164,6 +188,18 @@ mod tests {
             place.put(trial, now);
             assert!(!place.is_open(now + LONG) && !place.take_trial(now + LONG), "{place:?}");
         }
+    }
+
+    #[test]
+    fn a_number_of_examples_is_new_until_it_was_answered() {
+        let now = Instant::now();
+        let mut place = Place::new("webgpu", false);
+        place.put(Trial::Busy, now);
+        assert!(place.has_seen(1) && !place.has_seen(16));
+        place.answered(16);
+        assert!(place.has_seen(16));
+        place.put(Trial::Busy, now);
+        assert!(!place.has_seen(16), "another session compiles again");
     }
 
     #[test]

@@ -316,13 +316,17 @@ fn device(name: Option<String>) -> Result<DeviceId, ConfigError> {
 
 /// `$XDG_STATE_HOME/dunlin/<name>`, `~/.local/state/dunlin/<name>`, or `/var/lib/dunlin/<name>`.
 fn default_state_dir(device: &DeviceId) -> PathBuf {
+    state_base().join("dunlin").join(device.as_str())
+}
+
+/// `$XDG_STATE_HOME`, `~/.local/state`, or `/var/lib`.
+pub(crate) fn state_base() -> PathBuf {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let base = match (set("XDG_STATE_HOME"), set("HOME")) {
+    match (set("XDG_STATE_HOME"), set("HOME")) {
         (Some(state), _) => PathBuf::from(state),
         (None, Some(home)) => PathBuf::from(home).join(".local/state"),
         (None, None) => PathBuf::from("/var/lib"),
-    };
-    base.join("dunlin").join(device.as_str())
+    }
 }
 
 fn labels(

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_nats::jetstream::Context;
 use async_nats::{Client, Subscriber};
@@ -134,13 +135,19 @@ impl Device {
         }
     }
 
-    /// Finds out which engines of the helper work here.
-    pub(crate) async fn probe_engines(&self) {
+    /// Finds out which engines of the helper work here; after how long it has a sense to look
+    /// again, if it has.
+    pub(crate) async fn probe_engines(&self) -> Option<Duration> {
         let options = engines::Options::of(&self.config, self.state.dir());
-        let probing = tokio::task::spawn_blocking(move || Engines::probe(&options));
-        if let Ok(engines) = probing.await {
-            self.engines.send_replace(Some(Arc::new(engines)));
+        let before = self.engines.borrow().clone();
+        let probing = move || Engines::probe(&options, before.as_deref());
+        let engines = tokio::task::spawn_blocking(probing).await.ok()?;
+        for problem in &engines.problems {
+            tracing::warn!("{problem}");
         }
+        let again = engines.again_after();
+        self.engines.send_replace(Some(Arc::new(engines)));
+        again
     }
 
     /// The engines of the helper, once they are known.

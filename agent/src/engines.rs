@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use jobs::engine::EngineFacts;
 use jobs::id::Bytes;
@@ -11,6 +12,7 @@ use models::engine::frames::Probed;
 use models::engine::native::Native;
 
 pub use self::helper::{Helper, HelperError, HelperSession};
+use self::probe::Keep;
 pub use self::program::{Kind, Program};
 pub(crate) use self::session::{AnySession, SessionError};
 
@@ -26,6 +28,9 @@ mod session;
 pub mod table;
 #[cfg(test)]
 pub(crate) mod testing;
+
+/// The file of an agent's state that keeps results of probes.
+const KEPT: &str = "engines.json";
 
 /// Engines of the helper that loads libraries.
 pub const HELPED: [&str; 3] = ["cuda", "webgpu", "ort-cpu"];
@@ -79,33 +84,66 @@ pub(crate) const TOLERANCE: f32 = 1e-3;
 pub struct Engines {
     /// Results of the probes; one for each of [`HELPED`].
     pub probed: Vec<Probed>,
+    /// Files that could not be written, with the reasons.
+    pub(crate) problems: Vec<String>,
+    /// Engines that another probe may find usable though nothing has changed.
+    passing: Vec<String>,
     helpers: Vec<Helper>,
 }
 
 impl Engines {
-    /// Probes the helper's engines; may take minutes where drivers hang. `forbidden` ones are not
-    /// touched, `kept` is a file for results, `scratch` a folder for a helper inside.
-    pub fn probe(options: &Options) -> Self {
+    /// Probes the helper's engines; may take minutes where drivers hang. Helpers that were there
+    /// `before` stay, with the models in them.
+    pub fn probe(options: &Options, before: Option<&Self>) -> Self {
         let (forbidden, allowed): (Vec<&str>, Vec<&str>) =
             HELPED.into_iter().partition(|engine| options.forbidden.iter().any(|it| it == engine));
         let program =
             Program::find(Kind::Accel, options.accel.as_deref(), options.scratch.as_deref());
-        let mut probed = match &program {
-            Ok(program) => probe::probe_all(program, &allowed, options.kept.as_deref()),
-            Err(reason) => {
-                allowed.iter().map(|engine| probe::unusable(engine, reason.clone())).collect()
+        let mut known = Self::default();
+        match &program {
+            Ok(program) => {
+                let read = options.kept.first().filter(|_| !options.afresh);
+                let keep = Keep { read: read.map(PathBuf::as_path), written: &options.kept };
+                let (outcomes, problems) =
+                    probe::probe_all(program, &allowed, keep, SystemTime::now());
+                known.problems = problems;
+                for outcome in outcomes {
+                    if outcome.may_pass() {
+                        known.passing.push(outcome.probed.engine.clone());
+                    }
+                    known.probed.push(outcome.probed);
+                }
             }
-        };
+            Err(reason) => {
+                let lacking = |engine: &&str| probe::unusable(engine, reason.clone());
+                known.probed.extend(allowed.iter().map(lacking));
+            }
+        }
         let reason = "this device's configuration forbids it";
-        probed.extend(forbidden.iter().map(|engine| probe::unusable(engine, reason.to_owned())));
+        let forbidden = forbidden.iter().map(|engine| probe::unusable(engine, reason.to_owned()));
+        known.probed.extend(forbidden);
         let usable = |engine: &&str| {
-            probed.iter().any(|probed| probed.engine == *engine && probed.unusable.is_none())
+            known.probed.iter().any(|probed| probed.engine == *engine && probed.unusable.is_none())
         };
         let helpers = program.iter().flat_map(|program| {
-            let helper = |engine| Helper::new(engine, program.clone(), options.threads);
+            let helper = |engine| {
+                let there = before.and_then(|before| before.helper(engine)).cloned();
+                there.unwrap_or_else(|| Helper::new(engine, program.clone(), options.threads))
+            };
             HELPED.into_iter().filter(usable).map(helper)
         });
-        Self { helpers: helpers.collect(), probed }
+        known.helpers = helpers.collect();
+        known
+    }
+
+    /// After how long another probe has a sense, if it has one.
+    pub(crate) fn again_after(&self) -> Option<Duration> {
+        (!self.passing.is_empty()).then_some(probe::CRASH_KEPT + Duration::from_secs(1))
+    }
+
+    /// Whether an engine that cannot be used may be usable later.
+    pub(crate) fn may_pass(&self, engine: &str) -> bool {
+        self.passing.iter().any(|passing| passing == engine)
     }
 
     /// The helper of an engine that can be used.
@@ -147,8 +185,10 @@ pub struct Options {
     pub forbidden: Vec<String>,
     /// Threads of an engine that runs on the CPU, 0 for all.
     pub threads: usize,
-    /// Where results of probes are kept.
-    pub kept: Option<PathBuf>,
+    /// Files that keep results of probes; what the first one holds counts.
+    pub kept: Vec<PathBuf>,
+    /// Whether what is kept does not count.
+    pub afresh: bool,
     /// A folder of this agent alone, for a helper inside where the system does not run it from
     /// memory.
     pub scratch: Option<PathBuf>,
@@ -162,7 +202,8 @@ impl Options {
             tract: config.tract.clone(),
             forbidden: config.forbidden_engines.clone(),
             threads: config.threads,
-            kept: Some(state.join("engines.json")),
+            kept: vec![state.join(KEPT)],
+            afresh: false,
             scratch: Some(state.to_owned()),
         }
     }

@@ -148,10 +148,14 @@ async fn watch_data(
     std::future::pending().await
 }
 
-/// Finds out about the helper's engines, and tells the fleet.
+/// Finds out about the helper's engines, and tells the fleet; again where a driver crashed or hung.
 async fn watch_engines(device: Arc<Device>) {
-    device.probe_engines().await;
-    presence::say_hello(&device).await;
+    loop {
+        let again = device.probe_engines().await;
+        presence::say_hello(&device).await;
+        let Some(again) = again else { return };
+        tokio::time::sleep(again).await;
+    }
 }
 
 async fn say_goodbye(device: &Device) {

@@ -2,7 +2,8 @@
 //! it.
 //!
 //! `serve ENGINE` speaks frames on standard input and output until the input is closed;
-//! `probe ENGINE` prints one line of JSON; `compare ENGINE` measures networks beside the processor,
+//! `probe ENGINE` prints one line of JSON; `libraries` prints the files that probes would load, in
+//! lines; `compare ENGINE` measures networks beside the processor,
 //! for people. Exit codes: 0 done, 1 the engine cannot be used or the
 //! pipe failed, 2 wrong usage, 101 a panic.
 
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
     let outcome = match *arguments {
         ["serve", engine] => helper::run(engine, || accel::start(engine)),
         ["probe", engine] => print(engine),
+        ["libraries"] => print_libraries(),
         ["compare", engine] => streams::take_stdout()
             .map_err(Refusal::of)
             .and_then(|output| compare::compare(engine, output)),
@@ -33,7 +35,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         _ => {
-            let usage = format!("serve|probe|compare {}", accel::ENGINES.join("|"));
+            let usage = format!("libraries | serve|probe|compare {}", accel::ENGINES.join("|"));
             return helper::misused(PROGRAM, &usage);
         }
     };
@@ -46,4 +48,13 @@ fn print(engine: &str) -> Result<(), Refusal> {
     let mut line = serde_json::to_vec(&probed).map_err(Refusal::of)?;
     line.push(b'\n');
     output.write_all(&line).map_err(Refusal::of)
+}
+
+fn print_libraries() -> Result<(), Refusal> {
+    let mut output = streams::take_stdout().map_err(Refusal::of)?;
+    for path in accel::onnxruntime::libraries() {
+        let line = [path.as_os_str().as_encoded_bytes(), b"\n"].concat();
+        output.write_all(&line).map_err(Refusal::of)?;
+    }
+    Ok(())
 }

@@ -90,6 +90,15 @@ impl OnnxRuntime {
     }
 }
 
+/// The libraries that would be loaded, and what lies beside them, without loading any.
+pub fn libraries() -> Vec<PathBuf> {
+    let wanted = [library::Wanted::Cpu, library::Wanted::Cuda];
+    let mut found: Vec<PathBuf> = wanted.into_iter().flat_map(library::likely).collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
 /// Why a model cannot be loaded.
 fn of_model(error: &ort::Error) -> Refusal {
     let lacking = matches!(

@@ -1,6 +1,6 @@
 //! What a probe says.
 
-use super::process::{onnx_runtime, probe, settings};
+use super::process::{command, onnx_runtime, probe, settings};
 
 #[test]
 fn engines_that_work_say_how_fast_they_are() {
@@ -48,6 +48,21 @@ fn a_library_is_found_beside_the_program_and_in_an_environment_of_python() {
     let probed = probe("ort-cpu", &[("DUNLIN_LIBRARIES", libraries.clone())]);
     assert_eq!(probed.unusable, None);
     assert!(probed.library.unwrap().contains(&libraries));
+}
+
+#[test]
+fn libraries_that_would_be_loaded_are_named_and_not_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("libonnxruntime.so.1.32.0");
+    std::fs::write(&file, "no library").unwrap();
+    for variable in ["DUNLIN_LIBRARIES", "ORT_DYLIB_PATH"] {
+        let value = if variable == "ORT_DYLIB_PATH" { &*file } else { folder.path() };
+        let settings = [(variable, value.display().to_string())];
+        let output = command(&["libraries"], &settings).output().unwrap();
+        assert!(output.status.success());
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(said.lines().any(|line| line == file.to_str().unwrap()), "{variable}: {said}");
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use models::tensor::Tensor;
 use models::train::Definition;
 use models::zoo;
 
-use super::{CPU, Cpu, Engines, Options};
+use super::{CPU, Cpu, Engines, KEPT, Options};
 
 /// What is asked for.
 #[derive(Debug, Clone, Args)]
@@ -21,6 +21,10 @@ pub struct ProbeArgs {
     /// The program dunlin-tract [default: the one beside this program, or inside of it]
     #[arg(long, env = "DUNLIN_TRACT", value_name = "FILE")]
     pub tract: Option<PathBuf>,
+    /// Where the agent keeps its state, whose results are refreshed [default: those of this
+    /// user's agents, and of the service]
+    #[arg(long, env = "DUNLIN_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
     /// The result as JSON
     #[arg(long)]
     pub json: bool,
@@ -34,19 +38,43 @@ const RUNS: usize = 3;
 /// How long a run may take.
 const RUN_LIMIT: Duration = Duration::from_mins(1);
 
-/// Probes every engine and gives the result as text.
+/// Where an agent of the system's service keeps its state.
+const SERVICE: &str = "/var/lib/dunlin-agent";
+
+/// Probes every engine afresh and gives the result as text. What agents keep of earlier probes is
+/// written anew; they read it when they are started.
 #[expect(clippy::missing_panics_doc, reason = "names and numbers are JSON")]
 pub fn run(args: &ProbeArgs) -> String {
     let ProbeArgs { accel, tract, .. } = args.clone();
-    let options = Options { accel, tract, ..Options::default() };
-    let helped = Engines::probe(&options);
+    let options = Options { accel, tract, kept: kept(args), afresh: true, ..Options::default() };
+    let helped = Engines::probe(&options, None);
     let cpu = Cpu::find(&options);
     let own = CPU.map(|engine| probe_cpu(&cpu, engine));
     let all: Vec<Probed> = own.into_iter().chain(helped.probed).collect();
     if args.json {
         return serde_json::to_string_pretty(&all).expect("names and numbers are JSON");
     }
-    text(&all)
+    let mut shown = text(&all);
+    for problem in &helped.problems {
+        let _ = write!(shown, "\nnot refreshed: {problem}");
+    }
+    shown
+}
+
+/// Files that keep results for agents on this device.
+fn kept(args: &ProbeArgs) -> Vec<PathBuf> {
+    if let Some(state) = &args.state_dir {
+        return vec![state.join(KEPT)];
+    }
+    let below = crate::config::state_base().join("dunlin");
+    let own = std::fs::read_dir(below).into_iter().flatten().filter_map(Result::ok);
+    let own = own.map(|entry| entry.path());
+    let service = crate::config::state_base().join("dunlin-agent");
+    let files = own.chain([service, SERVICE.into()]).map(|state| state.join(KEPT));
+    let mut files: Vec<PathBuf> = files.filter(|file| file.is_file()).collect();
+    files.sort();
+    files.dedup();
+    files
 }
 
 fn probe_cpu(cpu: &Cpu, engine: &str) -> Probed {
@@ -109,7 +137,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let accel = Some(testing::write(folder.path(), Fake::Good));
         let tract = Some(testing::write(folder.path(), Fake::Plain));
-        let args = ProbeArgs { accel, tract, json: false };
+        let state_dir = Some(folder.path().to_owned());
+        let args = ProbeArgs { accel, tract, state_dir: state_dir.clone(), json: false };
+        std::fs::write(folder.path().join(KEPT), "of an earlier probe").unwrap();
         let shown = run(&args);
         let line = |engine: &str| shown.lines().find(|line| line.starts_with(engine)).unwrap();
         for engine in CPU {
@@ -120,8 +150,11 @@ mod tests {
         let all: Vec<Probed> =
             serde_json::from_str(&run(&ProbeArgs { json: true, ..args.clone() })).unwrap();
         assert_eq!(all.len(), CPU.len() + HELPED.len());
+        let kept = std::fs::read_to_string(folder.path().join(KEPT)).unwrap();
+        assert!(kept.contains("a fake"), "{kept}");
         let absent = Some(folder.path().join("absent"));
-        let shown = run(&ProbeArgs { accel: absent.clone(), tract: absent, json: false });
+        let shown =
+            run(&ProbeArgs { accel: absent.clone(), tract: absent, state_dir, json: false });
         let line = |engine: &str| shown.lines().find(|line| line.starts_with(engine)).unwrap();
         assert!(line("native").contains("yes"), "{shown}");
         for engine in ["tract", "cuda"] {

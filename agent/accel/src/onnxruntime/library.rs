@@ -33,6 +33,15 @@ pub(super) fn advice(wanted: Wanted) -> String {
     format!("install ONNX Runtime 1.24 or newer: `pip install '{package}'`, or set {PATH}")
 }
 
+/// Every library that may be loaded, with what lies beside it for CUDA.
+pub(super) fn likely(wanted: Wanted) -> Vec<PathBuf> {
+    let mut found = find(wanted).unwrap_or_default();
+    let providers = found.iter().map(|path| path.with_file_name(CUDA_PROVIDER));
+    let providers: Vec<PathBuf> = providers.filter(|path| path.is_file()).collect();
+    found.extend(providers);
+    found
+}
+
 /// Libraries, the most likely first; never empty.
 ///
 /// # Errors

@@ -152,7 +152,9 @@ fn load(
     }
     let Some(helper) = known.and_then(|known| known.helper(engine)) else {
         let reason = known.and_then(|known| known.unusable(engine));
-        return Err(Trial::Refused(reason.unwrap_or("it is not known here").to_owned()));
+        let reason = reason.unwrap_or("it is not known here").to_owned();
+        let passes = known.is_some_and(|known| known.may_pass(engine));
+        return Err(if passes { Trial::Failed(reason) } else { Trial::Refused(reason) });
     };
     match helper.session(onnx) {
         Ok(session) => Ok(AnySession::Helped(Arc::new(session))),

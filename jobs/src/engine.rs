@@ -64,6 +64,11 @@ impl EnginePolicy {
     pub fn allows(&self, engine: &str) -> bool {
         self.names.is_empty() || self.names.contains(&engine) != self.forbids
     }
+
+    /// Whether an engine is one of those that are asked for by their names.
+    pub fn names(&self, engine: &str) -> bool {
+        !self.forbids && self.names.contains(&engine)
+    }
 }
 
 impl FromStr for EnginePolicy {
@@ -133,6 +138,9 @@ mod tests {
             let found: Vec<&str> =
                 ENGINES.into_iter().filter(|engine| policy.allows(engine)).collect();
             assert_eq!(found.join(" "), allowed, "{text:?}");
+            let named: Vec<&str> =
+                ENGINES.into_iter().filter(|engine| policy.names(engine)).collect();
+            assert_eq!(named, if text.starts_with('c') { found } else { Vec::new() }, "{text:?}");
             assert_eq!(policy.to_string().parse(), Ok(policy));
         }
         for (text, expected) in [

@@ -129,6 +129,45 @@ async fn a_faster_engine_answers_once_it_was_compared() {
     agent.stop().await;
 }
 
+/// A job names an engine that this device cannot have; another one that it names answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_for_an_engine_is_told_why_another_one_answered() {
+    let world = World::new().await;
+    // A 64-bit program for a loader that is not here.
+    let accel = world.dir.path().join("helper-for-glibc");
+    let mut program = std::fs::read("/proc/self/exe").unwrap();
+    let loader = b"/lib64/ld-linux";
+    let Some(at) = program.windows(loader.len()).position(|part| part == loader) else {
+        #[expect(clippy::print_stderr, reason = "a skipped test says so")]
+        {
+            eprintln!("NOT TESTED: this is no program for glibc on x86_64");
+        }
+        return;
+    };
+    program.truncate(1 << 20);
+    program[at + 1] = b'X';
+    std::fs::write(&accel, program).unwrap();
+    for (accel, words) in [
+        (accel, "needs glibc, whose loader /Xib64/ld-linux"),
+        (world.dir.path().join("absent"), "absent: No such file"),
+        (testing::write(world.dir.path(), Fake::Good), "this is a fake"),
+    ] {
+        let agent = world.join(Config { accel: Some(accel), ..world.config() }).await;
+        let model = slow_model(&world).await;
+        let (report, _) = world.infer(&ask(&model, "ort-cpu,native"), &input(1)).await;
+        assert_eq!(inferred(report).engine, "native");
+        // Before engines are known that is the reason.
+        let (report, _) = world.infer(&ask(&model, "ort-cpu"), &input(1)).await;
+        assert_eq!(failure_of(report).code, FailureCode::EngineUnavailable);
+        let (report, _) = world.infer(&ask(&model, "ort-cpu,native"), &input(1)).await;
+        let RefusedEngine { engine, reason } = &inferred(report).refused_engines[0];
+        assert!(engine == "ort-cpu" && reason.contains(words), "{engine}: {reason}");
+        let (report, _) = world.infer(&ask(&model, "native"), &input(1)).await;
+        assert!(inferred(report).refused_engines.is_empty(), "nobody asked for it");
+        agent.stop().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_engine_that_may_not_be_used_is_not_touched() {
     let world = World::new().await;

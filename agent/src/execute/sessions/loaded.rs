@@ -102,7 +102,7 @@ impl Loaded {
         let examples = examples.unwrap_or(1);
         let deadline = Instant::now() + limit;
         let Choice { ranked, refused } = self.choice(|engine| policy.allows(engine));
-        let mut refused = telling(&ranked, refused);
+        let mut refused = telling(&ranked, refused, policy);
         let mut last = None;
         let mut refusing: Vec<(Call, String)> = Vec::new();
         for (index, engine) in ranked.iter().enumerate() {
@@ -312,11 +312,17 @@ impl Loaded {
     }
 }
 
-/// The refusals that a reader of the answer wants to know: of engines that failed, not of those
-/// that this device never had.
-fn telling(ranked: &[&'static str], refused: Vec<Refusal>) -> Vec<RefusedEngine> {
+/// The refusals that a reader of the answer wants to know: of engines that the request allows and
+/// that failed, not of those that this device never had, unless the request names them.
+fn telling(
+    ranked: &[&'static str],
+    refused: Vec<Refusal>,
+    policy: &EnginePolicy,
+) -> Vec<RefusedEngine> {
+    let failed = |refusal: &Refusal| refusal.failed && policy.allows(refusal.engine);
     // With nothing ranked every reason counts.
-    let worth = |refusal: &Refusal| ranked.is_empty() || refusal.failed;
+    let worth =
+        |refusal: &Refusal| ranked.is_empty() || failed(refusal) || policy.names(refusal.engine);
     let named = |refusal: Refusal| RefusedEngine {
         engine: refusal.engine.to_owned(),
         reason: refusal.reason,

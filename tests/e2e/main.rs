@@ -15,6 +15,7 @@ mod deploy;
 mod disk;
 mod download;
 mod emulated;
+mod engines;
 mod evaluate;
 mod faults;
 mod formats;

@@ -18,6 +18,8 @@ pub(crate) enum Fake {
     Plain,
     /// Answers as tract does; what it was asked before it answers at once.
     Good,
+    /// The same, as `ort-cpu` too.
+    Both,
     /// The same with numbers that are wrong.
     Wrong,
     /// Says that it does not take the model.
@@ -48,9 +50,10 @@ pub(crate) enum Fake {
 }
 
 impl Fake {
-    const ALL: [Fake; 15] = [
+    const ALL: [Fake; 16] = [
         Fake::Plain,
         Fake::Good,
+        Fake::Both,
         Fake::Wrong,
         Fake::Refuses,
         Fake::Crashes,
@@ -67,15 +70,17 @@ impl Fake {
     ];
 }
 
-/// Writes a helper; of the engines that are probed `cuda` alone is usable.
+/// Writes a helper; of the engines that are probed `cuda` alone is usable, or `ort-cpu` too.
 pub(crate) fn write(folder: &Path, fake: Fake) -> PathBuf {
     let path = folder.join(format!("helper-{fake:?}"));
     let own = std::env::current_exe().unwrap();
+    let second = if fake == Fake::Both { "ort-cpu" } else { "cuda" };
     let text = format!(
         r#"#!/bin/sh
 [ "$1" = libraries ] && exit 0
 if [ "$1" = probe ]; then
-    [ "$2" = cuda ] && echo '{{"engine":"cuda","device":"a fake","gflops":1.5}}' ||
+    [ "$2" = cuda ] || [ "$2" = {second} ] &&
+        echo '{{"engine":"'$2'","device":"a fake","gflops":1.5}}' ||
         echo "{{\"engine\":\"$2\",\"unusable\":\"this is a fake\"}}"
     exit 0
 fi
@@ -212,6 +217,7 @@ fn misbehave(fake: Fake, path: &str, out: &mut impl Write) {
         }
         Fake::Plain
         | Fake::Good
+        | Fake::Both
         | Fake::Wrong
         | Fake::Refuses
         | Fake::LacksMemory

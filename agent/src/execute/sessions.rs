@@ -125,7 +125,8 @@ impl Ready {
     }
 }
 
-/// Manifest, then config and ONNX file, then the first engine of the CPU that takes it.
+/// Manifest, then config and ONNX file, then the first engine of the CPU that takes it, or ONNX
+/// Runtime.
 async fn load(
     manifest: &Digest,
     device: &Arc<Device>,
@@ -139,7 +140,15 @@ async fn load(
         futures::try_join!(cache.get(&config, Keep::Disk), cache.get(&onnx_blob, Keep::Disk))?;
     let config = ModelConfig::parse(&config).map_err(|error| invalid(&error))?;
     let (bytes, shared) = (onnx.clone(), device.clone());
-    let model = compute.infer(move || Loaded::load(&shared.cpu, &bytes)).await?;
+    let loaded = compute.infer(move || Ok(Loaded::load(&shared.cpu, &bytes))).await?;
+    let model = match loaded {
+        Ok(model) => model,
+        Err(unloaded) if unloaded.is_final() => {
+            let (engines, bytes) = (device.engines().await, onnx.clone());
+            compute.infer(move || unloaded.load(&engines, &bytes)).await?
+        }
+        Err(unloaded) => return Err(unloaded.failure()),
+    };
     Ok((Ready { config, model: Arc::new(model), onnx: onnx_blob }, onnx))
 }
 

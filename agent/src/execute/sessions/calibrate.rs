@@ -44,7 +44,7 @@ pub(super) async fn some(
     for engine in engines {
         // Of requests that wait for the same engine the first one has tried it.
         let measured = model.session(engine).is_some_and(|(_, time)| time.is_some());
-        if measured || !(model.is_open(engine) || CPU.contains(&engine)) {
+        if measured || !(model.is_open(engine) || model.session(engine).is_some()) {
             continue;
         }
         // What is known of the helper's engines comes late after a start.
@@ -74,7 +74,7 @@ fn attempt(
     if let Some((session, _)) = model.session(engine) {
         let trial = judge(model, engine, session.clone());
         let (Trial::Failed(reason) | Trial::Wrong(reason)) = &trial else { return trial };
-        if CPU.contains(&engine) {
+        if model.trusts(engine) {
             return trial;
         }
         session.retire(reason);
@@ -88,7 +88,7 @@ fn attempt(
 
 /// Holds an engine to the CPU's, and measures it.
 fn judge(model: &Loaded, engine: &'static str, session: AnySession) -> Trial {
-    let trusted = CPU.contains(&engine);
+    let trusted = model.trusts(engine);
     let Some(inputs) = golden(model.inputs()) else {
         return if trusted {
             Trial::Well(State::Ready, session)

@@ -14,17 +14,21 @@ use models::tensor::Tensor;
 use self::call::{Call, Outcome};
 use self::place::Place;
 pub(super) use self::place::Trial;
+pub(super) use self::unchecked::Unloaded;
 use crate::engines::{AnySession, CPU, Cpu, HELPED, HelperError, SessionError};
 use crate::execute::failures;
 
 mod call;
 mod place;
+mod unchecked;
 
 /// A model with its engines.
 #[derive(Debug)]
 pub(in crate::execute) struct Loaded {
     declared: Declared,
     places: Mutex<Vec<Place>>,
+    /// Where no engine of the CPU takes it: why nobody checks the engine that others are held to.
+    unchecked: Option<RefusedEngine>,
     /// One calibration at a time.
     pub(super) calibrating: tokio::sync::Mutex<()>,
 }
@@ -45,11 +49,11 @@ pub(in crate::execute) struct Answered {
 impl Loaded {
     /// Loads an ONNX file into the first engine of the CPU that takes it. All engines are to be
     /// tried then.
-    pub(super) fn load(cpu: &Cpu, onnx: &[u8]) -> Result<Self, Failure> {
+    pub(super) fn load(cpu: &Cpu, onnx: &[u8]) -> Result<Self, Unloaded> {
         let now = Instant::now();
         let mut places: Vec<Place> = Vec::new();
-        let mut last = None;
         let mut ready: Option<AnySession> = None;
+        let mut refused = Vec::new();
         for engine in CPU {
             let mut place = Place::new(engine, true);
             if ready.is_none() {
@@ -60,24 +64,31 @@ impl Loaded {
                     }
                     Err(error) => {
                         place.put(Trial::Refused(error.to_string()), now);
-                        last = Some(error);
+                        refused.push((engine, error));
                     }
                 }
             }
             places.push(place);
         }
-        let Some(ready) = ready else {
-            // The last one takes the most models, so its reason is the one that counts.
-            let none = || Failure::new(FailureCode::Internal, "no engine of the CPU".to_owned());
-            return Err(last.as_ref().map_or_else(none, failures::of_session));
-        };
-        places.extend(HELPED.map(|engine| Place::new(engine, false)));
+        match ready {
+            Some(ready) => Ok(Self::with(places, &ready, None)),
+            None => Err(Unloaded::new(places, refused)),
+        }
+    }
+
+    /// With these places, and those of the other engines, which are to be tried.
+    fn with(mut places: Vec<Place>, ready: &AnySession, unchecked: Option<RefusedEngine>) -> Self {
+        for engine in HELPED {
+            if places.iter().all(|place| place.engine != engine) {
+                places.push(Place::new(engine, false));
+            }
+        }
         for place in &mut places {
-            place.trial = Some(now);
+            place.trial = Some(Instant::now());
         }
         let declared = Declared::new(ready.inputs().to_vec(), ready.outputs().to_vec());
         let (places, calibrating) = (Mutex::new(places), tokio::sync::Mutex::default());
-        Ok(Self { declared, places, calibrating })
+        Self { declared, places, unchecked, calibrating }
     }
 
     /// Declared inputs, in order.
@@ -118,6 +129,7 @@ impl Loaded {
                         self.failed(call.engine, &call.session, reason);
                     }
                     let again = self.answered(&call);
+                    refused.extend(self.unchecked.iter().filter(|_| call.trusted).cloned());
                     return Ok(Answered { outputs, engine, took, refused, again });
                 }
                 Ok(Err(error)) => error,
@@ -136,7 +148,7 @@ impl Loaded {
                     self.change(engine, &call.session, |place| place.gone(reason));
                 }
                 SessionError::Helped(HelperError::Refused { reason, .. }) => {
-                    if CPU.contains(engine) {
+                    if call.trusted {
                         last = Some(Failure::new(FailureCode::Internal, reason));
                     } else {
                         refusing.push((call, reason));
@@ -163,8 +175,8 @@ impl Loaded {
         let (session, time) = self.session(engine)?;
         let places = self.lock();
         let place = places.iter().find(|place| place.engine == engine)?;
-        let usual = place.has_seen(examples);
-        Some(Call { engine, session, inputs: inputs.clone(), examples, time, usual })
+        let (trusted, usual) = (place.cpu, place.has_seen(examples));
+        Some(Call { engine, trusted, session, inputs: inputs.clone(), examples, time, usual })
     }
 
     /// Notes that an engine answered; what is to be tried in the background.
@@ -246,6 +258,11 @@ impl Loaded {
         places.iter().filter(|place| open(place)).map(|place| place.engine).collect()
     }
 
+    /// Whether an engine is one that others are held to.
+    pub(super) fn trusts(&self, engine: &str) -> bool {
+        self.lock().iter().any(|place| place.engine == engine && place.cpu)
+    }
+
     /// Whether a trial of an engine has a sense now.
     pub(super) fn is_open(&self, engine: &str) -> bool {
         let now = Instant::now();
@@ -257,8 +274,10 @@ impl Loaded {
         let now = Instant::now();
         let places = self.lock();
         let standings: Vec<_> = places.iter().map(|place| place.standing(now)).collect();
-        let is_late =
-            |engine: &&str| places.iter().any(|place| place.engine == *engine && place.late > 0);
+        let late = places.iter().filter(|place| place.late > 0).map(|place| place.engine);
+        let late: Vec<&'static str> = late.collect();
+        drop(places);
+        let is_late = |engine: &&'static str| late.contains(engine);
         let Choice { ranked, mut refused } = choose(&standings, allowed);
         let (late, mut ranked): (Vec<_>, Vec<_>) = ranked.into_iter().partition(is_late);
         refused.extend(late.iter().map(|engine| {
@@ -298,7 +317,7 @@ impl Loaded {
 
     /// Lets go of the model in every engine of the CPU but the fastest, and those that answer.
     pub(super) fn keep_fastest_cpu(&self) {
-        let fastest = self.choice(|engine| CPU.contains(&engine)).ranked.into_iter().next();
+        let fastest = self.choice(|engine| self.trusts(engine)).ranked.into_iter().next();
         let mut places = self.lock();
         for place in places.iter_mut().filter(|place| place.cpu) {
             if Some(place.engine) != fastest && !place.wanted {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use models::tensor::Tensor;
 
 use super::Loaded;
-use crate::engines::{AnySession, CPU, SessionError};
+use crate::engines::{AnySession, SessionError};
 
 /// How many times its measured time an engine may take before it counts as slow, and one that is
 /// not the CPU's as hung.
@@ -25,6 +25,8 @@ pub(super) type Outcome = Result<(Vec<Tensor>, Duration), SessionError>;
 #[derive(Debug, Clone)]
 pub(super) struct Call {
     pub(super) engine: &'static str,
+    /// Whether it is one that others are held to.
+    pub(super) trusted: bool,
     pub(super) session: AnySession,
     pub(super) inputs: Arc<[Tensor]>,
     pub(super) examples: usize,
@@ -72,7 +74,7 @@ impl Call {
 
     /// After how long it counts as hung.
     fn patience(&self) -> Duration {
-        let least = match (CPU.contains(&self.engine), self.usual) {
+        let least = match (self.trusted, self.usual) {
             (true, _) => PATIENCE_CPU,
             (false, true) => Duration::ZERO,
             (false, false) => PATIENCE_NEW,
@@ -156,8 +158,8 @@ mod tests {
 
     fn call(engine: &'static str, usual: bool) -> Call {
         let session = AnySession::Own(Arc::new(Slow(Duration::from_millis(300))));
-        let time = Some(Duration::from_millis(1));
-        Call { engine, session, inputs: Arc::default(), examples: 4, time, usual }
+        let (time, trusted) = (Some(Duration::from_millis(1)), engine != "webgpu");
+        Call { engine, trusted, session, inputs: Arc::default(), examples: 4, time, usual }
     }
 
     #[test]

@@ -20,6 +20,15 @@ pub struct PublicKey(#[serde(with = "crate::bytes")] pub [u8; 32]);
 #[error("public key {0:?} agrees on nothing: expected one that a device made")]
 pub struct AgreementError(pub PublicKey);
 
+impl PublicKey {
+    /// Whether a secret can be agreed on with its owner.
+    pub(crate) fn check(&self) -> Result<(), AgreementError> {
+        // Private keys are multiples of 8, and the order of such a point divides that: any of them
+        // shows it (RFC 7748, section 6.1).
+        Secret([1; 32]).agree(self, &[b"check"]).map(drop)
+    }
+}
+
 /// Keeps what is derived here apart from what other programs derive from the same secrets.
 const SALT: &[u8] = b"dunlin secagg 1";
 
@@ -146,6 +155,26 @@ mod tests {
         assert!(one.agree(&PublicKey(low), &[]).is_err());
         low[0] = 1;
         assert_eq!(one.agree(&PublicKey(low), &[]), Err(AgreementError(PublicKey(low))));
+    }
+
+    #[test]
+    fn every_point_of_low_order_shows() {
+        // All of them, also in the spellings that are larger than the prime.
+        // https://cr.yp.to/ecdh.html#validate
+        let eight = "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800";
+        let other = "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157";
+        let prime = |first: u8| {
+            let mut bytes = [0xff; 32];
+            (bytes[0], bytes[31]) = (first, 0x7f);
+            bytes
+        };
+        let mut one = [0; 32];
+        one[0] = 1;
+        let low = [[0; 32], one, bytes(eight), bytes(other), prime(0xec), prime(0xed), prime(0xee)];
+        for low in low {
+            assert_eq!(PublicKey(low).check(), Err(AgreementError(PublicKey(low))));
+        }
+        assert_eq!(Secret::new([3; 32]).public_key().check(), Ok(()));
     }
 
     #[test]

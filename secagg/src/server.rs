@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use crate::client::{commitment, common_mask};
 use crate::graph::{Graph, Risk, Topology, TopologyError};
-use crate::key::{AgreementError, Secret};
+use crate::key::{AgreementError, PublicKey, Secret};
 use crate::mask::Masks;
 use crate::message::{
     Inbox, Keys, Party, Roster, RosterError, SessionId, ShareValues, Shares, UnmaskRequest,
@@ -75,6 +75,16 @@ pub enum ServerError {
     /// Someone who is not in this session, or has dropped out.
     #[error("device {0} is not in the session, or has dropped out of it")]
     Stranger(u32),
+    /// A key that another device has said before.
+    #[error("key {key:?} of device {device} is that of device {owner}, which said it before")]
+    TakenKey {
+        /// Who repeats it.
+        device: u32,
+        /// The key.
+        key: PublicKey,
+        /// Whose it is.
+        owner: u32,
+    },
     /// A second message that differs from the first.
     #[error("device {0} has said something else before")]
     Contradiction(u32),
@@ -125,21 +135,24 @@ impl Server {
         }
     }
 
-    /// Takes a device's keys; numbers are the shell's, their order that of parties.
+    /// Takes a device's keys; numbers are the shell's, their order that of parties. Who says a key
+    /// first keeps it.
     ///
     /// # Errors
-    /// [`ServerError`]: a key that another device has too, among others.
+    /// [`ServerError::TakenKey`], [`ServerError::Roster`] when both keys are the same,
+    /// [`ServerError::Key`] when one of them agrees on nothing, [`ServerError::Contradiction`].
     pub fn keys(&mut self, device: u32, keys: Keys) -> Result<(), ServerError> {
         self.at(Stage::Keys)?;
         let both = [keys.sealing, keys.masking];
         let others = self.keys.iter().filter(|(other, _)| **other != device);
-        let repeated = others.flat_map(|(_, other)| [other.sealing, other.masking]);
-        if let Some(key) = repeated.into_iter().find(|key| both.contains(key)) {
-            return Err(RosterError::RepeatedKey(key).into());
+        let mut said = others.flat_map(|(other, it)| [(it.sealing, *other), (it.masking, *other)]);
+        if let Some((key, owner)) = said.find(|(key, _)| both.contains(key)) {
+            return Err(ServerError::TakenKey { device, key, owner });
         }
         if keys.sealing == keys.masking {
             return Err(RosterError::RepeatedKey(keys.sealing).into());
         }
+        both.iter().try_for_each(PublicKey::check)?;
         let known = *self.keys.entry(device).or_insert(keys);
         (known == keys).then_some(()).ok_or(ServerError::Contradiction(device))
     }

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use super::RENEW_EVERY;
 use super::download::Encoding;
 use super::leftovers::resumable;
+use super::masking::KeyRing;
 use super::owner::{DONE_WAITING, Ears, Owner, REST, Stop};
 use super::pace::Pace;
 use super::prepare::{Unprepared, layout_of};
@@ -129,6 +130,7 @@ async fn try_begin(
         changed_at: None,
         done,
         folding: 0,
+        key_ring: KeyRing::default(),
         masking: Arc::default(),
         returns,
     };

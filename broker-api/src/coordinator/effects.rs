@@ -130,11 +130,14 @@ impl Owner {
     ) {
         let (core, job) = (self.core.clone(), self.job.clone());
         let (updates, done) = (self.updates.clone(), self.done.clone());
-        let terms = self.terms(round);
+        let masked = self.terms(round).zip(self.machine.round());
+        let masked = masked.map(|(terms, round)| (terms, self.key_ring.turn(round)));
         self.core.spawn(async move {
-            let refused = match &terms {
+            let refused = match masked {
                 None => updates.check(&job, &device, &update, base.as_deref()).await,
-                Some(terms) => updates.check_keys(terms, &device, &update.parameters).await,
+                Some((terms, turn)) => {
+                    updates.check_keys(turn, &terms, &device, &update.parameters).await
+                }
             };
             let reason = refused.as_ref().map_or("accepted", |failure| failure.code.as_str());
             core.metrics.add(Counter::Updates, format!("reason=\"{reason}\""), 1);

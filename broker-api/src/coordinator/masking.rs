@@ -6,8 +6,14 @@ use jobs::report::{Failure, FailureCode};
 use jobs::round::Exchange;
 use jobs::spec::{Purpose, SecureAggregation};
 use link::blobs::{BlobError, Blobs};
-use secagg::{Keys, Masks, Party, Risk, Server, ServerError, Shares, TopologyError, Unmasking};
+use secagg::{
+    Keys, Masks, Party, PublicKey, Risk, Server, ServerError, Shares, TopologyError, Unmasking,
+};
 use serde::de::DeserializeOwned;
+
+mod key_ring;
+
+pub(super) use self::key_ring::{KeyRing, Turn};
 
 /// Bytes of a message, at most: shares for all neighbours that there may be take a fifth.
 const MESSAGE_BYTES_MAX: u64 = 256 * 1024;
@@ -33,6 +39,10 @@ pub(super) enum MaskingError {
     Message { device: DeviceId, reason: String },
     #[error("{bytes} bytes from device {device}: expected {MESSAGE_BYTES_MAX} at most")]
     TooLarge { device: DeviceId, bytes: u64 },
+    #[error("device {device}: key {key:?} is that of device {owner}, which reported it before")]
+    TakenKey { device: DeviceId, key: PublicKey, owner: DeviceId },
+    #[error("device {device}: {error}")]
+    Keys { device: DeviceId, error: ServerError },
     #[error("device {0} is not in this round")]
     Stranger(DeviceId),
     #[error("recovering secrets met a fault of the program: see the broker's log")]
@@ -51,9 +61,12 @@ impl MaskingError {
                 TopologyError::Risk(_) | TopologyError::TooRisky { .. },
             )) => FailureCode::InvalidSpec,
             Self::Fault => FailureCode::Internal,
-            Self::Session(_) | Self::Message { .. } | Self::TooLarge { .. } | Self::Stranger(_) => {
-                FailureCode::InvalidUpdate
-            }
+            Self::Session(_)
+            | Self::Message { .. }
+            | Self::TooLarge { .. }
+            | Self::TakenKey { .. }
+            | Self::Keys { .. }
+            | Self::Stranger(_) => FailureCode::InvalidUpdate,
         };
         Failure::new(code, self.to_string())
     }
@@ -168,15 +181,6 @@ impl Masking {
         let finish = tokio::task::spawn_blocking(move || self.server.finish());
         Ok(finish.await.map_err(|_| MaskingError::Fault)??)
     }
-}
-
-/// A device's keys, read and understood.
-pub(super) async fn check_keys(
-    blobs: &Blobs,
-    device: &DeviceId,
-    blob: &BlobRef,
-) -> Result<(), MaskingError> {
-    message::<Keys>(blobs, device, blob).await.map(|_| ())
 }
 
 async fn message<T: DeserializeOwned>(

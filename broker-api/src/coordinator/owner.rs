@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use super::RENEW_EVERY;
 use super::begin::begin;
-use super::masking::Masking;
+use super::masking::{KeyRing, Masking};
 use super::pace::Pace;
 use super::prepare::eligible;
 use super::state::{Prepared, StoredTraining};
@@ -82,6 +82,8 @@ pub(super) struct Owner {
     pub(super) done: mpsc::Sender<Event>,
     /// The round whose devices are known to `updates`.
     pub(super) folding: u32,
+    /// The keys of the secure aggregation at work, before its first stage.
+    pub(super) key_ring: KeyRing,
     /// The secure aggregation at the stage at work.
     pub(super) masking: Arc<Mutex<Option<Masking>>>,
     /// Where offers that nobody listens to come back.

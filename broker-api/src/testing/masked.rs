@@ -1,11 +1,11 @@
 //! What a test device does in a round whose updates are masked.
 
-use jobs::id::Attempt;
+use jobs::id::{Attempt, RoundNumber};
 use jobs::report::{ExchangeReport, ReportBody};
 use jobs::spec::{Levels, MaskedTrainTask, Purpose, Task, TaskId};
 use models::federated::robust::norm_bound::NormBound;
 use models::params::Parameters;
-use secagg::{Client, Quantisation, Rounding, Secret};
+use secagg::{Client, Keys, Quantisation, Rounding, Secret};
 
 use super::Agent;
 
@@ -36,6 +36,20 @@ pub(crate) fn levels(
     levels
 }
 
+/// A device at the beginning of a session.
+fn client(device: &str, round: RoundNumber, attempt: Attempt) -> Client {
+    let mut seed = [0; 32];
+    seed[..device.len()].copy_from_slice(device.as_bytes());
+    seed[30] = u8::try_from(round.0).unwrap();
+    seed[31] = u8::try_from(attempt.0).unwrap();
+    Client::new(Secret::new(seed))
+}
+
+/// What a device says first in the first round.
+pub(crate) fn keys(device: &str) -> Keys {
+    client(device, RoundNumber(1), Attempt(1)).keys()
+}
+
 impl Agent {
     /// Makes the same update as unmasked, and sends keys.
     pub(super) async fn train_masked(&self, task: &Task, work: &MaskedTrainTask) -> ReportBody {
@@ -45,14 +59,9 @@ impl Agent {
         let weight = examples.min(work.levels.weight_max);
         let norm = work.train.local.update_norm_max;
         let levels = levels(&parameters, self.number(), weight, work.levels, norm);
-        let TaskId { round, attempt: Attempt(attempt), .. } = task.id;
+        let TaskId { round, attempt, .. } = task.id;
         self.given.send_modify(|given| drop(given.insert(round.0, parameters)));
-        let mut seed = [0; 32];
-        let name = self.hello.device.as_str().as_bytes();
-        seed[..name.len()].copy_from_slice(name);
-        seed[30] = u8::try_from(round.0).unwrap();
-        seed[31] = u8::try_from(attempt).unwrap();
-        let client = Client::new(Secret::new(seed));
+        let client = client(self.hello.device.as_str(), round, attempt);
         let keys = serde_json::to_vec(&client.keys()).unwrap();
         self.masked.lock().unwrap().insert(round.0, Masked { client, levels });
         self.upload(task, keys).await

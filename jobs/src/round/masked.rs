@@ -43,6 +43,12 @@ impl Round {
         self.exchange.as_deref()
     }
 
+    /// What devices sent in an update's place and was found usable; ordered by device.
+    pub fn keys(&self) -> Vec<(DeviceId, BlobRef)> {
+        let keys = self.counted().into_iter();
+        keys.map(|(device, update)| (device, update.parameters)).collect()
+    }
+
     /// The stage at work, if there is one.
     pub fn stage(&self) -> Option<Purpose> {
         match self.phase {
@@ -57,10 +63,9 @@ impl Round {
 
     /// Begins with those whose keys are there.
     pub(super) fn begin_exchange(&mut self, now: Millis) -> Vec<Effect> {
-        let keys = self.counted().into_iter();
-        let keys = keys.map(|(device, update)| (device, update.parameters)).collect();
+        let keys = self.keys();
+        let devices = keys.iter().map(|(device, _)| device.clone()).collect();
         self.exchange = Some(Box::new(Exchange { keys, ..Exchange::default() }));
-        let devices = self.counted().into_iter().map(|(device, _)| device).collect();
         self.begin_stage(now, Purpose::Share, devices)
     }
 

@@ -178,23 +178,42 @@ fn a_forged_share_is_recognised_and_done_without() {
     assert_eq!(world.server.finish().unwrap_err(), ServerError::Forged(Party(5)));
 }
 
+/// 2^255 - 19, another spelling of 0.
+const PRIME: [u8; 32] = {
+    let mut bytes = [0xff; 32];
+    (bytes[0], bytes[31]) = (0xed, 0x7f);
+    bytes
+};
+
 #[test]
-fn a_repeated_key_is_refused_by_both() {
+fn a_key_that_is_another_devices_or_agrees_on_nothing_is_refused_by_both() {
     let mut server = Server::new(String::new(), 1, Risk::default());
     let (one, other) = (client(1).keys(), client(2).keys());
     server.keys(1, one).unwrap();
     server.keys(1, one).unwrap();
-    let repeated = ServerError::Roster(RosterError::RepeatedKey(one.masking));
+    let taken = ServerError::TakenKey { device: 2, key: one.masking, owner: 1 };
     for keys in [
         Keys { masking: one.masking, ..other },
         Keys { sealing: one.masking, ..other },
         Keys { sealing: one.masking, masking: one.masking },
     ] {
-        assert_eq!(server.keys(2, keys), Err(repeated.clone()));
+        assert_eq!(server.keys(2, keys), Err(taken.clone()));
+    }
+    for low in [[0; 32], PRIME] {
+        let low = PublicKey(low);
+        for keys in [Keys { masking: low, ..other }, Keys { sealing: low, ..other }] {
+            assert_eq!(server.keys(2, keys), Err(ServerError::Key(AgreementError(low))));
+        }
     }
     let twice = Keys { sealing: other.sealing, masking: other.sealing };
     let repeated = ServerError::Roster(RosterError::RepeatedKey(other.sealing));
     assert_eq!(server.keys(2, twice), Err(repeated));
+    // What was refused is nobody's, and the session goes on.
+    server.keys(2, other).unwrap();
+    server.keys(3, client(3).keys()).unwrap();
+    assert_eq!(server.close_keys().map(|roster| roster.devices.len()), Ok(3));
+    let mut server = Server::new(String::new(), 1, Risk::default());
+    server.keys(1, one).unwrap();
     assert_eq!(server.keys(1, other), Err(ServerError::Contradiction(1)));
     // A server that does not mind meets devices that do.
     let mut roster = World::complete(6).roster();

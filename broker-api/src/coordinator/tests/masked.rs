@@ -2,7 +2,7 @@
 //! out and whichever broker goes on.
 
 use jobs::spec::{Levels, Rounding, SecureAggregation};
-use secagg::Quantisation;
+use secagg::{Keys, PublicKey, Quantisation};
 
 use super::*;
 
@@ -142,6 +142,72 @@ async fn too_many_drop_outs_fail_the_round_with_the_reason() {
     assert_eq!(record.state, JobState::Failed, "{record:?}");
     let text = record.failure.unwrap().message;
     assert!(text.contains("2 are needed to take its masks off"), "{text}");
+}
+
+/// Also where another broker took their keys that reported before.
+#[tokio::test]
+async fn who_reports_keys_that_are_no_good_is_refused_by_name_and_the_round_goes_on() {
+    let own = crate::testing::masked::keys;
+    for taken_over in [false, true] {
+        let world = World::new().await;
+        let mut runtime = Some(tokio::runtime::Runtime::new().unwrap());
+        let first = world.broker_on(runtime.as_ref().unwrap()).await;
+        let mut devices = Vec::new();
+        for name in ["d1", "d2", "d3"] {
+            devices.push(Device::start(&world, name).await);
+        }
+        let (gate, open) = watch::channel(false);
+        let replayed = Keys { masking: own("d1").sealing, ..own("d4") };
+        let twice = Keys { masking: own("d5").sealing, ..own("d5") };
+        let low = Keys { sealing: PublicKey([0; 32]), ..own("d6") };
+        for (name, keys) in [("d4", replayed), ("d5", twice), ("d6", low)] {
+            let (open, keys) = (open.clone(), serde_json::to_vec(&keys).unwrap());
+            let says = move |task: &jobs::spec::Task| match (task.id.purpose, task.id.round.0) {
+                (Purpose::Train, 1) => Action::UploadAfter(open.clone(), keys.clone()),
+                _ => Action::Work,
+            };
+            devices.push(Device::start_as(&world, name, says).await);
+        }
+        joined(&first, 6).await;
+        let job = submit(&first, spec(2, 6, "clip=8")).await;
+        let trainings = &first.core.store.trainings;
+        until("three are usable", async || {
+            let stored = trainings.get(job.as_str()).await.unwrap();
+            let machine = stored.and_then(|stored| stored.value.machine);
+            machine.is_some_and(|machine| machine.round().unwrap().keys().len() == 3)
+        })
+        .await;
+        let broker = if taken_over {
+            runtime.take().map(tokio::runtime::Runtime::shutdown_background);
+            world.broker().await
+        } else {
+            first
+        };
+        gate.send(true).unwrap();
+        let record = ended(&broker, &job).await;
+        assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+        let names = participants(&record);
+        assert_eq!(names[0], ["d1", "d2", "d3"]);
+        assert_eq!(names[1], ["d1", "d2", "d3", "d4", "d5", "d6"]);
+        assert_sums(&devices[0].given, &names, 6, "clip=8");
+        let missing = &record.rounds[0].missing;
+        for ((name, words), (device, failure)) in [
+            ("d4", "is that of device d1, which reported it before"),
+            ("d5", "is there twice"),
+            ("d6", "agrees on nothing"),
+        ]
+        .into_iter()
+        .zip(missing)
+        {
+            assert_eq!((device.as_str(), failure.code), (name, FailureCode::InvalidUpdate));
+            assert!(
+                failure.message.contains(name) && failure.message.contains(words),
+                "{failure:?}"
+            );
+        }
+        assert_eq!(missing.len(), 3);
+        runtime.map(tokio::runtime::Runtime::shutdown_background);
+    }
 }
 
 /// At each stage in turn a broker is gone without a word; the next one goes on with the same

@@ -10,7 +10,7 @@ use jobs::spec::{Purpose, Rounding};
 use secagg::{Quantisation, QuantisationError};
 
 use super::{How, ReadError, Unmade, Updates};
-use crate::coordinator::masking::{Masking, MaskingError, Terms, check_keys};
+use crate::coordinator::masking::{Masking, MaskingError, Terms, Turn};
 use crate::coordinator::state::is_of;
 
 impl Updates {
@@ -19,17 +19,19 @@ impl Updates {
         self.length + 1
     }
 
-    /// Looks into the keys that a device sends in an update's place.
+    /// Looks into the keys that a device sends in an update's place, at its turn.
     pub(in crate::coordinator) async fn check_keys(
         &self,
+        turn: Turn,
         terms: &Terms,
         device: &DeviceId,
         blob: &BlobRef,
     ) -> Option<Failure> {
         if let Some(failure) = foreign(terms, device, blob) {
+            turn.come().await;
             return Some(failure);
         }
-        check_keys(&self.blobs, device, blob).await.err().map(|error| error.failure())
+        turn.take(&self.blobs, device, blob).await.err().map(|error| error.failure())
     }
 
     /// Looks into a masked update and adds it to the sum; why it cannot be used, if it cannot.

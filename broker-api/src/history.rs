@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use jobs::id::{DeviceId, Millis};
+use jobs::id::{Bytes, DeviceId, Millis};
 use jobs::privacy::Spent;
-use jobs::report::{EvaluationReport, Failure, FailureCode, UpdateReport};
+use jobs::report::{EvaluationReport, Failure, UpdateReport};
 use jobs::round::{Judgement, Outcome, Verdict};
 use serde::{Deserialize, Serialize};
 
@@ -42,7 +42,8 @@ pub struct RoundRecord {
     pub devices: usize,
     /// Devices that were invited.
     pub invited: usize,
-    /// Bytes of parameters that went to devices and came back.
+    /// Bytes of parameters that went to devices, and of updates that came back, with control variates
+    /// and the stages of a secure aggregation.
     pub bytes: u64,
     /// What a private job has spent with this round.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -66,6 +67,10 @@ pub struct MemberRecord {
     pub failure: Option<Failure>,
     /// What it said of its training.
     pub update: Option<UpdateReport>,
+    /// Bytes that it sent of it: with its control variate, and with all that it said at the stages of
+    /// a secure aggregation.
+    #[serde(default)]
+    pub sent: Bytes,
     /// Its judgement of the new parameters.
     pub evaluation: Option<EvaluationReport>,
 }
@@ -125,7 +130,7 @@ impl RoundRecord {
             devices_loss: beside.and_then(|_| outcome.devices_loss()),
             devices_accuracy: beside.and_then(|_| outcome.devices_accuracy()),
             devices: members.iter().filter(counts).count(),
-            invited: invited(outcome),
+            invited: outcome.invited(),
             bytes: moved(outcome),
             privacy: outcome.privacy,
             failure: outcome.failure.clone(),
@@ -189,6 +194,7 @@ fn members(outcome: &Outcome) -> Vec<MemberRecord> {
         reason: None,
         failure: None,
         update: None,
+        sent: Bytes(0),
         evaluation: None,
     };
     let mut members: BTreeMap<&DeviceId, MemberRecord> = BTreeMap::new();
@@ -201,9 +207,8 @@ fn members(outcome: &Outcome) -> Vec<MemberRecord> {
         members.insert(device, member(device, Part::Straggler));
     }
     for (device, update) in &outcome.updates {
-        let counted =
-            MemberRecord { update: Some(update.clone()), ..member(device, Part::Counted) };
-        members.insert(device, counted);
+        let (update, sent) = (Some(update.clone()), outcome.sent(device));
+        members.insert(device, MemberRecord { update, sent, ..member(device, Part::Counted) });
     }
     for (device, influence) in &outcome.influences {
         let Some(member) = members.get_mut(device) else { continue };
@@ -260,18 +265,13 @@ fn moved(outcome: &Outcome) -> u64 {
     }
     // A round of an older broker.
     let up: u64 = outcome.updates.iter().map(|(_, update)| update.parameters.size.0).sum();
-    up + invited(outcome) as u64 * outcome.parameters.size.0
-}
-
-fn invited(outcome: &Outcome) -> usize {
-    let missing = outcome.missing.iter();
-    let missing = missing.filter(|(_, failure)| failure.code != FailureCode::Quarantined);
-    outcome.updates.len() + missing.count()
+    up + outcome.invited() as u64 * outcome.parameters.size.0
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use jobs::report::FailureCode;
     use serde_json::{Value, json};
 
     fn outcome(evaluations: &Value) -> Outcome {
@@ -305,6 +305,18 @@ mod tests {
         let accuracy = record.accuracy.unwrap();
         assert_eq!(record.csv(), format!("2,0.25,0.25,{accuracy},1,3,5000,,devices,,,\n"));
         assert_eq!(record.members[0].evaluation, Some(judged.evaluations[0].1.clone()));
+    }
+
+    #[test]
+    fn all_that_a_device_sent_of_its_update_is_told() {
+        let mut outcome = outcome(&json!([]));
+        outcome.exchanged = vec![("b".parse().unwrap(), Bytes(4000))];
+        outcome.updates[0].1.control_change = Some(outcome.parameters.clone());
+        let sent = |outcome: &Outcome| {
+            let members = RoundRecord::of(outcome).members;
+            members.iter().map(|member| member.sent.0).collect::<Vec<_>>()
+        };
+        assert_eq!(sent(&outcome), [2000, 5000, 0]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::device::Telemetry;
-use crate::id::{BlobRef, DeviceId, Millis, ModelRef};
+use crate::id::{BlobRef, Bytes, DeviceId, Millis, ModelRef};
 use crate::spec::{TaskId, TensorHeader, is_default};
 
 /// What a device says of one task.
@@ -122,6 +122,14 @@ pub struct UpdateReport {
     /// them is asked for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crc32: Option<u32>,
+}
+
+impl UpdateReport {
+    /// Bytes that the device sends of it.
+    pub fn sent(&self) -> Bytes {
+        let change = self.control_change.as_ref().map_or(0, |change| change.size.0);
+        Bytes(self.parameters.size.0.saturating_add(change))
+    }
 }
 
 /// The judgement of one device on its test split.

@@ -52,6 +52,7 @@ pub use self::select::Sampling;
 pub(crate) use self::select::mixed;
 pub use self::status::Status;
 pub use self::straggler::{Base, Stragglers, Versions};
+use self::traffic::Exchanged;
 use self::update::Update;
 use crate::id::{Attempt, BlobRef, DeviceId, Millis, RoundNumber};
 use crate::report::{EvaluationReport, Failure, Progress, UpdateReport};
@@ -71,6 +72,7 @@ mod refusals;
 mod select;
 mod status;
 mod straggler;
+mod traffic;
 mod update;
 
 /// What happened to a round.
@@ -308,6 +310,9 @@ pub struct Round {
     /// What devices said at the stages before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     exchange: Option<Box<Exchange>>,
+    /// How many bytes that was.
+    #[serde(default, skip_serializing_if = "Exchanged::is_nothing")]
+    exchanged: Exchanged,
 }
 
 impl Round {
@@ -333,6 +338,7 @@ impl Round {
             judgement: None,
             speakers: Vec::new(),
             exchange: None,
+            exchanged: Exchanged::default(),
         };
         (round, effects)
     }

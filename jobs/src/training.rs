@@ -34,6 +34,7 @@ mod counted;
 mod ledger;
 mod progress;
 mod start;
+mod traffic;
 mod view;
 
 use self::ledger::Ledger;
@@ -350,6 +351,7 @@ impl Training {
             }
         }
         if let Some(outcome) = &mut ended {
+            self.add_controls(outcome);
             if let Some(policy) = &self.spec.participation.quarantine {
                 self.quarantines.ended(policy, outcome);
             }

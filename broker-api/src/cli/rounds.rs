@@ -148,7 +148,7 @@ fn one(round: &RoundRecord) -> String {
 }
 
 fn cells(member: &MemberRecord) -> Vec<String> {
-    let MemberRecord { device, part, update, evaluation, .. } = member;
+    let MemberRecord { device, part, update, sent, evaluation, .. } = member;
     let mut cells = vec![device.to_string(), part.as_str().to_owned()];
     cells.extend(match update {
         Some(update) => [
@@ -163,10 +163,9 @@ fn cells(member: &MemberRecord) -> Vec<String> {
         None => Default::default(),
     });
     cells.extend(match update {
-        Some(update) => [
-            table::duration(update.duration_ms.0.saturating_mul(1000)),
-            table::bytes(update.parameters.size.0),
-        ],
+        Some(update) => {
+            [table::duration(update.duration_ms.0.saturating_mul(1000)), table::bytes(sent.0)]
+        }
         None => Default::default(),
     });
     cells.push(member.why());

@@ -141,7 +141,7 @@ impl Owner {
             };
             let reason = refused.as_ref().map_or("accepted", |failure| failure.code.as_str());
             core.metrics.add(Counter::Updates, format!("reason=\"{reason}\""), 1);
-            let bytes = update.parameters.size.0;
+            let bytes = update.sent().0;
             core.metrics.add(Counter::RoundBytes, "direction=\"up\"".to_owned(), bytes);
             let parameters = update.parameters;
             let event = round::Event::UpdateChecked { device, parameters, refused };
@@ -202,15 +202,18 @@ impl Owner {
     /// Sends the offers whose time has come.
     pub(super) async fn send_offers(&mut self) {
         while let Some(offered) = self.pace.next(Instant::now()) {
-            self.offer(offered).await;
+            let Offered { round, device, purpose, attempt, .. } = &offered;
+            if matches!(purpose, Purpose::Share | Purpose::Mask | Purpose::Unmask) {
+                let asked = self.offer_stage(*round, device.clone(), *purpose, *attempt).await;
+                self.machine.asked(asked);
+            } else {
+                self.offer(offered).await;
+            }
         }
     }
 
     async fn offer(&self, offered: Offered) {
         let Offered { round, device, purpose, attempt, parameters } = offered;
-        if matches!(purpose, Purpose::Share | Purpose::Mask | Purpose::Unmask) {
-            return self.offer_stage(round, device, purpose, attempt).await;
-        }
         let (graph, dataset) = (self.prepared.graph.clone(), self.spec.dataset.clone());
         let normalization = self.prepared.normalization.clone();
         let local = LocalTraining {
@@ -220,7 +223,13 @@ impl Owner {
             ..self.spec.local.clone()
         };
         let encoded = self.machine.encoded_of(&parameters).cloned();
-        let size = encoded.as_ref().unwrap_or(&parameters).size.0;
+        let control = self.machine.control(&device).filter(|_| purpose == Purpose::Train);
+        let size = encoded.as_ref().unwrap_or(&parameters).size.0
+            + control
+                .iter()
+                .filter_map(|control| control.server.as_ref())
+                .map(|it| it.size.0)
+                .sum::<u64>();
         let work = match purpose {
             Purpose::Evaluate => {
                 TaskWork::Evaluate(EvaluateTask { encoded, ..self.evaluation(parameters) })
@@ -246,7 +255,7 @@ impl Owner {
                     rounds_done,
                     rounds,
                     initial_loss: matches!(self.spec.strategy, Strategy::QFedAvg(_)),
-                    control: self.machine.control(&device),
+                    control,
                     update: self.spec.update,
                     encoded,
                     hold: self.may_hold(&device),

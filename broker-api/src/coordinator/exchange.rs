@@ -1,6 +1,6 @@
 //! What an owner does at the stages of a secure aggregation.
 
-use jobs::id::{Attempt, BlobRef, DeviceId, RoundNumber};
+use jobs::id::{Attempt, BlobRef, Bytes, DeviceId, RoundNumber};
 use jobs::report::Failure;
 use jobs::round::{self, Exchange};
 use jobs::spec::{Levels, MaskedTrainTask, Offer, Purpose, Task, TaskWork, TrainTask};
@@ -42,23 +42,29 @@ impl Owner {
         self.machine.round().and_then(|round| round.exchange()).cloned()
     }
 
-    /// Asks a device for its part in a stage. What it needs for that is the binary part.
+    /// Asks a device for its part in a stage; how many bytes that are. What it needs for that is the
+    /// binary part.
     pub(super) async fn offer_stage(
         &self,
         round: RoundNumber,
         device: DeviceId,
         purpose: Purpose,
         attempt: Attempt,
-    ) {
+    ) -> Bytes {
         // It may have waited until the stage was over.
         let is_at_work = self.machine.round().is_some_and(|it| it.stage() == Some(purpose));
-        let (Some(terms), Some(exchange)) = (self.terms(round), self.exchange()) else { return };
+        let (Some(terms), Some(exchange)) = (self.terms(round), self.exchange()) else {
+            return Bytes(0);
+        };
         if !is_at_work {
-            return;
+            return Bytes(0);
         }
         let question = match self.question(&terms, &exchange, purpose, &device).await {
             Ok(question) => question,
-            Err(error) => return self.tell_impossible(round, error.failure()),
+            Err(error) => {
+                self.tell_impossible(round, error.failure());
+                return Bytes(0);
+            }
         };
         let timeout_ms = terms.secure.stage_deadline_ms;
         let id = self.task_id(round, purpose, attempt);
@@ -66,6 +72,7 @@ impl Owner {
         let bytes = question.len() as u64;
         self.core.metrics.add(Counter::RoundBytes, "direction=\"down\"".to_owned(), bytes);
         self.send(&device, &Offer::Task(Box::new(task)), Some(&question), true).await;
+        Bytes(bytes)
     }
 
     async fn question(

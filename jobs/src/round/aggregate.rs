@@ -69,10 +69,11 @@ pub enum Verdict {
 /// Bytes of a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Moved {
-    /// Of the updates that arrived.
+    /// Of the updates that arrived, with control variates and with all that devices sent at the stages
+    /// of a secure aggregation.
     pub up: Bytes,
-    /// Of the parameters that were offered, to train from and to judge; a device that has them
-    /// already fetches none.
+    /// Of the parameters that were offered, to train from and to judge, with control variates and what
+    /// devices were asked at stages; a device that has them already fetches none.
     pub down: Bytes,
 }
 

@@ -2,7 +2,7 @@
 
 use super::member::{Member, Standing, shortened};
 use super::{Aggregate, Effect, Judgement, Moved, Outcome, Phase, Round, Update};
-use crate::id::{Attempt, BlobRef, Bytes, DeviceId, Millis};
+use crate::id::{Attempt, BlobRef, DeviceId, Millis};
 use crate::report::{EvaluationReport, Failure, FailureCode, UpdateReport};
 use crate::spec::{Participation, Purpose, Selection};
 
@@ -350,6 +350,7 @@ impl Round {
             stragglers: self.stragglers.devices().cloned().collect(),
             best: None,
             moved,
+            exchanged: self.take_said(),
             started_at: self.started_at,
             ended_at: now,
         });
@@ -359,20 +360,6 @@ impl Round {
         (self.speakers, self.exchange) = (Vec::new(), None);
         effects.push(Effect::End(outcome));
         effects
-    }
-
-    /// Bytes of updates that arrived, and of parameters that were offered.
-    fn moved(&self, aggregate: &Aggregate) -> Moved {
-        let updates = self.members.iter().filter_map(Member::answer);
-        let own = updates.map(|update| update.report.parameters.size.0);
-        let late = self.stragglers.counted().map(|(_, update, _)| update.parameters.size.0);
-        let up = own.chain(late);
-        let offered = |blob: &BlobRef, devices: usize| blob.size.0.saturating_mul(devices as u64);
-        let invited = self.members.len() + self.stragglers.left_by(self.plan.round);
-        let begun = self.plan.encoded.as_ref().unwrap_or(&self.plan.parameters);
-        let made = aggregate.encoded.as_ref().unwrap_or(&aggregate.parameters);
-        let down = offered(begun, invited).saturating_add(offered(made, self.judges.len()));
-        Moved { up: Bytes(up.fold(0, u64::saturating_add)), down: Bytes(down) }
     }
 }
 

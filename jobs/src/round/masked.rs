@@ -134,6 +134,7 @@ impl Round {
         if !speaker.answered(attempt, Said { message: message.clone(), checked: false }) {
             return Vec::new();
         }
+        self.exchanged.note(device, message);
         vec![check(device, purpose, message)]
     }
 

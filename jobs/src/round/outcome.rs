@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Influence, Moved};
-use crate::id::{BlobRef, DeviceId, Millis, RoundNumber};
+use crate::id::{BlobRef, Bytes, DeviceId, Millis, RoundNumber};
 use crate::privacy::Spent;
-use crate::report::{EvaluationReport, Failure, UpdateReport};
+use crate::report::{EvaluationReport, Failure, FailureCode, UpdateReport};
 use crate::training::Best;
 
 /// How a round ended.
@@ -53,6 +53,10 @@ pub struct Outcome {
     /// Bytes that travelled.
     #[serde(default, skip_serializing_if = "Moved::is_nothing")]
     pub moved: Moved,
+    /// Bytes that each device sent at the stages of a secure aggregation, behind its keys; ordered by
+    /// device.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exchanged: Vec<(DeviceId, Bytes)>,
     /// When it began.
     pub started_at: Millis,
     /// When it ended.
@@ -99,6 +103,23 @@ impl Outcome {
     /// Loss in the same way.
     pub fn devices_loss(&self) -> Option<f64> {
         self.devices_judged(|evaluation| evaluation.loss)
+    }
+
+    /// Devices that were invited: all that are missing but those in quarantine, and all whose
+    /// updates are counted.
+    pub fn invited(&self) -> usize {
+        let missing = self.missing.iter();
+        let missing = missing.filter(|(_, failure)| failure.code != FailureCode::Quarantined);
+        self.updates.len() + missing.count()
+    }
+
+    /// Bytes that a device sent of the update that is counted.
+    pub fn sent(&self, device: &DeviceId) -> Bytes {
+        let of = |(known, _): &&(DeviceId, Bytes)| known == device;
+        let exchanged = self.exchanged.iter().find(of).map_or(0, |(_, bytes)| bytes.0);
+        let update = self.updates.iter().find(|(known, _)| known == device);
+        let update = update.map_or(0, |(_, update)| update.sent().0);
+        Bytes(update.saturating_add(exchanged))
     }
 
     fn judged(&self, value: impl Fn(&EvaluationReport) -> f64) -> Option<f64> {

@@ -39,7 +39,7 @@ impl Training {
         last.filter(|_| self.is_cyclic()).map(|(device, round)| (device.clone(), *round))
     }
 
-    fn keeps_controls(&self) -> bool {
+    pub(super) fn keeps_controls(&self) -> bool {
         matches!(self.spec.strategy, Strategy::Scaffold(_))
     }
 

@@ -80,6 +80,17 @@ async fn every_round_adds_up_the_levels_of_its_updates() {
         let names = participants(&record);
         assert_eq!(names, vec![["d1", "d2", "d3", "d4"]; 3]);
         assert_sums(&d1.given, &names, 4, secure);
+        let values =
+            d1.given.borrow()[&1].items().iter().map(|item| item.values.len() as u64).sum::<u64>();
+        for round in &record.rounds {
+            let sent = round.updates.iter().map(|(device, _)| round.sent(device).0);
+            let sent: Vec<u64> = sent.collect();
+            assert!(sent.iter().all(|sent| *sent > 4 * (values + 1)), "{sent:?}");
+            assert_eq!(round.moved.up.0, sent.iter().sum::<u64>());
+            // Four rosters of four devices, and what neighbours sealed.
+            let asked = round.moved.down.0 - 4 * round.parameters.size.0;
+            assert!(asked > 4 * 4 * 2 * 64, "{asked}");
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What becomes of the mean when a server optimizer takes it for a gradient.
 
+use jobs::report::UpdateReport;
 use jobs::spec::{LocalTraining, Strategy, TrainTask};
 use models::federated::server::{Aggregate, ServerOptimizer};
 
@@ -179,6 +180,17 @@ async fn scaffold_moves_the_servers_control_variate() {
     let own: Vec<Option<u32>> = trainings(&d1).iter().map(own).collect();
     assert_eq!(own, [None, Some(1), Some(2)]);
     assert!(record.rounds.iter().all(|round| round.server_state.is_some()));
+    // They travel too: a change up with each update, the server's down with the parameters.
+    for (index, round) in record.rounds.iter().enumerate() {
+        let change = |update: &UpdateReport| update.control_change.as_ref().unwrap().size.0;
+        let up = round.updates.iter().map(|(_, it)| it.parameters.size.0 + change(it)).sum::<u64>();
+        assert_eq!(round.moved.up.0, up);
+        let control = index.checked_sub(1).map(|before| &record.rounds[before].server_state);
+        let control = control.map_or(0, |control| control.as_ref().unwrap().size.0);
+        let parameters = round.parameters.size.0;
+        let offered = round.moved.down.0 - 2 * control;
+        assert!([2, 4].map(|times| times * parameters).contains(&offered), "{index}: {offered}");
+    }
 }
 
 /// An agent that does not know of control variates sends none.

@@ -69,6 +69,7 @@ fn stages_follow_one_another_and_who_drops_out_is_named() {
     let (mut round, effects) = exchanging(3, 6);
     let all = devices(6);
     assert_eq!(offered(&effects, Purpose::Share), all);
+    round.asked(Bytes(200));
     assert_eq!(round.status().phase, "sharing");
     assert_eq!(round.pending_effects(), effects);
     // One is lost, one fails: four go on.
@@ -80,6 +81,7 @@ fn stages_follow_one_another_and_who_drops_out_is_named() {
     let effects = round.step(Millis(30), &failure);
     assert_eq!(offered(&effects, Purpose::Mask), all[2..]);
     assert_eq!(round.status().phase, "masking");
+    round.asked(Bytes(300));
     // One more does not answer in time.
     for device in &all[3..] {
         assert_eq!(say(&mut round, 40, device, Purpose::Mask), []);
@@ -106,6 +108,10 @@ fn stages_follow_one_another_and_who_drops_out_is_named() {
     let effects = round.step(Millis(5060), &Event::Aggregated(Aggregate::of(blob(9))));
     let outcome = outcome(&effects);
     assert_eq!((&outcome.parameters, outcome.updates.len()), (&blob(9), 3));
+    // Keys of 0 to 5 bytes, whoever drops out; what was said in time; parameters of 0 bytes.
+    let said = [15, 4 * 1000 + 14, 3 * 2000 + 12, 2 * 3000 + 9];
+    assert_eq!(outcome.moved, Moved { up: Bytes(said.iter().sum()), down: Bytes(500) });
+    assert_eq!([3, 5].map(|index| outcome.sent(&all[index]).0), [3009, 6020]);
     for (index, code) in [
         (0, FailureCode::DeviceLost),
         (1, FailureCode::InvalidInput),

@@ -21,6 +21,7 @@ mod evaluate;
 mod exchange;
 pub(crate) mod finish;
 mod fold;
+pub(crate) mod kept;
 mod leftovers;
 mod making;
 mod masking;

@@ -210,6 +210,9 @@ pub struct StoredJob {
     /// The newest parameters of a training that did not succeed: another may go on from them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parameters: Option<BlobRef>,
+    /// The parameters of the newest rounds of a training that keeps them, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept_rounds: Vec<(RoundNumber, BlobRef)>,
 }
 
 /// What an idempotency key was used for.

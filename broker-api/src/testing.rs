@@ -465,6 +465,7 @@ pub(crate) fn train_spec(rounds: u32, devices: u32) -> JobSpec {
         target_accuracy: None,
         early_stopping: None,
         keep: jobs::spec::Keep::default(),
+        keep_rounds: None,
         register_as: Some(id("tiny-mlp")),
         seed: 7,
     };

@@ -27,7 +27,7 @@ mod transfer;
 mod update;
 mod validate;
 
-pub use self::begin::RoundOf;
+pub use self::begin::{KEEP_ROUNDS_MAX, RoundOf};
 pub use self::download::{Download, DownloadError};
 pub use self::evaluate::{Evaluate, EvaluateError};
 pub use self::examples::{Augment, AugmentError, Normalization, NormalizationError};
@@ -212,6 +212,10 @@ pub struct TrainSpec {
     /// Which round's parameters are the result.
     #[serde(default, skip_serializing_if = "is_default")]
     pub keep: Keep,
+    /// Keeps the parameters of so many of the newest rounds until the job is forgotten, so that others
+    /// can go on from each; absent means no longer than the job needs them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_rounds: Option<u32>,
     /// Registers the result under this name; the model's own name when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub register_as: Option<ModelName>,

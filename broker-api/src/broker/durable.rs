@@ -125,7 +125,8 @@ impl Core {
             result: None,
             rounds: Vec::new(),
         };
-        let stored = StoredJob { record, input, cancel: false, parameters: None };
+        let (parameters, kept_rounds) = (None, Vec::new());
+        let stored = StoredJob { record, input, cancel: false, parameters, kept_rounds };
         match self.store.jobs.create(id.as_str(), &stored).await {
             Ok(_) => {}
             Err(StoreError::Conflict { .. }) => return self.same_again(&stored).await,

@@ -8,6 +8,7 @@ use jobs::spec::JobKind;
 
 use super::Core;
 use super::index::Brief;
+use crate::coordinator::kept::Kept;
 use crate::coordinator::state::round_key;
 use crate::error::ApiError;
 use crate::record::StoredJob;
@@ -82,8 +83,11 @@ impl Core {
     async fn forget_parameters(&self) -> Result<(), ApiError> {
         for id in self.index.ended_trainings(RESUMABLE, FORGOTTEN_AT_ONCE) {
             let Some(stored) = self.store.jobs.get(id.as_str()).await? else { continue };
+            let kept = Kept { last: None, ..Kept::of(&stored.value) };
             let Some(blob) = stored.value.parameters else { continue };
-            self.store.blobs.delete(&blob).await.map_err(StoreError::from)?;
+            if !kept.has(&blob) {
+                self.store.blobs.delete(&blob).await.map_err(StoreError::from)?;
+            }
             let forget = |stored: &mut StoredJob| stored.parameters.take().is_some();
             self.store.jobs.modify(id.as_str(), forget).await?;
         }
@@ -95,7 +99,7 @@ impl Core {
         let filled = self.store.filled().await?;
         for id in self.index.surplus(|ended| kept(ended, filled)) {
             let Some(stored) = self.store.jobs.get(id.as_str()).await? else { continue };
-            if let Some(blob) = &stored.value.parameters {
+            for blob in Kept::of(&stored.value).blobs() {
                 self.store.blobs.delete(blob).await.map_err(StoreError::from)?;
             }
             if stored.value.record.spec.work.kind() == JobKind::Train {

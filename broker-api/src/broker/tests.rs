@@ -150,8 +150,13 @@ async fn a_record_without_its_place_in_the_queue_is_queued() {
         result: None,
         rounds: Vec::new(),
     };
-    let stored =
-        crate::record::StoredJob { record, input: Some(input), cancel: false, parameters: None };
+    let stored = crate::record::StoredJob {
+        record,
+        input: Some(input),
+        cancel: false,
+        parameters: None,
+        kept_rounds: Vec::new(),
+    };
     broker.core.store.jobs.create("half", &stored).await.unwrap();
     drop(broker);
     let broker = world.broker().await;

@@ -35,7 +35,9 @@ pub(super) struct TrainArgs {
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
     /// Goes on from the parameters of a round of another job, the newest when absent, with its
-    /// model, data set and settings; flags that are given besides override them.
+    /// model, data set and settings; flags that are given besides override them. What strategies keep
+    /// (moments, control variates) begins anew, and so does the ledger of --privacy: budgets of both
+    /// jobs add up. See --keep-rounds.
     #[arg(long = "continue", id = "continue", value_name = "JOB[:ROUND]", conflicts_with = "plan")]
     begin_from: Option<RoundOf>,
     /// What devices train on; those without it are not asked.
@@ -214,6 +216,10 @@ pub(super) struct TrainArgs {
     /// else by loss).
     #[arg(long, default_value_t = Keep::default(), value_name = "ROUND")]
     keep: Keep,
+    /// Keeps the parameters of so many of the newest rounds until the job is forgotten, so that
+    /// --continue JOB:ROUND can go on from each of them.
+    #[arg(long, value_name = "N")]
+    keep_rounds: Option<u32>,
     /// Who judges the model on test examples after each round: devices, broker (dunlin serve
     /// --data), both or none; with both the broker's judgement decides.
     #[arg(long, default_value_t = Evaluate::default(), value_name = "WHO")]
@@ -309,6 +315,7 @@ fn spec(args: &TrainArgs, model: ModelQuery, dataset: DatasetName) -> TrainSpec 
         target_accuracy: args.target_accuracy,
         early_stopping: args.early_stopping,
         keep: args.keep,
+        keep_rounds: args.keep_rounds,
         register_as: args.register_as.clone(),
         seed: args.seed,
     }

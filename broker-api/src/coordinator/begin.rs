@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use super::RENEW_EVERY;
 use super::download::Encoding;
+use super::kept::Kept;
 use super::leftovers::resumable;
 use super::masking::KeyRing;
 use super::owner::{DONE_WAITING, Ears, Owner, REST, Stop};
@@ -75,17 +76,19 @@ async fn try_begin(
     stored: &mut Versioned<StoredTraining>,
 ) -> Result<(Owner, Ears, Vec<Effect>), Unready> {
     let found = core.store.jobs.get(job.as_str()).await?;
-    let Some(StoredJob { record, parameters: kept, .. }) = found.map(|found| found.value) else {
+    let Some(found) = found.map(|found| found.value) else {
         core.store.trainings.remove(job.as_str()).await?;
         return Err(Unready::Stop(Stop::Over));
     };
+    let kept = Kept::of(&found);
+    let StoredJob { record, .. } = found;
     let WorkSpec::Train(spec) = record.spec.work.clone() else {
         core.store.trainings.remove(job.as_str()).await?;
         return Err(Unready::Stop(Stop::Over));
     };
     if record.state.is_final() {
         core.tell_end(&record).await?;
-        core.forget_training(job, &stored.value, kept.as_ref()).await?;
+        core.forget_training(job, &stored.value, &kept).await?;
         return Err(Unready::Stop(Stop::Over));
     }
     let deadline = record.accepted_at.plus(record.spec.deadline_ms);
@@ -223,9 +226,10 @@ async fn give_up(
     };
     let state =
         if failure.code == FailureCode::Cancelled { JobState::Cancelled } else { JobState::Failed };
-    let kept = stored.machine.as_ref().and_then(resumable);
-    core.end_training(job, &JobEnd { state, ..failed(failure) }, kept.as_ref()).await?;
-    core.forget_training(job, stored, kept.as_ref()).await?;
+    let last = stored.machine.as_ref().and_then(resumable);
+    let kept = Kept { last, rounds: stored.kept.clone() };
+    core.end_training(job, &JobEnd { state, ..failed(failure) }, &kept).await?;
+    core.forget_training(job, stored, &kept).await?;
     Ok(Unready::Stop(Stop::Over))
 }
 

@@ -9,6 +9,7 @@ use jobs::round::Outcome;
 use jobs::training::{Ending, Training};
 use jobs::{subject, wire};
 
+use super::kept::{Kept, keep};
 use super::owner::{Owner, Stop};
 use super::state::{StoredTraining, is_of, unknown};
 use crate::broker::{Core, JobEnd};
@@ -16,7 +17,7 @@ use crate::record::{JobResult, StoredJob};
 use crate::store::StoreError;
 
 /// Rounds whose blobs are kept.
-const ROUNDS_KEPT: usize = 2;
+pub(super) const ROUNDS_KEPT: usize = 2;
 
 /// Blobs that devices store in a round and that are on the list, at most.
 const LISTED_MAX: usize = 32_768;
@@ -50,7 +51,7 @@ impl Owner {
     /// Puts a round's blobs on the list, and removes those that are old from the object store.
     pub(super) fn forget(&mut self, outcome: &Outcome) {
         let mut blobs = std::mem::take(&mut self.stored.updates);
-        blobs.push(outcome.parameters.clone());
+        blobs.extend(self.let_go(outcome));
         blobs.extend(outcome.server_state.clone());
         blobs.extend(outcome.encoded.clone());
         if outcome.failure.is_some() {
@@ -74,12 +75,24 @@ impl Owner {
         self.core.spawn(async move { core.remove(&job, gone).await });
     }
 
-    /// Whether a blob is needed in further rounds, or is the result.
+    /// Parameters that are not kept for others any more.
+    fn let_go(&mut self, outcome: &Outcome) -> Vec<BlobRef> {
+        let Outcome { round, parameters, failure, .. } = outcome;
+        match self.spec.keep_rounds {
+            None => vec![parameters.clone()],
+            // They are an earlier round's.
+            Some(_) if failure.is_some() => Vec::new(),
+            Some(most) => keep(&mut self.stored.kept, most as usize, *round, parameters),
+        }
+    }
+
+    /// Whether a blob is needed in further rounds, or is kept, or the result.
     fn needs(&self, blob: &BlobRef) -> bool {
         let result = self.machine.result().parameters;
         let machine = [self.machine.parameters(), &result].into_iter();
         let machine = machine.chain(self.machine.server_state()).chain(self.machine.encoded());
-        let mut all = machine.chain(self.machine.stragglers().blobs());
+        let kept = self.stored.kept.iter().map(|(_, kept)| kept);
+        let mut all = machine.chain(self.machine.stragglers().blobs()).chain(kept);
         all.any(|needed| needed.object_name() == blob.object_name())
     }
 
@@ -93,8 +106,9 @@ impl Owner {
         let Ending { model, round, enough, .. } = ending;
         let result = model.map(|model| JobResult::Train { model, round, enough });
         let end = JobEnd { state, failure: ending.failure, result };
-        let kept = if end.result.is_none() { resumable(&self.machine) } else { None };
-        while let Err(error) = self.core.end_training(&self.job, &end, kept.as_ref()).await {
+        let last = if end.result.is_none() { resumable(&self.machine) } else { None };
+        let kept = Kept { last, rounds: self.stored.kept.clone() };
+        while let Err(error) = self.core.end_training(&self.job, &end, &kept).await {
             self.rest(&error).await?;
         }
         let (core, job, making) = (self.core.clone(), self.job.clone(), self.making.clone());
@@ -103,7 +117,7 @@ impl Owner {
         self.core.spawn(async move {
             // What is being stored has a name only once it is there.
             making.wait().await;
-            if let Err(error) = core.forget_training(&job, &stored, kept.as_ref()).await {
+            if let Err(error) = core.forget_training(&job, &stored, &kept).await {
                 // Its lease lapses, and whoever takes it over tries again.
                 tracing::warn!(%job, %error, "a training that is over is not forgotten");
             }
@@ -113,32 +127,36 @@ impl Owner {
 }
 
 impl Core {
-    /// Ends a job, of which others may go on from a blob.
+    /// Ends a job, of which others may go on from what is kept.
     pub(super) async fn end_training(
         &self,
         job: &JobId,
         end: &JobEnd,
-        kept: Option<&BlobRef>,
+        kept: &Kept,
     ) -> Result<(), StoreError> {
-        if let Some(kept) = kept {
-            let keep = |stored: &mut StoredJob| stored.parameters.replace(kept.clone()).is_none();
+        let keep = |stored: &mut StoredJob| {
+            let is_new = Kept::of(stored) != *kept;
+            (stored.parameters, stored.kept_rounds) = (kept.last.clone(), kept.rounds.clone());
+            is_new
+        };
+        if *kept != Kept::default() {
             self.store.jobs.modify(job.as_str(), keep).await?;
         }
         self.end_job(job, end.clone()).await
     }
 
-    /// Removes what only a training needed that is over, but for a blob that is kept, and then the
+    /// Removes what only a training needed that is over, but for what is kept, and then the
     /// training itself.
     pub(super) async fn forget_training(
         &self,
         job: &JobId,
         stored: &StoredTraining,
-        kept: Option<&BlobRef>,
+        kept: &Kept,
     ) -> Result<(), StoreError> {
         self.tell_over(job).await;
         self.store.purge_reports(job).await?;
         let mut gone = all(job, stored);
-        gone.retain(|blob| kept.is_none_or(|kept| kept.object_name() != blob.object_name()));
+        gone.retain(|blob| !kept.has(blob));
         self.remove(job, gone).await;
         self.store.trainings.remove(job.as_str()).await
     }
@@ -176,6 +194,7 @@ pub(super) fn resumable(machine: &Training) -> Option<BlobRef> {
 fn all(job: &JobId, stored: &StoredTraining) -> Vec<BlobRef> {
     let mut all: Vec<BlobRef> = stored.garbage.iter().flatten().cloned().collect();
     all.extend_from_slice(&stored.updates);
+    all.extend(stored.kept.iter().map(|(_, blob)| blob.clone()));
     let mut round = 0;
     if let Some(machine) = &stored.machine {
         round = machine.number().0;

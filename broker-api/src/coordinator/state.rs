@@ -1,6 +1,6 @@
 //! What is stored of a training, so that another broker can go on.
 
-use jobs::id::{BlobRef, Bytes, JobId};
+use jobs::id::{BlobRef, Bytes, JobId, RoundNumber};
 use jobs::spec::Normalization;
 use jobs::training::Training;
 use link::secret::Secret;
@@ -29,6 +29,9 @@ pub struct StoredTraining {
     /// Updates that were reported for the round at work, used or not.
     #[serde(default)]
     pub updates: Vec<BlobRef>,
+    /// Parameters of the newest rounds that the job keeps, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<(RoundNumber, BlobRef)>,
     /// What a private training's noise is made of; stored before the first use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<Secret>,

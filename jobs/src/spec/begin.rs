@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{IdError, JobId, RoundNumber};
 
+/// Rounds whose parameters a job keeps, at most: each is a model in the object store.
+pub const KEEP_ROUNDS_MAX: u32 = 100;
+
 /// A round of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::{
-    Evaluate, InferInput, InferSpec, JobSpec, Keep, LocalTraining, Loss, Schedule, Strategy,
-    TensorHeader, TrainSpec, UpdateEncoding, WorkSpec,
+    Evaluate, InferInput, InferSpec, JobSpec, KEEP_ROUNDS_MAX, Keep, LocalTraining, Loss, Schedule,
+    Strategy, TensorHeader, TrainSpec, UpdateEncoding, WorkSpec,
 };
 use crate::round::MASKED_DEVICES_MAX;
 
@@ -109,6 +109,9 @@ impl Problems {
         self.check(quorum == 0 || quorum >= needed, "work.participation.quorum", quorum, &expected);
         self.update(spec);
         self.secure_aggregation(spec);
+        if let Some(rounds) = spec.keep_rounds {
+            self.whole("work.keep_rounds", rounds.into(), 1, KEEP_ROUNDS_MAX.into());
+        }
         if let Some(target) = spec.target_accuracy {
             let share = target > 0.0 && target <= 1.0;
             self.check(share, "work.target_accuracy", target, "above 0, at most 1");

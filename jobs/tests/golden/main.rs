@@ -349,6 +349,7 @@ fn jobs(golden: &mut Golden) {
         target_accuracy: Some(0.95),
         early_stopping: None,
         keep: Keep::Last,
+        keep_rounds: None,
         register_as: Some(parse("digits-mlp")),
         seed: 7,
     };
@@ -366,6 +367,7 @@ fn jobs(golden: &mut Golden) {
         local: LocalTraining::default(),
         participation: Participation::default(),
         target_accuracy: None,
+        keep_rounds: None,
         register_as: None,
         seed: 0,
         ..train

@@ -268,15 +268,13 @@ impl World {
             target_accuracy: None,
             early_stopping: None,
             keep: Keep::default(),
+            keep_rounds: None,
             register_as: None,
             seed,
         };
         // Of a masked round more can go wrong.
-        let shares = match kind {
-            Kind::Plain => [0.0, 0.03, 0.1, 0.2],
-            Kind::Masked => [0.0, 0.01, 0.03, 0.1],
-        };
-        let faults = shares[random.random_range(0..4)];
+        let shares = [[0.0, 0.03, 0.1, 0.2], [0.0, 0.01, 0.03, 0.1]];
+        let faults = shares[usize::from(kind == Kind::Masked)][random.random_range(0..4)];
         let mut world = Self {
             now: 1000,
             random,

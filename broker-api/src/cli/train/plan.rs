@@ -54,6 +54,7 @@ const FIELDS: &[(&str, &str)] = &[
     ("target_accuracy", "spec.target_accuracy"),
     ("early_stopping", "spec.early_stopping"),
     ("keep", "spec.keep"),
+    ("keep_rounds", "spec.keep_rounds"),
     ("evaluate", "spec.evaluate"),
     ("no_evaluate", "spec.evaluate"),
     ("register_as", "spec.register_as"),

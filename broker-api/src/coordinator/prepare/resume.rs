@@ -1,19 +1,23 @@
 //! The parameters of a round of another job, to begin a training with.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use jobs::id::{BlobRef, JobId};
 use jobs::report::FailureCode;
 use jobs::round::Outcome;
-use jobs::spec::RoundOf;
+use jobs::spec::{KEEP_ROUNDS_MAX, RoundOf};
 use link::blobs::BlobError;
 use models::params::{Layout, Parameters};
 use models::train::Definition;
 
 use super::{Unprepared, failed};
 use crate::broker::Core;
+use crate::coordinator::kept::stretches;
+use crate::coordinator::leftovers::ROUNDS_KEPT;
 use crate::coordinator::state::round_key;
-use crate::record::JobResult;
+use crate::record::{JobRecord, JobResult};
 use crate::store::StoreError;
 
 impl Core {
@@ -32,39 +36,67 @@ impl Core {
             let gone = || failed(FailureCode::UnknownModel, gone);
             return self.weights(&training.ok_or_else(gone)?).await;
         }
-        let outcome = self.outcome_of(from).await?;
+        let Some(outcome) = self.outcome_of(from).await? else {
+            let there = self.there(&stored.record).await?;
+            let which = from.round.map_or_else(
+                || "has no round that gave parameters".to_owned(),
+                |round| format!("has no round {round} that ended"),
+            );
+            let text = format!("job {} {which}: {there}", from.job);
+            return Err(failed(FailureCode::InvalidSpec, text));
+        };
         match self.store.blobs.get(&outcome.parameters).await {
             Ok(bytes) => Ok(bytes),
-            Err(BlobError::NotFound { .. }) => Err(failed(
-                FailureCode::BlobUnavailable,
-                format!(
-                    "the parameters of round {} of job {} are gone: a job has those of its two \
-                     newest rounds, one that did not succeed those of its last one; a registered \
-                     model can be gone on from with --model",
-                    outcome.round, from.job
-                ),
-            )),
+            Err(BlobError::NotFound { .. }) => {
+                let there = self.there(&stored.record).await?;
+                let (round, job) = (outcome.round, &from.job);
+                let text =
+                    format!("the parameters of round {round} of job {job} are gone: {there}");
+                Err(failed(FailureCode::BlobUnavailable, text))
+            }
             Err(error) => Err(StoreError::from(error).into()),
         }
     }
 
     /// The round that is named, or the newest one that gave new parameters.
-    async fn outcome_of(&self, from: &RoundOf) -> Result<Outcome, Unprepared> {
-        let job = &from.job;
-        let found = match from.round {
+    async fn outcome_of(&self, from: &RoundOf) -> Result<Option<Outcome>, StoreError> {
+        match from.round {
             Some(round) => {
-                let found = self.store.rounds.get(&round_key(job, round.0)).await?;
-                found.map(|found| found.value)
+                let found = self.store.rounds.get(&round_key(&from.job, round.0)).await?;
+                Ok(found.map(|found| found.value))
             }
-            None => self.newest(job).await?,
+            None => self.newest(&from.job).await,
+        }
+    }
+
+    /// In words, from which rounds of a job another can go on.
+    async fn there(&self, job: &JobRecord) -> Result<String, StoreError> {
+        let mut newest = VecDeque::new();
+        let mut outcomes = self.outcomes(&job.id);
+        while let Some(outcome) = outcomes.try_next().await? {
+            if outcome.failure.is_none() {
+                newest.push_back(outcome);
+            }
+            let surplus = newest.len().saturating_sub(KEEP_ROUNDS_MAX as usize + ROUNDS_KEPT);
+            newest.drain(..surplus);
+        }
+        let mut there = Vec::new();
+        if let Some(JobResult::Train { round: Some(round), .. }) = &job.result {
+            there.push(round.0);
+        }
+        for outcome in newest {
+            if self.store.blobs.size(&outcome.parameters).await?.is_some() {
+                there.push(outcome.round.0);
+            }
+        }
+        there.sort_unstable();
+        there.dedup();
+        let which = match there.len() {
+            0 => "there are none to go on from".to_owned(),
+            1 => format!("those of round {} are there", stretches(&there)),
+            _ => format!("those of rounds {} are there", stretches(&there)),
         };
-        found.ok_or_else(|| {
-            let which = from.round.map_or_else(
-                || "has no round that gave parameters".to_owned(),
-                |round| format!("has no round {round} that ended"),
-            );
-            failed(FailureCode::InvalidSpec, format!("job {job} {which}"))
-        })
+        Ok(format!("{which}; a job has more with keep_rounds (--keep-rounds N)"))
     }
 
     async fn newest(&self, job: &JobId) -> Result<Option<Outcome>, StoreError> {

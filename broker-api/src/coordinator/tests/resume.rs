@@ -49,6 +49,7 @@ async fn a_training_goes_on_from_one_that_was_stopped() {
     assert_eq!(began_with(&broker, &device, from(&job, None)).await, last);
     for (spec, code, words) in [
         (from(&job, Some(2)), FailureCode::BlobUnavailable, "the parameters of round 2 of job"),
+        (from(&job, Some(1)), FailureCode::BlobUnavailable, "those of round 3 are there"),
         (from(&job, Some(8)), FailureCode::InvalidSpec, "has no round 8 that ended"),
         (from(&"nothing".parse().unwrap(), None), FailureCode::InvalidSpec, "no job nothing"),
     ] {
@@ -57,6 +58,41 @@ async fn a_training_goes_on_from_one_that_was_stopped() {
         assert_eq!(failure.code, code, "{failure:?}");
         assert!(failure.message.contains(words), "{failure:?}");
     }
+}
+
+#[tokio::test]
+async fn a_training_goes_on_from_each_of_the_rounds_that_another_keeps() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let device = Device::start(&world, "d1").await;
+    joined(&broker, 1).await;
+    let mut keeps = train_spec(5, 1);
+    let WorkSpec::Train(train) = &mut keeps.work else { unreachable!() };
+    train.keep_rounds = Some(3);
+    let job = submit(&broker, keeps).await;
+    let record = ended(&broker, &job).await;
+    assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+    let given = device.given.borrow().clone();
+    let store = &broker.core.store;
+    let trainings = &store.trainings;
+    let forgotten = async || trainings.get(job.as_str()).await.unwrap().is_none();
+    until("the training is forgotten", forgotten).await;
+    for round in [3, 4] {
+        let found = began_with(&broker, &device, from(&job, Some(round))).await;
+        assert_eq!(found, given[&(round + 1)].to_safetensors(), "round {round}");
+    }
+    for (round, words) in [(2, "are gone"), (9, "has no round 9 that ended")] {
+        let next = submit(&broker, from(&job, Some(round))).await;
+        let failure = ended(&broker, &next).await.failure.unwrap();
+        assert!(failure.message.contains(words), "{failure:?}");
+        assert!(failure.message.contains("those of rounds 3-5 are there"), "{failure:?}");
+    }
+    // Of the job nothing else is left, and with it this.
+    let stored = store.jobs.get(job.as_str()).await.unwrap().unwrap().value;
+    let kept: Vec<u32> = stored.kept_rounds.iter().map(|(round, _)| round.0).collect();
+    assert_eq!((kept, stored.parameters), (vec![3, 4, 5], None));
+    let early = &record.rounds[1].parameters;
+    assert!(store.blobs.size(early).await.unwrap().is_none(), "round 2 is not kept");
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@ pub(crate) mod finish;
 mod fold;
 pub(crate) mod kept;
 mod leftovers;
+mod listed;
 mod making;
 mod masking;
 mod owner;

@@ -17,6 +17,7 @@ use super::RENEW_EVERY;
 use super::download::Encoding;
 use super::kept::Kept;
 use super::leftovers::resumable;
+use super::listed::Listed;
 use super::masking::KeyRing;
 use super::owner::{DONE_WAITING, Ears, Owner, REST, Stop};
 use super::pace::Pace;
@@ -124,6 +125,7 @@ async fn try_begin(
         making,
         machine,
         secret,
+        listed: Listed::of(&value.updates),
         stored: value,
         revision: stored.revision,
         stored_at: Instant::now(),

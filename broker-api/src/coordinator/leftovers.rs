@@ -4,12 +4,13 @@
 use jobs::held::{FORGET, Forget};
 use jobs::id::{BlobRef, JobId};
 use jobs::job::JobState;
-use jobs::report::{FailureCode, ReportBody};
+use jobs::report::{Failure, FailureCode, ReportBody, TaskReport};
 use jobs::round::Outcome;
 use jobs::training::{Ending, Training};
 use jobs::{subject, wire};
 
 use super::kept::{Kept, keep};
+use super::listed::Listed;
 use super::owner::{Owner, Stop};
 use super::state::{StoredTraining, is_of, unknown};
 use crate::broker::{Core, JobEnd};
@@ -19,14 +20,12 @@ use crate::store::StoreError;
 /// Rounds whose blobs are kept.
 pub(super) const ROUNDS_KEPT: usize = 2;
 
-/// Blobs that devices store in a round and that are on the list, at most.
-const LISTED_MAX: usize = 32_768;
-
 impl Owner {
     /// Puts what a device has stored on the list of what goes with the round, whether the round has
-    /// a use for it or not.
-    pub(super) fn list(&mut self, report: &ReportBody) {
-        let stored = match report {
+    /// a use for it or not; why the report cannot be taken, where it names too much.
+    pub(super) fn list(&mut self, report: &TaskReport) -> Result<(), Failure> {
+        let known = self.machine.knows(&report.device);
+        let stored = match &report.body {
             ReportBody::Trained(update) => {
                 let parameters = (!update.held).then_some(&update.parameters);
                 [parameters, update.control_change.as_ref()]
@@ -42,15 +41,21 @@ impl Owner {
             | ReportBody::Cancelled => [None, None],
         };
         for blob in stored.into_iter().flatten().filter(|blob| is_of(&self.job, blob)) {
-            if self.stored.updates.len() < LISTED_MAX && !self.stored.updates.contains(blob) {
+            let is_new = self.listed.add(&report.device, known, blob).map_err(|error| {
+                let text = format!("device {}: {error}", report.device);
+                Failure::new(FailureCode::InvalidUpdate, text)
+            })?;
+            if is_new {
                 self.stored.updates.push(blob.clone());
             }
         }
+        Ok(())
     }
 
     /// Puts a round's blobs on the list, and removes those that are old from the object store.
     pub(super) fn forget(&mut self, outcome: &Outcome) {
         let mut blobs = std::mem::take(&mut self.stored.updates);
+        self.listed = Listed::default();
         blobs.extend(self.let_go(outcome));
         blobs.extend(outcome.server_state.clone());
         blobs.extend(outcome.encoded.clone());

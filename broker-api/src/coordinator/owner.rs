@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use super::RENEW_EVERY;
 use super::begin::begin;
+use super::listed::Listed;
 use super::masking::{KeyRing, Masking};
 use super::pace::Pace;
 use super::prepare::eligible;
@@ -71,6 +72,8 @@ pub(super) struct Owner {
     /// What a private training's noise is made of.
     pub(super) secret: Secret,
     pub(super) stored: StoredTraining,
+    /// What of the round at work is in `stored.updates`.
+    pub(super) listed: Listed,
     pub(super) revision: u64,
     pub(super) stored_at: Instant,
     /// How long storing took last time.
@@ -321,7 +324,7 @@ impl Owner {
         let arrived = info.published.unix_timestamp_nanos() / 1_000_000;
         let arrived = Millis(u64::try_from(arrived).unwrap_or_default()).min(self.core.fleet.now());
         let device = subject::parse_report(&message.subject).map(|(_, device)| device);
-        let report: TaskReport = match wire::decode(&message.payload) {
+        let mut report: TaskReport = match wire::decode(&message.payload) {
             Ok(report) => report,
             Err(error) => {
                 tracing::warn!(subject = %message.subject, %error, "a report is not understood");
@@ -335,7 +338,10 @@ impl Owner {
         if !matches!(report.body, ReportBody::Accepted) {
             self.pace.heard(&report.device);
         }
-        self.list(&report.body);
+        if let Err(failure) = self.list(&report) {
+            tracing::warn!(job = %self.job, reason = failure.message, "a report is refused");
+            report.body = ReportBody::Failed(failure);
+        }
         if let Some(event) = self.understood(report) {
             self.changed();
             events.push((arrived, event));

@@ -113,6 +113,12 @@ impl Outcome {
         self.updates.len() + missing.count()
     }
 
+    /// Whether a device was in the round, or kept out of it.
+    pub fn names(&self, device: &DeviceId) -> bool {
+        let missing = self.missing.iter().map(|(missing, _)| missing);
+        missing.chain(self.updates.iter().map(|(device, _)| device)).any(|known| known == device)
+    }
+
     /// Bytes that a device sent of the update that is counted.
     pub fn sent(&self, device: &DeviceId) -> Bytes {
         let of = |(known, _): &&(DeviceId, Bytes)| known == device;

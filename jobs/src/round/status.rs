@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Phase, Round};
-use crate::id::{Millis, RoundNumber};
+use crate::id::{DeviceId, Millis, RoundNumber};
 use crate::spec::Purpose;
 
 /// Where a round is.
@@ -36,6 +36,11 @@ pub struct Status {
 }
 
 impl Round {
+    /// Whether a device was invited.
+    pub fn is_invited(&self, device: &DeviceId) -> bool {
+        self.members.binary_search_by(|member| member.device.cmp(device)).is_ok()
+    }
+
     /// Where the round is, for people.
     pub fn status(&self) -> Status {
         let phase = match self.phase {

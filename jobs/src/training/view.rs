@@ -1,7 +1,7 @@
 //! What a training tells of itself.
 
 use super::{Candidate, Ending, Phase, Training};
-use crate::id::{BlobRef, RoundNumber};
+use crate::id::{BlobRef, DeviceId, RoundNumber};
 use crate::round::{Outcome, Round, Stragglers};
 use crate::spec::TrainSpec;
 
@@ -15,6 +15,14 @@ impl Training {
     /// The round at work.
     pub fn round(&self) -> Option<&Round> {
         self.round.as_ref()
+    }
+
+    /// Whether a device is in the round at work, or at work since an earlier one, or in a round whose
+    /// outcome is [known](Training::history).
+    pub fn knows(&self, device: &DeviceId) -> bool {
+        self.round.as_ref().is_some_and(|round| round.is_invited(device))
+            || self.stragglers().devices().any(|straggler| straggler == device)
+            || self.history.iter().any(|outcome| outcome.names(device))
     }
 
     /// The number of the newest round, at work or not.

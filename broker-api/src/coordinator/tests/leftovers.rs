@@ -1,9 +1,13 @@
 //! Brokers that stop in the middle of storing new parameters.
 
-use jobs::id::Bytes;
+use async_nats::header::HeaderMap;
+use jobs::id::{Attempt, Bytes};
+use jobs::report::TaskReport;
 use jobs::spec::TrainTask;
+use jobs::{subject, wire};
 use link::blobs::Blobs;
 use models::federated::encoding::decode_parameters;
+use serde_json::json;
 use tokio::runtime::Runtime;
 
 use super::state::{encoded_name, parameters_name};
@@ -107,6 +111,47 @@ async fn another_broker_forgets_a_training_whose_broker_was_gone_at_its_end() {
     assert!(trainings.get(job.as_str()).await.unwrap().is_some(), "it is not forgotten yet");
     forgotten(&world, &job).await;
     until("it is", async || trainings.get(job.as_str()).await.unwrap().is_none()).await;
+}
+
+#[tokio::test]
+async fn a_device_that_reports_more_blobs_than_it_can_have_is_refused() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let _d1 = Device::start(&world, "d1").await;
+    let (mut d2, gate) = gated_as(&world, "d2").await;
+    joined(&broker, 2).await;
+    let mut spec = train_spec(1, 2);
+    let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
+    train.participation.quorum = 1;
+    let job = submit(&broker, spec).await;
+    let task = d2.offered(Purpose::Train).await.id;
+    let context = async_nats::jetstream::new(world.client().await);
+    for number in 0..100 {
+        // Of an attempt that nobody asked for.
+        let name = format!("update/{job}/1/d2/9/{number}");
+        let blob = json!({"digest": link::digest::of(b""), "size": 0, "name": name});
+        let update = json!({"type": "trained", "parameters": blob, "examples": 1, "loss": 0,
+            "accuracy": 0, "steps": 1, "duration_ms": 1, "engine": "test"});
+        let body = serde_json::from_value(update).unwrap();
+        let task = jobs::spec::TaskId { attempt: Attempt(9), ..task.clone() };
+        let report = TaskReport { task, device: id("d2"), body };
+        let (subject, message_id) = (subject::report(&job, &id("d2")), number.to_string());
+        let (headers, payload) = (HeaderMap::new(), wire::encode(&report));
+        link::publish::store(&context, &subject, &message_id, headers, payload).await.unwrap();
+    }
+    let trainings = &broker.core.store.trainings;
+    until("they are heard", async || {
+        let stored = trainings.get(job.as_str()).await.unwrap().unwrap().value;
+        assert!(stored.updates.len() <= 65, "{} are on the list", stored.updates.len());
+        stored.updates.len() >= 64
+    })
+    .await;
+    gate.send(true).unwrap();
+    let record = ended(&broker, &job).await;
+    assert_eq!(participants(&record), [["d1"]], "{record:?}");
+    let (device, failure) = &record.rounds[0].missing[0];
+    assert_eq!((device.as_str(), failure.code), ("d2", FailureCode::InvalidUpdate));
+    assert!(failure.message.contains("d2: more than 64 blobs of this device"), "{failure:?}");
 }
 
 /// The task of a training that a device is offered in a round.

@@ -33,6 +33,7 @@ use self::encoded::encoded;
 mod encoded;
 mod infer;
 pub(crate) mod masked;
+pub(crate) mod trained;
 
 /// How long a test waits for what must come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -331,8 +332,7 @@ impl Agent {
         let parameters = Parameters::from_safetensors(&bytes).unwrap();
         let mut items = parameters.items().to_vec();
         self.given.send_modify(|given| drop(given.insert(task.id.round.0, parameters)));
-        let step = self.number();
-        items.iter_mut().flat_map(|item| &mut item.values).for_each(|value| *value += step);
+        trained::move_by(&mut items, self.number());
         let trained = Parameters::new(items.clone()).unwrap();
         let update = if encodes { encoded(work, &bytes, &trained) } else { None };
         let update = update.unwrap_or_else(|| trained.to_safetensors());

@@ -7,6 +7,8 @@
 //! [`robust::trimmed_mean`], [`robust::bulyan`], [`privacy`]. What comes out moves the global parameters by a
 //! [`server`] optimizer. No step holds more than a tile of every update.
 //!
+//! Running [`statistics`] are no parameters that a step moves: they stay within what devices have.
+//!
 //! Results depend on the order of devices, which the caller keeps, and on nothing else: neither on
 //! the order of arrival, nor on how vectors are cut, nor on the number of threads.
 
@@ -21,6 +23,7 @@ pub mod robust;
 pub mod scaffold;
 pub mod server;
 pub mod staleness;
+pub mod statistics;
 pub mod tile;
 
 #[cfg(test)]

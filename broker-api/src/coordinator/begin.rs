@@ -9,7 +9,6 @@ use jobs::report::{Failure, FailureCode};
 use jobs::spec::{JobSpec, TrainSpec, WorkSpec};
 use jobs::training::{Effect, Event, Start, Training};
 use link::secret::Secret;
-use models::params::Layout;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
@@ -21,7 +20,7 @@ use super::listed::Listed;
 use super::masking::KeyRing;
 use super::owner::{DONE_WAITING, Ears, Owner, REST, Stop};
 use super::pace::Pace;
-use super::prepare::{Unprepared, layout_of};
+use super::prepare::{Model, Unprepared, model_of};
 use super::state::{Prepared, StoredTraining, unknown};
 use super::updates::Updates;
 use crate::broker::work::{asked_to_stop, failed};
@@ -101,12 +100,12 @@ async fn try_begin(
         let patience = Patience { core, job, spec: &spec, job_spec: &record.spec, deadline };
         patience.begin(stored, &secret).await?
     };
-    let Begun { machine, effects, prepared, layout, garbage } = match begun {
+    let Begun { machine, effects, prepared, model, garbage } = match begun {
         Ok(begun) => begun,
         Err(unprepared) => return Err(give_up(core, job, &stored.value, unprepared).await?),
     };
     mark_running(core, job).await?;
-    let updates = Updates::start(core.store.blobs.clone(), layout, &spec).map_err(|error| {
+    let updates = Updates::start(core.store.blobs.clone(), model, &spec).map_err(|error| {
         StoreError::Unavailable { doing: "starting a thread".to_owned(), reason: error.to_string() }
     })?;
     let making = TaskTracker::new();
@@ -147,7 +146,7 @@ struct Begun {
     machine: Training,
     effects: Vec<Effect>,
     prepared: Prepared,
-    layout: Layout,
+    model: Model,
     /// Blobs that are not needed for long, if they are there.
     garbage: Vec<BlobRef>,
 }
@@ -160,9 +159,9 @@ async fn go_on(
     machine: Training,
     prepared: Prepared,
 ) -> Result<Begun, Unprepared> {
-    let layout = layout_of(core, &prepared).await?;
+    let model = model_of(core, &prepared).await?;
     let garbage = unknown(job, machine.number().0, term.saturating_sub(1));
-    Ok(Begun { effects: machine.pending_effects(), machine, prepared, layout, garbage })
+    Ok(Begun { effects: machine.pending_effects(), machine, prepared, model, garbage })
 }
 
 /// The secret of a training, a new one before its first state is stored.
@@ -244,7 +243,7 @@ struct Patience<'a> {
     deadline: Millis,
 }
 
-type Ready = (Prepared, BlobRef, Layout);
+type Ready = (Prepared, BlobRef, Model);
 
 impl Patience<'_> {
     /// A training that is prepared anew.
@@ -253,7 +252,7 @@ impl Patience<'_> {
         stored: &mut Versioned<StoredTraining>,
         secret: &Secret,
     ) -> Result<Result<Begun, Unprepared>, StoreError> {
-        let (prepared, parameters, layout) = match self.prepare(stored).await? {
+        let (prepared, parameters, model) = match self.prepare(stored).await? {
             Ok(ready) => ready,
             Err(unprepared) => return Ok(Err(unprepared)),
         };
@@ -263,7 +262,7 @@ impl Patience<'_> {
         self.write(stored).await?;
         let term = stored.value.term;
         let encoding = Encoding::of(spec, job, 0, term);
-        let encoded = encoding.store(&core.store.blobs, &layout, &parameters).await;
+        let encoded = encoding.store(&core.store.blobs, &model.layout, &parameters).await;
         let mut garbage = unknown(job, 0, term.saturating_sub(1));
         garbage.push(parameters.clone());
         garbage.extend(encoded.clone());
@@ -271,7 +270,7 @@ impl Patience<'_> {
         let start = Start { parameters, encoded, secret_seed };
         let (machine, effects) =
             Training::begin_with(core.fleet.now(), spec.clone(), deadline, start);
-        Ok(Ok(Begun { machine, effects, prepared, layout, garbage }))
+        Ok(Ok(Begun { machine, effects, prepared, model, garbage }))
     }
 
     async fn prepare(

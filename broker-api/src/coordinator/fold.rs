@@ -11,11 +11,13 @@
 //! updates before it are read again.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jobs::id::{BlobRef, DeviceId, Digest};
 use jobs::report::UpdateReport;
 use jobs::round::Base;
 use models::federated::mean::WeightedMean;
+use models::federated::statistics::Statistics;
 use models::params::{Layout, ParametersError};
 
 use self::content::{Content, ContentError, Expected};
@@ -62,6 +64,7 @@ impl Part {
 #[derive(Debug)]
 pub(super) struct Fold {
     expected: Expected,
+    statistics: Arc<Statistics>,
     /// Values of early updates that may wait in memory.
     room: usize,
     /// Whether updates are added up, or only looked into.
@@ -114,6 +117,7 @@ impl Fold {
     pub(super) fn new(model: Layout, room: usize) -> Self {
         Self {
             expected: Expected::parameters(model),
+            statistics: Arc::default(),
             room,
             adds: true,
             order: Vec::new(),
@@ -134,6 +138,11 @@ impl Fold {
     /// For updates of this model that are looked into, and not added up.
     pub(super) fn without_mean(model: Layout) -> Self {
         Self { adds: false, ..Self::new(model, 0) }
+    }
+
+    /// The same where these values are running statistics.
+    pub(super) fn with_statistics(self, statistics: Arc<Statistics>) -> Self {
+        Self { statistics, ..self }
     }
 
     /// Begins a round of these devices; what is left of another round is forgotten. Updates may be
@@ -168,7 +177,8 @@ impl Fold {
     pub(super) fn rest(&mut self) {
         let reading = if self.adds { BTreeMap::new() } else { std::mem::take(&mut self.reading) };
         let fresh = Self::new(self.model().clone(), self.room);
-        *self = Self { adds: self.adds, reading, ..fresh };
+        let statistics = self.statistics.clone();
+        *self = Self { adds: self.adds, reading, statistics, ..fresh };
     }
 
     /// Whether this device's update would be read in vain, and later again: it is early, and has
@@ -393,19 +403,23 @@ impl Fold {
         base: &[f32],
     ) -> Result<Vec<f32>, ParametersError> {
         if let Some(values) = self.masked_mean(offset, base) {
-            self.model().check_finite(offset, &values)?;
-            return Ok(values);
+            return self.checked(offset, values);
         }
         let mean = self.mean.as_ref().ok_or_else(no_updates)?;
         let values = mean.piece_from(offset, base, self.differences).map_err(|_| no_updates())?;
-        self.model().check_finite(offset, &values)?;
-        Ok(values)
+        self.checked(offset, values)
     }
 
     fn mean(&mut self, offset: usize, length: usize) -> Result<Vec<f32>, ParametersError> {
         let mean = self.mean.as_ref().ok_or_else(no_updates)?;
         let values = mean.piece(offset, length).map_err(|_| no_updates())?;
+        self.checked(offset, values)
+    }
+
+    /// Values that can be parameters.
+    fn checked(&self, offset: usize, mut values: Vec<f32>) -> Result<Vec<f32>, ParametersError> {
         self.model().check_finite(offset, &values)?;
+        self.statistics.bound(offset, &mut values);
         Ok(values)
     }
 

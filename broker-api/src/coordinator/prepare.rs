@@ -6,6 +6,7 @@ use jobs::id::{BlobRef, JobId, ModelName};
 use jobs::report::{Failure, FailureCode};
 use jobs::selector::Selector;
 use jobs::spec::{LocalTraining, Loss, TrainSpec};
+use models::federated::statistics::Statistics;
 use models::params::{Layout, is_named};
 use models::train::{Definition, TrainError};
 
@@ -22,6 +23,19 @@ pub(super) use facts::{eligible, fits};
 /// Values of an example, at most, and classes: devices declare them, and sizes follow from them.
 const VALUES_MAX: usize = 1 << 26;
 const CLASSES_MAX: u32 = 1 << 20;
+
+/// What is trained, as far as updates of it are combined.
+#[derive(Debug, Clone)]
+pub(super) struct Model {
+    pub(super) layout: Layout,
+    pub(super) statistics: Statistics,
+}
+
+impl Model {
+    fn of(definition: &Definition) -> Self {
+        Self { layout: definition.layout().clone(), statistics: definition.statistics() }
+    }
+}
 
 /// Why a training does not begin.
 #[derive(Debug)]
@@ -66,7 +80,7 @@ impl Core {
         spec: &TrainSpec,
         selector: &Selector,
         term: u64,
-    ) -> Result<(Prepared, BlobRef, Layout), Unprepared> {
+    ) -> Result<(Prepared, BlobRef, Model), Unprepared> {
         let devices = self.fleet.matching(selector, Some(&spec.dataset));
         let facts = facts::agreed(&devices, &spec.dataset)?.ok_or(Unprepared::Nobody)?;
         facts::check_augment(&spec.local.augment, &facts)?;
@@ -96,12 +110,12 @@ impl Core {
                     parameters
                 }
             };
-            Ok((parameters, definition.layout().clone(), definition.to_bare_onnx()))
+            Ok((parameters, Model::of(&definition), definition.to_bare_onnx()))
         });
         let checked = checked.await.map_err(|_| {
             failed(FailureCode::Internal, "checking the graph met a fault of the program")
         })?;
-        let (parameters, layout, bare) = checked.map_err(Unprepared::Failed)?;
+        let (parameters, model, bare) = checked.map_err(Unprepared::Failed)?;
         let blobs = &self.store.blobs;
         let name = parameters_name(job, 0, term);
         let parameters = blobs.put_named(name, parameters).await;
@@ -117,7 +131,7 @@ impl Core {
             preprocessing: facts::preprocessing(&facts, &normalization),
             normalization,
         };
-        Ok((prepared, parameters, layout))
+        Ok((prepared, parameters, model))
     }
 
     /// The graph in training form: a registered model's, or a built-in family's.
@@ -264,7 +278,7 @@ fn check_patterns(local: &LocalTraining, layout: &Layout) -> Result<(), Failure>
 /// Noise gets into no running statistic: a variance below 0 spoils a model.
 fn check_statistics(local: &LocalTraining, definition: &Definition) -> Result<(), Failure> {
     let fixed = [&local.frozen[..], &local.kept_local].concat();
-    let Some(name) = definition.statistics().find(|name| !is_named(&fixed, name)) else {
+    let Some(name) = definition.statistics_names().find(|name| !is_named(&fixed, name)) else {
         return Ok(());
     };
     let message = format!(
@@ -274,14 +288,14 @@ fn check_statistics(local: &LocalTraining, definition: &Definition) -> Result<()
     Err(Failure::new(FailureCode::InvalidSpec, message))
 }
 
-/// The layout of a training that is taken over, from its graph.
-pub(super) async fn layout_of(core: &Core, prepared: &Prepared) -> Result<Layout, Unprepared> {
+/// The model of a training that is taken over, from its graph.
+pub(super) async fn model_of(core: &Core, prepared: &Prepared) -> Result<Model, Unprepared> {
     let onnx = core.store.blobs.get(&prepared.graph).await.map_err(StoreError::from)?;
-    let layout = tokio::task::spawn_blocking(move || {
-        Definition::read(&onnx).map(|definition| definition.layout().clone())
+    let model = tokio::task::spawn_blocking(move || {
+        Definition::read(&onnx).map(|definition| Model::of(&definition))
     });
-    match layout.await {
-        Ok(Ok(layout)) => Ok(layout),
+    match model.await {
+        Ok(Ok(model)) => Ok(model),
         Ok(Err(error)) => Err(Unprepared::Failed(untrainable(&error))),
         Err(_) => {
             Err(failed(FailureCode::Internal, "reading the graph met a fault of the program"))

@@ -19,6 +19,7 @@ mod late;
 mod leftovers;
 mod listening;
 mod masked;
+mod normalised;
 mod private;
 mod refusals;
 mod resume;

@@ -8,28 +8,27 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use jobs::id::{BlobRef, Bytes as Size, DeviceId, JobId, ObjectId};
 use jobs::report::{Failure, FailureCode, UpdateReport};
-use jobs::round::{self, Aggregate, Round};
+use jobs::round::{self, Aggregate};
 use jobs::spec::{PrivacyMode, Strategy, TrainSpec};
-use jobs::training::Training;
 use link::blobs::{BlobError, Blobs, Pieces};
-use link::secret::Secret;
 use models::federated::encoding::EncodingError;
 use models::federated::privacy::PrivacyError;
 use models::federated::server::ServerError;
-use models::params::{Layout, ParametersError};
+use models::federated::statistics::Statistics;
+use models::params::ParametersError;
 use secagg::QuantisationError;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
-use self::private::Private;
-use self::rules::{RuleError, Start};
-use self::server::Base;
+use self::rules::RuleError;
 use self::values::Values;
 use super::fold::content::{ContentError, Expected};
 use super::fold::{Fold, Part};
 use super::masking::MaskingError;
+use super::prepare::Model;
 use super::state::is_of;
 
 mod encode;
+mod how;
 mod masked;
 pub(super) mod private;
 mod reading;
@@ -38,6 +37,7 @@ pub(super) mod server;
 mod values;
 
 pub(super) use self::encode::encode;
+pub(super) use self::how::How;
 
 /// Work that may wait for the thread.
 const WORK_WAITING: usize = 8;
@@ -49,63 +49,6 @@ const ROOM_BYTES: usize = 32 * 1024 * 1024;
 const HEADER_SLACK: u64 = 64 * 1024;
 /// How often the updates of a round are read again while a device that holds one does not give it.
 const AGAIN_MAX: u32 = 3;
-
-/// How updates become new parameters.
-#[derive(Debug, Clone)]
-pub(super) enum How {
-    /// By their mean; they were trained from these parameters.
-    Mean(BlobRef),
-    /// By a server optimizer's step against it.
-    Step(Base),
-    /// By a rule that looks at all of them, and a server optimizer's step against its result if
-    /// there is one.
-    Rule(Box<Start>),
-    /// By their mean with noise.
-    Private(Box<Private>),
-}
-
-impl How {
-    /// As a training's strategy says, in the round at work.
-    pub(super) fn of(training: &Training, secret: &Secret) -> Self {
-        if let Some(private) = Private::of(training, secret) {
-            return Self::Private(Box::new(private));
-        }
-        let spec = training.spec();
-        let parameters = training.parameters().clone();
-        let state = training.server_state().cloned();
-        let optimizer = server::optimizer(&spec.strategy).map(|optimizer| Base {
-            optimizer,
-            parameters: parameters.clone(),
-            state: state.clone(),
-        });
-        match (optimizer, rules::rule(spec)) {
-            (optimizer, Some(rule)) => {
-                let eligible = training.round().map_or(0, Round::eligible);
-                let (control, version) = (state, training.rounds_done());
-                Self::Rule(Box::new(Start {
-                    rule,
-                    parameters,
-                    control,
-                    eligible,
-                    optimizer,
-                    version,
-                }))
-            }
-            (Some(base), None) => Self::Step(base),
-            (None, None) => Self::Mean(parameters),
-        }
-    }
-
-    /// What the updates were trained from.
-    fn base(&self) -> &BlobRef {
-        match self {
-            Self::Mean(parameters) => parameters,
-            Self::Step(base) => &base.parameters,
-            Self::Rule(start) => &start.parameters,
-            Self::Private(private) => &private.base,
-        }
-    }
-}
 
 type Work = Box<dyn FnOnce(&mut Fold) + Send>;
 
@@ -119,6 +62,8 @@ pub(super) struct Updates {
     differences: bool,
     /// Values of the model.
     length: u64,
+    /// Which of them no step moves.
+    statistics: Arc<Statistics>,
     work: mpsc::Sender<Work>,
     reading: Arc<Semaphore>,
     /// Told when the turn of another update may have come.
@@ -135,15 +80,19 @@ pub(super) struct Updates {
 }
 
 impl Updates {
-    /// Starts the thread for a model of this layout.
-    pub(super) fn start(blobs: Blobs, model: Layout, spec: &TrainSpec) -> std::io::Result<Self> {
+    /// Starts the thread for a model.
+    pub(super) fn start(blobs: Blobs, model: Model, spec: &TrainSpec) -> std::io::Result<Self> {
+        let Model { layout: model, statistics } = model;
+        let statistics = Arc::new(statistics);
         let noised = spec.privacy.is_some_and(|privacy| privacy.mode == PrivacyMode::Central);
         let adds = rules::rule(spec).is_none() && !noised;
         let (byte_len, length) = (model.byte_len() as u64, model.total_len() as u64);
         let room = ROOM_BYTES / size_of::<f32>();
         let (work, mut inbox) = mpsc::channel::<Work>(WORK_WAITING);
+        let measured = statistics.clone();
         std::thread::Builder::new().name("aggregate".to_owned()).spawn(move || {
-            let mut fold = if adds { Fold::new(model, room) } else { Fold::without_mean(model) };
+            let fold = if adds { Fold::new(model, room) } else { Fold::without_mean(model) };
+            let mut fold = fold.with_statistics(measured);
             while let Some(work) = inbox.blocking_recv() {
                 work(&mut fold);
             }
@@ -154,6 +103,7 @@ impl Updates {
             byte_len,
             differences: spec.update.is_difference(),
             length,
+            statistics,
             work,
             reading: Arc::new(Semaphore::new(READ_AT_ONCE)),
             turn: Arc::default(),

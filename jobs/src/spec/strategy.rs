@@ -13,6 +13,10 @@ use crate::report::UpdateReport;
 
 /// How a broker makes new parameters of a round's updates.
 ///
+/// Running statistics of batch normalisations are no parameters that a strategy moves: they become
+/// the devices' mean under every one, weighted as updates are (by examples, by age with late updates);
+/// the strategies that bear wrong updates choose of them as of other values.
+///
 /// Server optimizers, [`Strategy::FedAvgM`] to [`Strategy::FedYogi`], take the round's parameters
 /// less the mean of the updates, weighted by examples, as a gradient, with which they go a step.
 /// What they keep lasts as long as the job.

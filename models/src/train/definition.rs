@@ -3,8 +3,9 @@
 use bytes::Bytes;
 
 use super::TrainError;
+use crate::federated::statistics::Statistics;
 use crate::graph::{
-    Graph, GraphError, Origin, ValueId, folded_model, inference_model, training_model,
+    Graph, GraphError, Node, Origin, ValueId, folded_model, inference_model, training_model,
     without_values,
 };
 use crate::onnx::{self, ModelProto, TensorProto};
@@ -84,9 +85,27 @@ impl Definition {
     }
 
     /// Names of running statistics among the parameters.
-    pub fn statistics(&self) -> impl Iterator<Item = &str> {
+    pub fn statistics_names(&self) -> impl Iterator<Item = &str> {
         let values = self.kept.iter().map(|id| self.graph.value(*id));
         values.filter(|value| value.origin != Origin::Weight).map(|value| value.name.as_str())
+    }
+
+    /// Which values of the parameters are running statistics.
+    pub fn statistics(&self) -> Statistics {
+        let (mut means, mut variances) = (Vec::new(), Vec::new());
+        // Spans are in the order of what is kept; normalisations may share statistics.
+        for (id, span) in self.kept.iter().zip(self.layout.spans()) {
+            let is = |at: usize| {
+                let states = |node: &Node| node.states.get(at) == Some(id);
+                self.graph.nodes.iter().any(states)
+            };
+            if is(1) {
+                variances.push(span.elements.clone());
+            } else if is(0) {
+                means.push(span.elements.clone());
+            }
+        }
+        Statistics::new(means, variances)
     }
 
     /// Shape of one example, `[c, h, w]` or `[d]`.
@@ -146,6 +165,35 @@ mod tests {
     use crate::params::Parameters;
     use crate::train::{Sgd, Trainer};
     use crate::zoo;
+
+    #[test]
+    fn statistics_are_those_of_normalisations() {
+        for (family, layers) in [("lenet", 0), ("resnet8", 9)] {
+            let onnx = Bytes::from(zoo::build(family, [1, 12, 12], 3, 5).unwrap());
+            let definition = Definition::read(&onnx).unwrap();
+            let layout = definition.layout();
+            let mut values = vec![-1.0; layout.total_len()];
+            let statistics = definition.statistics();
+            statistics.put(0, &vec![-2.0; layout.total_len()], &mut values);
+            statistics.bound(0, &mut values);
+            let mut found = 0;
+            for span in layout.spans() {
+                let expected = match span.name.rsplit('.').next() {
+                    Some("running_mean") => -2.0,
+                    Some("running_var") => 0.0,
+                    _ => -1.0,
+                };
+                found += usize::from(span.name.ends_with(".running_var"));
+                let values = &values[span.elements.clone()];
+                assert!(
+                    values.iter().all(|value| (value - expected).abs() < 1e-9),
+                    "{}",
+                    span.name
+                );
+            }
+            assert_eq!(found, layers, "{family}");
+        }
+    }
 
     #[test]
     fn files_are_those_of_a_trainer_with_the_same_parameters() {

@@ -1,23 +1,27 @@
 //! Strategies that look at all updates of a round: these are read side by side, in tiles, once for
 //! distances between them if the rule needs any, and once to be combined. No more than a tile of
 //! each is in memory.
+//!
+//! [Running statistics](models::federated::statistics) become a mean of the updates' wherever a rule
+//! moves parameters beyond what updates have.
 
-use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use jobs::id::{BlobRef, Bytes as Size, DeviceId};
+use jobs::id::{BlobRef, Bytes as Size};
 use jobs::round::{Aggregate, Influence, Verdict};
 use jobs::spec::{Byzantine, CentredClipping, MultiKrum, NormBound, Scaffold, Strategy, TrainSpec};
 use link::blobs::Pieces;
-use models::federated::combination::combine;
 use models::federated::fed_nova::{self, FedNovaError, LocalSteps};
-use models::federated::privacy::PrivateMean;
 use models::federated::q_fed_avg::{QFedAvg, QFedAvgError};
 use models::federated::robust;
 use models::federated::staleness::StalenessError;
+use models::federated::statistics::Statistics;
 use models::federated::tile::TileError;
 use models::params::append_le_bytes;
 
+pub(super) use self::combiner::Combiner;
+use self::combiner::{influences, told};
 use self::late::Late;
 pub(super) use self::rows::Rows;
 use self::rows::blocking;
@@ -28,6 +32,7 @@ use crate::coordinator::fold::content::Expected;
 use crate::coordinator::fold::{Part, weight};
 use crate::coordinator::state::mean_beside;
 
+mod combiner;
 mod control;
 mod late;
 mod rows;
@@ -148,96 +153,6 @@ pub(in crate::coordinator) enum RuleError {
     Fault,
 }
 
-/// How tiles are combined, once it is known.
-pub(super) enum Combiner {
-    Columns(robust::trimmed_mean::TrimmedMean),
-    Bulyan(robust::bulyan::Bulyan),
-    /// By coefficients; of the differences from the centre, if so.
-    Linear {
-        coefficients: Vec<f64>,
-        centred: bool,
-        influences: Vec<Influence>,
-    },
-    /// Of the differences from the centre, with noise but on values that are fixed.
-    Private {
-        mean: PrivateMean,
-        fixed: Vec<Range<usize>>,
-    },
-}
-
-impl Combiner {
-    /// The combined tile at `offset`; with a centre it is the first row.
-    fn tile(&mut self, offset: usize, rows: &[Vec<f32>]) -> Result<Vec<f32>, TileError> {
-        let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
-        let mut combined = vec![0.0; rows.first().map_or(0, |row| row.len())];
-        match self {
-            Self::Columns(rule) => rule.tile(&rows, &mut combined)?,
-            Self::Bulyan(rule) => rule.tile(&rows, &mut combined)?,
-            Self::Linear { coefficients, centred: false, .. } => {
-                combine(None, &rows, coefficients, &mut combined)?;
-            }
-            Self::Linear { coefficients, centred: true, .. } => {
-                let (centre, rows) = rows.split_first().expect("the centre is a row");
-                combine(Some(centre), rows, coefficients, &mut combined)?;
-            }
-            Self::Private { mean, fixed } => {
-                let (centre, rows) = rows.split_first().expect("the centre is a row");
-                mean.tile(offset, centre, rows, &mut combined)?;
-                fix(fixed, offset, centre, &mut combined);
-            }
-        }
-        Ok(combined)
-    }
-
-    fn is_centred(&self) -> bool {
-        matches!(self, Self::Linear { centred: true, .. } | Self::Private { .. })
-    }
-
-    fn influences(&self) -> Vec<Influence> {
-        match self {
-            Self::Columns(rule) => told(&rule.influences()),
-            Self::Bulyan(rule) => told(&rule.influences()),
-            Self::Linear { influences, .. } => influences.clone(),
-            // Norms of updates are not covered by noise.
-            Self::Private { .. } => Vec::new(),
-        }
-    }
-}
-
-/// What became of each update.
-fn influences(parts: &[Part], combiner: &Combiner) -> Vec<(DeviceId, Influence)> {
-    let devices = parts.iter().map(|part| part.device.clone());
-    devices.zip(combiner.influences()).collect()
-}
-
-/// Influences in words.
-fn told(influences: &[robust::Influence]) -> Vec<Influence> {
-    influences.iter().map(in_words).collect()
-}
-
-fn in_words(influence: &robust::Influence) -> Influence {
-    let verdict = match influence.verdict {
-        robust::Verdict::Kept => Verdict::Kept,
-        robust::Verdict::Reduced => Verdict::Reduced,
-        robust::Verdict::Refused => Verdict::Refused,
-    };
-    let reason = match influence.measure {
-        robust::Measure::Score { score, limit } => {
-            format!("Krum's score {score:.3e}, the highest of those kept {limit:.3e}")
-        }
-        robust::Measure::Distance { distance, share } => {
-            format!("distance {distance:.3e} from the result, share {share:.4}")
-        }
-        robust::Measure::Norm { norm, limit } => {
-            format!("distance {norm:.3e} from the centre, bound {limit:.3e}")
-        }
-        robust::Measure::Coordinates { kept, total } => {
-            format!("{kept} of {total} coordinates within what was kept")
-        }
-    };
-    Influence { verdict, reason }
-}
-
 impl Updates {
     /// Stores under the first name what a rule makes of updates that were trained from the round's
     /// parameters, and tells what became of each; with [`Rule::Scaffold`] the server's next
@@ -287,7 +202,8 @@ impl Updates {
         let model = rows.model();
         let ready = BytesMut::from(&model.header()[..]);
         let size = Size(model.byte_len() as u64);
-        let mut result = Combined { rows, combiner: Some(combiner), ready };
+        let statistics = self.statistics.clone();
+        let mut result = Combined { rows, combiner: Some(combiner), statistics, ready };
         let stored = self.blobs.put_pieces(name, size, &mut result).await?;
         Ok((stored, result.combiner.ok_or(RuleError::Fault)?))
     }
@@ -305,23 +221,20 @@ impl Updates {
             let differences = self.differences.then_some(base);
             Rows::open(self, &blobs(parts, centre), centre.is_some(), expected, differences).await
         };
-        let linear = |coefficients, centred, influences| Combiner::Linear {
-            coefficients,
-            centred,
-            influences,
-        };
         Ok(match start.rule {
             Rule::QFedAvg(rule) => {
                 let norms = rows(Some(base)).await?.norms().await?;
                 let (shares, influences) = by_loss(rule, parts, &norms)?;
-                linear(shares, true, influences)
+                Combiner::moving(shares, shares_of(&weights), influences)
             }
             Rule::FedNova { momentum, pull } => {
                 let (shares, influences) = by_steps(parts, &weights, momentum, pull)?;
-                linear(shares, true, influences)
+                Combiner::moving(shares, shares_of(&weights), influences)
             }
             Rule::Scaffold { learning_rate } => {
-                linear(vec![learning_rate / count(devices); devices], true, Vec::new())
+                let share = count(devices).recip();
+                let coefficients = vec![learning_rate * share; devices];
+                Combiner::moving(coefficients, vec![share; devices], Vec::new())
             }
             Rule::Median => Combiner::Columns(
                 robust::trimmed_mean::TrimmedMean::median(devices).map_err(RuleError::from)?,
@@ -336,7 +249,7 @@ impl Updates {
                 let krum = robust::krum::MultiKrum { byzantine, selected };
                 let selection = krum.select(&distances).map_err(RuleError::from)?;
                 let coefficients = selection.coefficients(&weights).map_err(RuleError::from)?;
-                linear(coefficients, false, told(&selection.influences()))
+                Combiner::sum(coefficients, told(&selection.influences()))
             }
             Rule::Bulyan { byzantine } => {
                 let distances = rows(None).await?.distances().await?;
@@ -348,22 +261,21 @@ impl Updates {
                 let median = robust::geometric_median::GeometricMedian::default();
                 let located = median.locate(&distances, &weights).map_err(RuleError::from)?;
                 let influences = told(&located.influences());
-                linear(located.shares, false, influences)
+                Combiner::sum(located.shares, influences)
             }
             Rule::CentredClipping(rule) => {
                 let distances = rows(Some(base)).await?.distances().await?;
                 let clipped = rule.coefficients(&distances).map_err(RuleError::from)?;
-                linear(clipped.coefficients.clone(), true, told(&clipped.influences()))
+                Combiner::centred(clipped.coefficients.clone(), told(&clipped.influences()))
             }
             // Their rows are not those of the others.
             Rule::Late(_) => return Err(RuleError::Fault.into()),
             Rule::NormBound(norm) => {
                 let norms = rows(Some(base)).await?.norms().await?;
-                let total: f64 = weights.iter().sum();
-                let shares: Vec<f64> = weights.iter().map(|weight| weight / total).collect();
+                let shares = shares_of(&weights);
                 let bound = robust::norm_bound::NormBound::new(norm).map_err(RuleError::from)?;
                 let clipped = bound.clip(&norms, &shares).map_err(RuleError::from)?;
-                linear(clipped.coefficients.clone(), true, told(&clipped.influences()))
+                Combiner::centred(clipped.coefficients.clone(), told(&clipped.influences()))
             }
         })
     }
@@ -374,6 +286,7 @@ struct Combined {
     rows: Rows,
     /// Away while it combines.
     combiner: Option<Combiner>,
+    statistics: Arc<Statistics>,
     ready: BytesMut,
 }
 
@@ -385,8 +298,10 @@ impl Pieces for &mut Combined {
             && let Some((offset, rows)) = self.rows.next().await?
         {
             let mut combiner = self.combiner.take().ok_or(RuleError::Fault)?;
-            let (combiner, tile) =
-                blocking(move || combiner.tile(offset, &rows).map(|tile| (combiner, tile))).await?;
+            let statistics = self.statistics.clone();
+            let tile =
+                move || combiner.tile(offset, &rows, &statistics).map(|tile| (combiner, tile));
+            let (combiner, tile) = blocking(tile).await?;
             self.combiner = Some(combiner);
             let mut bytes = Vec::with_capacity(4 * tile.len());
             append_le_bytes(&tile, &mut bytes);
@@ -445,6 +360,12 @@ fn local_steps(steps: u64, momentum: f64, pull: f64) -> LocalSteps {
     } else {
         LocalSteps::Plain { steps }
     }
+}
+
+/// The part of each weight in their sum.
+fn shares_of(weights: &[f64]) -> Vec<f64> {
+    let total: f64 = weights.iter().sum();
+    weights.iter().map(|weight| weight / total).collect()
 }
 
 fn kept(reason: String) -> Influence {

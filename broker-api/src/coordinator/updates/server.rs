@@ -2,6 +2,8 @@
 //! updates are read side by side, and what comes of them is stored meanwhile. No more of a vector
 //! than a block is in memory, but for the mean.
 //!
+//! [Running statistics](models::federated::statistics) become the mean's.
+//!
 //! What an optimizer keeps is stored as little-endian `f32`: for each [`BLOCK`] of parameters
 //! their first moments, then their second ones, whichever it has.
 
@@ -18,7 +20,7 @@ use super::{Fold, ReadError, Updates};
 use crate::coordinator::fold::content::Expected;
 
 /// Parameters that are moved at a time.
-const BLOCK: usize = if cfg!(test) { 5 } else { 64 * 1024 };
+const BLOCK: usize = if cfg!(test) { 61 } else { 64 * 1024 };
 /// Blocks of the state that may wait to be stored.
 const BLOCKS_WAITING: usize = 4;
 
@@ -172,14 +174,18 @@ impl<'a> Stepped<'a> {
             Some(mean) => Some(mean.next(length, &self.model).await?),
             None => None,
         };
+        let statistics = self.updates.statistics.clone();
         let (parameters, kept) = self
             .updates
             .ask(move |fold| {
                 let mean = known.map_or_else(|| fold.mean_from(offset, &parameters), Ok)?;
+                let mut towards = mean.clone();
+                statistics.put(offset, &parameters, &mut towards);
                 let has_first = optimizer.has_moments().0;
                 let (first, second) = kept.split_at_mut(if has_first { length } else { 0 });
                 let moments = Moments { first, second };
-                optimizer.step(moments, &mut parameters, Aggregate::Parameters(&mean))?;
+                optimizer.step(moments, &mut parameters, Aggregate::Parameters(&towards))?;
+                statistics.put(offset, &mean, &mut parameters);
                 Ok::<_, ReadError>((parameters, kept))
             })
             .await??;

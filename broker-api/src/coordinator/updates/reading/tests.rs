@@ -8,9 +8,11 @@ use jobs::id::{BlobRef, DeviceId, JobId, Millis};
 use jobs::report::{FailureCode, UpdateReport};
 use jobs::spec::WorkSpec;
 use link::blobs::Blobs;
+use models::federated::statistics::Statistics;
 use models::params::{Layout, Parameter, Parameters};
 
 use super::super::{How, Updates};
+use crate::coordinator::prepare::Model;
 use crate::testing::{World, id, train_spec};
 
 /// Of a model of 20 MB: beside the sums there is room for one of them.
@@ -41,7 +43,8 @@ impl Story {
         let blobs = Blobs::new(client.clone());
         let WorkSpec::Train(spec) = train_spec(1, 4).work else { unreachable!() };
         let layout = Layout::of(&parameters(0.0));
-        let updates = Updates::start(blobs.clone(), layout, &spec).unwrap();
+        let model = Model { layout, statistics: Statistics::default() };
+        let updates = Updates::start(blobs.clone(), model, &spec).unwrap();
         let base = blobs.put(parameters(0.0).to_safetensors().into()).await.unwrap();
         let mut sent = Vec::new();
         for (number, device) in (1_u8..).zip(["a", "b", "c", "d"]) {

@@ -44,7 +44,7 @@ impl Updates {
             coefficients.insert(0, 1.0);
         }
         let blobs: Vec<&BlobRef> = start.control.iter().chain(changes).collect();
-        let linear = Combiner::Linear { coefficients, centred: false, influences: Vec::new() };
+        let linear = Combiner::sum(coefficients, Vec::new());
         let rows = Rows::open(self, &blobs, false, expected, None).await?;
         Ok(self.combined(name, rows, linear).await?.0)
     }

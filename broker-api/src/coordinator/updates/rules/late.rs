@@ -6,12 +6,13 @@ use jobs::round::{Base, Influence, Verdict};
 use jobs::spec::{FedBuff, Strategy};
 use models::federated::staleness::Staleness;
 
-use super::{Combiner, ReadError, Rows, RuleError, Start, Updates, kept};
+use super::{Combiner, ReadError, Rows, RuleError, Start, Updates, kept, shares_of};
 use crate::coordinator::fold::content::Expected;
 use crate::coordinator::fold::{Part, weight};
 
 /// `x += learning_rate sum n_k s_k (w_k - x_k) / sum n_k`: `x_k` is what update `w_k` of `n_k`
-/// examples was trained from, `s_k` its weight by age.
+/// examples was trained from, `s_k` its weight by age. Running statistics become
+/// `sum n_k s_k w_k / sum n_k s_k`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(in crate::coordinator) struct Late {
     staleness: Staleness,
@@ -84,7 +85,9 @@ impl Updates {
             rows = rows.with_base(index, place, base);
         }
         let influences = told(parts, late, &ages)?;
-        Ok((rows, Combiner::Linear { coefficients, centred: true, influences }))
+        let mut statistics = shares_of(&shares);
+        statistics.resize(coefficients.len(), 0.0);
+        Ok((rows, Combiner::moving(coefficients, statistics, influences)))
     }
 }
 

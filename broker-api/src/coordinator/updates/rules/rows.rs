@@ -15,9 +15,9 @@ use crate::coordinator::updates::values::Values;
 use crate::coordinator::updates::{ReadError, Updates};
 
 /// Values of a tile, over all devices.
-const TILE_VALUES: usize = if cfg!(test) { 20 } else { 2 * 1024 * 1024 };
+const TILE_VALUES: usize = if cfg!(test) { 240 } else { 2 * 1024 * 1024 };
 /// Values of one device in a tile, at least.
-const ROW_MIN: usize = if cfg!(test) { 3 } else { 4096 };
+const ROW_MIN: usize = if cfg!(test) { 31 } else { 4096 };
 /// Bytes of all updates that may be under way to this broker.
 const BATCHES_BYTES: u64 = 64 * 1024 * 1024;
 

@@ -23,7 +23,8 @@ use crate::report::UpdateReport;
 ///
 /// [`Strategy::QFedAvg`] to [`Strategy::Scaffold`] make up for devices that differ.
 ///
-/// The others bear some devices' updates being wrong, by fault or by intent.
+/// The others bear some devices' updates being wrong, by fault or by intent. How many examples a
+/// device says it has does not count in them: it would be a weight that a device gives itself.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Strategy {
@@ -56,20 +57,19 @@ pub enum Strategy {
     FedTrimmedAvg(FedTrimmedAvg),
     /// The update that lies closest to its neighbours (Blanchard et al. 2017).
     Krum(Byzantine),
-    /// The mean of the updates that lie closest to their neighbours, weighted by examples
-    /// (Blanchard et al. 2017).
+    /// The mean of the updates that lie closest to their neighbours (Blanchard et al. 2017).
     MultiKrum(MultiKrum),
     /// Krum's choice, of each coordinate the mean of the values nearest the median (El Mhamdi et
     /// al. 2018).
     Bulyan(Byzantine),
-    /// The point with the least sum of distances to all updates, weighted by examples (RFA,
-    /// Pillutla et al. 2022).
+    /// The point with the least sum of distances to all updates (RFA, Pillutla et al. 2022, with
+    /// equal weights).
     GeometricMedian {},
     /// The mean of the updates' differences from the round's parameters, each no longer than a
     /// radius around a guess that moves there (Karimireddy et al. 2021).
     CentredClipping(CentredClipping),
-    /// The mean of the updates' differences from the round's parameters, weighted by examples, each
-    /// no longer than a norm (Sun et al. 2019).
+    /// The mean of the updates' differences from the round's parameters, each no longer than a norm
+    /// (Sun et al. 2019).
     NormBound(NormBound),
 }
 

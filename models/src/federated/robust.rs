@@ -9,7 +9,8 @@
 //! | [`CentredClipping`](centred_clipping::CentredClipping) | `n >= 10 f` proven | distances | `combine` |
 //! | [`NormBound`](norm_bound::NormBound) | bounds each one's pull | norms | `combine` |
 //!
-//! Each says what it made of every device: [`Influence`].
+//! Each says what it made of every device: [`Influence`]. All devices weigh the same: how many examples
+//! a device has is what it says of itself, and one that says enough would be the result.
 
 pub mod bulyan;
 pub mod centred_clipping;

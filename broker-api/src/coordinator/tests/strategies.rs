@@ -214,8 +214,9 @@ async fn an_update_without_a_control_variate_is_refused() {
     assert!(failure.message.contains("control variate is missing"), "{failure:?}");
 }
 
-/// What a rule makes of rows that lie whole in memory, from `x` on, with examples for weights.
-fn whole(rule: &str, x: &[f32], rows: &[&[f32]], weights: &[f64]) -> Vec<f32> {
+/// What a rule makes of rows that lie whole in memory, from `x` on: however many examples devices
+/// say they have.
+fn whole(rule: &str, x: &[f32], rows: &[&[f32]]) -> Vec<f32> {
     use models::federated::{combination, distances, robust};
     let mut combined = vec![0.0; x.len()];
     let points = |rows: &[&[f32]]| {
@@ -230,11 +231,11 @@ fn whole(rule: &str, x: &[f32], rows: &[&[f32]], weights: &[f64]) -> Vec<f32> {
         "krum" | "multikrum" => {
             let selected = if rule == "krum" { 1 } else { rows.len() - 1 };
             let krum = robust::krum::MultiKrum { byzantine: 1, selected };
-            linear(None, &krum.select(&points(rows)).unwrap().coefficients(weights).unwrap());
+            linear(None, &krum.select(&points(rows)).unwrap().coefficients());
         }
         "geometricmedian" => {
             let median = robust::geometric_median::GeometricMedian::default();
-            linear(None, &median.locate(&points(rows), weights).unwrap().shares);
+            linear(None, &median.locate(&points(rows)).unwrap().shares);
         }
         "centredclipping" => {
             let rule = robust::centred_clipping::CentredClipping { radius: 2.0, iterations: 3 };
@@ -244,8 +245,7 @@ fn whole(rule: &str, x: &[f32], rows: &[&[f32]], weights: &[f64]) -> Vec<f32> {
         "normbound" => {
             let mut norms = distances::UpdateNorms::new(rows.len());
             norms.add(0, Some(x), rows).unwrap();
-            let total: f64 = weights.iter().sum();
-            let shares: Vec<f64> = weights.iter().map(|weight| weight / total).collect();
+            let shares = vec![1.0 / 7.0; 7];
             let bound = robust::norm_bound::NormBound::new(2.0).unwrap();
             linear(Some(x), &bound.clip(&norms.norms(), &shares).unwrap().coefficients);
         }
@@ -291,9 +291,9 @@ async fn a_server_optimizer_steps_against_the_result_of_a_rule() {
         let optimizer = optimizer(&strategy).unwrap();
         let mut state = optimizer.state(x.len());
         for round in 1..4 {
-            let (rows, weights) = rows_of_seven(&x, &record.rounds[0]);
+            let rows = rows_of_seven(&x);
             let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
-            let result = whole(rule.split(':').next().unwrap(), &x, &rows, &weights);
+            let result = whole(rule.split(':').next().unwrap(), &x, &rows);
             let moments = state.piece(0, x.len());
             optimizer.step(moments, &mut x, Aggregate::Parameters(&result)).unwrap();
             assert_eq!(values(&given[&(round + 1)]), x, "{strategy} with {rule}, round {round}");
@@ -319,16 +319,13 @@ async fn seven(world: &World) -> Vec<Device> {
     devices
 }
 
-/// What they make of `x`, the last of them something that is far off, and their weights.
-fn rows_of_seven(x: &[f32], outcome: &jobs::round::Outcome) -> (Vec<Vec<f32>>, Vec<f64>) {
+/// What they make of `x`, the last of them something that is far off.
+fn rows_of_seven(x: &[f32]) -> Vec<Vec<f32>> {
     let row = |number: u8| match number {
         7 => vec![1e6; x.len()],
         number => x.iter().map(|value| value + f32::from(number)).collect::<Vec<f32>>(),
     };
-    let examples =
-        |update: &jobs::report::UpdateReport| f64::from(u32::try_from(update.examples).unwrap());
-    let weights = outcome.updates.iter().map(|(_, update)| examples(update));
-    ((1..=7).map(row).collect(), weights.collect())
+    (1..=7).map(row).collect()
 }
 
 /// Seven devices, the last of which sends something that is far off.
@@ -356,10 +353,10 @@ async fn a_robust_strategy_bears_a_device_that_is_wrong() {
         assert_eq!(record.state, JobState::Succeeded, "{record:?}");
         let given = devices[0].given.borrow();
         let x = values(&given[&1]);
-        let (rows, weights) = rows_of_seven(&x, &record.rounds[0]);
+        let rows = rows_of_seven(&x);
         let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
         let rule = text.split(':').next().unwrap();
-        assert_eq!(values(&given[&2]), whole(rule, &x, &rows, &weights), "{text}");
+        assert_eq!(values(&given[&2]), whole(rule, &x, &rows), "{text}");
         let influences = &record.rounds[0].influences;
         assert_eq!(influences.len(), 7, "{text}");
         let (device, influence) = &influences[6];

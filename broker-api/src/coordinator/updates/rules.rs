@@ -138,8 +138,6 @@ pub(in crate::coordinator) enum RuleError {
     #[error(transparent)]
     Krum(#[from] robust::krum::KrumError),
     #[error(transparent)]
-    Shares(#[from] robust::krum::SharesError),
-    #[error(transparent)]
     GeometricMedian(#[from] robust::geometric_median::GeometricMedianError),
     #[error(transparent)]
     CentredClipping(#[from] robust::centred_clipping::CentredClippingError),
@@ -248,8 +246,7 @@ impl Updates {
                 let distances = rows(None).await?.distances().await?;
                 let krum = robust::krum::MultiKrum { byzantine, selected };
                 let selection = krum.select(&distances).map_err(RuleError::from)?;
-                let coefficients = selection.coefficients(&weights).map_err(RuleError::from)?;
-                Combiner::sum(coefficients, told(&selection.influences()))
+                Combiner::sum(selection.coefficients(), told(&selection.influences()))
             }
             Rule::Bulyan { byzantine } => {
                 let distances = rows(None).await?.distances().await?;
@@ -259,7 +256,7 @@ impl Updates {
             Rule::GeometricMedian => {
                 let distances = rows(None).await?.distances().await?;
                 let median = robust::geometric_median::GeometricMedian::default();
-                let located = median.locate(&distances, &weights).map_err(RuleError::from)?;
+                let located = median.locate(&distances).map_err(RuleError::from)?;
                 let influences = told(&located.influences());
                 Combiner::sum(located.shares, influences)
             }
@@ -272,7 +269,7 @@ impl Updates {
             Rule::Late(_) => return Err(RuleError::Fault.into()),
             Rule::NormBound(norm) => {
                 let norms = rows(Some(base)).await?.norms().await?;
-                let shares = shares_of(&weights);
+                let shares = vec![count(devices).recip(); devices];
                 let bound = robust::norm_bound::NormBound::new(norm).map_err(RuleError::from)?;
                 let clipped = bound.clip(&norms, &shares).map_err(RuleError::from)?;
                 Combiner::centred(clipped.coefficients.clone(), told(&clipped.influences()))

@@ -3,6 +3,10 @@
 //!
 //! The smoothed Weiszfeld algorithm moves within the updates' combinations, so that distances
 //! between them say all that it needs: no further pass over vectors.
+//!
+//! The paper weighs devices, by `alpha_k`, and bears less than half of the *weight* being wrong.
+//! Here all weigh the same: were it by the examples that devices say they have, one that says
+//! enough would be the median.
 
 use super::{Influence, Measure, Verdict};
 use crate::federated::distances::Distances;
@@ -28,22 +32,9 @@ impl Default for GeometricMedian {
 /// Why there is no median.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 pub enum GeometricMedianError {
-    /// Not a weight for each device, or no device.
-    #[error("expected a weight for each of {devices} devices, at least one, found {weights}")]
-    Devices {
-        /// Points that there are distances of.
-        devices: usize,
-        /// Weights given.
-        weights: usize,
-    },
-    /// A weight below 0, NaN or infinite, or no weight above 0.
-    #[error("device {device}: weight {weight}, expected finite ones of at least 0, one above")]
-    Weight {
-        /// Counted from 0.
-        device: usize,
-        /// What was given.
-        weight: f64,
-    },
+    /// No device.
+    #[error("expected distances of at least one device")]
+    Devices,
     /// Smoothing of nothing, or no step.
     #[error("smoothing {smoothing}, {iterations_max} steps: expected both above 0")]
     Settings {
@@ -64,78 +55,61 @@ pub struct Located {
     pub distances: Vec<f64>,
     /// Steps made.
     pub iterations: usize,
-    /// Devices' shares of all weights.
-    weights: Vec<f64>,
 }
 
 impl GeometricMedian {
-    /// Finds the median of devices with these weights, `[n]`, such as examples.
+    /// Finds the median of devices.
     ///
-    /// From the weighted mean on, each step takes
-    /// `share_k = weight_k / max(nu, |w_k - z|)`, divided by their sum.
+    /// From the mean on, each step takes `share_k = 1 / max(nu, |w_k - z|)`, divided by their sum.
     ///
     /// # Errors
     /// [`GeometricMedianError`].
-    pub fn locate(
-        &self,
-        points: &Distances,
-        weights: &[f64],
-    ) -> Result<Located, GeometricMedianError> {
-        self.check(points, weights)?;
-        let total: f64 = weights.iter().sum();
-        let weights: Vec<f64> = weights.iter().map(|weight| weight / total).collect();
-        let mut shares = weights.clone();
+    pub fn locate(&self, points: &Distances) -> Result<Located, GeometricMedianError> {
+        self.check(points)?;
+        let mut shares = vec![alike(points.points()); points.points()];
         let mut distances = points.to_combination(&shares);
-        let mut sum = weighted(&weights, &distances);
+        let mut sum = distances.iter().sum::<f64>();
         let mut iterations = 0;
         while iterations < self.iterations_max {
-            let pairs = weights.iter().zip(&distances);
-            shares = pairs.map(|(weight, d)| weight / d.max(self.smoothing)).collect();
+            shares = distances.iter().map(|d| d.max(self.smoothing).recip()).collect();
             let total: f64 = shares.iter().sum();
             for share in &mut shares {
                 *share /= total;
             }
             distances = points.to_combination(&shares);
             iterations += 1;
-            let next = weighted(&weights, &distances);
+            let next = distances.iter().sum();
             if sum - next <= self.tolerance * sum {
                 break;
             }
             sum = next;
         }
-        Ok(Located { shares, distances, iterations, weights })
+        Ok(Located { shares, distances, iterations })
     }
 
-    fn check(&self, points: &Distances, weights: &[f64]) -> Result<(), GeometricMedianError> {
+    fn check(&self, points: &Distances) -> Result<(), GeometricMedianError> {
         let Self { smoothing, iterations_max, .. } = *self;
         if !(smoothing > 0.0 && smoothing.is_finite()) || iterations_max == 0 {
             return Err(GeometricMedianError::Settings { smoothing, iterations_max });
         }
-        let devices = points.points();
-        if devices == 0 || weights.len() != devices {
-            return Err(GeometricMedianError::Devices { devices, weights: weights.len() });
-        }
-        let valid = |weight: f64| weight.is_finite() && weight >= 0.0;
-        let total: f64 = weights.iter().sum();
-        let spoiled = weights.iter().position(|weight| !valid(*weight));
-        match spoiled.or(if total > 0.0 { None } else { Some(0) }) {
-            Some(device) => Err(GeometricMedianError::Weight { device, weight: weights[device] }),
-            None => Ok(()),
-        }
+        if points.points() == 0 { Err(GeometricMedianError::Devices) } else { Ok(()) }
     }
 }
 
-fn weighted(weights: &[f64], distances: &[f64]) -> f64 {
-    weights.iter().zip(distances).map(|(weight, distance)| weight * distance).sum()
+/// The share of one of so many devices that weigh the same.
+#[expect(clippy::cast_precision_loss, reason = "a number of devices")]
+fn alike(devices: usize) -> f64 {
+    1.0 / devices as f64
 }
 
 impl Located {
     /// How far each device is from the median and what its share came to, by device. Reduced are
-    /// those whose share is below that of their weight.
+    /// those whose share is below that in a mean.
     pub fn influences(&self) -> Vec<Influence> {
-        let pairs = self.shares.iter().zip(&self.distances).zip(&self.weights);
-        let influence = |((share, distance), weight): ((&f64, &f64), &f64)| Influence {
-            verdict: if share < weight { Verdict::Reduced } else { Verdict::Kept },
+        let mean = alike(self.shares.len());
+        let pairs = self.shares.iter().zip(&self.distances);
+        let influence = |(share, distance): (&f64, &f64)| Influence {
+            verdict: if *share < mean { Verdict::Reduced } else { Verdict::Kept },
             measure: Measure::Distance { distance: *distance, share: *share },
         };
         pairs.map(influence).collect()

@@ -29,27 +29,6 @@ pub enum KrumError {
     },
 }
 
-/// Why the selected have no shares.
-#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
-pub enum SharesError {
-    /// Not a weight for each device.
-    #[error("expected a weight for each of {devices} devices, found {weights}")]
-    Devices {
-        /// Devices that were selected among.
-        devices: usize,
-        /// Weights given.
-        weights: usize,
-    },
-    /// A selected one's weight is below 0, NaN or infinite, or none of them is above 0.
-    #[error("device {device}: weight {weight}, expected finite ones of at least 0, one above")]
-    Weight {
-        /// Counted from 0.
-        device: usize,
-        /// What was given.
-        weight: f64,
-    },
-}
-
 /// Which devices were selected.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Selection {
@@ -115,26 +94,16 @@ impl Selection {
         &self.chosen
     }
 
-    /// Coefficients for [`combine`](crate::federated::combination::combine), by device: the
-    /// shares of the selected ones' weights, 0 for others. Equal weights give the paper's mean.
-    ///
-    /// # Errors
-    /// [`SharesError`].
-    pub fn coefficients(&self, weights: &[f64]) -> Result<Vec<f64>, SharesError> {
-        let devices = self.scores.len();
-        if weights.len() != devices {
-            return Err(SharesError::Devices { devices, weights: weights.len() });
-        }
-        let total: f64 = self.chosen.iter().map(|device| weights[*device]).sum();
-        let fits = |weight: f64| weight >= 0.0 && total > 0.0 && total.is_finite();
-        if let Some(device) = self.chosen.iter().find(|device| !fits(weights[**device])) {
-            return Err(SharesError::Weight { device: *device, weight: weights[*device] });
-        }
-        let mut coefficients = vec![0.0; weights.len()];
+    /// Coefficients for [`combine`](crate::federated::combination::combine), by device: the plain
+    /// mean of the selected ones, 0 for others. How many examples a device says it has does not
+    /// count: one that lies about them would own the mean of those it is among.
+    #[expect(clippy::cast_precision_loss, reason = "a number of devices")]
+    pub fn coefficients(&self) -> Vec<f64> {
+        let mut coefficients = vec![0.0; self.scores.len()];
         for device in &self.chosen {
-            coefficients[*device] = weights[*device] / total;
+            coefficients[*device] = 1.0 / self.chosen.len() as f64;
         }
-        Ok(coefficients)
+        coefficients
     }
 
     /// Who was selected, by which score, by device.

@@ -4,7 +4,7 @@
 use super::*;
 use crate::federated::q_fed_avg::QFedAvg;
 use crate::federated::robust::bulyan::Bulyan;
-use crate::federated::robust::krum::MultiKrum;
+use crate::federated::robust::krum::{MultiKrum, Selection};
 use crate::federated::robust::norm_bound::NormBound;
 use crate::federated::robust::trimmed_mean::TrimmedMean;
 use crate::federated::server::{Adaptive, Aggregate, ServerOptimizer, ServerState};
@@ -80,6 +80,17 @@ fn run_optimizer(case: &Case) {
     }
 }
 
+/// Flower weighs the selected by examples: [`differences`].
+pub(super) fn by_examples(selection: &Selection, clients: &[Client]) -> Vec<f64> {
+    let mut coefficients = vec![0.0; clients.len()];
+    let examples = examples(clients);
+    let total: f64 = selection.chosen().iter().map(|device| examples[*device]).sum();
+    for device in selection.chosen() {
+        coefficients[*device] = examples[*device] / total;
+    }
+    coefficients
+}
+
 fn run_selection(strategy: &str, params: &Value, round: &Round) -> Option<Vec<f32>> {
     let rows = rows(&round.clients);
     let byzantine = count(params, "num_malicious_nodes");
@@ -97,7 +108,7 @@ fn run_selection(strategy: &str, params: &Value, round: &Round) -> Option<Vec<f3
         bulyan.tile(&slices(&rows), &mut combined).unwrap();
         return Some(combined);
     }
-    Some(combined(None, &rows, &selection.coefficients(&examples(&round.clients)).unwrap()))
+    Some(combined(None, &rows, &by_examples(&selection, &round.clients)))
 }
 
 fn run_trimmed(mut mean: TrimmedMean, round: &Round) -> Vec<f32> {

@@ -1,7 +1,7 @@
 //! The figures of Flower's own unit tests.
 
 use super::functions::nearest_mean;
-use super::strategies::step;
+use super::strategies::{by_examples, step};
 use super::*;
 use crate::federated::robust::bulyan::Bulyan;
 use crate::federated::robust::krum::{KrumError, MultiKrum};
@@ -31,7 +31,7 @@ fn run_krum(test: &UnitTest) -> Vec<f32> {
     let refused = MultiKrum { byzantine: 1, selected }.select(&distances).unwrap_err();
     assert!(matches!(refused, KrumError::Devices(few) if few.needed == 5), "{refused}");
     let selection = MultiKrum { byzantine: 0, selected }.select(&distances).unwrap();
-    combined(None, &rows, &selection.coefficients(&examples(&test.clients)).unwrap())
+    combined(None, &rows, &by_examples(&selection, &test.clients))
 }
 
 fn run_columns(clients: &[Client], mut tile: impl FnMut(&[&[f32]], &mut [f32])) -> Vec<f32> {

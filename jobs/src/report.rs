@@ -6,6 +6,11 @@ use crate::device::Telemetry;
 use crate::id::{BlobRef, Bytes, DeviceId, Millis, ModelRef};
 use crate::spec::{TaskId, TensorHeader, is_default};
 
+/// Examples that a device may speak of, at most: those of all devices of a round have a sum.
+pub const EXAMPLES_MAX: u64 = 1 << 40;
+/// The highest loss that a device may tell: it is computed as `f32`, and none is below 0.
+pub const LOSS_MAX: f64 = f32::MAX as f64;
+
 /// What a device says of one task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TaskReport {
@@ -130,6 +135,14 @@ impl UpdateReport {
         let change = self.control_change.as_ref().map_or(0, |change| change.size.0);
         Bytes(self.parameters.size.0.saturating_add(change))
     }
+
+    /// Why nothing can be made of it, if nothing can: the name, the value, the limit.
+    pub fn problem(&self) -> Option<String> {
+        if self.examples == 0 {
+            return Some("the update was made from 0 examples".to_owned());
+        }
+        examples_problem(self.examples).or_else(|| loss_problem("loss", self.loss))
+    }
 }
 
 /// The judgement of one device on its test split.
@@ -143,6 +156,27 @@ pub struct EvaluationReport {
     pub accuracy: f64,
     /// Time from the offer's arrival.
     pub duration_ms: Millis,
+}
+
+impl EvaluationReport {
+    /// Why it is no judgement, if it is none: the name, the value, the limit.
+    pub fn problem(&self) -> Option<String> {
+        let Self { examples, loss, accuracy, .. } = *self;
+        let share = (0.0..=1.0).contains(&accuracy);
+        let no_share = || (!share).then(|| format!("accuracy {accuracy} is not a share"));
+        examples_problem(examples).or_else(|| loss_problem("loss", loss)).or_else(no_share)
+    }
+}
+
+fn examples_problem(examples: u64) -> Option<String> {
+    let text = || format!("{examples} examples, expected at most {EXAMPLES_MAX}");
+    (examples > EXAMPLES_MAX).then(text)
+}
+
+/// Why a loss of this name is none, if it is none.
+fn loss_problem(name: &str, loss: f64) -> Option<String> {
+    let text = || format!("{name} {loss:e}, expected 0 to {LOSS_MAX:e}");
+    (!(0.0..=LOSS_MAX).contains(&loss)).then(text)
 }
 
 /// A model's answer.

@@ -163,12 +163,11 @@ impl Round {
         now: Millis,
         evaluation: &EvaluationReport,
     ) -> Vec<Effect> {
-        let EvaluationReport { loss, accuracy, .. } = evaluation;
-        if loss.is_finite() && (0.0..=1.0).contains(accuracy) {
-            return self.broker_said(now, Judgement::Judged(evaluation.clone()));
-        }
-        let message = format!("loss {loss} and accuracy {accuracy} are no judgement");
-        self.broker_said(now, Judgement::Missing(Failure::new(FailureCode::Diverged, message)))
+        let judgement = match evaluation.problem() {
+            None => Judgement::Judged(evaluation.clone()),
+            Some(problem) => Judgement::Missing(Failure::new(FailureCode::Diverged, problem)),
+        };
+        self.broker_said(now, judgement)
     }
 
     /// The first thing that the broker says counts.
@@ -193,10 +192,9 @@ impl Round {
         }
         let Some(judge) = find(&mut self.judges, device) else { return Vec::new() };
         if judge.answered(attempt, evaluation.clone())
-            && !(0.0..=1.0).contains(&evaluation.accuracy)
+            && let Some(problem) = evaluation.problem()
         {
-            let message = format!("accuracy {} is not a share", evaluation.accuracy);
-            judge.failed(now, &Failure::new(FailureCode::Diverged, message));
+            judge.failed(now, &Failure::new(FailureCode::Diverged, problem));
         }
         self.judged(now)
     }

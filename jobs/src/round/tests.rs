@@ -6,6 +6,7 @@ use crate::spec::{Evaluate, Participation, Selection};
 mod masked;
 mod model;
 mod properties;
+mod ranges;
 mod reasons;
 mod remade;
 mod sampling;

@@ -32,9 +32,8 @@ impl Member<Update> {
         if !self.replaced(attempt, &answer) && !self.answered(attempt, answer) {
             return None;
         }
-        if report.examples == 0 {
-            let message = "the update was made from 0 examples";
-            self.failed(now, &Failure::new(FailureCode::InvalidUpdate, message));
+        if let Some(problem) = report.problem() {
+            self.failed(now, &Failure::new(FailureCode::InvalidUpdate, problem));
             return None;
         }
         Some(report)

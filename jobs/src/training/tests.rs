@@ -1,6 +1,6 @@
 use super::*;
 use crate::id::{Attempt, Bytes, DeviceId, Digest, ModelVersion};
-use crate::report::{EvaluationReport, UpdateReport};
+use crate::report::{EXAMPLES_MAX, EvaluationReport, UpdateReport};
 use crate::round::{Aggregate, DEVICES_MAX, Effect as RoundEffect, Event as RoundEvent};
 use crate::spec::{Keep, Purpose, Selection};
 
@@ -50,7 +50,7 @@ fn answer(effect: &Effect, count: usize, accuracy: f64) -> Option<Event> {
                 attempt: *attempt,
                 update: UpdateReport {
                     parameters: unlike_others(device, *round),
-                    examples: u64::MAX / 1000,
+                    examples: EXAMPLES_MAX,
                     loss: 0.123_456_789_012_345_6,
                     accuracy: 0.123_456_789_012_345_6,
                     steps: u64::MAX,

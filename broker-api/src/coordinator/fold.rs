@@ -116,7 +116,7 @@ impl Fold {
     /// For updates of this model; early ones may wait in `room` values.
     pub(super) fn new(model: Layout, room: usize) -> Self {
         Self {
-            expected: Expected::parameters(model),
+            expected: Expected::sent(model),
             statistics: Arc::default(),
             room,
             adds: true,

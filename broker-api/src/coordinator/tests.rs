@@ -161,12 +161,13 @@ fn tiny(change: impl FnOnce(&mut Vec<Parameter>)) -> Vec<u8> {
 
 #[tokio::test]
 async fn updates_that_do_not_fit_are_refused_with_the_device_named() {
-    let cases: [(Vec<u8>, &str); 8] = [
+    let cases: [(Vec<u8>, &str); 9] = [
         (tiny(|items| items[0].name = "other".to_owned()), "classes.bias"),
         (tiny(|items| drop(items.pop())), "missing"),
         (tiny(|items| items[0].shape.push(1)), "shape"),
         (tiny(|items| items[0].values[0] = f32::NAN), "NaN"),
         (tiny(|items| items[0].values[0] = f32::NEG_INFINITY), "inf"),
+        (tiny(|items| items[0].values[1] = -1e21), "value 1 is -1e21, expected a magnitude of 1.4"),
         (tiny(|_| ())[..200].to_vec(), "ends after"),
         ([tiny(|_| ()), vec![0; 4]].concat(), "more bytes"),
         (vec![7; 100_000], "100000 bytes"),

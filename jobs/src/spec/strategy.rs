@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::settings;
 
 use super::{LocalTraining, Optimizer, Schedule, Staleness};
-use crate::report::UpdateReport;
+use crate::report::{LOSS_MAX, UpdateReport};
 
 /// How a broker makes new parameters of a round's updates.
 ///
@@ -196,9 +196,8 @@ impl Strategy {
     /// Why an update does not have what this strategy needs of it, if it does not.
     pub fn refuses(&self, update: &UpdateReport) -> Option<String> {
         let UpdateReport { steps, initial_loss, control_change, .. } = update;
-        let finite = initial_loss.is_some_and(|loss| loss.is_finite() && loss >= 0.0);
-        if matches!(self, Self::QFedAvg(_)) && !finite {
-            Some(format!("the loss before the training is {initial_loss:?}: an older agent?"))
+        if let Self::QFedAvg(rule) = self {
+            rule.refuses(*initial_loss)
         } else if matches!(self, Self::FedNova {}) && !(1..=u32::MAX.into()).contains(steps) {
             Some(format!("{steps} steps, expected 1 to {}", u32::MAX))
         } else if matches!(self, Self::Scaffold(_)) && control_change.is_none() {
@@ -327,6 +326,23 @@ pub struct QFedAvg {
     /// Above 0; that of the local training when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
+}
+
+/// The highest power of a loss: those of all devices, times squares of what updates may be, have a
+/// sum in `f64`.
+const POWER_MAX: f64 = 1e200;
+
+impl QFedAvg {
+    /// Why a device does not count that has this loss before its training, if it does not.
+    fn refuses(&self, initial_loss: Option<f64>) -> Option<String> {
+        let Some(loss) = initial_loss else {
+            return Some("the loss before the training is missing: an older agent?".to_owned());
+        };
+        let q = self.q;
+        let max = POWER_MAX.powf(q.recip()).min(LOSS_MAX);
+        let text = || format!("the loss before the training is {loss:e}, expected 0 to {max:e}");
+        (!(0.0..=max).contains(&loss)).then(text)
+    }
 }
 
 impl Default for QFedAvg {

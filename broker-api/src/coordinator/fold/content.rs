@@ -8,6 +8,11 @@ use models::params::{Layout, ParametersError};
 /// Bytes of values that are looked at while they are in the processor's cache.
 const STRETCH_BYTES: usize = 64 * 1024;
 
+/// The largest magnitude of a value of an update, 2^47. What a server optimizer steps against is a
+/// difference of two such values at most, and 2^31 squares of it have a sum in `f32`, as which second
+/// moments are kept.
+pub(in crate::coordinator) const MAGNITUDE_MAX: f32 = 140_737_488_355_328.0;
+
 /// What an update has to be.
 #[derive(Debug, Clone)]
 pub(in crate::coordinator) struct Expected {
@@ -15,6 +20,8 @@ pub(in crate::coordinator) struct Expected {
     layout_digest: String,
     /// The parameters that differences may be from.
     base: Option<Digest>,
+    /// Whether its values are bounded: whose fault they are is known.
+    bounded: bool,
 }
 
 /// Why bytes are no update.
@@ -24,6 +31,10 @@ pub(in crate::coordinator) enum ContentError {
     Parameters(#[from] ParametersError),
     #[error(transparent)]
     Encoding(#[from] EncodingError),
+    #[error(
+        "{name}: value {index} is {value:e}, expected a magnitude of {MAGNITUDE_MAX:e} at most"
+    )]
+    Magnitude { name: String, index: usize, value: f32 },
     #[error("the round was over before it was read")]
     Forgotten,
 }
@@ -53,7 +64,13 @@ impl Expected {
     /// Parameters of a model of this layout.
     pub(in crate::coordinator) fn parameters(layout: Layout) -> Self {
         let layout_digest = layout_digest(&layout);
-        Self { layout, layout_digest, base: None }
+        Self { layout, layout_digest, base: None, bounded: false }
+    }
+
+    /// What a device sends of a model of this layout, none of whose values is beyond
+    /// [`MAGNITUDE_MAX`].
+    pub(in crate::coordinator) fn sent(layout: Layout) -> Self {
+        Self { bounded: true, ..Self::parameters(layout) }
     }
 
     /// Or differences from these parameters.
@@ -68,6 +85,25 @@ impl Expected {
 
     pub(in crate::coordinator) fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    /// Whether values from `offset` on may be there.
+    fn check(&self, offset: usize, values: &[f32]) -> Result<(), ContentError> {
+        if !self.bounded {
+            return Ok(self.layout.check_finite(offset, values)?);
+        }
+        // A loop without a way out is made of vectors; NaN is not within the bound either.
+        if values.iter().fold(true, |all, value| all & (value.abs() <= MAGNITUDE_MAX)) {
+            return Ok(());
+        }
+        self.layout.check_finite(offset, values)?;
+        let at = values.iter().position(|value| value.abs() > MAGNITUDE_MAX).unwrap_or_default();
+        let element = offset + at;
+        let spans = self.layout.spans();
+        let span = spans.get(spans.partition_point(|span| span.elements.end <= element));
+        let (name, start) =
+            span.map_or_else(Default::default, |span| (span.name.clone(), span.elements.start));
+        Err(ContentError::Magnitude { name, index: element - start, value: values[at] })
     }
 
     fn decoder(&self) -> Decoder {
@@ -104,13 +140,21 @@ impl Content {
         match &mut self.form {
             Some(Form::Plain { rest, offset, values }) => {
                 if rest.is_empty() {
-                    return Ok(plain_values(piece, expected, (rest, offset, values), &mut with)?);
+                    return plain_values(piece, expected, (rest, offset, values), &mut with);
                 }
                 let joined = [&std::mem::take(rest)[..], piece].concat();
-                Ok(plain_values(&joined, expected, (rest, offset, values), &mut with)?)
+                plain_values(&joined, expected, (rest, offset, values), &mut with)
             }
             Some(Form::Encoded(decoder)) => {
-                decoder.take(piece, with).map_err(|error| named(error, &expected.layout))
+                let mut checked = Ok(());
+                let taken = decoder.take(piece, |offset, values| {
+                    if checked.is_ok() {
+                        checked = expected.check(offset, values);
+                        with(offset, values);
+                    }
+                });
+                taken.map_err(|error| named(error, &expected.layout))?;
+                checked
             }
             None => Ok(()),
         }
@@ -151,17 +195,18 @@ fn plain_values(
     expected: &Expected,
     (rest, offset, values): (&mut Vec<u8>, &mut usize, &mut Vec<f32>),
     with: &mut impl FnMut(usize, &[f32]),
-) -> Result<(), ParametersError> {
+) -> Result<(), ContentError> {
     let model = &expected.layout;
     let (whole, cut) = bytes.split_at(bytes.len() - bytes.len() % 4);
     rest.extend_from_slice(cut);
     if *offset + whole.len() / 4 > model.total_len() {
-        return Err(ParametersError::Format("more bytes than the header announces".to_owned()));
+        let problem = "more bytes than the header announces".to_owned();
+        return Err(ParametersError::Format(problem).into());
     }
     for stretch in whole.chunks(STRETCH_BYTES) {
         values.clear();
         models::params::extend_from_le_bytes(values, stretch);
-        model.check_finite(*offset, values)?;
+        expected.check(*offset, values)?;
         with(*offset, values);
         *offset += values.len();
     }

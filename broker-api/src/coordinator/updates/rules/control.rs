@@ -13,13 +13,13 @@ use crate::coordinator::updates::{ReadError, Updates};
 const BLOCK: usize = 64 * 1024;
 
 impl Updates {
-    /// Reads a change of a control variate to its end; its values are finite and as many as the
-    /// model's.
+    /// Reads a change of a control variate to its end; its values are as bounded as an update's and
+    /// as many as the model's.
     pub(in crate::coordinator::updates) async fn check_change(
         &self,
         change: &BlobRef,
     ) -> Result<(), ReadError> {
-        let model = Expected::parameters(self.ask(|fold| fold.model().clone()).await?);
+        let model = Expected::sent(self.ask(|fold| fold.model().clone()).await?);
         let mut values = Values::of_parameters(&self.blobs, change).await?;
         let mut left = model.layout().total_len();
         while left > 0 {

@@ -33,7 +33,12 @@ impl KeptLocal {
 
     /// The last round of a job before this one of which the device kept anything.
     pub(crate) fn last_before(&self, job: &JobId, round: u32) -> Option<u32> {
-        self.rounds(job).into_iter().filter(|kept| *kept < round).max()
+        self.last_to(job, round.checked_sub(1)?)
+    }
+
+    /// The same of this round or one before.
+    pub(crate) fn last_to(&self, job: &JobId, round: u32) -> Option<u32> {
+        self.rounds(job).into_iter().filter(|kept| *kept <= round).max()
     }
 
     /// What the device kept of a round of a job.

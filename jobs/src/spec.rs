@@ -392,6 +392,10 @@ pub struct TrainTask {
     /// How the update is to be written.
     #[serde(default, skip_serializing_if = "is_default")]
     pub update: UpdateEncoding,
+    /// With [`UpdateEncoding::TopK`], the last round in which an update of the device counted: what
+    /// that one left out belongs to this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counted: Option<RoundNumber>,
     /// Encoded parameters to fetch and start from in place of `parameters`, which may be these
     /// with more bits.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -41,6 +41,7 @@ pub(super) fn training(model: &Model, job: &str, attempt: u32, local: LocalTrain
         encoded: None,
         hold: false,
         next: None,
+        counted: None,
         accept_at_once: false,
     });
     task(job, Purpose::Train, attempt, work)

@@ -15,11 +15,23 @@ async fn sent(
     (job, round, attempt): (&str, u32, u32),
     (update, epochs): (&str, u32),
 ) -> Bytes {
+    sent_after(world, model, (job, round, attempt), (update, epochs), None).await
+}
+
+/// The same where an update of the device counted in a round before.
+async fn sent_after(
+    world: &World,
+    model: &Model,
+    (job, round, attempt): (&str, u32, u32),
+    (update, epochs): (&str, u32),
+    counted: Option<u32>,
+) -> Bytes {
     let local = LocalTraining { epochs, batch_size: 8, ..LocalTraining::default() };
     let mut task = training(model, job, attempt, local);
     task.id.round = RoundNumber(round);
     let TaskWork::Train(work) = &mut task.work else { unreachable!() };
     work.update = update.parse().unwrap();
+    work.counted = counted.map(RoundNumber);
     let mut reports = world.listen(&format!("report.{job}.pi")).await;
     world.offer(&task).await;
     let update = update_of(final_report(&mut reports).await.0);
@@ -101,7 +113,8 @@ async fn what_an_update_leaves_out_is_sent_later_by_another_agent_too() {
         let plain = sent(&world, &model, ("plain", round, 1), ("plain", round)).await;
         let mut owed = minus(&values(&plain), &base);
         owed.iter_mut().zip(&left).for_each(|(value, left)| *value += left);
-        let update = sent(&world, &model, ("top", round, 1), (TOP, round)).await;
+        let counted = (round > 1).then_some(round - 1);
+        let update = sent_after(&world, &model, ("top", round, 1), (TOP, round), counted).await;
         let told = decoded(&model, &update);
         let count = told.iter().filter(|value| **value != 0.0).count();
         assert!(count > 0 && count <= base.len().div_ceil(10), "{count} of {}", base.len());
@@ -111,10 +124,38 @@ async fn what_an_update_leaves_out_is_sent_later_by_another_agent_too() {
         }
         agent.stop().await;
         agent = world.join(world.config_with_data()).await;
-        let again = sent(&world, &model, ("top", round, 2), (TOP, round)).await;
+        let again = sent_after(&world, &model, ("top", round, 2), (TOP, round), counted).await;
         assert_eq!(again, update, "round {round}: another attempt begins as the first one did");
         left = minus(&owed, &told);
     }
+    agent.stop().await;
+}
+
+/// An update that did not count is gone with what it left out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_update_that_did_not_count_left_out_is_not_sent() {
+    const TOP: &str = "topk:share=0.1,values=float32";
+    let world = World::new().await;
+    let agent = world.join(world.config_with_data()).await;
+    let model = world.model("mlp", [1, 4, 4], 10).await;
+    let owed = async |job: &str, rounds: &[(u32, Option<u32>)]| {
+        let mut last = Bytes::new();
+        for (round, counted) in rounds {
+            let of = (job, *round, 1);
+            last = sent_after(&world, &model, of, (TOP, *round), *counted).await;
+        }
+        decoded(&model, &last)
+    };
+    // Whether round 2 was lost, late, or refused: round 3 begins where the last one that counted
+    // ended.
+    let both = owed("both", &[(1, None), (3, Some(1))]).await;
+    let lost = owed("lost", &[(1, None), (2, Some(1)), (3, Some(1))]).await;
+    assert_eq!(lost, both);
+    let none = owed("none", &[(3, None)]).await;
+    assert_eq!(owed("nothing", &[(1, None), (2, None), (3, None)]).await, none);
+    assert_ne!(both, none);
+    // One of round 1 counted in round 2.
+    assert_eq!(owed("late", &[(1, None), (3, Some(2))]).await, both);
     agent.stop().await;
 }
 

@@ -257,6 +257,7 @@ impl Owner {
                     initial_loss: matches!(self.spec.strategy, Strategy::QFedAvg(_)),
                     control,
                     update: self.spec.update,
+                    counted: self.machine.counted(&device),
                     encoded,
                     hold: self.may_hold(&device),
                     next,

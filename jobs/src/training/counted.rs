@@ -1,10 +1,10 @@
-//! In which round a device's update counted last: where its control variate is from, and whose
-//! turn is next.
+//! In which round a device's update counted last: where its control variate is from, and what its
+//! next update owes, and whose turn is next.
 
 use super::Training;
 use crate::id::{DeviceId, RoundNumber};
-use crate::round::{DEVICES_MAX, Outcome};
-use crate::spec::{ControlVariates, Selection, Strategy};
+use crate::round::{DEVICES_MAX, Outcome, Verdict};
+use crate::spec::{ControlVariates, Selection, Strategy, UpdateEncoding};
 
 /// Devices whose last counted round is known, at most.
 const COUNTED_MAX: usize = 2 * DEVICES_MAX;
@@ -18,12 +18,23 @@ impl Training {
         })
     }
 
+    /// The last round in which an update of a device counted, where updates leave something out
+    /// that is owed from then on.
+    pub fn counted(&self, device: &DeviceId) -> Option<RoundNumber> {
+        self.counted.get(device).filter(|_| self.leaves_out()).copied()
+    }
+
     /// Remembers whose update counted; who is forgotten begins anew.
     pub(super) fn count(&mut self, outcome: &Outcome) {
-        if !self.keeps_controls() && !self.is_cyclic() {
+        if !self.keeps_controls() && !self.is_cyclic() && !self.leaves_out() {
             return;
         }
-        let counted = outcome.updates.iter().map(|(device, _)| (device.clone(), outcome.round));
+        let refused = |device: &DeviceId| {
+            let of_rule = outcome.influences.iter().find(|(it, _)| it == device);
+            of_rule.is_some_and(|(_, influence)| influence.verdict == Verdict::Refused)
+        };
+        let counted = outcome.updates.iter().filter(|(device, _)| !refused(device));
+        let counted = counted.map(|(device, _)| (device.clone(), outcome.round));
         self.counted.extend(counted);
         while self.counted.len() > COUNTED_MAX {
             let oldest = self.counted.iter().min_by_key(|(_, round)| **round);
@@ -41,6 +52,10 @@ impl Training {
 
     pub(super) fn keeps_controls(&self) -> bool {
         matches!(self.spec.strategy, Strategy::Scaffold(_))
+    }
+
+    fn leaves_out(&self) -> bool {
+        matches!(self.spec.update, UpdateEncoding::TopK(_))
     }
 
     fn is_cyclic(&self) -> bool {

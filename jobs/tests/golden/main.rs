@@ -104,6 +104,7 @@ fn offers(golden: &mut Golden) {
         encoded: None,
         hold: false,
         next: None,
+        counted: None,
         accept_at_once: false,
     };
     golden.same("offer-train", &offer(Purpose::Train, TaskWork::Train(train.clone())));
@@ -292,6 +293,7 @@ fn masked(golden: &mut Golden) {
         encoded: None,
         hold: false,
         next: None,
+        counted: None,
         accept_at_once: false,
     };
     let shortened = LocalTraining { update_norm_max: Some(0.5), ..LocalTraining::default() };

@@ -82,6 +82,7 @@ impl World {
             encoded,
             hold: false,
             next: None,
+            counted: None,
             accept_at_once: self.spec.staleness().is_some(),
         };
         let Some(secure) = self.spec.secure_aggregation else { return TaskWork::Train(train) };

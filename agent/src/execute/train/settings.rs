@@ -128,6 +128,7 @@ mod tests {
             encoded: None,
             hold: false,
             next: None,
+            counted: None,
             accept_at_once: false,
         }
     }

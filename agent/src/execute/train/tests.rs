@@ -27,6 +27,7 @@ fn key_of(local: LocalTraining, files: &[(&str, &str)], attempt: u32) -> Digest 
         encoded: None,
         hold: false,
         next: None,
+        counted: None,
         accept_at_once: false,
     };
     let id = format!("job1-1-train-{attempt}").parse().unwrap();

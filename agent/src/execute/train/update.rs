@@ -1,7 +1,7 @@
 //! The bytes of an update, as the task wants them.
 
 use bytes::Bytes;
-use jobs::id::{BlobRef, Bytes as Size, DeviceId, Digest};
+use jobs::id::{BlobRef, Bytes as Size, DeviceId, Digest, RoundNumber};
 use jobs::report::{Failure, FailureCode};
 use jobs::spec::{Exact, Int8, Rounded, TaskId, TopK, TrainTask, UpdateEncoding, ValueFormat};
 use link::blobs::Existing;
@@ -20,8 +20,10 @@ use crate::kept_local::KeptLocal;
 pub(super) struct Update<'a> {
     pub(super) id: &'a TaskId,
     pub(super) device: &'a DeviceId,
-    /// What the update of the round before left for this one.
+    /// What updates left for later ones.
     pub(super) residuals: &'a KeptLocal,
+    /// The last round in which an update counted.
+    counted: Option<RoundNumber>,
     pub(super) encoding: UpdateEncoding,
     /// The round's parameters.
     pub(super) base: &'a BlobRef,
@@ -41,6 +43,7 @@ impl<'a> Update<'a> {
             id,
             device: &device.config.device,
             residuals: &device.residuals,
+            counted: task.counted,
             encoding: task.update,
             base: &task.parameters,
             seed: task.seed,
@@ -108,7 +111,9 @@ impl<'a> Update<'a> {
         Ok(bytes)
     }
 
-    /// Sends the largest differences, what was left of those before included.
+    /// Sends the largest differences, what was left by the last update that counted included: one
+    /// that did not is gone with all that it said and left out. A late update counts in a later
+    /// round than its own, and before the device is asked for another one.
     fn largest(
         &self,
         header: &Header,
@@ -121,7 +126,7 @@ impl<'a> Update<'a> {
         let items = parameters.items().iter().zip(base.items());
         let mut values: Vec<f32> =
             items.flat_map(|(item, base)| differences(&item.values, &base.values)).collect();
-        let before = self.residuals.last_before(job, round.0);
+        let before = self.counted.and_then(|counted| self.residuals.last_to(job, counted.0));
         let left = before.and_then(|round| self.residuals.of(job, round));
         if let Some(left) = left.filter(|left| left.check_like(layout).is_ok()) {
             let left = left.items().iter().flat_map(|item| &item.values);

@@ -1,5 +1,6 @@
 //! The `native` engine: trains and evaluates an ONNX graph on the CPU.
 
+use crate::federated::statistics::Statistics;
 use crate::graph::{GraphError, Origin, ValueId};
 use crate::kernels::loss::{Judged, judge};
 use crate::kernels::reshape::from_examples;
@@ -192,6 +193,11 @@ impl Trainer {
         };
         Parameters::new(self.definition.kept().iter().map(parameter).collect())
             .expect("names in a graph are unique and values fill their shapes")
+    }
+
+    /// Which values of the parameters are running statistics.
+    pub fn statistics(&self) -> Statistics {
+        self.definition.statistics()
     }
 
     /// Replaces parameters and running statistics; the optimizer's state starts anew, and the

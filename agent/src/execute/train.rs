@@ -330,7 +330,8 @@ impl LocalRun {
             // Noise covers parameters alone: nothing else is told of the examples.
             (sums, initial_loss) = (Sums::default(), None);
         }
-        let update = Update::of(device, &self.id, &self.task).encode(received, &result)?;
+        let update = Update::of(device, &self.id, &self.task).with(trainer.statistics());
+        let update = update.encode(received, &result)?;
         let examples = examples.len() as u64;
         Ok(Trained { update, examples, sums, steps, initial_loss, control_change })
     }

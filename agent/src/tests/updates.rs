@@ -159,6 +159,29 @@ async fn what_an_update_that_did_not_count_left_out_is_not_sent() {
     agent.stop().await;
 }
 
+/// What a device measures in a round is no difference that later ones add to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn running_statistics_leave_nothing_out() {
+    let world = World::new().await;
+    let agent = world.join(world.config_with_data()).await;
+    let model = world.model("resnet8", [1, 4, 4], 10).await;
+    let plain = sent(&world, &model, ("plain", 2, 1), ("plain", 1)).await;
+    let moved = minus(&values(&plain), &values(&model.values));
+    sent(&world, &model, ("top", 1, 1), ("topk:share=0.0001,values=float32", 1)).await;
+    let most = ("topk:share=0.5,values=float32", 1);
+    let told = decoded(&model, &sent_after(&world, &model, ("top", 2, 1), most, Some(1)).await);
+    let layout = Layout::of_whole(&model.values).unwrap();
+    let mut sent = 0;
+    for span in layout.spans().iter().filter(|span| span.name.contains(".running_")) {
+        for at in span.elements.clone() {
+            assert!(told[at] == 0.0 || told[at].to_bits() == moved[at].to_bits(), "{}", span.name);
+            sent += usize::from(told[at] != 0.0);
+        }
+    }
+    assert!(sent > 0);
+    agent.stop().await;
+}
+
 /// A device begins with what it decodes, and its differences are from that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn parameters_may_come_encoded() {

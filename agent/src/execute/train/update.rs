@@ -8,6 +8,7 @@ use link::blobs::Existing;
 use models::federated::encoding::{
     Encoder, EncodingError, Format, Header, encode_largest, layout_digest,
 };
+use models::federated::statistics::Statistics;
 use models::params::{Layout, Parameters};
 
 use super::prepare::wrong;
@@ -24,6 +25,8 @@ pub(super) struct Update<'a> {
     pub(super) residuals: &'a KeptLocal,
     /// The last round in which an update counted.
     counted: Option<RoundNumber>,
+    /// What is owed nothing: a device measures it anew in each round.
+    statistics: Statistics,
     pub(super) encoding: UpdateEncoding,
     /// The round's parameters.
     pub(super) base: &'a BlobRef,
@@ -44,10 +47,16 @@ impl<'a> Update<'a> {
             device: &device.config.device,
             residuals: &device.residuals,
             counted: task.counted,
+            statistics: Statistics::default(),
             encoding: task.update,
             base: &task.parameters,
             seed: task.seed,
         }
+    }
+
+    /// The same of a model with these running statistics.
+    pub(super) fn with(self, statistics: Statistics) -> Self {
+        Self { statistics, ..self }
     }
 
     /// The update of a device that began with `received` and has `parameters` now. Another attempt
@@ -134,6 +143,9 @@ impl<'a> Update<'a> {
         }
         let bytes = encode_largest(header, self.seed(), share, &mut values);
         let bytes = bytes.map_err(|error| unencodable(&error))?;
+        for owed in self.statistics.within(0, layout.total_len()) {
+            values[owed].fill(0.0);
+        }
         let left = layout.parameters(&values).map_err(wrong)?;
         self.residuals.keep(job, round.0, before, &left)?;
         Ok(bytes)

@@ -66,7 +66,8 @@ pub enum Strategy {
     /// equal weights).
     GeometricMedian {},
     /// The mean of the updates' differences from the round's parameters, each no longer than a
-    /// radius around a guess that moves there (Karimireddy et al. 2021).
+    /// radius around a guess that moves there (Karimireddy et al. 2021). The guess begins at the
+    /// round's parameters, and not at the aggregate of the round before as in the paper.
     CentredClipping(CentredClipping),
     /// The mean of the updates' differences from the round's parameters, each no longer than a norm
     /// (Sun et al. 2019).

@@ -1,6 +1,13 @@
 //! Centred clipping: bounds what each update adds to a guess of the result (Karimireddy et al.
 //! 2021, "Learning from History for Byzantine Robust Optimization", arXiv 2012.10333).
 //!
+//! The paper clips workers' momenta around `v0`, the aggregate of the round before. Here devices send
+//! where they came to after many local steps, and keep no momentum for the server; the guess begins
+//! at the centre, the round's parameters, which is `v0 = 0` for their differences. So nothing has to
+//! be kept between rounds, and an aggregate that an attack has moved moves no later one; what the
+//! paper gains from history against shifts that are small in each round (time-coupled attacks) is
+//! not claimed. Where honest differences are longer than the radius, more steps reach them.
+//!
 //! The guess moves within the combinations of centre and updates, so that distances between them
 //! say all that it needs: no further pass over vectors.
 
@@ -12,7 +19,7 @@ use crate::federated::distances::Distances;
 pub struct CentredClipping {
     /// The longest that counts, `tau`.
     pub radius: f64,
-    /// Steps, at least 1: one is enough where the centre is a good guess, as after a round.
+    /// Steps, at least 1: one is enough where honest updates are not longer than the radius.
     pub iterations: usize,
 }
 

@@ -5,9 +5,12 @@
 //! its examples. Nothing here is about weights: this is the bookkeeping.
 //!
 //! - Without sampling the cost is exact: releases compose to one Gaussian mechanism, see
-//!   [`gaussian`].
+//!   [`gaussian`]. Neighbours are two jobs in one of which a device's update is 0 in every release
+//!   (zero-out): who takes part is known here, since every eligible device does, so that a device is
+//!   not hidden by its absence. One update, no longer than the norm, is all that differs; the divisor
+//!   is the planned number in both.
 //! - With Poisson sampling it is an upper bound by Rényi differential privacy, see
-//!   [`sampled_gaussian`].
+//!   [`sampled_gaussian`]. Neighbours are two jobs in one of which a device is not there.
 
 use serde::{Deserialize, Serialize};
 

@@ -47,8 +47,10 @@ pub enum Strategy {
     /// examples do not count (Karimireddy et al. 2020).
     Scaffold(Scaffold),
     /// Asynchronous: new parameters are made as soon as `participation.devices` updates are there,
-    /// whichever version they were trained from, and nobody waits; examples do not count (Nguyen
-    /// et al. 2022). As many more devices are at work as `participation.over_selection` says.
+    /// whichever version they were trained from; examples do not count (Nguyen et al. 2022). As many
+    /// more devices are at work as `participation.over_selection` says: those that are not done go
+    /// on, and nobody waits for them. Whoever has delivered is invited again with the next version,
+    /// and not at once as in the paper: no device is in a buffer twice.
     FedBuff(FedBuff),
     /// The median of each coordinate; examples do not count (Yin et al. 2018).
     FedMedian {},

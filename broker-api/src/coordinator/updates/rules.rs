@@ -245,24 +245,24 @@ impl Updates {
                 let selected = selected.unwrap_or(devices.saturating_sub(byzantine));
                 let distances = rows(None).await?.distances().await?;
                 let krum = robust::krum::MultiKrum { byzantine, selected };
-                let selection = krum.select(&distances).map_err(RuleError::from)?;
+                let selection = blocking(move || krum.select(&distances)).await?;
                 Combiner::sum(selection.coefficients(), told(&selection.influences()))
             }
             Rule::Bulyan { byzantine } => {
                 let distances = rows(None).await?.distances().await?;
-                let bulyan = robust::bulyan::Bulyan::new(&distances, byzantine);
-                Combiner::Bulyan(bulyan.map_err(RuleError::from)?)
+                let bulyan = move || robust::bulyan::Bulyan::new(&distances, byzantine);
+                Combiner::Bulyan(blocking(bulyan).await?)
             }
             Rule::GeometricMedian => {
                 let distances = rows(None).await?.distances().await?;
                 let median = robust::geometric_median::GeometricMedian::default();
-                let located = median.locate(&distances).map_err(RuleError::from)?;
+                let located = blocking(move || median.locate(&distances)).await?;
                 let influences = told(&located.influences());
                 Combiner::sum(located.shares, influences)
             }
             Rule::CentredClipping(rule) => {
                 let distances = rows(Some(base)).await?.distances().await?;
-                let clipped = rule.coefficients(&distances).map_err(RuleError::from)?;
+                let clipped = blocking(move || rule.coefficients(&distances)).await?;
                 Combiner::centred(clipped.coefficients.clone(), told(&clipped.influences()))
             }
             // Their rows are not those of the others.

@@ -6,7 +6,6 @@ use futures::future::try_join_all;
 use jobs::id::BlobRef;
 use jobs::round::Base;
 use models::federated::distances::{Distances, PairwiseDistances, UpdateNorms};
-use models::federated::tile::TileError;
 use models::params::Layout;
 
 use super::RuleError;
@@ -164,9 +163,9 @@ impl Rows {
 }
 
 /// Computes apart from the threads that wait for bytes.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, TileError> + Send + 'static,
+pub(super) async fn blocking<T: Send + 'static, E: Into<RuleError> + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, ReadError> {
     let done = tokio::task::spawn_blocking(work).await.map_err(|_| RuleError::Fault)?;
-    Ok(done.map_err(RuleError::from)?)
+    Ok(done.map_err(Into::into)?)
 }

@@ -200,7 +200,7 @@ impl PrivateMean {
     }
 
     /// The share of the planned devices whose update is not longer than the bound, with noise of
-    /// this deviation on their number, for [`NormBound::adapted`].
+    /// this deviation on their number, by which an adaptive bound moves.
     ///
     /// A device counts as one half more or less than the half that one which is not there counts
     /// as: by this the number changes by one half at most (Andrew et al. 2021, arXiv 1905.03871,

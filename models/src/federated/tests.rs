@@ -34,8 +34,6 @@ struct Case {
     params: Value,
     initial: Vec<f64>,
     rounds: Vec<Round>,
-    /// The bound after the first round by the paper.
-    paper_bound: Option<f64>,
 }
 
 #[derive(Deserialize)]

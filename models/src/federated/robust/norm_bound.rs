@@ -29,16 +29,6 @@ pub enum NormBoundError {
         /// What was given.
         norm: f64,
     },
-    /// A setting of the adaptive bound out of range.
-    #[error("{name} is {value}, expected {expected}")]
-    Setting {
-        /// Which one.
-        name: &'static str,
-        /// What was given.
-        value: f64,
-        /// The range.
-        expected: &'static str,
-    },
 }
 
 /// Updates shortened to a bound.
@@ -106,33 +96,9 @@ impl NormBound {
         let coefficients = pairs.map(|(norm, share)| share * self.factor(*norm)).collect();
         Ok(Clipped { coefficients, norms: norms.to_vec(), bound: self.0 })
     }
-
-    /// The next round's bound, which follows the `quantile` of norms (Andrew et al. 2021, arXiv
-    /// 1905.03871): `C' = C exp(-rate (b - quantile))`. `within` is `b`, the part of updates that
-    /// were not longer than the bound, with or without noise.
-    ///
-    /// # Errors
-    /// [`NormBoundError::Setting`], and [`NormBoundError::Bound`] when the next one leaves the
-    /// range of numbers.
-    pub fn adapted(self, within: f64, quantile: f64, rate: f64) -> Result<Self, NormBoundError> {
-        let setting = |name, value, expected, holds| {
-            if holds { Ok(()) } else { Err(NormBoundError::Setting { name, value, expected }) }
-        };
-        setting("part within the bound", within, "a finite number", within.is_finite())?;
-        setting("quantile", quantile, "0 to 1", (0.0..=1.0).contains(&quantile))?;
-        setting("rate", rate, "a finite number of at least 0", rate.is_finite() && rate >= 0.0)?;
-        Self::new(self.0 * (-rate * (within - quantile)).exp())
-    }
 }
 
 impl Clipped {
-    /// The part of updates, 0 to 1, that are not longer than the bound; 0 of none.
-    #[expect(clippy::cast_precision_loss, reason = "a number of devices")]
-    pub fn within(&self) -> f64 {
-        let within = self.norms.iter().filter(|norm| **norm <= self.bound).count();
-        within as f64 / self.norms.len().max(1) as f64
-    }
-
     /// Who was shortened, of which norm, by device.
     pub fn influences(&self) -> Vec<Influence> {
         let limit = self.bound;

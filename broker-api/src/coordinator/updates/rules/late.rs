@@ -23,7 +23,7 @@ pub(in crate::coordinator) struct Late {
 
 impl Late {
     pub(super) fn of(strategy: &Strategy, staleness: jobs::spec::Staleness) -> Self {
-        let staleness = Staleness::Polynomial { exponent: staleness.exponent };
+        let staleness = Staleness { exponent: staleness.exponent };
         if let Strategy::FedBuff(FedBuff { learning_rate, .. }) = *strategy {
             return Self { staleness, learning_rate, equal: true };
         }
@@ -35,7 +35,7 @@ impl Late {
         let weights = || updates.iter().map(|(weight, _)| if self.equal { 1.0 } else { *weight });
         let total: f64 = weights().sum();
         let shares = weights().zip(updates).map(|(weight, (_, age))| {
-            let by_age = self.staleness.weight(0, u64::from(*age))?;
+            let by_age = self.staleness.weight(*age)?;
             Ok(self.learning_rate * weight * by_age / total)
         });
         shares.collect()
@@ -100,7 +100,7 @@ fn told(parts: &[Part], late: &Late, ages: &[u32]) -> Result<Vec<Influence>, Rul
         let Some(Base { round, .. }) = &part.base else {
             return Ok(kept("trained from the newest parameters".to_owned()));
         };
-        let by_age = late.staleness.weight(0, u64::from(*age))?;
+        let by_age = late.staleness.weight(*age)?;
         let reason =
             format!("trained from round {round}, {age} versions ago: its weight is {by_age:.3}");
         let verdict = if by_age < 1.0 { Verdict::Reduced } else { Verdict::Kept };

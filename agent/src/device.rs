@@ -132,6 +132,7 @@ impl Device {
             facts: self.facts.clone(),
             slots: self.config.slots,
             masks: true,
+            masks_within: true,
         }
     }
 

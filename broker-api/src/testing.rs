@@ -437,6 +437,7 @@ pub(crate) fn hello(name: &str) -> Hello {
         facts: Facts::default(),
         slots: 4,
         masks: true,
+        masks_within: true,
     }
 }
 

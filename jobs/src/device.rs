@@ -43,6 +43,10 @@ pub struct Hello {
     /// Whether it can mask updates; older agents cannot.
     #[serde(default, skip_serializing_if = "is_false")]
     pub masks: bool,
+    /// Whether it can say in a masked update that this was not longer than the norm; older agents
+    /// cannot.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub masks_within: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]

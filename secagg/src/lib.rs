@@ -43,7 +43,7 @@ pub use self::message::{
     Inbox, Keys, Party, Roster, RosterError, SessionId, ShareValues, Shares, UnmaskRequest,
     Unmasking,
 };
-pub use self::quantise::{Quantisation, QuantisationError, Rounding};
+pub use self::quantise::{Quantisation, QuantisationError, Rounding, count};
 pub use self::seal::Sealed;
 pub use self::server::{Server, ServerError};
 pub use self::shamir::{SHARES_MAX, Share, ShareError, recover, split};

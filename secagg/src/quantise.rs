@@ -2,7 +2,8 @@
 //!
 //! A value `v` of a device of weight `w` becomes `w * round((v + clip) / (2 clip) * levels)`,
 //! with as many levels as the sum of all devices leaves room for. Behind the last value stands the
-//! weight itself, so that the sum of weights comes with the sum of values.
+//! weight itself, so that the sum of weights comes with the sum of values. A further value may be a
+//! device's yes or no, 1 or 0: the sum is their [`count`].
 
 use crate::key::Secret;
 use crate::mask;
@@ -162,6 +163,16 @@ impl Quantisation {
     }
 }
 
+/// How many of so many devices said yes, by the sum of what they said.
+///
+/// A sum that is none, because a device said something else, counts as the nearest that there
+/// may be, as a signed number: it is nothing that is looked at without noise, so it cannot be
+/// refused.
+pub fn count(sum: u32, devices: u32) -> u32 {
+    let signed = sum.cast_signed();
+    u32::try_from(signed.max(0)).unwrap_or_default().min(devices)
+}
+
 /// What is added before a place is rounded down.
 struct Draws<'a> {
     secret: Option<&'a Secret>,
@@ -247,6 +258,18 @@ mod tests {
         assert_eq!(quantisation.check_weights(50, 10), Ok(()));
         for sum in [0, 9, 51] {
             assert!(quantisation.check_weights(sum, 10).is_err());
+        }
+    }
+
+    /// Whatever one device says, the count is by one another at most, near what there may be.
+    #[test]
+    fn a_device_that_errs_counts_as_one_at_most() {
+        for honest in 0..=5 {
+            assert_eq!(count(honest, 5), honest);
+            assert_eq!(count(honest.wrapping_sub(1), 6), honest.saturating_sub(1));
+        }
+        for (sum, expected) in [(6, 5), (0x7fff_ffff, 5), (1 << 31, 0), (u32::MAX, 0)] {
+            assert_eq!(count(sum, 5), expected);
         }
     }
 

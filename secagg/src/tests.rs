@@ -191,6 +191,20 @@ proptest! {
     }
 }
 
+/// What each device says by yes or no comes as the number of those in the sum who said yes.
+#[test]
+fn a_count_is_of_those_in_the_sum() {
+    let mut world = World::complete(10);
+    for (index, vector) in world.vectors.iter_mut().enumerate() {
+        vector[LENGTH - 1] = u32::from(index % 3 != 0);
+    }
+    let mut last = [Last::All; 10];
+    (last[1], last[5], last[6]) = (Last::Keys, Last::Shares, Last::Masked);
+    let (sum, _) = run(&mut world, &last).unwrap();
+    // Of 0, 2, 3, 4, 6, 7, 8 and 9.
+    assert_eq!(count(sum[LENGTH - 1], 8), 4);
+}
+
 #[test]
 fn a_graph_of_the_bounds_bears_three_of_ten_that_drop_out() {
     let devices = 120;

@@ -24,9 +24,12 @@ async fn a_private_training_registers_what_its_budget_is_enough_for() {
         ("seen", &all[..], "central", json!(3)),
         ("own", &["--no-evaluate", "--strategy", "fedmedian"], "local", Value::Null),
         ("masked", &[&all[..], &masks].concat(), "central", json!(3)),
+        ("moving", &[&all[..], &masks].concat(), "central", json!(3)),
         ("both", &[&all[..], &masks, &["--no-evaluate"]].concat(), "local", Value::Null),
     ] {
-        let privacy = format!("{mode}:norm=1,{BUDGET}");
+        let moves = name == "moving";
+        let norm = if moves { "initial=1,rate=2,count_deviation=4" } else { "norm=1" };
+        let privacy = format!("{mode}:{norm},{BUDGET}");
         let named = ["--register-as", name, "--privacy", &privacy];
         let output = world.dunlin(&[&train[..], how, &named[..]].concat());
         let text = String::from_utf8(output.stdout).unwrap();
@@ -38,7 +41,10 @@ async fn a_private_training_registers_what_its_budget_is_enough_for() {
         let rounds = job["rounds"].as_array().unwrap();
         assert_eq!(rounds.len(), 2, "{job:#}");
         assert_eq!(job["result"]["enough"], "privacy_budget", "{job:#}");
+        let norms = (&rounds[0]["privacy"]["norm"], &rounds[1]["privacy"]["norm"]);
+        assert_eq!(norms.0 != norms.1, moves, "{job:#}");
         for (number, round) in (1..).zip(rounds) {
+            assert_eq!(round["within"].is_number(), moves, "{round:#}");
             assert_eq!(round["privacy"]["rounds"], number, "{round:#}");
             assert_eq!(round["privacy"]["planned"], planned, "{round:#}");
             let loss = round["updates"][0][1]["loss"].as_f64().unwrap();

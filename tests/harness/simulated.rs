@@ -131,6 +131,7 @@ fn hello(number: u32, options: &Options, dataset: Option<&Dataset>) -> Hello {
         facts: Facts::default(),
         slots: 1,
         masks: false,
+        masks_within: false,
     }
 }
 

@@ -12,7 +12,7 @@ use super::train::{Model, training, update_of};
 use super::*;
 
 const LEVELS: Levels =
-    Levels { clip: 2.0, weight_max: 10, rounding: Rounding::Stochastic, devices: 4 };
+    Levels { clip: 2.0, weight_max: 10, rounding: Rounding::Stochastic, devices: 4, within: false };
 
 fn masked(model: &Model, attempt: u32) -> Task {
     let local = LocalTraining { epochs: 3, batch_size: 8, ..LocalTraining::default() };
@@ -174,15 +174,20 @@ async fn without_an_update_nothing_is_said() {
     agent.stop().await;
 }
 
-/// Differences of the update that the device keeps for a round.
-fn kept(world: &World, job: &str, levels: Levels) -> Vec<f64> {
+/// What the device keeps of its update for a round: levels, weight, whether it is as it was, if that
+/// is said.
+fn vector(world: &World, job: &str) -> Vec<u32> {
     let file = world.dir.path().join(format!("state/masking/{job}.1.levels"));
     let bytes = std::fs::read(file).unwrap();
+    bytes.chunks_exact(4).map(|it| u32::from_le_bytes(it.try_into().unwrap())).collect()
+}
+
+/// Differences of that update.
+fn kept(world: &World, job: &str, levels: Levels) -> Vec<f64> {
     let quantisation = Quantisation::new(levels.clip, levels.devices, levels.weight_max).unwrap();
-    let values = bytes.chunks_exact(4).map(|it| u32::from_le_bytes(it.try_into().unwrap()));
-    let mut values: Vec<f64> = values.map(|level| quantisation.mean(level, 1)).collect();
-    values.pop();
-    values
+    let mut vector = vector(world, job);
+    vector.truncate(vector.len() - 1 - usize::from(levels.within));
+    vector.iter().map(|level| quantisation.mean(*level, 1)).collect()
 }
 
 fn norm(values: &[f64]) -> f64 {
@@ -224,9 +229,10 @@ async fn what_is_masked_is_no_longer_than_asked() {
     let world = World::new().await;
     let agent = world.join(world.config_with_data()).await;
     let model = world.model("mlp", [1, 4, 4], 10).await;
-    let levels = Levels { clip: 4.0, weight_max: 1, rounding: Rounding::Nearest, ..LEVELS };
+    let nearest = Levels { clip: 4.0, weight_max: 1, rounding: Rounding::Nearest, ..LEVELS };
     let mut updates = Vec::new();
     for (job, norm) in [("job1", None), ("job2", Some(0.125)), ("job3", Some(100.0))] {
+        let levels = Levels { within: norm.is_some(), ..nearest };
         let mut task = masked(&model, 1);
         task.id.job = job.parse().unwrap();
         let TaskWork::TrainMasked(work) = &mut task.work else { unreachable!() };
@@ -238,6 +244,10 @@ async fn what_is_masked_is_no_longer_than_asked() {
         let update = update_of(final_report(&mut reports).await.0);
         assert!(update.loss > 0.0, "losses are told as ever");
         updates.push(kept(&world, job, levels));
+        if let Some(norm) = norm {
+            let as_it_was = u32::from(norm > 1.0);
+            assert_eq!(vector(&world, job)[updates[0].len()..], [1, as_it_was]);
+        }
     }
     let [whole, shortened, as_it_is] = &updates[..] else { unreachable!() };
     assert!(norm(whole) > 0.25 && whole == as_it_is, "{}", norm(whole));

@@ -15,7 +15,8 @@ impl Owner {
     /// Of a round whose updates are masked; none where they are not.
     pub(super) fn terms(&self, round: RoundNumber) -> Option<Terms> {
         let secure = self.machine.secure_aggregation()?;
-        Some(Terms { job: self.job.clone(), round, length: self.updates.masked_len(), secure })
+        let length = self.updates.masked_len(self.machine.spec().masks_within());
+        Some(Terms { job: self.job.clone(), round, length, secure })
     }
 
     /// Training, with masks where the job wants them.
@@ -28,6 +29,7 @@ impl Owner {
             weight_max: secure.weight_max,
             rounding: secure.rounding,
             devices: self.devices_max(),
+            within: self.machine.spec().masks_within(),
         };
         TaskWork::TrainMasked(Box::new(MaskedTrainTask { train, levels }))
     }

@@ -124,6 +124,7 @@ mod tests {
             facts: Facts::default(),
             slots,
             masks: false,
+            masks_within: false,
         }
     }
 

@@ -26,14 +26,17 @@ pub(crate) fn levels(
     let quantisation = Quantisation::new(levels.clip, levels.devices, levels.weight_max).unwrap();
     let values = given.items().iter().flat_map(|item| &item.values);
     let mut moved: Vec<f32> = values.map(|value| (value + step) - value).collect();
+    let found = moved.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
     if let Some(norm) = norm {
-        let found = moved.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt();
         NormBound::new(norm).unwrap().shorten(found, &mut moved);
     }
-    let mut levels = Vec::new();
-    quantisation.encode(0, &moved, weight, &Rounding::Nearest, &mut levels).unwrap();
-    levels.push(weight);
-    levels
+    let mut vector = Vec::new();
+    quantisation.encode(0, &moved, weight, &Rounding::Nearest, &mut vector).unwrap();
+    vector.push(weight);
+    if levels.within {
+        vector.push(u32::from(norm.is_none_or(|norm| found <= norm)));
+    }
+    vector
 }
 
 /// A device at the beginning of a session.

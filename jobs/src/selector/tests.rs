@@ -45,6 +45,7 @@ fn pi() -> Hello {
         },
         slots: 1,
         masks: false,
+        masks_within: false,
     }
 }
 

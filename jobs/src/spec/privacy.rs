@@ -159,6 +159,15 @@ impl Privacy {
     }
 }
 
+impl TrainSpec {
+    /// Whether devices say in their masked updates which of these were not longer than the norm, so
+    /// that it can follow a sum that tells of no single one.
+    pub fn masks_within(&self) -> bool {
+        let adaptive = self.privacy.is_some_and(|it| matches!(it.clip, Clip::Adaptive(_)));
+        adaptive && self.secure_aggregation.is_some()
+    }
+}
+
 /// Norms stay within this, so that noise of them does not leave the range of `f32`.
 const NORM_MIN: f64 = 1e-12;
 const NORM_MAX: f64 = 1e12;
@@ -300,9 +309,6 @@ impl Problems {
         self.check(secure.weight_max == 1, field, secure.weight_max, expected);
         match privacy.mode {
             PrivacyMode::Central => {
-                let fixed = matches!(privacy.clip, Clip::Norm(_));
-                let expected = "a norm, because masks hide which updates were shortened";
-                self.check(fixed, "privacy.clip", "adaptive", expected);
                 let rate = privacy.sampling_rate;
                 let expected = "1, because devices learn whose masks belong to theirs";
                 self.check(rate >= 1.0, "privacy.sampling_rate", rate, expected);
@@ -318,7 +324,8 @@ impl Problems {
 
     fn local(&mut self, privacy: &Privacy, spec: &TrainSpec) {
         let fixed = matches!(privacy.clip, Clip::Norm(_));
-        let expected = "a norm, because devices do not tell which updates were shortened";
+        let expected =
+            "a norm, because a device's own noise covers its update, not whether it was shortened";
         self.check(fixed, "privacy.clip", "adaptive", expected);
         let all = privacy.sampling_rate >= 1.0;
         let expected = "1, because who receives an update knows whose it is";

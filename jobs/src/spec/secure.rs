@@ -65,6 +65,17 @@ pub struct Levels {
     pub rounding: Rounding,
     /// Devices whose sum has room in 32 bits.
     pub devices: u32,
+    /// Whether one more value, 1 or 0, says if the update was not longer than
+    /// [`LocalTraining::update_norm_max`].
+    ///
+    /// [`LocalTraining::update_norm_max`]: super::LocalTraining::update_norm_max
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub within: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Local training whose result is sent masked only. Agents that do not know masks do not

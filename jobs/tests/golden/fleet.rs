@@ -73,10 +73,12 @@ pub(super) fn fleet(golden: &mut Golden) {
         },
         slots: 2,
         masks: true,
+        masks_within: true,
     };
     golden.same("hello", &hello);
     let old = Hello {
         masks: false,
+        masks_within: false,
         groups: Vec::new(),
         labels: BTreeMap::new(),
         datasets: Vec::new(),

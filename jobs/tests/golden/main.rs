@@ -298,11 +298,20 @@ fn masked(golden: &mut Golden) {
     };
     let shortened = LocalTraining { update_norm_max: Some(0.5), ..LocalTraining::default() };
     let shortened = TrainTask { local: shortened, ..train.clone() };
-    let levels = Levels { clip: 0.5, weight_max: 100, rounding: Rounding::Stochastic, devices: 12 };
+    let levels = Levels {
+        clip: 0.5,
+        weight_max: 100,
+        rounding: Rounding::Stochastic,
+        devices: 12,
+        within: false,
+    };
+    let (counted, within) = (shortened.clone(), Levels { within: true, ..levels });
     let task = TaskWork::TrainMasked(Box::new(MaskedTrainTask { train, levels }));
     golden.same("offer-train-masked", &offer(Purpose::Train, task));
     let task = TaskWork::TrainMasked(Box::new(MaskedTrainTask { train: shortened, levels }));
     golden.same("offer-train-masked-shortened", &offer(Purpose::Train, task));
+    let task = TaskWork::TrainMasked(Box::new(MaskedTrainTask { train: counted, levels: within }));
+    golden.same("offer-train-masked-within", &offer(Purpose::Train, task));
     for purpose in [Purpose::Share, Purpose::Mask, Purpose::Unmask] {
         golden.same(&format!("offer-{}", purpose.as_str()), &offer(purpose, TaskWork::Exchange));
     }

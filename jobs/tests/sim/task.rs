@@ -87,7 +87,7 @@ impl World {
         };
         let Some(secure) = self.spec.secure_aggregation else { return TaskWork::Train(train) };
         let (clip, weight_max, rounding) = (secure.clip, secure.weight_max, secure.rounding);
-        let levels = Levels { clip, weight_max, rounding, devices: 100 };
+        let levels = Levels { clip, weight_max, rounding, devices: 100, within: false };
         TaskWork::TrainMasked(Box::new(MaskedTrainTask { train, levels }))
     }
 

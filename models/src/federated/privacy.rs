@@ -127,9 +127,18 @@ pub struct PrivateMean {
     noise: GaussianNoise,
     /// By device.
     coefficients: Vec<f64>,
-    /// Updates that are not longer than the bound.
-    within: usize,
-    planned: f64,
+    count: Within,
+}
+
+/// How many updates of a round are not longer than the bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Within {
+    /// Those.
+    pub within: u32,
+    /// All of them.
+    pub devices: u32,
+    /// See [`Protection::planned`], above 0.
+    pub planned: u32,
 }
 
 /// What a private mean is made with.
@@ -160,7 +169,10 @@ impl PrivateMean {
         }
         let coefficients = norms.iter().map(|norm| bound.factor(*norm) / planned).collect();
         let within = norms.iter().filter(|norm| **norm <= bound.bound()).count();
-        Ok(Self { noise, coefficients, within, planned })
+        let number = |count| u32::try_from(count).unwrap_or(u32::MAX);
+        let (within, devices) = (number(within), number(norms.len()));
+        let count = Within { within, devices, planned: protection.planned };
+        Ok(Self { noise, coefficients, count })
     }
 
     /// A tile of new parameters, which lies at `offset` of the vector.
@@ -199,6 +211,13 @@ impl PrivateMean {
         })
     }
 
+    /// How many updates are not longer than the bound.
+    pub fn within(&self) -> Within {
+        self.count
+    }
+}
+
+impl Within {
     /// The share of the planned devices whose update is not longer than the bound, with noise of
     /// this deviation on their number, by which an adaptive bound moves.
     ///
@@ -208,17 +227,10 @@ impl PrivateMean {
     ///
     /// # Errors
     /// [`PrivacyError::Setting`] for a deviation that is not above 0.
-    pub fn within(&self, deviation: f64, seed: [u8; 32]) -> Result<f64, PrivacyError> {
-        #[expect(clippy::cast_precision_loss, reason = "numbers of devices")]
-        let (within, devices) = (self.within as f64, self.coefficients.len() as f64);
-        let mut count = [within - devices / 2.0];
+    pub fn noised(self, deviation: f64, seed: [u8; 32]) -> Result<f64, PrivacyError> {
+        let mut count = [f64::from(self.within) - f64::from(self.devices) / 2.0];
         GaussianNoise::new(seed, deviation)?.add(0, &mut count);
-        Ok(0.5 + count[0] / self.planned)
-    }
-
-    /// Updates that are shortened.
-    pub fn shortened(&self) -> usize {
-        self.coefficients.len() - self.within
+        Ok(0.5 + count[0] / f64::from(self.planned))
     }
 }
 

@@ -178,20 +178,29 @@ fn client(session: &Session) -> Result<secagg::Client, Failure> {
     session.client().map_err(|error| refused(&error))
 }
 
-/// An update's difference from what was received; shortened, if the task says so.
-fn moved(received: &[u8], trained: &[u8], local: &LocalTraining) -> Result<Vec<f32>, Failure> {
+/// An update's difference from what was received.
+struct Moved {
+    /// Shortened, if the task says so.
+    values: Vec<f32>,
+    /// Whether it was not longer than asked for, and is as it was.
+    within: bool,
+}
+
+fn moved(received: &[u8], trained: &[u8], local: &LocalTraining) -> Result<Moved, Failure> {
     let read = |bytes: &[u8]| {
         Parameters::from_safetensors(bytes).map_err(|error| failures::of_parameters(&error))
     };
     let (received, trained) = (read(received)?, read(trained)?);
     let fixed = [&local.frozen[..], &local.kept_local].concat();
-    let mut moved = Vec::with_capacity(trained.total_len() + 1);
+    let mut moved = Vec::with_capacity(trained.total_len());
     for (before, after) in received.items().iter().zip(trained.items()) {
         let stays = local.update_norm_max.is_some() && is_named(&fixed, &before.name);
         let after = if stays { &before.values } else { &after.values };
         moved.extend(after.iter().zip(&before.values).map(|(after, before)| after - before));
     }
-    let Some(norm) = local.update_norm_max else { return Ok(moved) };
+    let Some(norm) = local.update_norm_max else {
+        return Ok(Moved { values: moved, within: true });
+    };
     let unusable = |error: &dyn std::fmt::Display| {
         Failure::new(FailureCode::InvalidSpec, format!("update_norm_max: {error}"))
     };
@@ -200,13 +209,15 @@ fn moved(received: &[u8], trained: &[u8], local: &LocalTraining) -> Result<Vec<f
     let diverged =
         |error: TileError| Failure::new(FailureCode::Diverged, format!("the update: {error}"));
     norms.add(0, None, &[&moved]).map_err(diverged)?;
-    bound.shorten(norms.norms()[0], &mut moved);
-    Ok(moved)
+    let norm = norms.norms()[0];
+    bound.shorten(norm, &mut moved);
+    Ok(Moved { values: moved, within: norm <= bound.bound() })
 }
 
-/// How far an update moved, in levels, and the weight behind it.
+/// How far an update moved, in levels, and behind them the weight, and whether it is as it was, if
+/// that is to be said.
 fn quantised(
-    moved: &[f32],
+    moved: &Moved,
     examples: u64,
     levels: Levels,
     seed: [u8; 32],
@@ -220,8 +231,9 @@ fn quantised(
         Wanted::Stochastic => Rounding::Stochastic(Secret::new(seed).derived("rounding")),
     };
     let weight = u32::try_from(examples).unwrap_or(u32::MAX).min(levels.weight_max);
-    let mut vector = Vec::with_capacity(moved.len() + 1);
-    let clipped = quantisation.encode(0, moved, weight, &rounding, &mut vector);
+    let Moved { values, within } = moved;
+    let mut vector = Vec::with_capacity(values.len() + 2);
+    let clipped = quantisation.encode(0, values, weight, &rounding, &mut vector);
     let clipped = clipped
         .map_err(|error| Failure::new(FailureCode::Diverged, format!("the update: {error}")))?;
     if clipped > 0 {
@@ -229,6 +241,7 @@ fn quantised(
         tracing::warn!("{clipped} of {all} parameters moved by more than {clip}, and were clipped");
     }
     vector.push(weight);
+    vector.extend(levels.within.then_some(u32::from(*within)));
     Ok(vector)
 }
 

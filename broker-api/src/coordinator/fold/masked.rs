@@ -11,8 +11,9 @@ use secagg::{Masks, Quantisation, QuantisationError};
 use super::Fold;
 use crate::coordinator::updates::rules::fix;
 
-/// The sum of the masked updates of one round. A vector has a value for each parameter, and one
-/// for the weight behind them.
+/// The sum of the masked updates of one round. A vector has a value for each parameter, one for
+/// the weight behind them, and one that is 1 where the update was not longer than a norm that
+/// follows them.
 #[derive(Debug, Default)]
 pub(super) struct MaskedSum {
     sum: Vec<u32>,
@@ -49,14 +50,13 @@ struct MaskedReading {
 }
 
 impl Fold {
-    /// Values of a masked update.
-    pub(in crate::coordinator) fn masked_len(&self) -> usize {
-        self.model().total_len() + 1
-    }
-
-    /// Begins to read a masked update; `false` when it is in the sum already.
-    pub(in crate::coordinator) fn open_masked(&mut self, ticket: u64, device: DeviceId) -> bool {
-        let length = self.masked_len();
+    /// Begins to read a masked update of so many values; `false` when it is in the sum already.
+    pub(in crate::coordinator) fn open_masked(
+        &mut self,
+        ticket: u64,
+        device: DeviceId,
+        length: usize,
+    ) -> bool {
         let masked = self.masked.get_or_insert_default();
         masked.sum.resize(length, 0);
         let is_new = masked.meaning.is_none()
@@ -92,9 +92,9 @@ impl Fold {
         &mut self,
         ticket: u64,
     ) -> Result<(), ParametersError> {
-        let length = self.masked_len();
         let Some(masked) = &mut self.masked else { return Ok(()) };
         let Some(reading) = masked.reading.remove(&ticket) else { return Ok(()) };
+        let length = masked.sum.len();
         if reading.offset != length || !reading.rest.is_empty() {
             masked.spoil();
             let found = reading.offset;
@@ -128,20 +128,23 @@ impl Fold {
     }
 
     /// Takes the masks off the sum of so many devices: from now on it is the mean that is handed
-    /// out, with noise where it is to be private.
+    /// out, with noise where it is to be private. How many of the updates were not longer than the
+    /// norm, if their devices said so.
     pub(in crate::coordinator) fn unmask(
         &mut self,
         masks: &Masks,
         quantisation: Quantisation,
         devices: u32,
         noised: Option<Noised>,
-    ) -> Result<(), QuantisationError> {
+    ) -> Result<Option<u32>, QuantisationError> {
+        let length = self.model().total_len();
         let masked = self.masked.get_or_insert_default();
         masks.apply(0, &mut masked.sum);
-        let weight = masked.sum.last().copied().unwrap_or_default();
+        let weight = masked.sum.get(length).copied().unwrap_or_default();
         // From now on the sum is no masked one that could be added to.
         masked.meaning = Some(Meaning { quantisation, weight, noised });
-        quantisation.check_weights(weight, devices)
+        quantisation.check_weights(weight, devices)?;
+        Ok(masked.sum.get(length + 1).map(|sum| secagg::count(*sum, devices)))
     }
 
     /// Values of the mean of masked updates, which differ from `base`, from `offset` on; `None`

@@ -90,6 +90,7 @@ pub(in crate::coordinator) fn eligible(
     devices.retain(|hello| {
         selection.admits(&hello.labels, now)
             && (hello.masks || spec.secure_aggregation.is_none())
+            && (hello.masks_within || !spec.masks_within())
             && of(hello, dataset).is_some_and(|facts| fits(facts, prepared))
     });
     devices

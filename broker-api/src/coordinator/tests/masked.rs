@@ -22,6 +22,7 @@ fn after(given: &Parameters, devices: &[&str], of: u32, secure: SecureAggregatio
         weight_max: secure.weight_max,
         rounding: Rounding::Nearest,
         devices: of,
+        within: false,
     };
     let mut sum: Vec<u32> = Vec::new();
     for name in devices {

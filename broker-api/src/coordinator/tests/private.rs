@@ -128,6 +128,7 @@ async fn a_masked_sum_has_its_noise() {
         weight_max: 1,
         rounding: secure.rounding,
         devices: 4,
+        within: false,
     };
     let quantisation = secagg::Quantisation::new(1.0, 4, 1).unwrap();
     let given = d1.given.borrow();
@@ -159,7 +160,8 @@ async fn a_masked_sum_has_its_noise() {
 #[tokio::test]
 async fn another_broker_makes_the_same_noise() {
     let adaptive = TWO_ROUNDS.replace("norm=1", "initial=1,count_deviation=4");
-    for (privacy, masked) in [(TWO_ROUNDS, false), (&adaptive, false), (TWO_ROUNDS, true)] {
+    let plans = [(TWO_ROUNDS, false), (&adaptive, false), (TWO_ROUNDS, true), (&adaptive, true)];
+    for (privacy, masked) in plans {
         let world = World::new().await;
         let first_runtime = tokio::runtime::Runtime::new().unwrap();
         let first = world.broker_on(&first_runtime).await;
@@ -188,7 +190,8 @@ async fn another_broker_makes_the_same_noise() {
         let job = submit(&first, spec).await;
         let rounds = async || first.job(&job).await.unwrap().rounds;
         until("the first round", async || !rounds().await.is_empty()).await;
-        let published = rounds().await[0].parameters.clone();
+        let before = rounds().await[0].clone();
+        let published = before.parameters;
         assert!(published.name.as_deref().unwrap().ends_with("/1/1"), "{published:?}");
         let stored = before_noise(&mut changes).await;
         let ledger = serde_json::to_value(&stored.machine).unwrap()["ledger"].clone();
@@ -210,6 +213,10 @@ async fn another_broker_makes_the_same_noise() {
         assert_eq!(record.state, JobState::Succeeded, "{record:?}");
         assert_eq!(record.rounds[0].parameters.name.as_deref(), Some(&made[..]), "made anew");
         assert_eq!(record.rounds[0].parameters.digest, published.digest);
+        assert_eq!(record.rounds[0].within, before.within);
+        assert_eq!(before.within.is_some(), privacy == adaptive);
+        let norms: Vec<f64> = record.rounds.iter().map(|it| it.privacy.unwrap().norm).collect();
+        assert_eq!((norms[0] - norms[1]).abs() > 1e-9, privacy == adaptive, "{norms:?}");
         assert_eq!(record.rounds.len(), 2, "{record:?}");
         assert_eq!(record.rounds[1].privacy.unwrap().rounds, 2);
     }
@@ -259,6 +266,72 @@ async fn an_adaptive_norm_follows_what_devices_send() {
         let norm = outcome.privacy.unwrap().norm;
         assert!((norm - grown).abs() < 0.01, "{norm}, {grown}");
         assert!(outcome.within.unwrap().abs() < 0.01);
+    }
+}
+
+/// The same plan with and without masks, of the same updates and with next to no noise: the norm
+/// takes the same way, and who reads what devices send learns of none whether it was shortened.
+#[tokio::test]
+async fn a_norm_follows_masked_updates_as_it_follows_others() {
+    let text = "central:initial=1,rate=10,count_deviation=0.004,noise_multiplier=0.004,delta=1e-5,\
+                epsilon_budget=1e6";
+    let mut ways = Vec::new();
+    for masked in [false, true] {
+        let world = World::new().await;
+        let broker = world.broker().await;
+        let mut changes = states(&broker);
+        let (gate, open) = watch::channel(!masked);
+        let waits = move |task: &jobs::spec::Task| {
+            let waits = task.id.purpose == Purpose::Train && task.id.round.0 == 2;
+            if waits { Action::After(open.clone()) } else { Action::Work }
+        };
+        let _d1 = Device::start_as(&world, "d1", waits).await;
+        let _d2 = Device::start(&world, "d2").await;
+        let _d3 = Device::start(&world, "d3").await;
+        let drops = move |task: &jobs::spec::Task| {
+            let drops = task.id.purpose == if masked { Purpose::Mask } else { Purpose::Train };
+            if drops { Action::Fail(FailureCode::Diverged) } else { Action::Work }
+        };
+        let _d4 = Device::start_as(&world, "d4", drops).await;
+        joined(&broker, 4).await;
+        let mut spec = private(5, text);
+        let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
+        train.evaluate = jobs::spec::Evaluate::None;
+        (train.participation.devices, train.participation.quorum) = (Some(4), 3);
+        train.secure_aggregation = masked.then(|| "clip=16".parse().unwrap());
+        let job = submit(&broker, spec).await;
+        if masked {
+            hides(&broker, &before_noise(&mut changes).await).await;
+            gate.send(true).unwrap();
+        }
+        let record = ended(&broker, &job).await;
+        assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+        assert_eq!(participants(&record), vec![["d1", "d2", "d3"]; 5]);
+        let norms = record.rounds.iter().map(|it| it.privacy.unwrap().norm);
+        ways.push(norms.zip(record.rounds.iter().map(|it| it.within.unwrap())).collect::<Vec<_>>());
+    }
+    let [plain, masked] = &ways[..] else { unreachable!() };
+    for ((norm, within), (other, again)) in plain.iter().zip(masked) {
+        assert!((norm / other - 1.0).abs() < 0.2 && (within - again).abs() < 0.02, "{ways:?}");
+    }
+    // Of three in four that are there so many are not longer than the norm.
+    let counts: Vec<f64> = masked.iter().map(|it| ((it.1 - 0.5) * 4.0 + 1.5).round()).collect();
+    assert!([0.0, 1.0, 3.0].iter().all(|it| counts.contains(it)), "{ways:?}");
+    assert!(masked.windows(2).any(|pair| pair[0].0 < pair[1].0), "{ways:?}");
+    assert!(masked.windows(2).any(|pair| pair[0].0 > pair[1].0), "{ways:?}");
+}
+
+/// What each device sent in the round of this state has a value for its yes or no, and shows
+/// neither.
+async fn hides(broker: &Broker, stored: &StoredTraining) {
+    let exchange = stored.machine.as_ref().unwrap().round().unwrap().exchange().unwrap();
+    assert_eq!(exchange.masked.len(), 3);
+    for (device, blob) in &exchange.masked {
+        let bytes = broker.core.store.blobs.get(blob).await.unwrap();
+        let values: Vec<u32> =
+            bytes.chunks_exact(4).map(|it| u32::from_le_bytes(it.try_into().unwrap())).collect();
+        let [.., weight, within] = &values[..] else { panic!("{device} sent {values:?}") };
+        assert!(*weight > 1000 && *within > 1000, "{device}: {weight} {within}");
     }
 }
 

@@ -14,9 +14,10 @@ use crate::coordinator::masking::{Masking, MaskingError, Terms, Turn};
 use crate::coordinator::state::is_of;
 
 impl Updates {
-    /// Values of a masked update.
-    pub(in crate::coordinator) fn masked_len(&self) -> u64 {
-        self.length + 1
+    /// Values of a masked update: one for each parameter, the weight, and whether it was not
+    /// longer than the norm, if devices say so.
+    pub(in crate::coordinator) fn masked_len(&self, within: bool) -> u64 {
+        self.length + 1 + u64::from(within)
     }
 
     /// Looks into the keys that a device sends in an update's place, at its turn.
@@ -44,13 +45,13 @@ impl Updates {
         if let Some(failure) = foreign(terms, device, blob) {
             return Some(failure);
         }
-        let (found, expected) = (blob.size.0, 4 * self.masked_len());
+        let (found, expected) = (blob.size.0, 4 * terms.length);
         if found != expected {
             let text = format!("device {device}: {found} bytes, a masked update has {expected}");
             return Some(Failure::new(FailureCode::InvalidUpdate, text));
         }
         let Ok(_permit) = self.reading.acquire().await else { return None };
-        self.add_masked(device, blob).await.err().map(|error| error.failure())
+        self.add_masked(terms, device, blob).await.err().map(|error| error.failure())
     }
 
     /// Looks into what a device said at a stage at which it sends no update.
@@ -77,10 +78,16 @@ impl Updates {
         Masking::load(&self.blobs, terms, exchange, stage).await
     }
 
-    async fn add_masked(&self, device: &DeviceId, blob: &BlobRef) -> Result<(), ReadError> {
+    async fn add_masked(
+        &self,
+        terms: &Terms,
+        device: &DeviceId,
+        blob: &BlobRef,
+    ) -> Result<(), ReadError> {
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
         let owner = device.clone();
-        if !self.ask(move |fold| fold.open_masked(ticket, owner)).await? {
+        let length = usize::try_from(terms.length).unwrap_or(usize::MAX);
+        if !self.ask(move |fold| fold.open_masked(ticket, owner, length)).await? {
             return Ok(());
         }
         let read = self.read_masked(ticket, blob).await;
@@ -132,7 +139,7 @@ impl Updates {
             let Some((device, blob)) = missing.and_then(|index| exchange.masked.get(index)) else {
                 break;
             };
-            self.add_masked(device, blob).await?;
+            self.add_masked(terms, device, blob).await?;
         }
         let noised = match &how {
             How::Private(private) => {
@@ -143,8 +150,13 @@ impl Updates {
             How::Mean(_) | How::Step(_) | How::Rule(_) => None,
         };
         let count = u32::try_from(devices.len()).unwrap_or(u32::MAX);
-        self.ask(move |fold| fold.unmask(&masks, quantisation, count, noised)).await??;
-        self.hand_out(names, &how).await
+        let within =
+            self.ask(move |fold| fold.unmask(&masks, quantisation, count, noised)).await??;
+        let within = match &how {
+            How::Private(private) => private.within_sum(within, &exchange.masked)?,
+            How::Mean(_) | How::Step(_) | How::Rule(_) => None,
+        };
+        Ok(Aggregate { within, ..self.hand_out(names, &how).await? })
     }
 }
 

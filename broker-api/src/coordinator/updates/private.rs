@@ -12,7 +12,7 @@ use jobs::round::Aggregate;
 use jobs::spec::{Clip, PrivacyMode};
 use jobs::training::Training;
 use link::secret::Secret;
-use models::federated::privacy::{PrivacyError, PrivateMean, PrivateSum, Protection};
+use models::federated::privacy::{PrivacyError, PrivateMean, PrivateSum, Protection, Within};
 use models::federated::robust::norm_bound::NormBound;
 use models::params::{Layout, is_named};
 
@@ -116,6 +116,20 @@ impl Private {
         Ok(Noised { sum, fixed })
     }
 
+    /// With an adaptive norm, the noised share of these masked updates of which so many were not
+    /// longer, as their devices said in what was added up.
+    pub(in crate::coordinator) fn within_sum(
+        &self,
+        within: Option<u32>,
+        masked: &[(DeviceId, BlobRef)],
+    ) -> Result<Option<f64>, PrivacyError> {
+        let Some((within, deviation)) = within.zip(self.count_deviation) else { return Ok(None) };
+        let devices = u32::try_from(masked.len()).unwrap_or(u32::MAX);
+        let count = Within { within, devices, planned: self.planned };
+        let updates = masked.iter().map(|(device, blob)| (device, blob));
+        count.noised(deviation, self.seed_of("masked count", updates)).map(Some)
+    }
+
     /// Values of parameters that no update changes: their differences are nothing, whatever was
     /// sent, and so need no noise.
     fn fixed_values(&self, model: &Layout) -> Vec<Range<usize>> {
@@ -167,7 +181,7 @@ impl Updates {
         let mean = PrivateMean::new(protection, &norms, private.seed("mean", parts))?;
         let within = private
             .count_deviation
-            .map(|deviation| mean.within(deviation, private.seed("count", parts)));
+            .map(|deviation| mean.within().noised(deviation, private.seed("count", parts)));
         let within = within.transpose()?;
         let combiner = Combiner::Private { mean, fixed };
         let (parameters, _) = self.combined(name, rows().await?, combiner).await?;
@@ -227,6 +241,7 @@ mod tests {
             vec![part("a", "y"), part("b", "x")],
         ];
         let mut seeds = vec![seed, private(&secret).seed("count", &both)];
+        seeds.push(private(&secret).seed("masked count", &both));
         seeds.extend(sets.iter().map(|parts| private(&secret).seed("mean", parts)));
         seeds.push(private(&secret).seed("masked", &both));
         for other in [
@@ -240,6 +255,6 @@ mod tests {
         let count = seeds.len();
         seeds.sort_unstable();
         seeds.dedup();
-        assert_eq!((count, seeds.len()), (11, 11));
+        assert_eq!((count, seeds.len()), (12, 12));
     }
 }

@@ -79,26 +79,30 @@ fn what_is_masked_has_room_for_its_noise() {
     let sampled = r#"{"clip":{"adaptive":{}},"noise_multiplier":0.45,"delta":1e-5,
         "epsilon_budget":90,"sampling_rate":0.5}"#;
     let more = r#","participation":{"devices":10,"quorum":3},"secure_aggregation":{}"#;
-    assert_eq!(wrong(sampled, more), "clip sampling_rate");
+    assert_eq!(wrong(sampled, more), "sampling_rate");
 }
 
-/// To follow the updates' length is to know how many were shortened.
+/// To follow the updates' length is to know how many were shortened: of many that can be said
+/// behind masks, of one by itself its own noise would have to cover it.
 #[test]
-fn masks_take_no_adaptive_norm_and_say_why() {
-    for (mode, why) in [
-        ("central", "a norm, because masks hide which updates were shortened"),
-        ("local", "a norm, because devices do not tell which updates were shortened"),
-    ] {
+fn a_norm_follows_masked_updates_but_none_that_devices_noise() {
+    let local =
+        "a norm, because a device's own noise covers its update, not whether it was shortened";
+    for (mode, why) in [("central", None), ("local", Some(local))] {
         let text = format!(
             r#"{{"model":"mlp","dataset":"digits","rounds":1,"evaluate":false,
             "participation":{{"devices":10,"quorum":3}},"secure_aggregation":{{"clip":100}},
-            "privacy":{{"mode":"{mode}","clip":{{"adaptive":{{}}}},"noise_multiplier":4,
-            "delta":1e-5,"epsilon_budget":8}}}}"#
+            "privacy":{{"mode":"{mode}","clip":{{"adaptive":{{"count_deviation":9}}}},
+            "noise_multiplier":4,"delta":1e-5,"epsilon_budget":8}}}}"#
         );
         let spec: TrainSpec = serde_json::from_str(&text).unwrap();
-        let clip = ("privacy.clip".to_owned(), "adaptive".to_owned(), why.to_owned());
-        let found = problems(&spec).into_iter().filter(|(field, ..)| field == "privacy.clip");
-        assert_eq!(found.collect::<Vec<_>>(), [clip], "{mode}");
+        assert!(spec.masks_within());
+        let found = problems(&spec).into_iter().filter(|(field, ..)| field.starts_with("privacy"));
+        let expected =
+            why.map(|why| ("privacy.clip".to_owned(), "adaptive".to_owned(), why.to_owned()));
+        assert_eq!(found.collect::<Vec<_>>(), Vec::from_iter(expected), "{mode}");
+        assert!(!TrainSpec { secure_aggregation: None, ..spec.clone() }.masks_within());
+        assert!(!TrainSpec { privacy: None, ..spec }.masks_within());
     }
 }
 

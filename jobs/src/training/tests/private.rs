@@ -222,6 +222,26 @@ proptest! {
     }
 }
 
+/// Devices shorten to the norm as it moves, and the range of levels moves with it.
+#[test]
+fn an_adaptive_norm_reaches_those_who_mask() {
+    let text = "central:initial=0.3,rate=2,noise_multiplier=0.05,delta=1e-5,epsilon_budget=1e6";
+    let secure = SecureAggregation { clip: 0.5, ..SecureAggregation::default() };
+    let (mut training, effects) =
+        begin(TrainSpec { secure_aggregation: Some(secure), ..private(3, text) });
+    let mut norm = 0.3;
+    for (within, clip) in [(Some(0.0), 0.3), (Some(1.0), 0.5), (None, 0.3), (Some(0.75), 0.3)] {
+        assert!((training.update_norm_max().unwrap() - norm).abs() < 1e-12);
+        assert!((training.secure_aggregation().unwrap().clip - clip).abs() < 1e-6, "{norm}");
+        let privacy = training.spec().privacy.unwrap();
+        norm *= within.map_or(1.0, |within: f64| (-2.0 * (within - 0.5)).exp());
+        training.ledger.as_mut().unwrap().adapt(&privacy, within);
+        let stored = serde_json::to_vec(&training).unwrap();
+        training = serde_json::from_slice(&stored).unwrap();
+    }
+    assert!(!effects.is_empty());
+}
+
 /// Updates that nobody sees are shortened by their devices, and paid for before they are unmasked.
 #[test]
 fn masked_updates_are_shortened_where_they_are_made() {

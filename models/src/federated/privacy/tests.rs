@@ -100,7 +100,7 @@ fn bad_settings_are_refused() {
     assert_eq!(refused, TileError::Rows { expected: 1, found: 0 });
     let refused = mean.tile(0, &[0.0], &[&[f32::NAN]], &mut [0.0]).unwrap_err();
     assert!(matches!(refused, TileError::NotFinite { row: 0, .. }));
-    assert!(mean.within(0.0, [0; 32]).is_err());
+    assert!(mean.within().noised(0.0, [0; 32]).is_err());
 }
 
 /// A round without updates gives noise, of the deviation that one with updates has.
@@ -119,8 +119,9 @@ fn nobody_is_told_by_silence() {
 fn the_share_within_the_bound_is_of_the_planned() {
     let share = |norms: &[f64], planned| {
         let mean = PrivateMean::new(protection(1.0, planned, 1.0), norms, [0; 32]).unwrap();
-        assert_eq!(mean.shortened(), norms.iter().filter(|norm| **norm > 1.0).count());
-        mean.within(1e-9, [1; 32]).unwrap()
+        let within = norms.iter().filter(|norm| **norm <= 1.0).count();
+        assert_eq!(mean.within().within as usize, within);
+        mean.within().noised(1e-9, [1; 32]).unwrap()
     };
     for (norms, planned, expected) in [
         (&[0.5, 1.0, 2.0, 3.0][..], 4, 0.5),

@@ -14,6 +14,7 @@
 #   scripts/bench.sh train --networks cnn,resnet8 --threads 1 --steps 5
 #   scripts/bench.sh secagg              secure aggregation; ten minutes
 #   scripts/bench.sh secagg --devices 10,100 --megabytes 1
+#   scripts/bench.sh privacy             accuracy beside epsilon, with and without masks; minutes
 #   scripts/bench.sh accuracy            CIFAR-10, federated against central; minutes to hours
 #   scripts/bench.sh reference           ResNet-50 on CIFAR-10 beside PyTorch; an hour or more
 #   scripts/bench.sh reference --examples 1000 --seeds 1

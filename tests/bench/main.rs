@@ -1,9 +1,9 @@
 //! Measures the promises of the README with real processes and prints them beside their bars.
 //!
 //! `bench [start] [answer] [round] [bytes] [aggregate] [attack] [takeover] [scale] [infer] [train]
-//! [secagg] [accuracy] [reference]`; without a word those that take a quarter of an hour together.
-//! Each figure is taken together with its limit in one interleaved run, so that both meet the same
-//! noise.
+//! [secagg] [privacy] [accuracy] [reference]`; without a word those that take a quarter of an hour
+//! together. Each figure is taken together with its limit in one interleaved run, so that both meet
+//! the same noise.
 
 #![expect(
     clippy::unwrap_used,
@@ -20,6 +20,7 @@ mod attack;
 mod bytes;
 mod figures;
 mod infer;
+mod privacy;
 mod pytorch;
 mod reference;
 mod round;
@@ -32,7 +33,7 @@ mod train;
 /// Measures the promises of the README.
 #[derive(Debug, Parser)]
 struct Args {
-    /// What to measure; all but secagg, accuracy and reference when absent
+    /// What to measure; start, answer, round, infer and train when absent
     #[arg(value_enum)]
     sections: Vec<Section>,
     #[command(flatten)]
@@ -69,6 +70,8 @@ enum Section {
     Train,
     /// Secure aggregation, device and server
     Secagg,
+    /// Digits with differential privacy: accuracy beside epsilon
+    Privacy,
     /// Federated against central training
     Accuracy,
     /// ResNet-50 on CIFAR-10 beside PyTorch
@@ -96,6 +99,7 @@ async fn main() {
             Section::Infer => infer::measure(&args.infer),
             Section::Train => train::measure(&args.train),
             Section::Secagg => secagg::measure(&args.secagg),
+            Section::Privacy => privacy::measure().await,
             Section::Accuracy => accuracy::measure().await,
             Section::Reference => reference::measure(&args.reference).await,
         }

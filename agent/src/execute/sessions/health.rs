@@ -102,7 +102,7 @@ mod tests {
         for _ in 0..12 {
             health.failed(now);
             assert_eq!(health.rests_for(now), Some(rest));
-            assert!(!health.is_due(now) && !health.is_due(now + rest - SECOND));
+            assert!(!health.is_due(now) && !health.is_due(now + rest.saturating_sub(SECOND)));
             now += rest;
             assert!(health.is_due(now) && health.rests_for(now).is_none());
             rest = (rest * 2).min(REST_MAX);

@@ -247,7 +247,7 @@ impl Loaded {
         });
         // Who is late answers only where there is no other.
         if let Some(ready) = ready
-            && (places[ready].late == 0 || !places.iter().any(|place| open(place)))
+            && (places[ready].late == 0 || !places.iter().any(&open))
         {
             places[ready].wanted = true;
             return Vec::new();

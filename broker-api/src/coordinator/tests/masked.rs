@@ -190,7 +190,9 @@ async fn who_reports_keys_that_are_no_good_is_refused_by_name_and_the_round_goes
         })
         .await;
         let broker = if taken_over {
-            runtime.take().map(tokio::runtime::Runtime::shutdown_background);
+            if let Some(runtime) = runtime.take() {
+                runtime.shutdown_background();
+            }
             world.broker().await
         } else {
             first
@@ -218,7 +220,9 @@ async fn who_reports_keys_that_are_no_good_is_refused_by_name_and_the_round_goes
             );
         }
         assert_eq!(missing.len(), 3);
-        runtime.map(tokio::runtime::Runtime::shutdown_background);
+        if let Some(runtime) = runtime {
+            runtime.shutdown_background();
+        }
     }
 }
 

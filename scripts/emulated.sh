@@ -35,7 +35,7 @@ fi
 program() {
     build_for "$3"
     "${build[@]}" --profile emulated -p "$1" --quiet --message-format=json-render-diagnostics |
-        sed -n '/"name":"'"$2"'"/s/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
+        executable "$2"
 }
 
 # Writes the starter of a program of a package for a target.
@@ -44,7 +44,7 @@ start_with() {
     say "building $3 for $4"
     program=$(program "$2" "$3" "$4")
     [ -x "$program" ] || fail "no $3 came out of the build for $4"
-    printf '#!/bin/sh\nexec %q %q "$@"\n' "$emulator" "$program" >"$starter"
+    printf '#!/bin/sh\nexec %q %q "$@"\n' "$emulator" "$(realpath "$program")" >"$starter"
     chmod +x "$starter"
 }
 

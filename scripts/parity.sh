@@ -17,7 +17,7 @@ program() {
     "${build[@]}" -p models --tests --no-default-features \
         --config profile.dev.package.models.debug-assertions=false \
         --message-format=json-render-diagnostics |
-        sed -n '/"name":"models"/s/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
+        executable models
 }
 
 check() {

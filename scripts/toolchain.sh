@@ -65,6 +65,13 @@ build_for() {
     fi
 }
 
+# The path of a program, by its name in the messages of a build in JSON, which are read. Its folder
+# is `built`: in the container of cross it has another name.
+executable() {
+    sed -n '/"name":"'"$1"'"/s/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1 |
+        sed "s|^.*/${built##*/}/|$built/|"
+}
+
 # Whether cross is there, with the Docker that it runs in.
 crosses() { command -v cross >/dev/null && docker info >/dev/null 2>&1; }
 

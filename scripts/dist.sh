@@ -58,25 +58,6 @@ carry() {
     inside+=(--inside "dist/sbom/$file.cdx.json")
 }
 
-# Fails when a program is for another machine, or needs more of it than its target says.
-check() {
-    local machine newest
-    case $2 in x86_64) machine=X86-64 ;; aarch64) machine=AArch64 ;; armv7) machine=ARM ;; esac
-    readelf --file-header "$1" | grep "Machine:.*$machine" >/dev/null || fail "$1 is not for $2"
-    case $3 in
-        *-musl*)
-            if readelf --wide --program-headers --dynamic "$1" | grep -E 'INTERP|NEEDED'; then
-                fail "$1 is not static"
-            fi
-            ;;
-        *)
-            newest=$(needed_glibc "$1")
-            [ "$(printf '%s\n' "$newest" $glibc | sort -V | tail -n 1)" = $glibc ] ||
-                fail "$1 needs glibc $newest, newer than $glibc"
-            ;;
-    esac
-}
-
 # Says how a file gets to its machine.
 copy() {
     local as=${1%-*} device
@@ -94,6 +75,8 @@ copy() {
 
 # shellcheck source=scripts/toolchain.sh
 . scripts/toolchain.sh
+# shellcheck source=scripts/needs.sh
+. scripts/needs.sh
 # shellcheck source=scripts/sizes.sh
 . scripts/sizes.sh
 

@@ -1,11 +1,7 @@
 #!/usr/bin/env bash
-# Prints what is in dist/, for the README: sizes, and what the programs need of a machine.
+# Prints what is in dist/, for the README: sizes, and what the programs need of a machine. Sourced by
+# other scripts, after needs.sh.
 set -euo pipefail
-
-# The newest version of glibc that a program asks for; nothing for a static one.
-needed_glibc() {
-    readelf --wide --version-info "$1" | sed -n 's/.*Name: GLIBC_\([0-9.]*\).*/\1/p' | sort -V | tail -n 1
-}
 
 # A line for each named file of dist/.
 sizes() {
@@ -23,6 +19,8 @@ sizes() {
 
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then
     cd "$(dirname "$0")/.."
+    # shellcheck source=scripts/needs.sh
+    . scripts/needs.sh
     files=(dist/dunlin-*)
     sizes "${files[@]#dist/}"
 fi

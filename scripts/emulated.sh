@@ -2,7 +2,8 @@
 # Builds the agents for 64-bit and 32-bit ARM that the tests run in QEMU, with their helpers, and
 # prints the folder with programs that start them: `aarch64` and `tract-aarch64`, `armv7` and
 # `tract-armv7`. Helpers have starters of their own, for an emulated agent starts no foreign program
-# from memory.
+# from memory. That each is static is checked as scripts/dist.sh checks it; sizes are not, for these
+# are built without optimisation.
 #
 # What cannot be had here (QEMU, Zig, Rust's library for a target) is no failure: it says what is
 # missing, prints nothing, and the test says that it did not run. Once all of it is there, what
@@ -15,6 +16,8 @@ fail() { say "$*"; exit 1; }
 
 # shellcheck source=scripts/toolchain.sh
 . scripts/toolchain.sh
+# shellcheck source=scripts/needs.sh
+. scripts/needs.sh
 # shellcheck source=scripts/qemu.sh
 . scripts/qemu.sh
 
@@ -24,6 +27,7 @@ rm -rf "$folder"
 
 obtain() {
     emulate aarch64 && emulate arm || return
+    command -v readelf >/dev/null || { say "readelf is missing: apt-get install binutils"; return 1; }
     build_for "${targets[0]}" && build_for "${targets[1]}"
 }
 if ! (obtain); then
@@ -44,6 +48,7 @@ start_with() {
     say "building $3 for $4"
     program=$(program "$2" "$3" "$4")
     [ -x "$program" ] || fail "no $3 came out of the build for $4"
+    check "$program" "${4%%-*}" "$4"
     printf '#!/bin/sh\nexec %q %q "$@"\n' "$emulator" "$(realpath "$program")" >"$starter"
     chmod +x "$starter"
 }

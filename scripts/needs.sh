@@ -7,6 +7,21 @@ needed_glibc() {
         sed -n 's/.*Name: GLIBC_\([0-9.]*\).*/\1/p' | LC_ALL=C sort -V | tail -n 1
 }
 
+# The bar of the agents that every device gets, bytes.
+agent_bytes_max=12000000
+
+# Fails with the names and sizes of those agents of dist/, among the named files, that are above it.
+check_sizes() {
+    local name bytes large=()
+    for name in "$@"; do
+        [[ $name == dunlin-agent-* && $name != dunlin-agent-accel-* ]] || continue
+        bytes=$(stat -c %s "dist/$name")
+        if [ "$bytes" -gt "$agent_bytes_max" ]; then large+=("$name has $bytes bytes"); fi
+    done
+    [ "${#large[@]}" = 0 ] ||
+        fail "$(printf '%s, ' "${large[@]}")more than the bar of $agent_bytes_max"
+}
+
 # Fails when a program ($1) is for another machine than its architecture ($2) says, or needs more of
 # it than its target ($3) says: none but the kernel with musl, else the glibc that the target ends in.
 check() {

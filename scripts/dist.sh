@@ -78,6 +78,8 @@ copy() {
     printf 'scp dist/%s USER@HOST:%s   # %s\n' "$1" "$as" "$device"
 }
 
+# shellcheck source=scripts/python.sh
+. scripts/python.sh
 # shellcheck source=scripts/toolchain.sh
 . scripts/toolchain.sh
 # shellcheck source=scripts/needs.sh

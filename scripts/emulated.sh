@@ -14,6 +14,8 @@ cd "$(dirname "$0")/.."
 say() { printf 'emulated: %s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
 
+# shellcheck source=scripts/python.sh
+. scripts/python.sh
 # shellcheck source=scripts/toolchain.sh
 . scripts/toolchain.sh
 # shellcheck source=scripts/needs.sh

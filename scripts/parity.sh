@@ -44,6 +44,8 @@ check() {
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
+# shellcheck source=scripts/python.sh
+. scripts/python.sh
 # shellcheck source=scripts/toolchain.sh
 . scripts/toolchain.sh
 # shellcheck source=scripts/qemu.sh

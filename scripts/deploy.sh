@@ -31,20 +31,17 @@ trap finish EXIT
 # A word of a command for any shell.
 quoted() { printf "'%s' " "${1//\'/\'\\\'\'}"; }
 
-# Sets `file` and `target` to the agent for a device, and the one that is built without GPUs.
+# Sets `file` to the agent for a device, and `advice` to what builds it.
 choose() {
-    local machine=$1 gpu=$2 kind
-    case $machine in
-        x86_64 | amd64) kind=x86_64 target="make agent-pc" ;;
-        aarch64 | arm64) kind=aarch64 target="make agent-rpi" ;;
-        armv7* | armv8l) kind=armv7 target="make agent-rpi32" gpu=no ;;
-        *) fail "$host is of kind $machine: there are agents for x86_64, aarch64 and armv7" ;;
+    case $1-gpu-$2 in
+        x86_64-gpu-yes | amd64-gpu-yes) file=dunlin-agent-accel-x86_64 advice="make agent-pc" ;;
+        x86_64-* | amd64-*) file=dunlin-agent-x86_64 advice="scripts/dist.sh dunlin-agent-x86_64" ;;
+        aarch64-gpu-yes | arm64-gpu-yes) file=dunlin-agent-accel-aarch64 advice="make agent-jetson" ;;
+        aarch64-* | arm64-*) file=dunlin-agent-aarch64 advice="make agent-rpi" ;;
+        armv7* | armv8l-*) file=dunlin-agent-armv7 advice="make agent-rpi32" ;;
+        *) fail "$host is of kind $1: there are agents for x86_64, aarch64 and armv7" ;;
     esac
-    file=$dist/dunlin-agent-$kind
-    if [ "$gpu" = yes ]; then
-        file=$dist/dunlin-agent-accel-$kind
-        if [ "$kind" = aarch64 ]; then target="make agent-jetson"; fi
-    fi
+    file=$dist/$file
 }
 
 # shellcheck disable=SC2016  # the variable is the tests', on the device
@@ -58,7 +55,7 @@ found=$(remote 'uname -m
     fail "$host gave no answer that can be read: $found"
 choose "$machine" "$gpu"
 file=${AGENT:-$file}
-[ -f "$file" ] || fail "$file is missing: $target, or make dist"
+[ -f "$file" ] || fail "$file is missing: $advice, or make dist"
 
 say "$host is $machine, NVIDIA GPU: $gpu; copying $file"
 # shellcheck disable=SC2016  # the device knows its HOME

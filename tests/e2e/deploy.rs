@@ -96,6 +96,36 @@ fn a_device_with_a_gpu_gets_the_agent_for_it() {
     assert!(copied.contains("dunlin-agent-accel-aarch64"), "{copied}");
 }
 
+/// Each advice makes the very file that is missing.
+#[test]
+fn a_file_that_is_missing_is_told_with_what_builds_it() {
+    for (machine, gpu, file, advice) in [
+        ("x86_64", false, "dunlin-agent-x86_64", "scripts/dist.sh dunlin-agent-x86_64"),
+        ("x86_64", true, "dunlin-agent-accel-x86_64", "make agent-pc"),
+        ("aarch64", false, "dunlin-agent-aarch64", "make agent-rpi"),
+        ("aarch64", true, "dunlin-agent-accel-aarch64", "make agent-jetson"),
+        ("armv7l", true, "dunlin-agent-armv7", "make agent-rpi32"),
+    ] {
+        let device = reachable(machine);
+        if gpu {
+            std::fs::create_dir_all(device.root().join("dev")).unwrap();
+            std::fs::write(device.root().join("dev/nvidia0"), "").unwrap();
+        }
+        let output = deploy(&device, &["pi@attic", "--nats", "a"]);
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+        let expected = format!("dist/{file} is missing: {advice}, or make dist");
+        assert!(text(&output).contains(&expected), "{machine}: {}", text(&output));
+        let mut makes = file;
+        if let Some(target) = advice.strip_prefix("make ") {
+            let rule = format!("\n{target}: ## ");
+            let makefile = include_str!("../../Makefile");
+            let (_, recipe) = makefile.split_once(&rule).unwrap();
+            makes = recipe.lines().nth(1).unwrap().rsplit(' ').next().unwrap();
+        }
+        assert_eq!(makes, file, "{advice}");
+    }
+}
+
 #[test]
 fn what_hinders_a_deployment_is_told() {
     let refused = |device: &Device, words: &[&str], expected: &[&str]| {

@@ -40,10 +40,10 @@ impl<'a> Score<'a> {
         }
     }
 
-    /// The answers are ONNX Runtime's, as near as the case asks.
-    pub(crate) fn assert(&self) {
-        assert!(self.part(self.same) >= self.case.agreement_min, "{self}");
-        assert!(self.difference_max <= self.case.difference_max, "{self}");
+    /// Whether the answers are ONNX Runtime's, as near as the case asks.
+    pub(crate) fn is_near(&self) -> bool {
+        self.part(self.same) >= self.case.agreement_min
+            && self.difference_max <= self.case.difference_max
     }
 
     fn part(&self, count: u32) -> f64 {

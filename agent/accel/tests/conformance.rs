@@ -28,31 +28,53 @@ pub(crate) fn reference(onnx: &[u8], examples: &[f32]) -> Vec<f32> {
     Trainer::for_evaluation(onnx, Loss::default()).unwrap().logits(examples).unwrap()
 }
 
-/// Runs a model in an engine and compares, one example and a batch that WebGPU cuts in two.
-fn check(helper: &mut Helper, engine: &str, name: &str, example: &[usize], onnx: &[u8]) {
+/// Runs a model in an engine and compares, one example and a batch that WebGPU cuts in two; what is
+/// wrong.
+fn check(
+    helper: &mut Helper,
+    engine: &str,
+    name: &str,
+    example: &[usize],
+    onnx: &[u8],
+) -> Result<(), String> {
     let loaded = helper.load(1, onnx);
-    assert!(matches!(loaded, Reply::Loaded { .. }), "{engine}: {name}: {loaded:?}");
+    if !matches!(loaded, Reply::Loaded { .. }) {
+        return Err(format!("{engine}: {name}: {loaded:?}"));
+    }
     for count in [1, 5] {
         let values = examples(count, example.iter().product());
         let expected = reference(onnx, &values);
         let shape: Vec<usize> = std::iter::once(count).chain(example.iter().copied()).collect();
         let input = Tensor::f32(&shape, values).unwrap();
-        let (answered, _) = helper.run(1, &[input]).unwrap_or_else(|it| panic!("{name}: {it}"));
+        let answered = helper.run(1, &[input]);
+        let (answered, _) = answered.map_err(|reason| format!("{engine}: {name}: {reason}"))?;
         let found = accel::probe::difference(answered[0].as_f32().unwrap(), &expected);
         let tolerance = accel::probe::tolerance(engine);
-        assert!(found <= tolerance, "{engine}: {name}, {count} examples: {found:.1e}");
+        if found > tolerance {
+            return Err(format!("{engine}: {name}, {count} examples: {found:.1e}"));
+        }
     }
+    Ok(())
+}
+
+fn assert_none(problems: &[String]) {
+    assert!(problems.is_empty(), "{} problems:\n{}", problems.len(), problems.join("\n"));
 }
 
 fn check_forms(forms: &[forms::Form]) {
+    let mut problems = Vec::new();
     for engine in &engines() {
         let Some(settings) = settings(engine) else { continue };
         let mut helper = Helper::start(engine, &settings);
+        let before = problems.len();
         for form in forms {
-            check(&mut helper, engine, &form.name, &form.example, &form.onnx);
+            let checked = check(&mut helper, engine, &form.name, &form.example, &form.onnx);
+            problems.extend(checked.err());
         }
-        println!("{engine}: {} forms answered as the processor's engine", forms.len());
+        let right = forms.len() - (problems.len() - before);
+        println!("{engine}: {right} of {} forms answered as the processor's engine", forms.len());
     }
+    assert_none(&problems);
 }
 
 #[test]
@@ -97,15 +119,18 @@ fn each_entry_of_the_list_has_a_form() {
 fn families_of_the_zoo_answer_as_the_processor() {
     const FAMILIES: [&str; 5] =
         ["lenet", "resnet8", "mobilenet_v2", "mobilenet_v3_small", "squeezenet"];
+    let mut problems = Vec::new();
     for engine in &engines() {
         let Some(settings) = settings(engine) else { continue };
         let mut helper = Helper::start(engine, &settings);
         for family in FAMILIES {
             let onnx = zoo::build(family, [3, 16, 16], 10, 3).unwrap();
             let trainer = Trainer::for_evaluation(&onnx, Loss::default()).unwrap();
-            check(&mut helper, engine, family, &[3, 16, 16], &trainer.to_folded_onnx());
+            let onnx = trainer.to_folded_onnx();
+            problems.extend(check(&mut helper, engine, family, &[3, 16, 16], &onnx).err());
         }
     }
+    assert_none(&problems);
 }
 
 #[test]

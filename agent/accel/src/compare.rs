@@ -25,16 +25,24 @@ const MEASURED: Duration = Duration::from_secs(3);
 const RUNS_MAX: usize = 200;
 
 /// Prints a line for each network and batch: the largest difference from the processor's answer,
-/// and median times, in process and through the pipes of a helper, taken by turns.
+/// and median times: of the agent's own engine on the processor, `native`, and of the engine in
+/// process and through the pipes of a helper, taken by turns. All have the threads of
+/// [`helper::threads`].
 ///
 /// # Errors
 /// [`Refusal`] when the engine cannot be used, or an answer is wrong.
 pub fn compare(name: &str, mut output: impl Write) -> Result<(), Refusal> {
+    let threads = helper::threads()?;
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(Refusal::of)?;
     let engine = crate::start(name)?;
     let about = engine.about();
     let shown = [about.device, about.driver, about.library].map(Option::unwrap_or_default);
     let mut line = |text: String| writeln!(output, "{text}").map_err(Refusal::of);
     line(format!("engine {name}: {}", shown.join(" | ")))?;
+    line(format!(
+        "native: the agent's own engine on the processor, {threads} threads; as many has an \
+         engine there"
+    ))?;
     let mut helper = Helper::start(name)?;
     for Small { what, shape, onnx } in small()? {
         let [engine, through] = times(engine.as_ref(), &mut helper, &shape, &onnx)?.times;

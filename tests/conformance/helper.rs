@@ -29,10 +29,17 @@ pub(crate) fn cuda() -> Option<Helped> {
     Helped::new("cuda", "").if_it_answers("scripts/gpu-check.sh on a machine with a GPU")
 }
 
-/// WebGPU on an adapter that is a program; nothing, said so, where there is no Vulkan.
+/// WebGPU, also on an adapter that is a program unless the hardware is what is tested; nothing, said
+/// so, where there is no Vulkan.
 pub(crate) fn webgpu() -> Option<Helped> {
-    let engine = Helped::new("webgpu", "DUNLIN_WEBGPU_SOFTWARE=1");
+    let software = if on_hardware() { "0" } else { "1" };
+    let engine = Helped::new("webgpu", &format!("DUNLIN_WEBGPU_SOFTWARE={software}"));
     engine.if_it_answers("apt-get install mesa-vulkan-drivers")
+}
+
+/// Whether `cuda` and `webgpu` have to answer, on hardware: `scripts/gpu-check.sh` says so.
+pub(crate) fn on_hardware() -> bool {
+    std::env::var_os("DUNLIN_TEST_HARDWARE").is_some_and(|value| value == "1")
 }
 
 impl Helped {
@@ -40,11 +47,12 @@ impl Helped {
         Self { name, started: Started::new("dunlin-accel", name, variable, 1) }
     }
 
-    /// Itself if it answers; else what to do is said.
+    /// Itself if it answers; else what to do is said, or the test fails where it has to.
     fn if_it_answers(self, advice: &str) -> Option<Self> {
         match self.answers() {
             Ok(()) => Some(self),
             Err(reason) => {
+                assert!(!on_hardware(), "{}: {reason}", self.name);
                 println!("NOT TESTED: {}: {reason}: {advice}", self.name);
                 None
             }

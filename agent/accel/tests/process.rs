@@ -28,12 +28,21 @@ pub(crate) fn engines() -> Vec<String> {
     chosen.split_whitespace().map(str::to_owned).collect()
 }
 
-/// Settings with which an engine works here; `None`, said so, where it cannot.
+/// Settings with which an engine works here; `None`, said so, where it cannot. An adapter that is a
+/// program will do for `webgpu`, unless `DUNLIN_TEST_HARDWARE=1` asks for the hardware.
 pub(crate) fn settings(engine: &str) -> Option<Vec<(&'static str, String)>> {
     if engine == "ort-cpu" {
         return Some(vec![("ORT_DYLIB_PATH", onnx_runtime()?.display().to_string())]);
     }
     if engine == "cuda" {
+        let library = std::env::var("ORT_DYLIB_PATH").ok();
+        return Some(library.map(|path| ("ORT_DYLIB_PATH", path)).into_iter().collect());
+    }
+    if !engines().iter().any(|tested| tested == engine) {
+        println!("NOT TESTED: DUNLIN_TEST_ENGINES has no {engine}");
+        return None;
+    }
+    if std::env::var_os("DUNLIN_TEST_HARDWARE").is_some_and(|value| value == "1") {
         return Some(Vec::new());
     }
     let software = vec![("DUNLIN_WEBGPU_SOFTWARE", "1".to_owned())];

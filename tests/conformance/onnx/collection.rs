@@ -11,6 +11,8 @@ use super::{boundary, classifier, constants, selection};
 
 /// The folder of these tests; the version is that of `scripts/setup.sh`.
 const FOLDER: &str = ".tools/onnx-tests-1.19.1";
+/// Names the folder where the program runs on another machine than it was built on.
+const ELSEWHERE: &str = "DUNLIN_ONNX_TESTS";
 
 /// Folders of tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +66,10 @@ pub(crate) struct Collection {
 
 /// Reads every test.
 pub(crate) fn read() -> Collection {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(FOLDER);
+    let root = std::env::var_os(ELSEWHERE).map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(FOLDER),
+        PathBuf::from,
+    );
     let mut collection = Collection::default();
     for (folder, group) in FOLDERS {
         let folder = root.join(folder);

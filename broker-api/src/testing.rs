@@ -334,9 +334,8 @@ impl Agent {
         self.given.send_modify(|given| drop(given.insert(task.id.round.0, parameters)));
         trained::move_by(&mut items, self.number());
         let trained = Parameters::new(items.clone()).unwrap();
-        let update = if encodes { encoded(work, &bytes, &trained) } else { None };
-        let update = update.unwrap_or_else(|| trained.to_safetensors());
-        let body = self.upload(task, update).await;
+        let update = encodes.then(|| encoded(work, &bytes, &trained)).flatten();
+        let body = self.upload(task, update.unwrap_or_else(|| trained.to_safetensors())).await;
         let ReportBody::Trained(mut update) = body else { return body };
         update.initial_loss = work.initial_loss.then(|| initial_loss(&self.hello.device));
         if let Some(control) = &work.control {

@@ -1,6 +1,7 @@
 //! A round without training: devices get the parameters, send them back, the broker averages. One
 //! of them changes all values, so that those of each round are new to everybody.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -55,6 +56,20 @@ pub(crate) async fn measure() {
     }
 }
 
+/// An agent that does not look for engines: they answer, nobody asks them, and to find them takes
+/// the time of processors that rounds are measured on.
+async fn agent(world: &World, number: usize, data: &Path) -> Process {
+    let name = format!("device-{number}");
+    let mut command = world.agent_command(&name);
+    command.arg("--data").arg(format!("blank={}", data.display()));
+    for engine in ["cuda", "webgpu", "ort-cpu"] {
+        command.args(["--forbid-engine", engine]);
+    }
+    let agent = world.run_agent(&name, command);
+    world.online(&name, true).await;
+    agent
+}
+
 /// What 8 bits both ways save, and what they cost to encode. Each device is a process that moves
 /// every value a little, and sends what it has, or the differences.
 async fn measure_encoded(case: &Case) {
@@ -91,7 +106,7 @@ async fn measure_case(case: &Case) {
     tests::data::write_blank(&data, case.side);
     let mut agents = Vec::new();
     for number in 1..devices {
-        agents.push(world.join(&format!("device-{number}"), Some(("blank", &data))).await);
+        agents.push(agent(&world, number, &data).await);
     }
     let options = ["--first", "1", "--adds", "--data", data.to_str().unwrap()];
     let _changing = world.devices("changing", &options);

@@ -179,6 +179,9 @@ pub(super) fn probe_all(
     keep: Keep<'_>,
     now: SystemTime,
 ) -> (Vec<Outcome>, Vec<String>) {
+    if engines.is_empty() {
+        return Default::default();
+    }
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let key =
         if keep.read.is_some() || !keep.written.is_empty() { key(program) } else { String::new() };
@@ -412,9 +415,15 @@ mod tests {
         let options = Options { accel: helper, forbidden, ..Options::default() };
         let mut known = Engines::probe(&options, None).probed;
         known.sort_by(|a, b| a.engine.cmp(&b.engine));
-        assert_eq!(std::fs::read_to_string(asked).unwrap(), "cuda\n");
+        assert_eq!(std::fs::read_to_string(&asked).unwrap(), "cuda\n");
         let reasons: Vec<_> = known.into_iter().map(|probed| probed.unusable.unwrap()).collect();
         assert!(reasons[0].contains("exit code 101"), "{reasons:?}");
         assert!(reasons[1..].iter().all(|reason| reason.contains("forbids")), "{reasons:?}");
+        // Nor is anything asked of libraries that no engine may use.
+        std::fs::remove_file(&asked).unwrap();
+        let forbidden = HELPED.map(str::to_owned).to_vec();
+        let options = Options { forbidden, kept: vec![folder.path().join("kept")], ..options };
+        assert_eq!(Engines::probe(&options, None).probed.len(), HELPED.len());
+        assert!(!asked.exists());
     }
 }

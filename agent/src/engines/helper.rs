@@ -369,9 +369,7 @@ impl HelperSession {
             Err(error) => Err(helper.failed(&mut state, &error.to_string())),
         }
     }
-}
 
-impl HelperSession {
     fn usual(&self) -> MutexGuard<'_, Usual> {
         self.usual.lock().unwrap_or_else(PoisonError::into_inner)
     }

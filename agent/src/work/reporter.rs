@@ -1,5 +1,6 @@
 //! Sends reports: to inboxes at once, into the stream until it has them.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -133,31 +134,19 @@ async fn store(device: &Device, report: &TaskReport) {
 fn message_id(report: &TaskReport) -> String {
     let TaskId { job, round, purpose, attempt } = &report.task;
     let purpose = purpose.as_str();
-    let kind = match &report.body {
-        ReportBody::Accepted => "accepted",
-        ReportBody::Progress(_) => "progress",
-        ReportBody::Declined(_) => "declined",
-        ReportBody::Trained(_)
-        | ReportBody::Exchanged(_)
+    let news: Cow<'_, str> = match &report.body {
+        ReportBody::Accepted => "accepted".into(),
+        ReportBody::Progress(_) => "progress".into(),
+        ReportBody::Declined(_) => "declined".into(),
+        ReportBody::Trained(update) => format!("done.{}", update.parameters.digest.hex()).into(),
+        ReportBody::Exchanged(_)
         | ReportBody::Evaluated(_)
         | ReportBody::Inferred(_)
-        | ReportBody::Measured(_) => "done",
-        ReportBody::Failed(_) => "failed",
-        ReportBody::Cancelled => "cancelled",
+        | ReportBody::Measured(_) => "done".into(),
+        ReportBody::Failed(_) => "failed".into(),
+        ReportBody::Cancelled => "cancelled".into(),
     };
-    let id = format!("{job}.{round}.{purpose}.{attempt}.{}.{kind}", report.device);
-    match &report.body {
-        ReportBody::Trained(update) => format!("{id}.{}", update.parameters.digest.hex()),
-        ReportBody::Accepted
-        | ReportBody::Progress(_)
-        | ReportBody::Declined(_)
-        | ReportBody::Exchanged(_)
-        | ReportBody::Evaluated(_)
-        | ReportBody::Inferred(_)
-        | ReportBody::Measured(_)
-        | ReportBody::Failed(_)
-        | ReportBody::Cancelled => id,
-    }
+    format!("{job}.{round}.{purpose}.{attempt}.{}.{news}", report.device)
 }
 
 #[cfg(test)]

@@ -144,6 +144,9 @@ async fn a_broker_that_is_cut_off_counts_nothing() {
     let id = cluster.world.submit(&job()).await;
     in_phase(&cluster, &id, 2, "collecting").await;
     cluster.cut_off();
+    // What one server does not know the others may, also while it still takes itself for a leader.
+    let answer = cluster.world.get("/v1/jobs/01arz3ndektsv4rrffq69g5fav").await;
+    assert_eq!(answer.status, 503, "{answer:?}");
     // No majority hears the first broker, so what it knows stays as it is.
     let alone = ended(&cluster, &id).await;
     cluster.speak_to(Which::Second);
@@ -152,7 +155,6 @@ async fn a_broker_that_is_cut_off_counts_nothing() {
     let unheard = cluster.world.submit(&json!({"kind": "telemetry"})).await;
     cluster.speak_to(Which::First);
     assert!(ended(&cluster, &id).await <= alone + 1, "a round ended without a majority");
-    // What one server does not know the others may.
     let answer = cluster.world.get(&format!("/v1/jobs/{unheard}")).await;
     assert_eq!(answer.status, 503, "{answer:?}");
     cluster.join_again();

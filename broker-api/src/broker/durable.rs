@@ -171,7 +171,8 @@ impl Core {
         let name = digest::of(key.as_bytes());
         let name = name.hex();
         for _ in 0..KEY_TRIED {
-            if let Some(found) = self.store.idempotency.get(name).await? {
+            // One that is not known here yet is met when it is created.
+            if let Some(found) = self.store.idempotency.get_unconfirmed(name).await? {
                 if found.value.asked == mine.asked {
                     return Ok(found.value.job);
                 }
@@ -219,13 +220,7 @@ impl Core {
         let (store, id) = (self.store.clone(), id.clone());
         let read = move |round| {
             let (rounds, key) = (store.rounds.clone(), round_key(&id, round));
-            async move {
-                match rounds.get(&key).await {
-                    // The rounds that are known here can be shown all the same.
-                    Err(StoreError::Unavailable { .. }) => rounds.get_near(&key).await.transpose(),
-                    found => found.transpose(),
-                }
-            }
+            async move { rounds.get_unconfirmed(&key).await.transpose() }
         };
         let reads = stream::iter(1..).map(read).buffered(READ_AT_ONCE);
         let found = reads.take_while(|read| std::future::ready(read.is_some()));

@@ -32,6 +32,8 @@ const CHANGES_TRIED: u32 = 20;
 const CHANGE_PAUSE: Duration = Duration::from_millis(5);
 /// Times that a value is written while another write is under way: for a fifth of a second.
 const WRITES_TRIED: u32 = 8;
+/// A key that never has a value, and that no pattern of a bucket matches.
+const NEVER_STORED: &str = "never.a.value";
 /// Changes that may wait for their reader.
 const CHANGES_WAITING: usize = 256;
 
@@ -135,15 +137,31 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
     }
 
     /// The value of a key. Of several servers any one answers, which may be behind; that there is
-    /// none is what their leader says.
+    /// none is what a majority says.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Damaged`].
     pub async fn get(&self, key: &str) -> Result<Option<Versioned<T>>, StoreError> {
         match self.get_near(key).await? {
-            None if self.store.stream.cached_info().config.num_replicas > 1 => {
+            None if self.is_replicated() => {
+                self.confirm(key).await?;
                 self.get_at_leader(key).await
             }
+            near => Ok(near),
+        }
+    }
+
+    /// The value of a key. That there is none is what the leader says, which may have been cut off
+    /// and not know it yet; without a leader it is what the server that answers says.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], [`StoreError::Damaged`].
+    pub async fn get_unconfirmed(&self, key: &str) -> Result<Option<Versioned<T>>, StoreError> {
+        match self.get_near(key).await? {
+            None if self.is_replicated() => match self.get_at_leader(key).await {
+                Err(StoreError::Unavailable { .. }) => Ok(None),
+                found => found,
+            },
             near => Ok(near),
         }
     }
@@ -164,7 +182,8 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
         }
     }
 
-    /// The value of a key as the leader knows it.
+    /// The value of a key as the leader knows it; one that was cut off takes itself for the leader
+    /// for up to 20 seconds more.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Damaged`].
@@ -178,11 +197,12 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
         }
     }
 
-    /// Every digest that is in the text of a key's value, as the leader knows it.
+    /// Every digest that is in the text of a key's value, as a majority knows it.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`], [`StoreError::Damaged`].
     pub async fn digests(&self, key: &str) -> Result<Vec<Digest>, StoreError> {
+        self.confirm(key).await?;
         let Some(message) = self.last_at_leader(key).await? else { return Ok(Vec::new()) };
         let text = packed::unpack(&message.payload).map_err(|error| self.damaged(key, &error))?;
         Ok(digests_in(&text))
@@ -194,6 +214,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
     /// [`StoreError::Unavailable`], also when it takes longer; [`StoreError::Damaged`] when there is
     /// a value that cannot be read.
     pub async fn told(&self, progress: &Progress, within: Duration) -> Result<(), StoreError> {
+        self.confirm(">").await?;
         let newest = self.last_at_leader(">").await?.map_or(0, |message| message.sequence);
         if !progress.until(within, |revision| revision >= newest).await {
             let reason = format!("revision {newest} was not told within {within:?}");
@@ -210,6 +231,22 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
                 reason: "see what was logged when it was told".to_owned(),
             }),
         }
+    }
+
+    fn is_replicated(&self) -> bool {
+        self.store.stream.cached_info().config.num_replicas > 1
+    }
+
+    /// Waits until a majority of several servers agrees to what its leader proposes, so that what
+    /// this leader knows is all that was stored before. Removing what is not there is such a
+    /// proposal and leaves the bucket as it is.
+    async fn confirm(&self, key: &str) -> Result<(), StoreError> {
+        if self.is_replicated() {
+            let nothing = format!("{}{NEVER_STORED}", self.store.prefix);
+            let agreed = self.store.stream.purge().filter(nothing).await;
+            agreed.map_err(|error| self.unavailable("confirming", key, &error))?;
+        }
+        Ok(())
     }
 
     /// The last message under a key, or of keys that match a pattern.

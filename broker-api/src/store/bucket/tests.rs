@@ -52,3 +52,30 @@ async fn of_two_that_write_at_once_one_is_told_of_a_conflict() {
         assert_eq!(stored.revision, revision, "{number}");
     }
 }
+
+/// Asking a majority removes nothing, and whoever follows the bucket is told of nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_server_knows_is_none_and_all_else_stays() {
+    let servers = Server::cluster();
+    let keys = keys(&servers[0]).await;
+    let mut revisions = Vec::new();
+    for number in 0..10 {
+        revisions.push(keys.create(&format!("key-{number}"), &value(number)).await.unwrap());
+    }
+    let token = CancellationToken::new();
+    let mut changes = keys.follow(token.clone());
+    for _ in 0..10 {
+        assert!(keys.get("another").await.unwrap().is_none());
+    }
+    for (number, revision) in (0..10).zip(revisions) {
+        let stored = keys.get(&format!("key-{number}")).await.unwrap();
+        assert_eq!(stored, Some(Versioned { value: value(number), revision }));
+        let told = changes.recv().await;
+        assert!(matches!(told, Some(Change::Put(_, told, _)) if told.revision == revision));
+    }
+    assert!(matches!(changes.recv().await, Some(Change::Current)));
+    let last = keys.create("last", &value(10)).await.unwrap();
+    let told = changes.recv().await;
+    assert!(matches!(&told, Some(Change::Put(_, told, _)) if told.revision == last), "{told:?}");
+    token.cancel();
+}

@@ -29,7 +29,13 @@ pub fn combine(
     }
     check_shape(rows, coefficients.len(), combined.len())?;
     check_centre(centre, rows.len(), combined.len())?;
-    let part = Part { centre, rows, coefficients };
+    let read = rows.iter().zip(coefficients).enumerate().filter(|(_, (_, by))| **by != 0.0);
+    let read = read.map(|(number, (row, coefficient))| Row {
+        number,
+        values: row,
+        coefficient: *coefficient,
+    });
+    let part = Part { centre, rows: read.collect(), count: rows.len() };
     fill(combined, |columns, combined| {
         let mut largest = 0;
         vectorised(Columns { part: &part, start: columns.start, combined, largest: &mut largest });
@@ -37,68 +43,32 @@ pub fn combine(
     })
 }
 
-/// Columns whose sums stay in registers while all rows are read.
+/// Columns whose sums stay in registers while all rows are read. Loops over them count: iterators
+/// are not made vectors of where the compiler does not copy their methods.
 const BLOCK: usize = 32;
 
 /// What columns are combined from.
 struct Part<'a> {
     centre: Option<&'a [f32]>,
-    rows: &'a [&'a [f32]],
-    coefficients: &'a [f64],
+    /// Those that are read.
+    rows: Vec<Row<'a>>,
+    /// Of all rows.
+    count: usize,
+}
+
+struct Row<'a> {
+    /// Counted from 0.
+    number: usize,
+    values: &'a [f32],
+    coefficient: f64,
 }
 
 impl Part<'_> {
-    /// Combines the columns that `columns_of` finds in a row.
-    #[inline(always)]
-    #[expect(clippy::inline_always, reason = "to be compiled for the caller's instructions")]
-    #[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the purpose")]
-    fn block(
-        &self,
-        columns_of: impl Fn(&[f32]) -> [f32; BLOCK],
-        largest: &mut [u32; BLOCK],
-    ) -> [f32; BLOCK] {
-        let mut note = |values: &[f32; BLOCK]| {
-            for (largest, value) in largest.iter_mut().zip(values) {
-                *largest = (*largest).max(value.to_bits() & !(1 << 31));
-            }
-        };
-        let mut sums = [0.0; BLOCK];
-        let mut combined = [0.0; BLOCK];
-        let rows = self.rows.iter().zip(self.coefficients).filter(|(_, by)| **by != 0.0);
-        let Some(centre) = self.centre else {
-            for (row, coefficient) in rows {
-                let values = columns_of(row);
-                note(&values);
-                for (sum, value) in sums.iter_mut().zip(&values) {
-                    *sum += coefficient * f64::from(*value);
-                }
-            }
-            for (value, sum) in combined.iter_mut().zip(&sums) {
-                *value = *sum as f32;
-            }
-            return combined;
-        };
-        let centre = columns_of(centre);
-        note(&centre);
-        for (row, coefficient) in rows {
-            let values = columns_of(row);
-            note(&values);
-            for ((sum, value), centre) in sums.iter_mut().zip(&values).zip(&centre) {
-                *sum += coefficient * (f64::from(*value) - f64::from(*centre));
-            }
-        }
-        for ((value, sum), centre) in combined.iter_mut().zip(&sums).zip(&centre) {
-            *value = (f64::from(*centre) + sum) as f32;
-        }
-        combined
-    }
-
     /// The first value in these columns that is not finite.
     fn spoiled(&self, columns: Range<usize>) -> TileError {
-        let rows = self.rows.iter().zip(self.coefficients).enumerate();
-        let read = rows.filter(|(_, (_, by))| **by != 0.0).map(|(row, (values, _))| (row, *values));
-        let centre = self.centre.map(|centre| (self.rows.len(), centre));
-        let mut all = centre.into_iter().chain(read);
+        let centre = self.centre.map(|centre| (self.count, centre));
+        let rows = self.rows.iter().map(|row| (row.number, row.values));
+        let mut all = centre.into_iter().chain(rows);
         all.find_map(|(row, values)| check_finite(row, values, columns.clone()).err())
             .expect("one is not finite")
     }
@@ -118,24 +88,101 @@ impl Loop for Columns<'_> {
     #[expect(clippy::inline_always, reason = "to be compiled for the caller's instructions")]
     fn run(self) {
         let (blocks, tail) = self.combined.as_chunks_mut::<BLOCK>();
-        let end = self.start + blocks.len() * BLOCK;
         let mut largest = [0; BLOCK];
-        for (index, block) in blocks.iter_mut().enumerate() {
-            let at = self.start + index * BLOCK;
-            let columns = |row: &[f32]| *row[at..].first_chunk().expect("a block");
-            *block = self.part.block(columns, &mut largest);
+        let mut start = self.start;
+        for block in blocks {
+            *block = combined(self.part, start..start + BLOCK, &mut largest);
+            start += BLOCK;
         }
         if !tail.is_empty() {
-            let length = tail.len();
-            let padded = |row: &[f32]| {
-                let mut block = [0.0; BLOCK];
-                block[..length].copy_from_slice(&row[end..end + length]);
-                block
-            };
-            tail.copy_from_slice(&self.part.block(padded, &mut largest)[..length]);
+            let block = combined(self.part, start..start + tail.len(), &mut largest);
+            tail.copy_from_slice(&block[..tail.len()]);
         }
         *self.largest = largest.into_iter().fold(0, u32::max);
     }
+}
+
+/// Some columns, [`BLOCK`] at most.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "to be compiled for the caller's instructions")]
+fn combined(part: &Part<'_>, columns: Range<usize>, largest: &mut [u32; BLOCK]) -> [f32; BLOCK] {
+    match part.centre {
+        None => sum(&part.rows, &columns, largest),
+        Some(centre) => sum_from(centre, &part.rows, &columns, largest),
+    }
+}
+
+/// `sum c_k row_k` of some columns.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "to be compiled for the caller's instructions")]
+fn sum(rows: &[Row<'_>], columns: &Range<usize>, largest: &mut [u32; BLOCK]) -> [f32; BLOCK] {
+    let mut sums = [0.0; BLOCK];
+    for row in rows {
+        let values = block(row.values, columns);
+        note(&values, largest);
+        for at in 0..BLOCK {
+            sums[at] += row.coefficient * f64::from(values[at]);
+        }
+    }
+    narrowed(&sums)
+}
+
+/// `centre + sum c_k (row_k - centre)` of some columns.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "to be compiled for the caller's instructions")]
+fn sum_from(
+    centre: &[f32],
+    rows: &[Row<'_>],
+    columns: &Range<usize>,
+    largest: &mut [u32; BLOCK],
+) -> [f32; BLOCK] {
+    let centre = block(centre, columns);
+    note(&centre, largest);
+    let mut sums = [0.0; BLOCK];
+    for row in rows {
+        let values = block(row.values, columns);
+        note(&values, largest);
+        for at in 0..BLOCK {
+            sums[at] += row.coefficient * (f64::from(values[at]) - f64::from(centre[at]));
+        }
+    }
+    for at in 0..BLOCK {
+        sums[at] += f64::from(centre[at]);
+    }
+    narrowed(&sums)
+}
+
+/// Some columns of a row, zeros behind them.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "to be compiled for the caller's instructions")]
+fn block(row: &[f32], columns: &Range<usize>) -> [f32; BLOCK] {
+    let values = &row[columns.start..columns.end];
+    if let Some(block) = values.first_chunk() {
+        return *block;
+    }
+    let mut block = [0.0; BLOCK];
+    block[..values.len()].copy_from_slice(values);
+    block
+}
+
+/// Notes the largest bits, without the sign.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "to be compiled for the caller's instructions")]
+fn note(values: &[f32; BLOCK], largest: &mut [u32; BLOCK]) {
+    for at in 0..BLOCK {
+        largest[at] = largest[at].max(values[at].to_bits() & !(1 << 31));
+    }
+}
+
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "to be compiled for the caller's instructions")]
+#[expect(clippy::cast_possible_truncation, reason = "rounding to f32 is the purpose")]
+fn narrowed(sums: &[f64; BLOCK]) -> [f32; BLOCK] {
+    let mut values = [0.0; BLOCK];
+    for at in 0..BLOCK {
+        values[at] = sums[at] as f32;
+    }
+    values
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod coordinator;
 pub mod error;
 pub mod fleet;
+pub mod free_pages;
 pub mod gateway;
 pub mod history;
 pub mod http;

@@ -26,6 +26,7 @@ use super::fold::{Fold, Part};
 use super::masking::MaskingError;
 use super::prepare::Model;
 use super::state::is_of;
+use crate::free_pages;
 
 mod encode;
 mod how;
@@ -87,6 +88,7 @@ impl Updates {
         let noised = spec.privacy.is_some_and(|privacy| privacy.mode == PrivacyMode::Central);
         let adds = rules::rule(spec).is_none() && !noised;
         let (byte_len, length) = (model.byte_len() as u64, model.total_len() as u64);
+        free_pages::suit(byte_len);
         let room = ROOM_BYTES / size_of::<f32>();
         let (work, mut inbox) = mpsc::channel::<Work>(WORK_WAITING);
         let measured = statistics.clone();

@@ -1,10 +1,12 @@
 //! Three nats-servers that hold everything three times, and two brokers.
 
+use std::io::Read as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, stream};
+use flate2::read::GzDecoder;
 use serde_json::Value;
 
 use crate::process::{PATIENCE, Process, nats_server};
@@ -164,12 +166,15 @@ impl Cluster {
         }
     }
 
-    /// What is stored of a training, where it is short.
+    /// What is stored of a training.
     pub async fn stored(&self, id: &str) -> Value {
         let context = jetstream::new(self.world.client().await);
         let Ok(bucket) = context.get_key_value("trainings").await else { return Value::Null };
         let value = bucket.get(id).await.ok().flatten().unwrap_or_default();
-        serde_json::from_slice(&value).unwrap_or_default()
+        // Long ones are packed.
+        let mut json = Vec::new();
+        let unpacked = GzDecoder::new(&*value).read_to_end(&mut json);
+        serde_json::from_slice(if unpacked.is_ok() { &json } else { &value }).unwrap_or_default()
     }
 }
 

@@ -109,8 +109,9 @@ pub struct Ending {
     pub enough: Option<Enough>,
 }
 
-/// Full outcomes that are kept, at most; the event stream has them all.
-pub const OUTCOMES_MAX: usize = 50;
+/// Full outcomes that are kept, at most: they are written and read with each step. All are stored
+/// one by one.
+pub const OUTCOMES_MAX: usize = 8;
 /// Devices named in the outcomes before the last one, at most: the stored state has to fit
 /// into one message.
 const OUTCOME_DEVICES_MAX: usize = 400;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::StreamExt as _;
 use jobs::id::{BlobRef, JobId, ModelRef};
 use jobs::report::{Failure, FailureCode};
 use jobs::spec::{Normalization, TrainSpec};
@@ -49,13 +50,38 @@ impl Core {
             labels: prepared.labels.clone(),
             preprocessing: prepared.preprocessing.clone(),
             parameters: definition.layout().total_len() as u64,
-            lineage: Some(lineage(job, spec, training)),
+            lineage: Some(self.lineage(job, spec, training).await?),
             ..ModelConfig::default()
         };
         let config =
             declared(inference.clone(), config).await.map_err(|error| as_failure(&error))?;
         let added = self.registry.add(name, None, inference, Some(trainable), config).await;
         added.map(|record| record.reference).map_err(|error| as_failure(&error))
+    }
+
+    /// From which data, in which rounds, on which devices the result was made.
+    async fn lineage(
+        &self,
+        job: &JobId,
+        spec: &TrainSpec,
+        training: &Training,
+    ) -> Result<Lineage, Failure> {
+        let result = training.result();
+        let mut devices = BTreeSet::new();
+        let mut outcomes = self.outcomes(job);
+        while let Some(outcome) = outcomes.next().await {
+            let outcome = outcome.map_err(|error| as_failure(&error.into()))?;
+            if outcome.failure.is_none() && outcome.round <= result.round {
+                devices.extend(outcome.updates.iter().map(|(device, _)| device.to_string()));
+            }
+        }
+        Ok(Lineage {
+            job: job.to_string(),
+            dataset: spec.dataset.to_string(),
+            rounds: result.rounds_done,
+            devices: devices.into_iter().collect(),
+            accuracy: result.accuracy,
+        })
     }
 
     /// What was trained; the file is let go of.
@@ -121,20 +147,4 @@ async fn blocking<T: Send + 'static>(
 
 fn unwritable(error: &dyn std::fmt::Display) -> Failure {
     Failure::new(FailureCode::InvalidModel, format!("the result cannot be written: {error}"))
-}
-
-fn lineage(job: &JobId, spec: &TrainSpec, training: &Training) -> Lineage {
-    let result = training.result();
-    let made = training.history().iter().filter(|outcome| outcome.failure.is_none());
-    let made = made.filter(|outcome| outcome.round <= result.round);
-    let devices: BTreeSet<String> = made
-        .flat_map(|outcome| outcome.updates.iter().map(|(device, _)| device.to_string()))
-        .collect();
-    Lineage {
-        job: job.to_string(),
-        dataset: spec.dataset.to_string(),
-        rounds: result.rounds_done,
-        devices: devices.into_iter().collect(),
-        accuracy: result.accuracy,
-    }
 }

@@ -27,7 +27,7 @@ pub mod placement;
 use placement::{Candidate, Choice, Wanted};
 
 /// How often silence is looked at.
-const SWEEP_EVERY: Duration = Duration::from_millis(250);
+const SWEEP_EVERY: Duration = Duration::from_millis(100);
 /// How long a starting broker waits for devices that it knows to say hello.
 const GREETING: Duration = Duration::from_millis(300);
 /// Events that a slow listener may be behind before it has to look at everything anew.

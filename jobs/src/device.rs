@@ -232,14 +232,15 @@ pub enum Presence {
     Online,
     /// Silent for longer than that, not yet given up.
     Stale,
-    /// Silent for [`OFFLINE_AFTER_BEATS`] heartbeats, or it said goodbye.
+    /// Silent for [`OFFLINE_AFTER_HALF_BEATS`], or it said goodbye.
     Offline,
 }
 
 /// Missed heartbeats after which a device gets no new work.
 pub const STALE_AFTER_BEATS: u64 = 2;
-/// Missed heartbeats after which a device's tasks are placed elsewhere.
-pub const OFFLINE_AFTER_BEATS: u64 = 3;
+/// Halves of the time between two heartbeats after which a silent device's tasks are placed
+/// elsewhere: two were missed. Within three it is known, however soon after a heartbeat it died.
+pub const OFFLINE_AFTER_HALF_BEATS: u64 = 5;
 
 /// Judges a device's presence by when it was last heard of.
 pub fn presence(now: Millis, last_seen: Millis, heartbeat_ms: Millis) -> Presence {
@@ -247,7 +248,7 @@ pub fn presence(now: Millis, last_seen: Millis, heartbeat_ms: Millis) -> Presenc
     let beat = heartbeat_ms.0.max(1);
     if silence <= beat.saturating_mul(STALE_AFTER_BEATS) {
         Presence::Online
-    } else if silence <= beat.saturating_mul(OFFLINE_AFTER_BEATS) {
+    } else if silence <= beat.saturating_mul(OFFLINE_AFTER_HALF_BEATS) / 2 {
         Presence::Stale
     } else {
         Presence::Offline

@@ -288,8 +288,7 @@ impl LocalRun {
         }
         let batch_size = local.batch_size as usize;
         let per_epoch = examples.len().div_ceil(batch_size) as u64;
-        let all = per_epoch * u64::from(local.epochs);
-        let all = local.steps_max.map_or(all, |max| all.min(u64::from(max)));
+        let all = local.steps(examples.len() as u64);
         let augmentation = settings::augmentation(&local.augment, dataset)?;
         let (optimizer, settings) = settings::of(&self.task, all);
         let loss = settings.loss;

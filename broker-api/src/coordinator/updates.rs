@@ -9,7 +9,7 @@ use bytes::Bytes;
 use jobs::id::{BlobRef, Bytes as Size, DeviceId, JobId, ObjectId};
 use jobs::report::{Failure, FailureCode, UpdateReport};
 use jobs::round::{self, Aggregate};
-use jobs::spec::{PrivacyMode, Strategy, TrainSpec};
+use jobs::spec::{LocalTraining, PrivacyMode, Strategy, TrainSpec};
 use link::blobs::{BlobError, Blobs, Pieces};
 use models::federated::encoding::EncodingError;
 use models::federated::privacy::PrivacyError;
@@ -58,6 +58,8 @@ type Work = Box<dyn FnOnce(&mut Fold) + Send>;
 pub(super) struct Updates {
     blobs: Blobs,
     strategy: Strategy,
+    /// What devices were told to do.
+    local: Arc<LocalTraining>,
     byte_len: u64,
     /// Whether updates may be differences from the round's parameters.
     differences: bool,
@@ -102,6 +104,7 @@ impl Updates {
         Ok(Self {
             blobs,
             strategy: spec.strategy,
+            local: Arc::new(spec.local.clone()),
             byte_len,
             differences: spec.update.is_difference(),
             length,
@@ -156,7 +159,7 @@ impl Updates {
         if part.examples == 0 {
             return invalid(format!("device {device} sent an update of no examples"));
         }
-        if let Some(wrong) = self.strategy.refuses(update) {
+        if let Some(wrong) = self.strategy.refuses(&self.local, update) {
             return invalid(format!("the update of device {device}: {wrong}"));
         }
         if part.held && !self.adds {

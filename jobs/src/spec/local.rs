@@ -101,6 +101,34 @@ impl Default for LocalTraining {
     }
 }
 
+impl LocalTraining {
+    /// Steps that a device takes which has so many examples: `epochs` passes in batches, the last one
+    /// of each with what is left, and none beyond `steps_max`.
+    pub fn steps(&self, examples: u64) -> u64 {
+        let all = examples.div_ceil(self.batch_size.max(1).into());
+        let all = all.saturating_mul(self.epochs.into());
+        self.steps_max.map_or(all, |max| all.min(max.into()))
+    }
+
+    /// Why these are no steps by which an update of so many examples can weigh, if they are none. A
+    /// device does not choose how many it takes: by fewer its own update would count for more, by
+    /// more those of all others.
+    pub(super) fn refuses_steps(&self, steps: u64, examples: u64) -> Option<String> {
+        if !(1..=u32::MAX.into()).contains(&steps) {
+            return Some(format!("{steps} steps, expected 1 to {}", u32::MAX));
+        }
+        let (expected, batch_size) = (self.steps(examples), self.batch_size);
+        let text = || {
+            format!(
+                "{steps} steps, expected {expected}: epochs {} of {examples} examples in batches \
+                 of {batch_size}",
+                self.epochs
+            )
+        };
+        (steps != expected).then(text)
+    }
+}
+
 /// What a device does to its update before anyone sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

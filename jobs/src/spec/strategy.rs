@@ -196,13 +196,13 @@ impl Strategy {
         found
     }
 
-    /// Why an update does not have what this strategy needs of it, if it does not.
-    pub fn refuses(&self, update: &UpdateReport) -> Option<String> {
-        let UpdateReport { steps, initial_loss, control_change, .. } = update;
+    /// Why an update of this training does not have what the strategy needs of it, if it does not.
+    pub fn refuses(&self, local: &LocalTraining, update: &UpdateReport) -> Option<String> {
+        let UpdateReport { examples, steps, initial_loss, control_change, .. } = update;
         if let Self::QFedAvg(rule) = self {
             rule.refuses(*initial_loss)
-        } else if matches!(self, Self::FedNova {}) && !(1..=u32::MAX.into()).contains(steps) {
-            Some(format!("{steps} steps, expected 1 to {}", u32::MAX))
+        } else if matches!(self, Self::FedNova {}) {
+            local.refuses_steps(*steps, *examples)
         } else if matches!(self, Self::Scaffold(_)) && control_change.is_none() {
             Some("the change of its control variate is missing: an older agent?".to_owned())
         } else {

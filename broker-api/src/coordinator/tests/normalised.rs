@@ -29,6 +29,8 @@ async fn rounds(strategy: &str, rule: Option<&str>, update: &str) -> Vec<Paramet
     train.update = update.parse().unwrap();
     train.local.momentum = 0.0;
     train.local.epochs = 1;
+    // One step of the first device, two of the second.
+    train.local.batch_size = 15;
     let record = ended(&broker, &submit(&broker, spec).await).await;
     assert_eq!(record.state, JobState::Succeeded, "{strategy}: {record:?}");
     let given = d1.given.borrow();

@@ -98,6 +98,11 @@ async fn another_broker_goes_on_with_what_the_optimizer_kept() {
     assert_stepped(&d2.given, 5, &optimizer);
 }
 
+/// With these a device of 10 examples takes one step, and one of 30 takes two.
+fn plain_steps() -> LocalTraining {
+    LocalTraining { momentum: 0.0, learning_rate: 0.5, batch_size: 15, ..LocalTraining::default() }
+}
+
 /// Three rounds of two devices; what the first one was given in each.
 async fn rounds(strategy: &str) -> (JobRecord, Vec<Vec<f32>>, Device) {
     let world = World::new().await;
@@ -107,7 +112,7 @@ async fn rounds(strategy: &str) -> (JobRecord, Vec<Vec<f32>>, Device) {
     joined(&broker, 2).await;
     let mut spec = spec(3, strategy.parse().unwrap());
     let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
-    train.local = LocalTraining { momentum: 0.0, learning_rate: 0.5, ..LocalTraining::default() };
+    train.local = plain_steps();
     let record = ended(&broker, &submit(&broker, spec).await).await;
     assert_eq!(record.state, JobState::Succeeded, "{record:?}");
     let given = d1.given.borrow().values().map(values).collect();
@@ -145,6 +150,27 @@ async fn fed_nova_weighs_steps() {
     assert_moved_by(&given, effective * (0.25 * 1.0 / 1.0 + 0.75 * 2.0 / 2.0));
     let (_, influence) = &record.rounds[0].influences[1];
     assert!(influence.reason.starts_with("steps of weight 2.00, share 0.65"), "{influence:?}");
+}
+
+/// The third device says three steps, and its examples make two.
+#[tokio::test]
+async fn steps_that_examples_do_not_make_are_refused() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let _d1 = Device::start(&world, "d1").await;
+    let _d2 = Device::start(&world, "d2").await;
+    let _d3 = Device::start(&world, "d3").await;
+    joined(&broker, 3).await;
+    let mut spec = spec(1, "fednova".parse().unwrap());
+    let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
+    (train.participation.devices, train.local) = (Some(3), plain_steps());
+    let record = ended(&broker, &submit(&broker, spec).await).await;
+    assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+    let (missing, failure) = &record.rounds[0].missing[0];
+    assert_eq!((missing.as_str(), failure.code), ("d3", FailureCode::InvalidUpdate));
+    let expected = "the update of device d3: 3 steps, expected 2: epochs 1 of 30 examples";
+    assert!(failure.message.starts_with(expected), "{failure:?}");
+    assert_eq!(record.rounds[0].updates.len(), 2);
 }
 
 /// The losses before the training are 0.5 and 1.

@@ -148,7 +148,8 @@ fn an_update_without_what_its_strategy_needs_is_refused() {
         crc32: None,
     };
     let refused = |strategy: &str, update: &UpdateReport| {
-        strategy.parse::<Strategy>().unwrap().refuses(update).unwrap_or_default()
+        let local = LocalTraining { epochs: 5, batch_size: 2, ..LocalTraining::default() };
+        strategy.parse::<Strategy>().unwrap().refuses(&local, update).unwrap_or_default()
     };
     let loss = |loss| UpdateReport { initial_loss: Some(loss), ..update.clone() };
     let steps = |steps| UpdateReport { steps, ..update.clone() };
@@ -165,8 +166,11 @@ fn an_update_without_what_its_strategy_needs_is_refused() {
         ("qfedavg:q=100", &loss(101.0), "is 1.01e2, expected 0 to"),
         ("qfedavg", &loss(f64::NAN), "NaN"),
         ("qfedavg", &loss(-1.0), "-1"),
-        ("fednova", &steps(1), ""),
-        ("fednova", &steps(0), "0 steps"),
+        ("fednova", &steps(10), ""),
+        ("fednova", &steps(0), "0 steps, expected 1 to 4294967295"),
+        ("fednova", &steps(9), "9 steps, expected 10: epochs 5 of 3 examples in batches of 2"),
+        ("fednova", &steps(11), "11 steps, expected 10"),
+        ("fedavg", &steps(11), ""),
         ("fednova", &steps(u64::MAX), "expected 1 to"),
         ("scaffold", &control, ""),
         ("scaffold", &update, "control variate is missing"),

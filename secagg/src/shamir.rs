@@ -138,12 +138,6 @@ mod tests {
 
     use super::*;
 
-    fn secret(text: &str) -> Secret {
-        let mut bytes = [0; 32];
-        bytes[..text.len()].copy_from_slice(text.as_bytes());
-        Secret::new(bytes)
-    }
-
     #[test]
     fn the_field_is_that_of_aes() {
         // FIPS 197, section 4.2.
@@ -152,34 +146,6 @@ mod tests {
         for a in 1..=u8::MAX {
             assert_eq!(multiply(a, inverse(a)), 1, "{a}");
         }
-    }
-
-    /// The cases of Flower's own tests.
-    #[test]
-    fn flowers_cases() {
-        let seed = Secret::new([9; 32]);
-        for (text, threshold, shares) in
-            [("My top secret data", 3, 5), ("", 2, 3), ("12345678901234567890123456789012", 2, 4)]
-        {
-            let secret = secret(text);
-            let shares = split(&secret, threshold, shares, &seed).unwrap();
-            for (index, first) in shares.iter().enumerate() {
-                let mut some: Vec<&Share> = vec![first];
-                some.extend(shares.iter().skip(index + 1).take(threshold - 1));
-                if some.len() == threshold {
-                    assert_eq!(recover(&some, threshold).as_ref(), Ok(&secret));
-                }
-            }
-        }
-        let shares = split(&secret("Invalid test"), 3, 5, &seed).unwrap();
-        let few: Vec<&Share> = shares.iter().take(2).collect();
-        assert_eq!(recover(&few, 3), Err(ShareError::TooFew { found: 2, threshold: 3 }));
-        assert_ne!(recover(&few, 2), Ok(secret("Invalid test")));
-        let mut shares = split(&secret("Don't tamper!"), 3, 5, &seed).unwrap();
-        shares[0].values[4] ^= 0xff;
-        let all: Vec<&Share> = shares.iter().collect();
-        assert_ne!(recover(&all, 3), Ok(secret("Don't tamper!")));
-        assert_eq!(recover(&all[1..], 3), Ok(secret("Don't tamper!")));
     }
 
     #[test]

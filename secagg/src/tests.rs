@@ -10,6 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use super::*;
 
 mod attacks;
+mod flower;
 
 const LENGTH: usize = 37;
 

@@ -1,7 +1,8 @@
 //! Beside Flower's figures: its strategies run on seeded inputs, and those of its unit tests.
 //!
-//! Every strategy, function and test in `tests/flower.json` is held to its figures within a few
-//! roundings of `f32`. Where Flower and the paper differ, [`differences`] has the paper's value.
+//! Every strategy and function in `tests/flower.json`, and every unit test of what is done here, is
+//! held to its figures within a few roundings of `f32`. Where Flower and the paper differ,
+//! [`differences`] has the paper's value.
 
 #![expect(clippy::cast_possible_truncation, reason = "updates are f32")]
 
@@ -24,7 +25,6 @@ use super::mean::WeightedMean;
 struct Flower {
     strategies: Vec<Case>,
     functions: Vec<Value>,
-    unit_tests: Vec<UnitTest>,
 }
 
 /// Some rounds of a strategy from initial parameters on.
@@ -49,27 +49,6 @@ struct Client {
     examples: u32,
     values: Vec<f64>,
     loss: Option<f64>,
-}
-
-#[derive(Deserialize)]
-struct UnitTest {
-    test: String,
-    algo: String,
-    #[serde(default)]
-    params: Value,
-    #[serde(default)]
-    initial: Vec<f64>,
-    #[serde(default)]
-    clients: Vec<Client>,
-    /// 1 where it is not given.
-    rounds: Option<usize>,
-    #[serde(default)]
-    rows: Vec<Vec<f64>>,
-    #[serde(default)]
-    reference: Vec<f64>,
-    #[serde(default)]
-    count: usize,
-    expected: Vec<f64>,
 }
 
 fn flower() -> Flower {

@@ -1,8 +1,8 @@
 //! Devices that say and do what agents do in a round without training, many in one process.
 //!
 //! With `--adds` each adds its number to every value of the parameters, so that the result of a
-//! round tells exactly whose updates are in it. With `--moves` they know parameters and updates of
-//! 8 bits.
+//! round tells exactly whose updates are in it, with `--masks` in secure aggregations too. With
+//! `--moves` they know parameters and updates of 8 bits.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,8 +16,10 @@ use futures::StreamExt as _;
 use jobs::device::{DatasetFacts, Facts, Heartbeat, Hello};
 use jobs::held::HeldRequest;
 use jobs::id::{BlobRef, Bytes as Size, Millis};
-use jobs::report::{EvaluationReport, Failure, FailureCode, ReportBody, TaskReport, UpdateReport};
-use jobs::spec::{Offer, Task, TaskId, TaskWork, TrainTask};
+use jobs::report::{
+    EvaluationReport, ExchangeReport, Failure, FailureCode, ReportBody, TaskReport, UpdateReport,
+};
+use jobs::spec::{MaskedTrainTask, Offer, Task, TaskId, TaskWork, TrainTask};
 use jobs::subject::{self, FleetTopic};
 use jobs::wire;
 use link::blobs::{BlobError, Blobs, Existing, Listening};
@@ -25,10 +27,17 @@ use models::dataset::Dataset;
 use models::federated::encoding::decode_parameters;
 
 mod attacker;
+mod masker;
 mod mover;
+
+use self::masker::Masker;
+
+/// Examples of a data set of which there is nothing but the name.
+const BLANK_EXAMPLES: u64 = 8;
 
 /// Which devices one process plays.
 #[derive(Debug, Clone, clap::Parser)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub struct Options {
     /// The NATS servers
     #[arg(long)]
@@ -51,6 +60,12 @@ pub struct Options {
     /// Each device adds its number to every value
     #[arg(long)]
     pub adds: bool,
+    /// Each device takes part in secure aggregations, and adds its number there
+    #[arg(long)]
+    pub masks: bool,
+    /// Each task fails
+    #[arg(long)]
+    pub fails: bool,
     /// Each device moves every value a little, and encodes what it sends if the task says so
     #[arg(long)]
     pub moves: bool,
@@ -81,6 +96,8 @@ struct Device {
     blobs: Blobs,
     /// The update that the broker may ask for, with its name.
     held: Arc<Mutex<Option<(String, Bytes)>>>,
+    /// Its part in a secure aggregation.
+    masker: Arc<Mutex<Option<Masker>>>,
     /// The upload of the next round's parameters.
     next: Arc<Mutex<Option<Listening>>>,
 }
@@ -107,6 +124,7 @@ pub async fn play(options: Options) {
                 blobs: Blobs::new(client.clone()),
                 client: client.clone(),
                 held: Arc::default(),
+                masker: Arc::default(),
                 next: Arc::default(),
             };
             devices.spawn(device.live());
@@ -130,7 +148,7 @@ fn hello(number: u32, options: &Options, dataset: Option<&Dataset>) -> Hello {
         engine_facts: Vec::new(),
         facts: Facts::default(),
         slots: 1,
-        masks: false,
+        masks: options.masks,
         masks_within: false,
     }
 }
@@ -142,8 +160,8 @@ fn blank(options: &Options) -> DatasetFacts {
         format: "idx".to_owned(),
         shape: vec![1, options.side, options.side],
         classes: 8,
-        train_examples: 8,
-        test_examples: 8,
+        train_examples: BLANK_EXAMPLES,
+        test_examples: BLANK_EXAMPLES,
         train_class_counts: Vec::new(),
         columns: Vec::new(),
         labels: Vec::new(),
@@ -208,16 +226,28 @@ impl Device {
         if !message.subject.starts_with("offer.") {
             return self.say(FleetTopic::Hello, wire::encode(&*self.hello)).await;
         }
-        let Offer::Task(task) = wire::decode(&message.payload).unwrap() else { return };
+        let headers = message.headers.as_ref();
+        let length = headers.and_then(|headers| headers.get(wire::JSON_LENGTH_HEADER));
+        let length = length.map(|length| length.as_str().parse().unwrap());
+        let offer = wire::decode_with_binary(&message.payload, length).unwrap();
+        let (Offer::Task(task), question) = offer else { return };
         let delay = Duration::from_millis(self.options.delay_ms);
         let body = match &task.work {
+            _ if self.options.fails => {
+                ReportBody::Failed(Failure::new(FailureCode::Internal, "this device always fails"))
+            }
             TaskWork::Train(work) => {
                 self.report(&task, ReportBody::Accepted, "accepted").await;
                 tokio::time::sleep(delay).await;
-                match self.update(&task.id, work).await {
-                    Ok(update) => ReportBody::Trained(update),
-                    Err(error) => ReportBody::Failed(Failure::new(error.code(), error.to_string())),
-                }
+                reported(self.update(&task.id, work).await)
+            }
+            TaskWork::TrainMasked(work) => {
+                tokio::time::sleep(delay).await;
+                reported(self.masked(&task.id, work).await)
+            }
+            TaskWork::Exchange => {
+                tokio::time::sleep(delay).await;
+                self.exchanged(&task.id, &question).await
             }
             TaskWork::Evaluate(_) if self.dataset.is_some() => {
                 let (code, message) = (FailureCode::InvalidDataset, "there are no test examples");
@@ -229,10 +259,7 @@ impl Device {
                 let evaluation = EvaluationReport { examples: 8, loss, accuracy, duration_ms };
                 ReportBody::Evaluated(evaluation)
             }
-            TaskWork::TrainMasked(_)
-            | TaskWork::Exchange
-            | TaskWork::Infer(_)
-            | TaskWork::Telemetry => return,
+            TaskWork::Infer(_) | TaskWork::Telemetry => return,
         };
         self.report(&task, body, "last").await;
     }
@@ -249,14 +276,9 @@ impl Device {
         if encoded.is_some() {
             bytes = decode_parameters(&bytes).unwrap().into();
         }
-        if let Some(folder) = &self.options.record
-            && self.number == self.options.first
-        {
-            std::fs::write(folder.join(id.round.to_string()), &bytes).unwrap();
-        }
+        self.record(id, &bytes);
         let given = bytes.clone();
-        let TaskId { job, round, attempt, .. } = id;
-        let name = format!("update/{job}/{round}/{}/{attempt}", self.hello.device);
+        let name = self.update_name(id);
         let update = if let (Some(factor), Some(dataset)) = (self.options.flips, &self.dataset) {
             let (graph, dataset) = (self.blobs.get(&work.graph).await?, dataset.clone());
             let work = work.clone();
@@ -282,9 +304,15 @@ impl Device {
         } else {
             self.blobs.put_as(&parameters, update, Existing::Replace).await?;
         }
-        Ok(UpdateReport {
+        Ok(UpdateReport { held: work.hold, crc32, ..self.trained(parameters) })
+    }
+
+    /// What a device says of a training in which nothing is learnt.
+    fn trained(&self, parameters: BlobRef) -> UpdateReport {
+        let dataset = self.dataset.as_ref();
+        UpdateReport {
             parameters,
-            examples: self.dataset.as_ref().map_or(8, |dataset| dataset.train.len() as u64),
+            examples: dataset.map_or(BLANK_EXAMPLES, |dataset| dataset.train.len() as u64),
             loss: 0.0,
             accuracy: 0.0,
             steps: 0,
@@ -292,9 +320,60 @@ impl Device {
             engine: "native".to_owned(),
             initial_loss: None,
             control_change: None,
-            held: work.hold,
-            crc32,
-        })
+            held: false,
+            crc32: None,
+        }
+    }
+
+    fn update_name(&self, TaskId { job, round, attempt, .. }: &TaskId) -> String {
+        format!("update/{job}/{round}/{}/{attempt}", self.hello.device)
+    }
+
+    fn record(&self, id: &TaskId, parameters: &[u8]) {
+        if let Some(folder) = &self.options.record
+            && self.number == self.options.first
+        {
+            std::fs::write(folder.join(id.round.to_string()), parameters).unwrap();
+        }
+    }
+
+    /// Sends keys in an update's place; the same ones in all attempts of a round.
+    async fn masked(&self, id: &TaskId, work: &MaskedTrainTask) -> Result<UpdateReport, BlobError> {
+        let bytes = self.blobs.get(&work.train.parameters).await?;
+        self.record(id, &bytes);
+        let keys = {
+            let mut masker = self.masker.lock().unwrap();
+            let known = masker.take().filter(|known| known.is_of(id));
+            let made = known.unwrap_or_else(|| {
+                let what = (self.number, BLANK_EXAMPLES);
+                Masker::new((id.job.clone(), id.round), &bytes, what, work.levels)
+            });
+            masker.insert(made).keys()
+        };
+        let parameters = self.blobs.put_named(self.update_name(id), keys.into()).await?;
+        Ok(self.trained(parameters))
+    }
+
+    /// Answers at a stage, if it knows what it said before.
+    async fn exchanged(&self, id: &TaskId, question: &[u8]) -> ReportBody {
+        let answer = {
+            let mut masker = self.masker.lock().unwrap();
+            let known = masker.as_mut().filter(|known| known.is_of(id));
+            let known = known.ok_or_else(|| "this device has forgotten the round".to_owned());
+            known.and_then(|known| known.answer(id.purpose, question))
+        };
+        match answer {
+            Ok(answer) => {
+                let TaskId { job, round, purpose, attempt } = id;
+                let (purpose, device) = (purpose.as_str(), &self.hello.device);
+                let name = format!("exchange/{job}/{round}/{purpose}/{device}/{attempt}");
+                match self.blobs.put_named(name, answer.into()).await {
+                    Ok(message) => ReportBody::Exchanged(ExchangeReport { message }),
+                    Err(error) => failed(&error),
+                }
+            }
+            Err(reason) => ReportBody::Failed(Failure::new(FailureCode::InvalidInput, reason)),
+        }
     }
 
     async fn fetched(&self, blob: &BlobRef) -> Result<Bytes, BlobError> {
@@ -341,6 +420,14 @@ impl Device {
             rest = (rest * 2).min(Duration::from_secs(2));
         }
     }
+}
+
+fn reported(update: Result<UpdateReport, BlobError>) -> ReportBody {
+    update.map_or_else(|error| failed(&error), ReportBody::Trained)
+}
+
+fn failed(error: &BlobError) -> ReportBody {
+    ReportBody::Failed(Failure::new(error.code(), error.to_string()))
 }
 
 /// Parameters, as safetensors, with a number added to every value.

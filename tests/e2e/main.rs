@@ -19,6 +19,7 @@ mod engines;
 mod evaluate;
 mod faults;
 mod formats;
+mod kills;
 mod main_job;
 mod network;
 mod onnx_runtime;

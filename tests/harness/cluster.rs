@@ -148,6 +148,23 @@ impl Cluster {
         }
     }
 
+    /// Waits until a broker that was started can take trainings over.
+    pub async fn ready(&self, which: Which) {
+        self.world.ready_at(self.http_ports[which as usize]).await;
+    }
+
+    /// The broker that owns a training now, where there is one at most.
+    pub async fn owner(&mut self) -> Option<Which> {
+        for which in [Which::First, Which::Second] {
+            self.speak_to(which);
+            let Ok(answer) = self.world.request("GET", "/metrics").send().await else { continue };
+            if answer.text().await.is_ok_and(|text| text.contains("\ndunlin_trainings_owned 1\n")) {
+                return Some(which);
+            }
+        }
+        None
+    }
+
     /// Kills a server, counted from 0.
     pub fn kill_server(&mut self, at: usize) {
         self.server(at).kill();

@@ -53,12 +53,18 @@ impl Digits {
 
 /// Eight black pictures, so many pixels across and down; `mlp` has 64 weights for each pixel.
 pub fn write_blank(folder: &Path, side: u16) {
+    write_grey(folder, side, 0, 8);
+}
+
+/// Eight pictures of one shade to train on, so many pixels across and down, and some to be judged by.
+pub fn write_grey(folder: &Path, side: u16, grey: u8, judged: usize) {
     std::fs::create_dir(folder).unwrap();
     let pixels = usize::from(side) * usize::from(side);
     let shape = [1, side.into(), side.into()];
-    let examples = Examples::pictures(shape, vec![0; 8 * pixels], (0..8).collect());
-    let (images, labels) = idx::encode(&examples).unwrap();
-    for split in ["train", "t10k"] {
+    for (split, count) in [("train", 8), ("t10k", judged)] {
+        let classes = (0..8).cycle().take(count).collect();
+        let examples = Examples::pictures(shape, vec![grey; count * pixels], classes);
+        let (images, labels) = idx::encode(&examples).unwrap();
         std::fs::write(folder.join(format!("{split}-images-idx3-ubyte")), &images).unwrap();
         std::fs::write(folder.join(format!("{split}-labels-idx1-ubyte")), &labels).unwrap();
     }

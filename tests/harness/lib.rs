@@ -3,7 +3,7 @@
 //! [`world::World`] starts and kills them, [`process`] runs a program and keeps its log,
 //! [`cluster::Cluster`] has three NATS servers and two brokers, [`proxy`] stands between programs,
 //! [`simulated`] plays many devices, [`helper`] starts engines in processes, [`data`] makes data
-//! sets, [`disk::Disk`] can be full.
+//! sets, [`disk::Disk`] can be full, [`writes`] sees what is stored of a training as it is written.
 
 #![expect(
     clippy::unwrap_used,
@@ -20,3 +20,4 @@ pub mod process;
 pub mod proxy;
 pub mod simulated;
 pub mod world;
+pub mod writes;

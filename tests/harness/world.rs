@@ -140,7 +140,12 @@ impl World {
     }
 
     async fn ready(&self) {
-        let url = format!("{}/readyz", self.http_url());
+        self.ready_at(self.http_port).await;
+    }
+
+    /// Waits until a broker that listens on this port can be asked.
+    pub(crate) async fn ready_at(&self, http_port: u16) {
+        let url = format!("http://127.0.0.1:{http_port}/readyz");
         self.until("the broker is ready", async || {
             self.http.get(&url).send().await.is_ok_and(|answer| answer.status().is_success())
         })

@@ -39,6 +39,8 @@ const DAY: Duration = Duration::from_hours(24);
 const DUPLICATE_WINDOW: Duration = Duration::from_mins(10);
 /// How often streams are asked for when no answer comes.
 const ATTEMPTS: u32 = 20;
+/// How long to wait before they are asked for again.
+const REST: Duration = Duration::from_millis(200);
 /// How long an answer about a stream may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// How often all bounds are halved for a server with little disk: down to a 1024th.
@@ -106,6 +108,7 @@ pub async fn ensure(context: &Context, layout: Layout) -> Result<(), LayoutError
                 if attempt < ATTEMPTS =>
             {
                 attempt += 1;
+                tokio::time::sleep(REST).await;
             }
             done => return done,
         }
@@ -113,14 +116,7 @@ pub async fn ensure(context: &Context, layout: Layout) -> Result<(), LayoutError
 }
 
 async fn ensure_once(context: &Context, layout: Layout) -> Result<(), LayoutError> {
-    context.query_account().await.map_err(|error| match error.kind() {
-        AccountErrorKind::JetStream(_) | AccountErrorKind::JetStreamUnavailable => {
-            LayoutError::NoJetStream
-        }
-        AccountErrorKind::TimedOut | AccountErrorKind::Other => {
-            LayoutError::Unavailable { reason: error.to_string() }
-        }
-    })?;
+    context.query_account().await.map_err(|error| without_account(&error.kind()))?;
     let mut missing = Vec::new();
     for config in configs(layout) {
         match existing(context, &config.name).await? {
@@ -139,7 +135,10 @@ async fn ensure_once(context: &Context, layout: Layout) -> Result<(), LayoutErro
     loop {
         match create(context, &missing, halvings).await {
             Err((_, error)) if no_space(&error) && halvings < HALVINGS_MAX => halvings += 1,
-            Err((name, error)) if error.kind() == CreateStreamErrorKind::TimedOut => {
+            Err((name, error))
+                if error.kind() == CreateStreamErrorKind::TimedOut
+                    || server_code(&error).is_some_and(is_electing) =>
+            {
                 return Err(LayoutError::NoAnswer { name });
             }
             Err((name, error)) => {
@@ -175,6 +174,9 @@ async fn existing(context: &Context, name: &str) -> Result<Option<Config>, Layou
     };
     match error.kind() {
         GetStreamErrorKind::Request => Err(LayoutError::NoAnswer { name: name.to_owned() }),
+        GetStreamErrorKind::JetStream(said) if is_electing(said.error_code()) => {
+            Err(LayoutError::NoAnswer { name: name.to_owned() })
+        }
         GetStreamErrorKind::JetStream(said) if said.error_code() == ErrorCode::STREAM_NOT_FOUND => {
             Ok(None)
         }
@@ -184,6 +186,26 @@ async fn existing(context: &Context, name: &str) -> Result<Option<Config>, Layou
             Err(LayoutError::Refused { name: name.to_owned(), reason: error.to_string() })
         }
     }
+}
+
+/// Why nothing is known of the account.
+fn without_account(error: &AccountErrorKind) -> LayoutError {
+    match error {
+        AccountErrorKind::JetStream(said) if is_electing(said.error_code()) => {
+            LayoutError::Unavailable { reason: said.to_string() }
+        }
+        AccountErrorKind::JetStream(_) | AccountErrorKind::JetStreamUnavailable => {
+            LayoutError::NoJetStream
+        }
+        AccountErrorKind::TimedOut | AccountErrorKind::Other => {
+            LayoutError::Unavailable { reason: error.to_string() }
+        }
+    }
+}
+
+/// Whether a cluster has nobody now who could answer.
+fn is_electing(code: ErrorCode) -> bool {
+    code == ErrorCode::CLUSTER_NOT_AVAILABLE
 }
 
 fn configs(layout: Layout) -> Vec<Config> {
@@ -292,6 +314,17 @@ mod tests {
         ensure(&context, Layout::default()).await.unwrap();
         let blobs = context.get_stream("OBJ_blobs").await.unwrap();
         assert!((10 * MIB..100 * MIB).contains(&blobs.cached_info().config.max_bytes));
+    }
+
+    #[test]
+    fn a_cluster_that_elects_is_not_without_jetstream() {
+        let said = |err_code: u16| {
+            let said = serde_json::json!({"code": 503, "err_code": err_code});
+            without_account(&AccountErrorKind::JetStream(serde_json::from_value(said).unwrap()))
+        };
+        assert!(matches!(said(10008), LayoutError::Unavailable { .. }), "{:?}", said(10008));
+        assert!(matches!(said(10076), LayoutError::NoJetStream), "{:?}", said(10076));
+        assert!(matches!(said(10039), LayoutError::NoJetStream), "{:?}", said(10039));
     }
 
     #[tokio::test]

@@ -1,17 +1,16 @@
 //! Three nats-servers that hold everything three times, and two brokers.
 
-use std::io::Read as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, stream};
-use flate2::read::GzDecoder;
 use serde_json::Value;
 
 use crate::process::{PATIENCE, Process, nats_server};
 use crate::proxy::Proxy;
 use crate::world::{World, free_port, start_broker, url};
+use crate::writes::Stored;
 
 /// A fleet that goes on when any one of its servers or brokers is killed; gone when dropped.
 #[derive(Debug)]
@@ -187,11 +186,8 @@ impl Cluster {
     pub async fn stored(&self, id: &str) -> Value {
         let context = jetstream::new(self.world.client().await);
         let Ok(bucket) = context.get_key_value("trainings").await else { return Value::Null };
-        let value = bucket.get(id).await.ok().flatten().unwrap_or_default();
-        // Long ones are packed.
-        let mut json = Vec::new();
-        let unpacked = GzDecoder::new(&*value).read_to_end(&mut json);
-        serde_json::from_slice(if unpacked.is_ok() { &json } else { &value }).unwrap_or_default()
+        let value = bucket.get(id).await.ok().flatten();
+        value.map(|value| Stored::read(&value).0).unwrap_or_default()
     }
 }
 

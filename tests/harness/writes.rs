@@ -51,7 +51,8 @@ impl Writes {
 pub struct Stored(pub Value);
 
 impl Stored {
-    fn read(bytes: &[u8]) -> Self {
+    /// What a value in the bucket says: JSON, or gzip of it where it is long.
+    pub(crate) fn read(bytes: &[u8]) -> Self {
         let json = if bytes.starts_with(&[0x1f, 0x8b]) {
             let mut json = Vec::new();
             GzDecoder::new(bytes).read_to_end(&mut json).unwrap();

@@ -28,7 +28,8 @@
 //!   each stage, with a deadline of its own. Who does not has dropped out; below the quorum the
 //!   round fails. Who has sent a masked update counts.
 //! - Where late updates count, who is at work when collecting closes becomes a straggler: it goes
-//!   on, and the next round takes its update, which it would otherwise be told to drop.
+//!   on, and the next round takes its update, which it would otherwise be told to drop. A buffer of
+//!   updates keeps as many at work as were invited: who delivers is replaced from the reserve.
 //! - Aggregating: the counted updates, ordered by device, once per device.
 //! - Evaluating: devices whose update counts judge the result, or the broker, or both, for half of
 //!   the round's deadline at most. It never fails a round.

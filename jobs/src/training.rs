@@ -28,7 +28,7 @@ use crate::report::{Failure, FailureCode};
 use crate::round::{
     self, Experience, Outcome, Plan, Quarantines, Round, Stragglers, Versions, mixed,
 };
-use crate::spec::TrainSpec;
+use crate::spec::{Strategy, TrainSpec};
 
 mod counted;
 mod ledger;
@@ -312,6 +312,7 @@ impl Training {
                     newest: self.succeeded,
                     staleness_max: staleness.staleness_max,
                     timeout_ms: self.spec.training_timeout_ms(),
+                    refills: matches!(self.spec.strategy, Strategy::FedBuff(_)),
                 }),
             },
             std::mem::take(&mut self.stragglers),

@@ -2,7 +2,7 @@
 
 use super::machine::{find, offer_evaluation};
 use super::member::{Member, Standing};
-use super::select::{as_given, invited, shuffled, wanted};
+use super::select::{as_given, invited, shuffled, wanted, with_surplus};
 use super::{Base, DEVICES_MAX, Effect, MASKED_DEVICES_MAX, Phase, Round, Update};
 use crate::id::{Attempt, BlobRef, DeviceId, Millis};
 use crate::report::{Failure, FailureCode, UpdateReport};
@@ -223,10 +223,7 @@ impl Round {
         }
         let mut effects = Vec::new();
         if self.is_collecting(now) {
-            let promising =
-                |member: &&Member<Update>| member.is_reachable() || member.answer().is_some();
-            let promising = self.members.iter().filter(promising).count();
-            for _ in promising + self.stragglers.promising()..self.target {
+            for _ in 0..self.lacking() {
                 let Some(spare) = self.spares.pop() else { break };
                 effects.push(self.invite(now, spare));
             }
@@ -245,6 +242,17 @@ impl Round {
             effects.extend(self.aggregate(now, None));
         }
         effects
+    }
+
+    /// Devices to invite in addition, if there are any in reserve.
+    fn lacking(&self) -> usize {
+        let at_work = self.members.iter().filter(|member| member.is_reachable()).count();
+        if self.plan.versions.is_some_and(|versions| versions.refills) {
+            let wanted = with_surplus(self.target, self.plan.participation.over_selection);
+            return wanted.saturating_sub(at_work + self.stragglers.reachable());
+        }
+        let promising = at_work + self.count(|_| true) + self.stragglers.promising();
+        self.target.saturating_sub(promising)
     }
 
     /// Whether a round is of all eligible devices, and not of a number of them.

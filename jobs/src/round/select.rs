@@ -79,7 +79,7 @@ pub(crate) fn mixed(value: u64) -> u64 {
 }
 
 /// Devices to invite so that so many updates come although some are slow.
-fn with_surplus(wanted: usize, share: f64) -> usize {
+pub(super) fn with_surplus(wanted: usize, share: f64) -> usize {
     wanted.saturating_add(share_of(wanted, share.clamp(0.0, 1000.0))).min(DEVICES_MAX)
 }
 

@@ -21,6 +21,10 @@ pub struct Versions {
     pub staleness_max: u32,
     /// How long a device may go on when its round is over.
     pub timeout_ms: Millis,
+    /// Whether a device of the reserve begins when another one has delivered, so that as many as
+    /// were invited are at work for as long as there are any.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub refills: bool,
 }
 
 /// What an update was trained from that is not of the round at work.

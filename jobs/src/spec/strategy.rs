@@ -49,8 +49,9 @@ pub enum Strategy {
     /// Asynchronous: new parameters are made as soon as `participation.devices` updates are there,
     /// whichever version they were trained from; examples do not count (Nguyen et al. 2022). As many
     /// more devices are at work as `participation.over_selection` says: those that are not done go
-    /// on, and nobody waits for them. Whoever has delivered is invited again with the next version,
-    /// and not at once as in the paper: no device is in a buffer twice.
+    /// on, nobody waits for them, and whoever delivers is replaced at once. It is invited again
+    /// itself with the next version, and not before as it may be in the paper: no device is in a
+    /// buffer twice.
     FedBuff(FedBuff),
     /// The median of each coordinate; examples do not count (Yin et al. 2018).
     FedMedian {},

@@ -159,6 +159,42 @@ fn a_device_at_work_goes_on_and_counts_once_in_a_later_round() {
     assert_eq!(outcome.moved.down, Bytes(2), "what was offered to those left behind too");
 }
 
+/// Six devices, of which four are at work; the updates of two fill the buffer.
+#[test]
+fn whoever_delivers_into_a_buffer_is_replaced_at_once() {
+    for (strategy, replaced) in [("fedbuff", true), ("fedavg", false)] {
+        let (mut training, _) = begin(spec(strategy, Some(2), 1, 9));
+        let invited = offers(&found(&mut training, 1, 1, 6));
+        assert_eq!(invited.len(), 4, "{strategy}");
+        let at_work: BTreeSet<DeviceId> = invited.iter().map(|offer| offer.1.clone()).collect();
+        let [first, second] = [0, 1].map(|at: usize| invited[at].1.clone());
+        for device in &at_work {
+            accepted(&mut training, 1, device);
+        }
+        let next = offers(&give(&mut training, 2, 1, &first));
+        assert_eq!(next.len(), usize::from(replaced), "{strategy}");
+        for (_, device, _) in &next {
+            accepted(&mut training, 1, device);
+        }
+        give(&mut training, 3, 1, &second);
+        let outcome = ended(&aggregated(&mut training, 4, 1)).clone();
+        let mut both = [&first, &second];
+        both.sort();
+        assert_eq!(names(&outcome.updates), both, "{strategy}");
+        assert_eq!(outcome.stragglers.len(), 2 + next.len(), "{strategy}");
+        // The next version's round fills up to four again, with whoever is not at work.
+        let more = offers(&found(&mut training, 5, 2, 6));
+        assert_eq!(more.len(), 4 - outcome.stragglers.len(), "{strategy}");
+        assert!(more.iter().all(|offer| !outcome.stragglers.contains(&offer.1)), "{strategy}");
+        for (round, device, parameters) in next {
+            assert_eq!((round, parameters), (1, blob(0)));
+            assert!(!at_work.contains(&device));
+            give(&mut training, 6, 1, &device);
+            assert_eq!(training.round().unwrap().status().updates, 1, "it counts for the next");
+        }
+    }
+}
+
 #[test]
 fn nobody_is_blamed_for_updates_that_cannot_be_combined() {
     let (mut training, _) = begin(spec("fedbuff", Some(2), 1, 9));

@@ -73,3 +73,42 @@ async fn an_agent_waits_for_nats_but_not_with_wrong_flags() {
         assert!(!text.is_empty());
     }
 }
+
+/// A plan with mistakes starts nothing; without them its rounds are told while they are made, and
+/// shown afterwards with the device that is missing and why.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_is_trained_and_its_rounds_are_shown() {
+    let world = World::start().await;
+    let _steady = world.devices("steady", &["--first", "1", "--count", "2", "--adds"]);
+    let _failing = world.devices("failing", &["--first", "3", "--fails"]);
+    for number in 1..=3 {
+        world.online(&format!("device-{number:05}"), true).await;
+    }
+    let plan = world.folder().join("job.toml");
+    let path = plan.to_str().unwrap();
+    std::fs::write(&plan, "[spec]\nmodel = \"mlp\"\nrounds = 0\n[spec.local]\nmomentum = 2")
+        .unwrap();
+    let output = world.dunlin(&["train", "--plan", path]);
+    assert_refused(&output, &["spec.dataset", "spec.rounds", "spec.local.momentum is 2"]);
+    let jobs = world.get("/v1/jobs").await.body;
+    assert_eq!(jobs["jobs"], serde_json::json!([]), "{jobs:#}");
+
+    let text = "[spec]\nmodel = \"mlp\"\ndataset = \"blank\"\nrounds = 2\n\
+                [spec.local]\nepochs = 0\n[spec.participation]\nquorum = 2";
+    std::fs::write(&plan, text).unwrap();
+    let output = world.dunlin(&["train", "--plan", path]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text} {}", String::from_utf8_lossy(&output.stderr));
+    let id = text.split_whitespace().nth(1).unwrap().trim_end_matches(':');
+    assert_eq!(world.job(id).await["state"], "succeeded", "{text}");
+    assert!(text.contains("device-00003"), "the missing device is told: {text}");
+    let failure = &world.job(id).await["rounds"][1]["missing"][0][1]["message"];
+    for arguments in [&["rounds", "show", id][..], &["rounds", "show", id, "--round", "2"]] {
+        let shown = String::from_utf8(world.dunlin(arguments).stdout).unwrap();
+        for word in ["device-00003", failure.as_str().unwrap()] {
+            assert!(shown.contains(word), "{shown} lacks {word}");
+        }
+    }
+    let output = world.dunlin(&["rounds", "show", id, "--round", "3"]);
+    assert_refused(&output, &["no round \"3\" that ended", "hint:"]);
+}

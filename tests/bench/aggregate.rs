@@ -44,26 +44,23 @@ pub(crate) fn measure() {
     }
     let (limit, tiles, chunks) = (reading.best(), tiles.best(), chunks.best());
     println!("  {:<44} {:>12}", "reading them once", ms(limit));
-    let share = |time: Duration, moved: f64| moved * limit.as_secs_f64() / time.as_secs_f64();
-    let shown = format!("{} = {:.2}", ms(tiles), share(tiles, 1.0));
-    against_bar("side by side, in tiles", &shown, "0.5 of reading", share(tiles, 1.0) >= 0.5);
-    let moved = share(chunks, MOVED);
-    let shown = format!("{} = {moved:.2}", ms(chunks));
-    against_bar("one after another, in chunks, 5 x the bytes", &shown, "0.5", moved >= 0.5);
+    let share = |time: Duration| limit.as_secs_f64() / time.as_secs_f64();
+    let shown = format!("{} = {:.2}", ms(tiles), share(tiles));
+    against_bar("side by side, in tiles", &shown, "0.5 of reading", share(tiles) >= 0.5);
+    let shown = format!("{} = {:.2}", ms(chunks), share(chunks));
+    against_bar("one after another, in chunks", &shown, "0.5 of reading", share(chunks) >= 0.5);
+    let moved = MOVED * share(chunks);
+    println!("  {:<44} {:>12}", "the same by the bytes that it moves", format!("{moved:.2}"));
     let Some(lines) = numpy() else { return };
-    let ratio = |way: &str, time: Duration| {
+    for (way, time) in [("side by side", tiles), ("one after another", chunks)] {
         let its_own = lines.iter().filter(|line| line["way"] == way);
         let seconds = its_own.filter_map(|line| line["seconds"].as_f64()).reduce(f64::min);
         let numpy = Duration::from_secs_f64(seconds.expect("numpy tells its times"));
         println!("  {:<44} {:>12}", format!("numpy, in blocks, {way}"), ms(numpy));
-        numpy.as_secs_f64() / time.as_secs_f64()
-    };
-    let side_by_side = ratio("side by side", tiles);
-    let shown = format!("{side_by_side:.1} x");
-    against_bar("numpy's time of ours, side by side", &shown, "3 x", side_by_side >= 3.0);
-    // Memory is the limit, whoever adds.
-    let shown = format!("{:.1} x", ratio("one after another", chunks));
-    println!("  {:<44} {:>12}", "numpy's time of ours, one after another", shown);
+        let ratio = numpy.as_secs_f64() / time.as_secs_f64();
+        let name = format!("numpy's time of ours, {way}");
+        against_bar(&name, &format!("{ratio:.1} x"), "3 x", ratio >= 3.0);
+    }
 }
 
 fn update(device: usize) -> Vec<f32> {

@@ -287,8 +287,8 @@ impl LocalRun {
             return Err(Failure::new(FailureCode::InvalidDataset, message));
         }
         let batch_size = local.batch_size as usize;
-        let per_epoch = examples.len().div_ceil(batch_size) as u64;
-        let all = local.steps(examples.len() as u64);
+        let count = examples.len() as u64;
+        let (per_epoch, all) = (local.steps_per_epoch(count), local.steps(count));
         let augmentation = settings::augmentation(&local.augment, dataset)?;
         let (optimizer, settings) = settings::of(&self.task, all);
         let loss = settings.loss;

@@ -102,11 +102,15 @@ impl Default for LocalTraining {
 }
 
 impl LocalTraining {
-    /// Steps that a device takes which has so many examples: `epochs` passes in batches, the last one
-    /// of each with what is left, and none beyond `steps_max`.
+    /// Steps of one pass over so many examples, in batches, the last one with what is left.
+    pub fn steps_per_epoch(&self, examples: u64) -> u64 {
+        examples.div_ceil(self.batch_size.max(1).into())
+    }
+
+    /// Steps that a device takes which has so many examples: those of all its passes, and none
+    /// beyond `steps_max`.
     pub fn steps(&self, examples: u64) -> u64 {
-        let all = examples.div_ceil(self.batch_size.max(1).into());
-        let all = all.saturating_mul(self.epochs.into());
+        let all = self.steps_per_epoch(examples).saturating_mul(self.epochs.into());
         self.steps_max.map_or(all, |max| all.min(max.into()))
     }
 

@@ -61,7 +61,7 @@ const COUNTERPARTS: &[(&str, &str, &[&str])] = &[
         ],
     ),
     (
-        "jobs/tests/flower.rs",
+        "jobs/src/round/tests/flower.rs",
         "a_fraction_is_invited",
         &[
             "server/strategy/(fedavg|fedmedian|krum)_test.py::num_fit_clients(20)",
@@ -75,7 +75,7 @@ const COUNTERPARTS: &[(&str, &str, &[&str])] = &[
         ],
     ),
     (
-        "jobs/tests/flower.rs",
+        "jobs/src/round/tests/flower.rs",
         "a_quorum_decides",
         &[
             "server/strategy/fault_tolerant_fedavg_test.py::fit_no_results_no_failures",
@@ -86,7 +86,7 @@ const COUNTERPARTS: &[(&str, &str, &[&str])] = &[
         ],
     ),
     (
-        "jobs/tests/flower.rs",
+        "jobs/src/round/tests/flower.rs",
         "judgements_that_came_count",
         &[
             "server/strategy/fault_tolerant_fedavg_test.py::evaluate_no_results_no_failures",
@@ -96,7 +96,7 @@ const COUNTERPARTS: &[(&str, &str, &[&str])] = &[
         ],
     ),
     (
-        "jobs/tests/flower.rs",
+        "jobs/src/round/tests/flower.rs",
         "losses_are_averaged_by_examples",
         &[
             "server/strategy/aggregate_test.py::test_weighted_loss_avg_single_value",
@@ -104,17 +104,17 @@ const COUNTERPARTS: &[(&str, &str, &[&str])] = &[
         ],
     ),
     (
-        "jobs/tests/flower.rs",
+        "jobs/src/round/tests/flower.rs",
         "metrics_are_averaged_by_examples",
         &["serverapp/strategy/strategy_utils_test.py::metricrecords"],
     ),
     (
-        "jobs/tests/flower.rs",
+        "jobs/src/round/tests/flower.rs",
         "reports_are_whole",
         &["serverapp/strategy/strategy_utils_test.py::consistency"],
     ),
     (
-        "jobs/tests/flower.rs",
+        "jobs/src/round/tests/flower.rs",
         "an_adaptive_norm_takes_a_part_of_the_noise",
         &["common/differential_privacy_test.py::compute_adaptive_noise_params"],
     ),

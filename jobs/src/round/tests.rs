@@ -3,6 +3,7 @@ use crate::id::{Bytes, Digest};
 use crate::report::FailureCode;
 use crate::spec::{Evaluate, Participation, Selection};
 
+mod flower;
 mod masked;
 mod model;
 mod properties;

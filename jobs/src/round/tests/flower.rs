@@ -1,20 +1,18 @@
 //! What Flower's own unit tests say of rounds, reports and promises; `tests/flower/main.rs` lists
 //! where each of them is met.
 
-#![expect(clippy::unwrap_used, reason = "a test program: it stops at the first surprise")]
 #![expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small numbers")]
 #![expect(clippy::cast_precision_loss, reason = "numbers of devices")]
 
-use jobs::id::{Attempt, BlobRef, Bytes, DeviceId, Digest, Millis, RoundNumber};
-use jobs::privacy::update_noise_multiplier;
-use jobs::report::{EvaluationReport, Failure, FailureCode, UpdateReport};
-use jobs::round::{Aggregate, Effect, Event, Outcome, Plan, Round};
-use jobs::spec::{AdaptiveClip, Evaluate, JobSpec, Participation, Purpose, Selection, validate};
 use serde_json::{Value, json};
+
+use super::*;
+use crate::privacy::update_noise_multiplier;
+use crate::spec::{AdaptiveClip, JobSpec, validate};
 
 fn facts(algo: &str) -> Vec<Value> {
     let all: Value =
-        serde_json::from_str(include_str!("../../tests/flower/unit_tests.json")).unwrap();
+        serde_json::from_str(include_str!("../../../../tests/flower/unit_tests.json")).unwrap();
     let mut facts = all["tests"].as_array().unwrap().clone();
     facts.retain(|fact| fact["algo"] == algo);
     assert!(!facts.is_empty(), "{algo}");
@@ -33,44 +31,9 @@ fn assert_near(found: f64, expected: f64) {
     assert!((found - expected).abs() <= 1e-12 * expected.abs().max(1.0), "{found}, {expected}");
 }
 
-fn devices(count: usize) -> Vec<DeviceId> {
-    (0..count).map(|index| DeviceId::parse(&format!("d{index}")).unwrap()).collect()
-}
-
-fn blob(number: u64) -> BlobRef {
-    BlobRef::by_digest(Digest::parse(&format!("sha256:{number:064x}")).unwrap(), Bytes(8))
-}
-
-fn update() -> UpdateReport {
-    UpdateReport {
-        parameters: blob(1),
-        examples: 10,
-        loss: 0.5,
-        accuracy: 0.75,
-        steps: 3,
-        duration_ms: Millis(20),
-        engine: "native".to_owned(),
-        initial_loss: None,
-        control_change: None,
-        held: false,
-        crc32: None,
-    }
-}
-
 /// A round that has been told of so many devices, and whom it invited.
 fn begun(participation: Participation, there: usize) -> (Round, Vec<DeviceId>) {
-    let plan = Plan {
-        round: RoundNumber(1),
-        parameters: blob(0),
-        encoded: None,
-        participation,
-        evaluate: Evaluate::Devices,
-        seed: 7,
-        sampling: None,
-        masked: None,
-        versions: None,
-    };
-    let (mut round, _) = Round::begin(Millis(0), plan);
+    let (mut round, _) = Round::begin(Millis(0), plan(participation));
     let effects = round.step(Millis(0), &Event::DevicesFound { devices: devices(there) });
     (round, offered(&effects, Purpose::Train))
 }
@@ -83,28 +46,8 @@ fn offered(effects: &[Effect], to_do: Purpose) -> Vec<DeviceId> {
     effects.iter().filter_map(device).collect()
 }
 
-/// A device's update arrives and is of use.
-fn give(round: &mut Round, device: &DeviceId) -> Vec<Effect> {
-    let attempt = Attempt(1);
-    let received = Event::UpdateReceived { device: device.clone(), attempt, update: update() };
-    let mut effects = round.step(Millis(1), &received);
-    let (device, parameters) = (device.clone(), blob(1));
-    let checked = Event::UpdateChecked { device, parameters, refused: None };
-    effects.extend(round.step(Millis(1), &checked));
-    effects
-}
-
 fn fail(round: &mut Round, device: &DeviceId, purpose: Purpose) -> Vec<Effect> {
-    let failure = Failure::new(FailureCode::Diverged, "because");
-    let (device, attempt) = (device.clone(), Attempt(1));
-    round.step(Millis(1), &Event::TaskFailed { device, purpose, attempt, failure })
-}
-
-fn outcome(effects: &[Effect]) -> &Outcome {
-    match effects.last() {
-        Some(Effect::End(outcome)) => outcome,
-        other => panic!("{other:?}"),
-    }
+    round.step(Millis(1), &failed(device, purpose, 1, FailureCode::Diverged))
 }
 
 /// How a round ends whose devices give these judgements, or none.
@@ -112,7 +55,7 @@ fn judged(judgements: &[Option<EvaluationReport>]) -> Outcome {
     let participation = Participation { deadline_ms: Millis(60_000), ..Participation::default() };
     let (mut round, invited) = begun(participation, judgements.len());
     for device in &invited {
-        give(&mut round, device);
+        give(&mut round, 1, device, 1, 1);
     }
     let mut effects = round.step(Millis(2), &Event::Aggregated(Aggregate::of(blob(9))));
     for (device, judgement) in devices(judgements.len()).into_iter().zip(judgements) {
@@ -130,8 +73,8 @@ fn judged(judgements: &[Option<EvaluationReport>]) -> Outcome {
     outcome(&effects).clone()
 }
 
-fn judgement(examples: u64, loss: f64, accuracy: f64) -> EvaluationReport {
-    EvaluationReport { examples, loss, accuracy, duration_ms: Millis(2) }
+fn weighing(examples: u64, loss: f64, accuracy: f64) -> EvaluationReport {
+    EvaluationReport { examples, loss, ..judgement(accuracy) }
 }
 
 /// `max(int(available * fraction), min)`: so many train, and the same judge what they made.
@@ -147,7 +90,7 @@ fn a_fraction_is_invited() {
         let (mut round, invited) = begun(participation, count(&fact["available"]));
         assert_eq!(invited.len(), expected, "{fact}");
         for device in &invited {
-            give(&mut round, device);
+            give(&mut round, 1, device, 1, 1);
         }
         let effects = round.step(Millis(2), &Event::Aggregated(Aggregate::of(blob(9))));
         assert_eq!(offered(&effects, Purpose::Evaluate).len(), expected, "{fact}");
@@ -169,7 +112,7 @@ fn a_quorum_decides() {
         let mut effects = Vec::new();
         for (index, device) in invited.iter().enumerate() {
             effects.extend(if index < results {
-                give(&mut round, device)
+                give(&mut round, 1, device, 1, 1)
             } else {
                 fail(&mut round, device, Purpose::Train)
             });
@@ -195,7 +138,7 @@ fn judgements_that_came_count() {
     for fact in facts("quorum_evaluate") {
         let (results, failures) = (count(&fact["results"]), count(&fact["failures"]));
         let loss = number(&fact["loss"]);
-        let mut judgements = vec![Some(judgement(5, loss, 0.5)); results];
+        let mut judgements = vec![Some(weighing(5, loss, 0.5)); results];
         judgements.resize(results + failures, None);
         let outcome = judged(&judgements);
         let expected = (results > 0).then_some(loss);
@@ -210,7 +153,7 @@ fn losses_are_averaged_by_examples() {
     for fact in facts("weighted_loss_avg") {
         let input = fact["input"].as_array().unwrap().iter();
         let judgements: Vec<_> =
-            input.map(|it| Some(judgement(count(&it[0]) as u64, number(&it[1]), 0.0))).collect();
+            input.map(|it| Some(weighing(count(&it[0]) as u64, number(&it[1]), 0.0))).collect();
         assert_near(judged(&judgements).loss().unwrap(), number(&fact["expected"]));
     }
 }
@@ -223,7 +166,7 @@ fn metrics_are_averaged_by_examples() {
     let metrics = [(0.5, 0.25), (2.0, 0.75), (3.5, 1.0)];
     let judgements = weights.iter().zip(metrics);
     let judgements: Vec<_> = judgements
-        .map(|(weight, (loss, accuracy))| Some(judgement((100.0 * weight) as u64, loss, accuracy)))
+        .map(|(weight, (loss, accuracy))| Some(weighing((100.0 * weight) as u64, loss, accuracy)))
         .collect();
     let outcome = judged(&judgements);
     let mean = |metric: fn((f64, f64)) -> f64| {
@@ -237,7 +180,7 @@ fn metrics_are_averaged_by_examples() {
 /// of the model: `models` compares them.
 #[test]
 fn reports_are_whole() {
-    let whole = serde_json::to_value(update()).unwrap();
+    let whole = serde_json::to_value(update(1)).unwrap();
     let read = |text: &str| serde_json::from_str::<UpdateReport>(text).is_ok();
     let without = |name: &str| {
         let mut report = whole.clone();

@@ -44,8 +44,7 @@ pub struct BlobReader {
     batch_most: u64,
     /// And as many as come in a short time.
     batch_bytes: Batch,
-    /// When the batch was asked for, and the bytes of the connection and of the blob by then.
-    asked: (Instant, u64, u64),
+    asked: Asked,
     received: u64,
     batch: Option<Subscriber>,
     /// How often the connection was made before the batch was asked for.
@@ -56,6 +55,17 @@ pub struct BlobReader {
     /// Until when they have to have given it.
     until: Option<Instant>,
     check: Check,
+}
+
+/// How it was when a batch was asked for.
+#[derive(Debug)]
+struct Asked {
+    at: Instant,
+    /// Bytes that had come over the connection, and of the blob.
+    connection: u64,
+    received: u64,
+    /// Bytes that were asked for.
+    bytes: u64,
 }
 
 /// What the bytes are compared with.
@@ -118,7 +128,7 @@ impl BlobReader {
             size,
             batch_most,
             batch_bytes: Batch::new(),
-            asked: (Instant::now(), 0, 0),
+            asked: Asked { at: Instant::now(), connection: 0, received: 0, bytes: 0 },
             received: 0,
             batch: None,
             connections: 0,
@@ -220,7 +230,7 @@ impl BlobReader {
 
     /// The next message of a batch; `None` when none comes, and nothing of it either.
     async fn arrival(&self, batch: &mut Subscriber) -> Option<Message> {
-        let (_, asked, _) = self.asked;
+        let Asked { connection: asked, bytes, .. } = self.asked;
         let mut before = self.blobs.bytes_received();
         loop {
             if let Ok(message) = tokio::time::timeout(CHUNK_TIMEOUT, batch.next()).await {
@@ -228,7 +238,7 @@ impl BlobReader {
             }
             let now = self.blobs.bytes_received();
             // Other transfers may go on where this one stands still.
-            let is_ours = now - asked <= 2 * self.batch_bytes.bytes();
+            let is_ours = now - asked <= 2 * bytes;
             if now - before < BYTES_MIN || !is_ours {
                 return None;
             }
@@ -240,11 +250,16 @@ impl BlobReader {
     async fn ask(&mut self) -> Result<Subscriber, BlobError> {
         let doing = "asking for a blob";
         self.connections = self.blobs.connections();
-        self.asked = (Instant::now(), self.blobs.bytes_received(), self.received);
+        let bytes = self.batch_bytes.bytes().min(self.batch_most);
+        self.asked = Asked {
+            at: Instant::now(),
+            connection: self.blobs.bytes_received(),
+            received: self.received,
+            bytes: bytes.min(self.size.0 - self.received),
+        };
         let inbox = self.blobs.client.new_inbox();
         let batch = self.blobs.client.subscribe(inbox.clone()).await;
         let batch = batch.map_err(|error| BlobError::unavailable(doing, error))?;
-        let bytes = self.batch_bytes.bytes().min(self.batch_most);
         let (subject, request) = self.source.request(self.received, self.size.0, bytes);
         let sent = self.blobs.client.publish_with_reply(subject, inbox, request).await;
         sent.map_err(|error| BlobError::unavailable(doing, error))?;
@@ -253,9 +268,9 @@ impl BlobReader {
 
     /// The batch ended, and perhaps the blob did not.
     fn batch_ended(&mut self) {
-        let (at, _, before) = self.asked;
-        let came = self.received - before;
-        self.batch_bytes = self.batch_bytes.after(came, at.elapsed()).most(self.batch_most);
+        let came = self.received - self.asked.received;
+        let took = self.asked.at.elapsed();
+        self.batch_bytes = self.batch_bytes.after(came, took).most(self.batch_most);
     }
 
     /// Rests before whoever holds the blob is asked again: a connection may be made again.

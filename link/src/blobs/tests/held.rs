@@ -174,3 +174,31 @@ async fn words_that_are_no_part_end_the_reading() {
     let error = read(&blobs, &blob_of(&pattern(1000, 5))).await.unwrap_err();
     assert!(error.to_string().contains("where it begins"), "{error}");
 }
+
+/// What else comes over the connection is not taken for a part that is on its way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_answer_is_missed_beside_other_traffic() {
+    let server = Server::start();
+    let blobs = Blobs::new(server.client().await);
+    let (mut noise, other) =
+        (blobs.client.subscribe("noise").await.unwrap(), server.client().await);
+    blobs.client.flush().await.unwrap();
+    let noisy = tokio::spawn(async move {
+        loop {
+            other.publish("noise", pattern(5_000, 3)).await.unwrap();
+            let _ = noise.next().await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    });
+    let bytes = pattern(1_000, 4);
+    let held = bytes.clone();
+    let answer = move |number: usize, _: &Message, request: HeldRequest| match number {
+        // Nothing is said.
+        0 => vec![(0, Bytes::new())],
+        _ => vec![part(&held, &request)],
+    };
+    let holder = Holder::start(&server, Box::new(answer)).await;
+    assert!(read(&blobs, &blob_of(&bytes)).await.unwrap() == bytes);
+    assert_eq!(holder.asked.load(Ordering::Relaxed), 2);
+    noisy.abort();
+}

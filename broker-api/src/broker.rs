@@ -214,9 +214,8 @@ impl Broker {
     ///
     /// # Errors
     /// What [`Broker::submit`] would refuse.
-    #[expect(clippy::unused_async, reason = "a check may have to ask")]
     pub async fn check(&self, spec: &JobSpec) -> Result<Vec<DeviceId>, ApiError> {
-        self.core.check(spec)
+        self.core.check(spec).await
     }
 
     /// Accepts a job: when this returns it is stored and will end exactly once.
@@ -353,9 +352,8 @@ impl Broker {
     ///
     /// # Errors
     /// An unknown model or version.
-    #[expect(clippy::unused_async, reason = "the cache need not be whole for ever")]
     pub async fn model(&self, query: &ModelQuery) -> Result<ModelRecord, ApiError> {
-        self.core.registry.find(query).map(|record| (*record).clone())
+        Ok((*self.core.registry.find(query).await?).clone())
     }
 
     /// Every version of every model, by name, the newest first.

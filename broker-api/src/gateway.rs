@@ -179,7 +179,7 @@ impl Gateway {
     ) -> Result<Answer, ApiError> {
         let spec = JobSpec { selector, deadline_ms: deadline, work: WorkSpec::Infer(spec) };
         let id = crate::broker::new_job_id();
-        let mut errand = self.errand(id, spec, self.fleet.now(), Binary::Here(binary))?;
+        let mut errand = self.errand(id, spec, self.fleet.now(), Binary::Here(binary)).await?;
         errand.answer_to = answer_to;
         let ending = self.run(&errand, None, None).await?;
         match (ending.report, ending.failure) {
@@ -196,7 +196,7 @@ impl Gateway {
     }
 
     /// Looks the model up and fits the input to it.
-    pub(crate) fn errand(
+    pub(crate) async fn errand(
         &self,
         id: JobId,
         spec: JobSpec,
@@ -206,7 +206,7 @@ impl Gateway {
         let WorkSpec::Infer(infer) = &spec.work else {
             return Err(internal(format!("{:?} is placed like a request", spec.work.kind())));
         };
-        let model = self.registry.find(&infer.model)?;
+        let model = self.registry.find(&infer.model).await?;
         let input = request::fit(infer.input.clone(), &model.config.inputs)?;
         if input == InferInput::Picture && model.config.preprocessing.is_none() {
             return Err(ApiError::new(

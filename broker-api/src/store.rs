@@ -277,6 +277,9 @@ impl From<StoreError> for ApiError {
             StoreError::Send(SendError::TooLarge { .. }) => {
                 (ApiCode::TooLarge, "raise max_payload in the nats-server's configuration")
             }
+            StoreError::Blob(error) if !matches!(error, BlobError::Unavailable { .. }) => {
+                (ApiCode::Job(error.code()), "")
+            }
             StoreError::Unavailable { .. } | StoreError::Send(_) | StoreError::Blob(_) => {
                 (ApiCode::Unavailable, "see whether nats-server is well, then try again")
             }

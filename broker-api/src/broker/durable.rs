@@ -41,16 +41,16 @@ pub(crate) struct JobEnd {
 
 impl Core {
     /// Checks a job; the devices that match now.
-    pub(crate) fn check(&self, spec: &JobSpec) -> Result<Vec<DeviceId>, ApiError> {
+    pub(crate) async fn check(&self, spec: &JobSpec) -> Result<Vec<DeviceId>, ApiError> {
         request::check(spec)?;
         let dataset = match &spec.work {
             WorkSpec::Infer(infer) => {
-                let model = self.registry.find(&infer.model)?;
+                let model = self.registry.find(&infer.model).await?;
                 request::fit(infer.input.clone(), &model.config.inputs)?;
                 None
             }
             WorkSpec::Train(train) => {
-                self.check_trainable(train)?;
+                self.check_trainable(train).await?;
                 self.check_dataset(&train.dataset)?;
                 self.check_judge(train)?;
                 Some(&train.dataset)
@@ -91,7 +91,7 @@ impl Core {
         id: Option<JobId>,
         idempotency_key: Option<String>,
     ) -> Result<JobRecord, ApiError> {
-        self.check(&spec)?;
+        self.check(&spec).await?;
         check_binary(&spec, &binary)?;
         self.gateway.check_input(&binary)?;
         let input = if binary.is_empty() {
@@ -267,7 +267,7 @@ impl Core {
                 ));
             }
         }
-        self.check(&record.spec)?;
+        self.check(&record.spec).await?;
         if let Some(input) = &input
             && !self.store.blobs.renew(&input.digest).await.map_err(StoreError::from)?
         {

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use jobs::id::{BlobRef, Bytes as Size, Digest, ModelName, ModelRef, ModelVersion};
+use jobs::id::{BlobRef, Bytes as Size, Digest, JobId, ModelName, ModelRef, ModelVersion};
 use jobs::spec::ModelQuery;
 use link::blobs::{BlobError, Blobs};
 use models::artifact::{self, Descriptor, Manifest, ModelConfig};
@@ -80,17 +80,57 @@ impl Registry {
         }
     }
 
-    /// A model version; the one registered last when the query names none.
+    /// A model version; the one registered last when the query names none. That there is none is
+    /// said when everything that is stored was looked through.
     ///
     /// # Errors
-    /// [`ApiCode::UnknownModel`] with what there is.
-    pub fn find(&self, query: &ModelQuery) -> Result<Arc<ModelRecord>, ApiError> {
+    /// [`ApiCode::UnknownModel`] with what there is; [`ApiCode::Unavailable`].
+    pub async fn find(&self, query: &ModelQuery) -> Result<Arc<ModelRecord>, ApiError> {
+        self.look_up(query).await?.ok_or_else(|| unknown(query, &self.read()))
+    }
+
+    /// [`Registry::find`], for who has another answer when there is none.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub(crate) async fn look_up(
+        &self,
+        query: &ModelQuery,
+    ) -> Result<Option<Arc<ModelRecord>>, StoreError> {
+        if let Some(found) = self.known(query) {
+            return Ok(Some(found));
+        }
+        self.read_all().await?;
+        Ok(self.known(query))
+    }
+
+    fn known(&self, query: &ModelQuery) -> Option<Arc<ModelRecord>> {
         let models = self.read();
         let found = match &query.version {
             Some(version) => models.get(&model_key(&query.name, version)),
             None => versions(&models, &query.name).max_by_key(|entry| entry.revision),
         };
-        found.map(|entry| entry.value.clone()).ok_or_else(|| unknown(query, &models))
+        found.map(|entry| entry.value.clone())
+    }
+
+    /// The version that a job made, if it made one.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub(crate) async fn made_by(
+        &self,
+        job: &JobId,
+    ) -> Result<Option<Arc<ModelRecord>>, StoreError> {
+        let made = |record: &Arc<ModelRecord>| {
+            record.config.lineage.as_ref().is_some_and(|lineage| lineage.job == job.as_str())
+        };
+        self.read_all().await?;
+        Ok(self.records().into_iter().find(made))
+    }
+
+    /// Waits until everything that is stored is known here.
+    async fn read_all(&self) -> Result<(), StoreError> {
+        self.store.models.told(&self.progress, SEEN_WITHIN).await
     }
 
     /// How far the bucket of models is known.
@@ -220,7 +260,7 @@ impl Registry {
     /// # Errors
     /// [`ApiCode::UnknownModel`], [`ApiCode::Unavailable`].
     pub async fn remove(&self, query: &ModelQuery) -> Result<(), ApiError> {
-        let record = self.find(query)?;
+        let record = self.find(query).await?;
         let key = model_key(&record.reference.name, &record.reference.version);
         if let Err(error) = self.renew_blobs(&record).await {
             tracing::warn!(model = name_of(&record), %error, "blobs of a model may go with it");
@@ -245,8 +285,8 @@ impl Registry {
     }
 
     async fn await_seen(&self, revision: u64) {
-        if !self.progress.until(SEEN_WITHIN, |seen| seen >= revision).await {
-            tracing::warn!(revision, "the watch on models is behind");
+        if let Err(error) = self.store.models.told_to(revision, &self.progress, SEEN_WITHIN).await {
+            tracing::warn!(%error, "a model is registered and not known here yet");
         }
     }
 

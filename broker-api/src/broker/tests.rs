@@ -459,3 +459,30 @@ async fn the_fleet_is_measured_a_few_times_at_once() {
     assert_eq!(codes, [ApiCode::Overloaded; 4]);
     assert_eq!(device.offered.borrow_and_update().len(), 16);
 }
+
+/// The server forgets who follows the bucket of models, as it does when it loses its disk; those
+/// notice it after ten seconds of silence.
+#[tokio::test]
+async fn a_model_is_found_though_the_watch_on_models_is_broken() {
+    let world = World::new().await;
+    let (first, second) = (world.broker().await, world.broker().await);
+    let context = async_nats::jetstream::new(world.client().await);
+    let models = context.get_stream("KV_models").await.unwrap();
+    let mut forgotten = 0;
+    let mut names = models.consumer_names();
+    while let Some(name) = names.next().await {
+        models.delete_consumer(&name.unwrap()).await.unwrap();
+        forgotten += 1;
+    }
+    assert_eq!(forgotten, 2);
+    let began = std::time::Instant::now();
+    let registered = register(&first, "m").await;
+    let query = |version: Option<&str>| ModelQuery { name: id("m"), version: version.map(id) };
+    for query in [query(None), query(Some("1"))] {
+        assert_eq!(first.model(&query).await.unwrap(), registered);
+        assert_eq!(second.model(&query).await.unwrap(), registered);
+    }
+    let unknown = second.model(&query(Some("2"))).await.unwrap_err();
+    assert_eq!(unknown.code, ApiCode::UnknownModel, "{unknown}");
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+}

@@ -119,8 +119,8 @@ async fn spare_referenced(
         return Ok(());
     }
     let Core { store, index, registry, .. } = core;
-    store.jobs.told(index.progress(), TOLD_WITHIN).await?;
-    store.models.told(registry.progress(), TOLD_WITHIN).await?;
+    store.jobs.told_all(index.progress(), TOLD_WITHIN).await?;
+    store.models.told_all(registry.progress(), TOLD_WITHIN).await?;
     index.each_digest(|digest| suspects.spare(digest));
     for record in registry.records() {
         suspects.spare_all(record.digests());

@@ -124,10 +124,10 @@ impl Core {
             None => Binary::Here(Bytes::new()),
             Some(blob) => Binary::Stored(blob.clone()),
         };
-        let errand =
-            self.gateway.errand(record.id.clone(), record.spec.clone(), record.accepted_at, binary);
-        let mut errand = match errand {
+        let (id, spec) = (record.id.clone(), record.spec.clone());
+        let mut errand = match self.gateway.errand(id, spec, record.accepted_at, binary).await {
             Ok(errand) => errand,
+            Err(error) if error.code == ApiCode::Unavailable => return Err(error),
             Err(error) => return Ok(failed(as_failure(&error))),
         };
         errand.patient = true;

@@ -13,6 +13,7 @@ use jobs::spec::{
 use jobs::training::{Effect, Event};
 use jobs::{subject, wire};
 
+use super::finish::Unregistered;
 use super::owner::{Owner, REST, Stop};
 use super::pace::Offered;
 use super::state::round_key;
@@ -365,10 +366,21 @@ impl Owner {
         let (machine, updates) = (self.machine.clone(), self.updates.clone());
         self.core.spawn(async move {
             updates.rest().await;
-            let registered = core.register_result(&job, &spec, &prepared, &parameters, &machine);
-            let event = match registered.await {
-                Ok(model) => Event::Registered { model },
-                Err(failure) => Event::RegistrationFailed { failure },
+            let event = loop {
+                let made = core.register_result(&job, &spec, &prepared, &parameters, &machine);
+                match made.await {
+                    Ok(model) => break Event::Registered { model },
+                    Err(Unregistered::Failed(failure)) => {
+                        break Event::RegistrationFailed { failure };
+                    }
+                    Err(Unregistered::Unavailable(error)) => {
+                        tracing::warn!(%job, %error, "a result waits for the store");
+                    }
+                }
+                let over = tokio::time::timeout(REST, done.closed()).await;
+                if over.is_ok() {
+                    return;
+                }
             };
             let _ = done.send(event).await;
         });

@@ -17,6 +17,44 @@ use super::state::Prepared;
 use crate::broker::Core;
 use crate::broker::register::declared;
 use crate::broker::work::as_failure;
+use crate::error::{ApiCode, ApiError};
+use crate::store::StoreError;
+
+/// Why the result of a training is not registered.
+#[derive(Debug)]
+pub(super) enum Unregistered {
+    /// It never will be.
+    Failed(Failure),
+    /// The store does not answer, which may pass.
+    Unavailable(ApiError),
+}
+
+impl From<ApiError> for Unregistered {
+    fn from(error: ApiError) -> Self {
+        match error.code {
+            ApiCode::Unavailable => Self::Unavailable(error),
+            _ => Self::Failed(as_failure(&error)),
+        }
+    }
+}
+
+impl From<StoreError> for Unregistered {
+    fn from(error: StoreError) -> Self {
+        ApiError::from(error).into()
+    }
+}
+
+impl From<BlobError> for Unregistered {
+    fn from(error: BlobError) -> Self {
+        StoreError::from(error).into()
+    }
+}
+
+impl From<Failure> for Unregistered {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
 
 impl Core {
     /// Registers the parameters as a version of the model; once for each job, however often it
@@ -28,20 +66,17 @@ impl Core {
         prepared: &Prepared,
         parameters: &BlobRef,
         training: &Training,
-    ) -> Result<ModelRef, Failure> {
+    ) -> Result<ModelRef, Unregistered> {
         let name = spec.register_as.as_ref().unwrap_or(&spec.model.name);
-        let made = |record: &crate::record::ModelRecord| {
-            record.config.lineage.as_ref().is_some_and(|lineage| lineage.job == job.as_str())
-        };
-        if let Some(record) = self.registry.list().into_iter().find(made) {
-            return Ok(record.reference);
+        if let Some(record) = self.registry.made_by(job).await? {
+            return Ok(record.reference.clone());
         }
         let definition = Arc::new(self.definition(prepared).await?);
         let blobs = &self.store.blobs;
-        let parameters = blobs.get(parameters).await.map_err(|error| unavailable(&error))?;
+        let parameters = blobs.get(parameters).await?;
         // One form after the other, so that there are never many copies of a large model.
         let trainable = export(&definition, &parameters, Form::Training).await?;
-        let trainable = blobs.put(trainable).await.map_err(|error| unavailable(&error))?;
+        let trainable = blobs.put(trainable).await?;
         let inference = export(&definition, &parameters, Form::Inference).await?;
         drop(parameters);
         let inference = with_normalization(inference, prepared).await?;
@@ -53,10 +88,8 @@ impl Core {
             lineage: Some(self.lineage(job, spec, training).await?),
             ..ModelConfig::default()
         };
-        let config =
-            declared(inference.clone(), config).await.map_err(|error| as_failure(&error))?;
-        let added = self.registry.add(name, None, inference, Some(trainable), config).await;
-        added.map(|record| record.reference).map_err(|error| as_failure(&error))
+        let config = declared(inference.clone(), config).await?;
+        Ok(self.registry.add(name, None, inference, Some(trainable), config).await?.reference)
     }
 
     /// From which data, in which rounds, on which devices the result was made.
@@ -65,12 +98,12 @@ impl Core {
         job: &JobId,
         spec: &TrainSpec,
         training: &Training,
-    ) -> Result<Lineage, Failure> {
+    ) -> Result<Lineage, StoreError> {
         let result = training.result();
         let mut devices = BTreeSet::new();
         let mut outcomes = self.outcomes(job);
         while let Some(outcome) = outcomes.next().await {
-            let outcome = outcome.map_err(|error| as_failure(&error.into()))?;
+            let outcome = outcome?;
             if outcome.failure.is_none() && outcome.round <= result.round {
                 devices.extend(outcome.updates.iter().map(|(device, _)| device.to_string()));
             }
@@ -85,10 +118,10 @@ impl Core {
     }
 
     /// What was trained; the file is let go of.
-    async fn definition(&self, prepared: &Prepared) -> Result<Definition, Failure> {
-        let onnx = self.store.blobs.get(&prepared.graph).await;
-        let onnx = onnx.map_err(|error| unavailable(&error))?;
-        blocking(move || Definition::read(&onnx).map_err(|error| unwritable(&error))).await
+    async fn definition(&self, prepared: &Prepared) -> Result<Definition, Unregistered> {
+        let onnx = self.store.blobs.get(&prepared.graph).await?;
+        let read = move || Definition::read(&onnx).map_err(|error| unwritable(&error));
+        Ok(blocking(read).await?)
     }
 }
 
@@ -97,10 +130,6 @@ impl Core {
 enum Form {
     Training,
     Inference,
-}
-
-fn unavailable(error: &BlobError) -> Failure {
-    Failure::new(error.code(), error.to_string())
 }
 
 /// The model as an ONNX file.

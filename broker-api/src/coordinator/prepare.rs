@@ -60,10 +60,12 @@ fn failed(code: FailureCode, message: impl Into<String>) -> Unprepared {
 
 impl Core {
     /// Whether a model can be trained as far as its name tells.
-    pub(crate) fn check_trainable(&self, spec: &TrainSpec) -> Result<(), ApiError> {
-        match self.registry.find(&spec.model) {
+    pub(crate) async fn check_trainable(&self, spec: &TrainSpec) -> Result<(), ApiError> {
+        if is_family(spec) {
+            return Ok(());
+        }
+        match self.registry.find(&spec.model).await {
             Ok(_) => Ok(()),
-            Err(_) if is_family(spec) => Ok(()),
             Err(error) if error.code == ApiCode::UnknownModel => {
                 let families = models::zoo::FAMILIES.join(", ");
                 let hint = format!("{}; built-in families are: {families}", error.hint);
@@ -136,7 +138,7 @@ impl Core {
 
     /// The graph in training form: a registered model's, or a built-in family's.
     async fn graph(&self, spec: &TrainSpec, facts: &DatasetFacts) -> Result<Bytes, Unprepared> {
-        if let Ok(record) = self.registry.find(&spec.model) {
+        if let Some(record) = self.registry.look_up(&spec.model).await? {
             let blob = record.training.as_ref().unwrap_or(&record.onnx);
             let bytes = self.store.blobs.get(blob).await;
             return Ok(bytes.map_err(StoreError::from)?);

@@ -6,24 +6,23 @@ use std::time::{Duration, Instant};
 
 use async_nats::connection::State;
 use async_nats::jetstream::Context;
-use async_nats::jetstream::consumer::{DeliverPolicy, push};
 use async_nats::jetstream::kv::{self, CreateError, CreateErrorKind, Operation};
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use async_nats::{Client, HeaderMap};
-use futures::StreamExt as _;
 use jobs::id::Digest;
 use jobs::wire;
 use link::publish::{Conflict, conflict, rest_after};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Notify;
 
-use super::{Progress, StoreError, packed, unavailable};
+use super::{StoreError, packed, unavailable};
 
-/// How long to wait before a broken watch is begun again.
-const MEND_AFTER: Duration = Duration::from_millis(500);
+mod watch;
+
+pub use watch::Change;
+
 /// How long it counts that a value was not stored.
 const REFUSAL_COUNTS: Duration = Duration::from_secs(15);
 /// Times that a value is changed anew because others changed it in between.
@@ -34,8 +33,6 @@ const CHANGE_PAUSE: Duration = Duration::from_millis(5);
 const WRITES_TRIED: u32 = 8;
 /// A key that never has a value, and that no pattern of a bucket matches.
 const NEVER_STORED: &str = "never.a.value";
-/// Changes that may wait for their reader.
-const CHANGES_WAITING: usize = 256;
 
 /// A bucket whose values are all of one type.
 #[derive(Debug)]
@@ -47,6 +44,8 @@ pub struct Bucket<T> {
     client: Client,
     /// When and why a value was not stored though the connection stood, if none was since.
     refusal: Arc<Mutex<Option<(Instant, String)>>>,
+    /// Told when whoever follows the bucket is behind.
+    behind: Arc<Notify>,
     values: PhantomData<fn() -> T>,
 }
 
@@ -59,20 +58,6 @@ pub struct Versioned<T> {
     pub revision: u64,
 }
 
-/// Something new in a bucket.
-#[derive(Debug)]
-pub enum Change<T> {
-    /// A key has a value, a new one or the one it had when the watch began. The value refers to
-    /// these digests, also in places that are not known here.
-    Put(String, Versioned<T>, Vec<Digest>),
-    /// A key has a value of this revision that cannot be read.
-    Unreadable(String, u64),
-    /// A key is no more since this revision.
-    Gone(String, u64),
-    /// Everything that was there when the watch began has been told.
-    Current,
-}
-
 impl<T> Clone for Bucket<T> {
     fn clone(&self) -> Self {
         Self {
@@ -81,6 +66,7 @@ impl<T> Clone for Bucket<T> {
             store: self.store.clone(),
             client: self.client.clone(),
             refusal: self.refusal.clone(),
+            behind: self.behind.clone(),
             values: PhantomData,
         }
     }
@@ -94,8 +80,8 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
     ) -> Result<Self, StoreError> {
         let store = context.get_key_value(name).await;
         let store = store.map_err(|error| unavailable(format!("opening bucket {name}"), &error))?;
-        let (client, refusal) = (context.client(), Arc::default());
-        Ok(Self { name, pattern, store, client, refusal, values: PhantomData })
+        let (client, refusal, behind) = (context.client(), Arc::default(), Arc::default());
+        Ok(Self { name, pattern, store, client, refusal, behind, values: PhantomData })
     }
 
     /// Why values are not stored now though the server answers.
@@ -206,31 +192,6 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
         let Some(message) = self.last_at_leader(key).await? else { return Ok(Vec::new()) };
         let text = packed::unpack(&message.payload).map_err(|error| self.damaged(key, &error))?;
         Ok(digests_in(&text))
-    }
-
-    /// Waits until whoever follows the bucket knows everything that is in it now.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`], also when it takes longer; [`StoreError::Damaged`] when there is
-    /// a value that cannot be read.
-    pub async fn told(&self, progress: &Progress, within: Duration) -> Result<(), StoreError> {
-        self.confirm(">").await?;
-        let newest = self.last_at_leader(">").await?.map_or(0, |message| message.sequence);
-        if !progress.until(within, |revision| revision >= newest).await {
-            let reason = format!("revision {newest} was not told within {within:?}");
-            return Err(StoreError::Unavailable {
-                doing: format!("watching {}", self.name),
-                reason,
-            });
-        }
-        match progress.unreadable() {
-            None => Ok(()),
-            Some(key) => Err(StoreError::Damaged {
-                bucket: self.name,
-                key,
-                reason: "see what was logged when it was told".to_owned(),
-            }),
-        }
     }
 
     fn is_replicated(&self) -> bool {
@@ -360,76 +321,6 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
         }
         let reason = format!("it was changed by others {CHANGES_TRIED} times in turn");
         Err(StoreError::Unavailable { doing: format!("changing {}/{key}", self.name), reason })
-    }
-
-    /// Tells every value and then every change, in order, until the token is cancelled or the
-    /// receiver dropped. After a fault everything is told again.
-    pub fn follow(&self, token: CancellationToken) -> mpsc::Receiver<Change<T>> {
-        let (sender, receiver) = mpsc::channel(CHANGES_WAITING);
-        let bucket = self.clone();
-        tokio::spawn(token.run_until_cancelled_owned(async move {
-            loop {
-                match bucket.tell(&sender).await {
-                    Ok(()) => return,
-                    Err(error) => tracing::warn!(%error, "a watch broke and is begun again"),
-                }
-                tokio::time::sleep(MEND_AFTER).await;
-            }
-        }));
-        receiver
-    }
-
-    /// Ends well only when nobody listens any more.
-    async fn tell(&self, sender: &mpsc::Sender<Change<T>>) -> Result<(), StoreError> {
-        let fail =
-            |error: &dyn std::error::Error| self.unavailable("watching", self.pattern, error);
-        let prefix = format!("$KV.{}.", self.name);
-        let config = push::OrderedConfig {
-            deliver_subject: self.client.new_inbox(),
-            filter_subject: format!("{prefix}{}", self.pattern),
-            deliver_policy: DeliverPolicy::LastPerSubject,
-            ..push::OrderedConfig::default()
-        };
-        let consumer = self.store.stream.create_consumer(config).await.map_err(|e| fail(&e))?;
-        let mut told_current = false;
-        let mut old = consumer.cached_info().num_pending;
-        let mut messages = consumer.messages().await.map_err(|e| fail(&e))?;
-        if old == 0 {
-            told_current = true;
-            if sender.send(Change::Current).await.is_err() {
-                return Ok(());
-            }
-        }
-        while let Some(message) = messages.next().await {
-            let message = message.map_err(|e| fail(&e))?;
-            let key = message.subject.strip_prefix(&prefix).unwrap_or_default().to_owned();
-            let revision = message.info().map_or(0, |info| info.stream_sequence);
-            let change = if message.headers.as_ref().is_some_and(is_gone) {
-                Change::Gone(key, revision)
-            } else {
-                match self.read(&key, &message.payload) {
-                    Ok((value, digests)) => {
-                        Change::Put(key, Versioned { value, revision }, digests)
-                    }
-                    Err(error) => {
-                        tracing::error!(%error, "skipped");
-                        Change::Unreadable(key, revision)
-                    }
-                }
-            };
-            if sender.send(change).await.is_err() {
-                return Ok(());
-            }
-            old = old.saturating_sub(1);
-            if old == 0 && !told_current {
-                told_current = true;
-                if sender.send(Change::Current).await.is_err() {
-                    return Ok(());
-                }
-            }
-        }
-        let reason = "the watch ended".to_owned();
-        Err(StoreError::Unavailable { doing: format!("watching {}", self.name), reason })
     }
 
     fn decode(&self, key: &str, value: &[u8]) -> Result<T, StoreError> {

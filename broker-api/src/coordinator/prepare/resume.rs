@@ -7,7 +7,7 @@ use futures::TryStreamExt as _;
 use jobs::id::{BlobRef, JobId};
 use jobs::report::FailureCode;
 use jobs::round::Outcome;
-use jobs::spec::{KEEP_ROUNDS_MAX, RoundOf};
+use jobs::spec::{KEEP_ROUNDS_MAX, ModelQuery, RoundOf};
 use link::blobs::BlobError;
 use models::params::{Layout, Parameters};
 use models::train::Definition;
@@ -30,8 +30,10 @@ impl Core {
         if let Some(JobResult::Train { model, round, .. }) = &stored.record.result
             && (from.round.is_none() || from.round == *round)
         {
-            let made = self.registry.list().into_iter().find(|record| record.reference == *model);
-            let training = made.and_then(|record| record.training);
+            let (name, version) = (model.name.clone(), Some(model.version.clone()));
+            let made = self.registry.look_up(&ModelQuery { name, version }).await?;
+            let made = made.filter(|record| record.reference == *model);
+            let training = made.and_then(|record| record.training.clone());
             let gone = format!("{}:{} is not registered any more", model.name, model.version);
             let gone = || failed(FailureCode::UnknownModel, gone);
             return self.weights(&training.ok_or_else(gone)?).await;

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use jobs::id::JobId;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::record::StoredKey;

@@ -80,7 +80,7 @@ impl Owner {
         for effect in to_devices {
             self.perform_outward(effect).await?;
         }
-        self.send_offers().await;
+        self.send_offers().await?;
         for effect in others {
             self.perform_outward(effect).await?;
         }
@@ -201,16 +201,17 @@ impl Owner {
     }
 
     /// Sends the offers whose time has come.
-    pub(super) async fn send_offers(&mut self) {
+    pub(super) async fn send_offers(&mut self) -> Result<(), Stop> {
         while let Some(offered) = self.pace.next(Instant::now()) {
             let Offered { round, device, purpose, attempt, .. } = &offered;
             if matches!(purpose, Purpose::Share | Purpose::Mask | Purpose::Unmask) {
-                let asked = self.offer_stage(*round, device.clone(), *purpose, *attempt).await;
+                let asked = self.offer_stage(*round, device.clone(), *purpose, *attempt).await?;
                 self.machine.asked(asked);
             } else {
                 self.offer(offered).await;
             }
         }
+        Ok(())
     }
 
     async fn offer(&self, offered: Offered) {

@@ -8,7 +8,7 @@ use jobs::training::Event;
 use link::blobs::BlobError;
 
 use super::masking::{Masking, MaskingError, Terms};
-use super::owner::{Owner, REST};
+use super::owner::{Owner, REST, Stop};
 use crate::metrics::Counter;
 
 impl Owner {
@@ -47,25 +47,25 @@ impl Owner {
     /// Asks a device for its part in a stage; how many bytes that are. What it needs for that is the
     /// binary part.
     pub(super) async fn offer_stage(
-        &self,
+        &mut self,
         round: RoundNumber,
         device: DeviceId,
         purpose: Purpose,
         attempt: Attempt,
-    ) -> Bytes {
+    ) -> Result<Bytes, Stop> {
         // It may have waited until the stage was over.
         let is_at_work = self.machine.round().is_some_and(|it| it.stage() == Some(purpose));
         let (Some(terms), Some(exchange)) = (self.terms(round), self.exchange()) else {
-            return Bytes(0);
+            return Ok(Bytes(0));
         };
         if !is_at_work {
-            return Bytes(0);
+            return Ok(Bytes(0));
         }
-        let question = match self.question(&terms, &exchange, purpose, &device).await {
+        let question = match self.question(terms.clone(), exchange, purpose, &device).await? {
             Ok(question) => question,
             Err(error) => {
                 self.tell_impossible(round, error.failure());
-                return Bytes(0);
+                return Ok(Bytes(0));
             }
         };
         let timeout_ms = terms.secure.stage_deadline_ms;
@@ -74,33 +74,38 @@ impl Owner {
         let bytes = question.len() as u64;
         self.core.metrics.add(Counter::RoundBytes, "direction=\"down\"".to_owned(), bytes);
         self.send(&device, &Offer::Task(Box::new(task)), Some(&question), true).await;
-        Bytes(bytes)
+        Ok(Bytes(bytes))
     }
 
     async fn question(
-        &self,
-        terms: &Terms,
-        exchange: &Exchange,
+        &mut self,
+        terms: Terms,
+        exchange: Exchange,
         stage: Purpose,
         device: &DeviceId,
-    ) -> Result<Vec<u8>, MaskingError> {
-        let mut masking = self.masking.lock().await;
-        if let Some(known) = masking.as_ref().filter(|known| known.is_at(terms.round, stage)) {
-            return known.question(device);
-        }
-        let made = loop {
-            match self.updates.masking(terms, exchange, stage).await {
+    ) -> Result<Result<Vec<u8>, MaskingError>, Stop> {
+        let masking = self.masking.clone();
+        let known = |masking: &Option<Masking>| {
+            masking.as_ref().filter(|it| it.is_at(terms.round, stage)).map(|it| it.question(device))
+        };
+        loop {
+            // Whoever looks into a message may wait for the store too.
+            let known = async { known(&*masking.lock().await) };
+            if let Some(question) = self.while_renewing(known).await? {
+                return Ok(question);
+            }
+            let (updates, terms, exchange) =
+                (self.updates.clone(), terms.clone(), exchange.clone());
+            let load = async move { updates.masking(&terms, &exchange, stage).await };
+            match self.while_renewing(load).await? {
+                Ok(made) => *masking.lock().await = Some(made),
                 Err(MaskingError::Blob(error @ BlobError::Unavailable { .. })) => {
                     tracing::warn!(job = %self.job, %error, "a stage waits for the store");
-                    let rest = tokio::time::sleep(REST);
-                    if self.core.closing.run_until_cancelled(rest).await.is_none() {
-                        return Err(error.into());
-                    }
+                    self.while_renewing(tokio::time::sleep(REST)).await?;
                 }
-                made => break made?,
+                Err(error) => return Ok(Err(error)),
             }
-        };
-        masking.insert(made).question(device)
+        }
     }
 
     /// The round cannot go on.

@@ -141,7 +141,9 @@ impl Owner {
             if self.lost_lease {
                 return Stop::Lost;
             }
-            self.send_offers().await;
+            if let Err(stop) = self.send_offers().await {
+                return stop;
+            }
             let closing = self.core.closing.clone();
             let Some(events) = closing.run_until_cancelled(Box::pin(self.hear(ears))).await else {
                 self.stored.owner = None;
@@ -238,12 +240,7 @@ impl Owner {
                 vec![(now, Event::Tick)]
             }
             Heard::Save => {
-                if let Err(error) = self.save_once().await {
-                    tracing::warn!(job = %self.job, %error, "a training was not stored");
-                    self.lost_lease |= matches!(error, StoreError::Conflict { .. });
-                    self.stored_at = Instant::now();
-                    self.changed_at = None;
-                }
+                self.renew().await;
                 Vec::new()
             }
             Heard::MaySend => Vec::new(),
@@ -395,6 +392,35 @@ impl Owner {
         let pending = consumer.cached_info().num_pending;
         let messages = consumer.messages().await.map_err(|error| unavailable(doing, &error))?;
         Ok((messages, pending))
+    }
+
+    /// Does work that may have to wait for the store, and gives signs of life meanwhile.
+    pub(super) async fn while_renewing<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Stop> {
+        let closing = self.core.closing.clone();
+        let mut work = std::pin::pin!(work);
+        while !self.lost_lease {
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                () = closing.cancelled() => return Err(Stop::Closing),
+                () = tokio::time::sleep_until((self.stored_at + RENEW_EVERY).into()) => {
+                    self.renew().await;
+                }
+            }
+        }
+        Err(Stop::Lost)
+    }
+
+    /// Stores the machine once, if that goes; notes whether the lease is someone else's.
+    async fn renew(&mut self) {
+        if let Err(error) = self.save_once().await {
+            tracing::warn!(job = %self.job, %error, "a training was not stored");
+            self.lost_lease |= matches!(error, StoreError::Conflict { .. });
+            self.stored_at = Instant::now();
+            self.changed_at = None;
+        }
     }
 
     /// Stores the machine; tries until it is stored, or the lease is someone else's.

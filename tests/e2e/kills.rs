@@ -1,5 +1,5 @@
 //! `kill -9` in each phase that a training is stored in: of the broker that owns it, whose place
-//! the other one takes, and of devices.
+//! the other one takes, of the other one and the server that leads its store, and of devices.
 //!
 //! A kill follows the write that names the phase, which is seen when NATS has it and the broker
 //! does not know that yet. It counts where whoever looks into the store next finds the same phase; short
@@ -22,6 +22,7 @@ use crate::sums::{Sums, assert_result};
 mod agents;
 mod devices;
 mod owner;
+mod servers;
 
 /// How often a phase that is over too soon is tried again.
 const TRIES: usize = 8;

@@ -182,6 +182,14 @@ impl Cluster {
         }
     }
 
+    /// The server that leads a stream, counted from 0, as far as one is known.
+    pub async fn leader(&self, stream: &str) -> Option<usize> {
+        let context = jetstream::new(self.world.client().await);
+        let stream = context.get_stream(stream).await.ok()?;
+        let leader = stream.cached_info().cluster.as_ref()?.leader.as_deref()?;
+        leader.strip_prefix("nats-")?.parse().ok()
+    }
+
     /// What is stored of a training.
     pub async fn stored(&self, id: &str) -> Value {
         let context = jetstream::new(self.world.client().await);

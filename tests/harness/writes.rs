@@ -68,6 +68,11 @@ impl Stored {
         (self.0["owner"].as_str().unwrap_or_default(), self.0["term"].as_u64().unwrap())
     }
 
+    /// How often its owners have written it before.
+    pub fn write(&self) -> u64 {
+        self.0["write"].as_u64().unwrap()
+    }
+
     /// Where it is: `preparing` before there is a machine, then the phase of the job's machine, and
     /// where that is in a round the round's, or the stage of its secure aggregation.
     pub fn phase(&self) -> &str {

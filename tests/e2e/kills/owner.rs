@@ -55,15 +55,16 @@ async fn the_other_broker_finishes_what_was_begun() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_other_broker_goes_on_in_every_stage() {
     let mut scene = Scene::start().await;
-    let masks = ["--masks", "--delay-ms"];
+    let masks = ["--masks", "--side", "128", "--delay-ms"];
     let _steady = scene.devices(1..=4, &[&masks[..], &["50"]].concat()).await;
     let _slow = scene.devices(5..=5, &[&masks[..], &["250"]].concat()).await;
-    let mut job = adding("blank", 5, 4);
+    let mut job = adding("blank", 12, 4);
     let clip = 8.0;
     job["spec"]["secure_aggregation"] = serde_json::json!({"clip": clip, "weight_max": 8});
     let (id, mut writes) = scene.submit(&job).await;
     for stage in ["collecting", "share", "mask", "unmask"] {
         scene.kill_owner_partway(&mut writes, stage).await;
     }
+    assert!(scene.kill_owner(&mut writes, "aggregating").await);
     scene.succeeded(&id, "blank", Sums::Masked { clip }).await;
 }

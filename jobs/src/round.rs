@@ -52,6 +52,7 @@ pub use self::quarantine::Quarantines;
 pub use self::select::Sampling;
 pub(crate) use self::select::mixed;
 pub use self::status::Status;
+use self::status::is_zero;
 pub use self::straggler::{Base, Stragglers, Versions};
 use self::traffic::Exchanged;
 use self::update::Update;
@@ -293,6 +294,9 @@ pub struct Round {
     phase: Phase,
     /// Updates at which collecting closes; known when devices are invited.
     target: usize,
+    /// Devices that were there then, those at work since earlier rounds included.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    there: usize,
     /// Everyone invited, ordered by device.
     members: Vec<Member<Update>>,
     /// Eligible devices that were not invited, the next one last.
@@ -332,6 +336,7 @@ impl Round {
             started_at: now,
             phase: Phase::Selecting { ask_again_at, found: 0 },
             target: 0,
+            there: 0,
             members: Vec::new(),
             spares: Vec::new(),
             stragglers,
@@ -471,26 +476,6 @@ impl Round {
         };
         owed.extend(self.stragglers.pending());
         owed
-    }
-
-    /// Devices that train from an earlier round's parameters.
-    pub fn stragglers(&self) -> &Stragglers {
-        &self.stragglers
-    }
-
-    /// What the round was told at its beginning.
-    pub fn plan(&self) -> &Plan {
-        &self.plan
-    }
-
-    /// Whether every device that could be invited was, and will be again if it is there.
-    pub fn invites_all(&self) -> bool {
-        self.spares.is_empty() && self.plan.sampling.is_none()
-    }
-
-    /// Devices that could have been invited, and those that were.
-    pub fn eligible(&self) -> usize {
-        self.members.len() + self.spares.len()
     }
 }
 

@@ -149,6 +149,9 @@ pub struct Training {
     #[serde(default, skip_serializing_if = "Quarantines::is_empty")]
     quarantines: Quarantines,
     round: Option<Round>,
+    /// Devices that were there when the newest round invited some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    there: Option<usize>,
     /// Between two rounds, those who are at work since earlier ones.
     #[serde(default, skip_serializing_if = "Stragglers::is_empty")]
     stragglers: Stragglers,
@@ -214,6 +217,7 @@ impl Training {
             experience: Experience::default(),
             quarantines: Quarantines::default(),
             round: None,
+            there: None,
             stragglers: Stragglers::default(),
             history: Vec::new(),
             counted: BTreeMap::new(),
@@ -307,6 +311,7 @@ impl Training {
                 evaluate: self.spec.evaluate,
                 seed: mixed(self.spec.seed ^ mixed(u64::from(self.number.0))),
                 sampling: self.sampling(),
+                hoped: self.there,
                 masked: self.spec.secure_aggregation.map(|secure| secure.stage_deadline_ms),
                 versions: staleness.map(|staleness| Versions {
                     newest: self.succeeded,
@@ -355,11 +360,14 @@ impl Training {
         if let Some(outcome) = &mut ended {
             self.add_controls(outcome);
             if let Some(policy) = &self.spec.participation.quarantine {
-                self.quarantines.ended(policy, outcome);
+                let most = self.spec.left_out_max(outcome.updates.len());
+                self.quarantines.ended(policy, most, outcome);
             }
             self.account(outcome);
-            self.stragglers =
-                self.round.take().map(|mut round| round.take_stragglers()).unwrap_or_default();
+            if let Some(mut round) = self.round.take() {
+                self.there = round.there().or(self.there);
+                self.stragglers = round.take_stragglers();
+            }
             if outcome.failure.is_none() {
                 self.made_by = outcome.round;
                 self.succeeded += 1;

@@ -283,7 +283,7 @@ impl Owner {
         let follows = self.machine.rounds_done() + 1 < self.spec.rounds;
         let plain = self.spec.download == Download::Plain && self.spec.secure_aggregation.is_none();
         let round = self.machine.round().filter(|round| round.invites_all())?;
-        let copies = parameters.size.0.saturating_mul(round.eligible() as u64);
+        let copies = parameters.size.0.saturating_mul(round.eligible().count() as u64);
         let small = parameters.size <= LISTENED_MAX && copies <= COPIES_MAX;
         (follows && plain && small).then(|| self.updates.next_mean()).flatten()
     }

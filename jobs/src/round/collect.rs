@@ -36,10 +36,12 @@ impl Round {
             invited = invited.saturating_sub(self.stragglers.promising());
         }
         eligible.truncate(DEVICES_MAX);
-        let enough = if settled { quorum } else { wanted.unwrap_or(quorum) };
+        let hoped = wanted.map(|wanted| self.plan.hoped.map_or(wanted, |hoped| hoped.min(wanted)));
+        let enough = if settled { quorum } else { hoped.unwrap_or(quorum).max(quorum) };
         if there < enough {
             return effects;
         }
+        self.there = there;
         self.spares = eligible.split_off(invited.min(eligible.len()));
         self.spares.reverse();
         self.target = wanted.unwrap_or(eligible.len());

@@ -26,6 +26,10 @@ pub struct Plan {
     /// Invites each eligible device by chance; absent where `participation` says how many.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampling: Option<Sampling>,
+    /// So many devices are enough if the plan wants more: there were no more in the round before,
+    /// though they were hoped for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hoped: Option<usize>,
     /// Updates are masked; what a device says at a stage is waited for so long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub masked: Option<Millis>,

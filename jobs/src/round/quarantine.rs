@@ -56,11 +56,20 @@ impl Quarantines {
         Cow::Owned(Event::DevicesFound { devices: admitted.into_iter().cloned().collect() })
     }
 
-    /// A round ended. Its outcome says from now on who was not invited, and who will not be.
-    pub(crate) fn ended(&mut self, policy: &Quarantine, outcome: &mut Outcome) {
+    /// A round ended. Its outcome says from now on who was not invited, and who will not be. A rule
+    /// leaves as many out as may be wrong, `left_out_max`, also where none of them is: no more
+    /// than that are kept out for it at a time.
+    pub(crate) fn ended(
+        &mut self,
+        policy: &Quarantine,
+        left_out_max: usize,
+        outcome: &mut Outcome,
+    ) {
         self.tell_barred(outcome);
         let round = outcome.round;
-        let left_out = outcome.left_out().filter(|_| policy.left_out);
+        let kept_out = self.devices.values().filter(|conduct| round < conduct.until).count();
+        let suspects = policy.left_out && kept_out < left_out_max;
+        let left_out = outcome.left_out().filter(|_| suspects);
         let refused = outcome.refused().chain(left_out);
         let refused: BTreeSet<DeviceId> = refused.map(|(device, _)| device.clone()).collect();
         for device in refused {
@@ -221,7 +230,7 @@ mod tests {
                 let (checked, by_the_rule): (&[usize], &[usize]) =
                     if by_rule { (&[], &refused) } else { (&refused, &[]) };
                 let mut outcome = outcome(round, checked, by_the_rule, &Value::Null);
-                quarantines.ended(&policy, &mut outcome);
+                quarantines.ended(&policy, 5, &mut outcome);
                 if left_out || !by_rule {
                     for number in &refused {
                         references[*number].refuse(&policy, round);
@@ -243,7 +252,7 @@ mod tests {
         let policy = Quarantine { refused: 1, within: 1, rounds: 3, left_out: true };
         let mut quarantines = Quarantines::default();
         let mut first = outcome(4, &[1], &[2], &Value::Null);
-        quarantines.ended(&policy, &mut first);
+        quarantines.ended(&policy, 2, &mut first);
         assert_eq!(first.missing[0].1.message, "NaN; not invited up to round 7");
         assert_eq!(first.influences[0].1.reason, "far off; not invited up to round 7");
         let refusals: Vec<String> = first.refusals().map(|(_, reason)| reason).collect();
@@ -251,7 +260,7 @@ mod tests {
         assert_eq!(barred(&mut quarantines, 5, 4), BTreeSet::from([1, 2]));
         let no_quorum = json!({"code": "no_quorum", "message": "2 eligible"});
         let mut second = outcome(5, &[], &[], &no_quorum);
-        quarantines.ended(&policy, &mut second);
+        quarantines.ended(&policy, 2, &mut second);
         let text = "2 eligible; in quarantine: d1 up to round 7, d2 up to round 7";
         assert_eq!(second.failure.unwrap().message, text);
         let missing = second.missing.iter();
@@ -265,13 +274,29 @@ mod tests {
         let policy = Quarantine { refused: 1, ..Quarantine::default() };
         let mut quarantines = Quarantines::default();
         let all: Vec<usize> = (0..2 * REMEMBERED_MAX).collect();
-        quarantines.ended(&policy, &mut outcome(1, &all, &[], &Value::Null));
+        quarantines.ended(&policy, 0, &mut outcome(1, &all, &[], &Value::Null));
         assert_eq!(quarantines.devices.len(), REMEMBERED_MAX, "those that come last");
         assert_eq!(barred(&mut quarantines, 2, all.len()).len(), REMEMBERED_MAX);
         let mut next = outcome(2, &[], &[], &json!({"code": "no_quorum", "message": "none"}));
-        quarantines.ended(&policy, &mut next);
+        quarantines.ended(&policy, 0, &mut next);
         let text = next.failure.unwrap().message;
         assert!(text.ends_with("and 995 more") && text.len() < 250, "{text}");
         assert_eq!(next.missing.len(), REMEMBERED_MAX);
+    }
+    /// Multi-Krum leaves as many out when the wrong ones are gone as before: honest devices are not
+    /// kept out one after the other.
+    #[test]
+    fn no_more_are_kept_out_for_a_rule_than_may_be_wrong() {
+        let policy = Quarantine { refused: 1, within: 1, rounds: 9, left_out: true };
+        let mut quarantines = Quarantines::default();
+        quarantines.ended(&policy, 2, &mut outcome(1, &[], &[0, 1], &Value::Null));
+        for round in 2..9 {
+            let honest = round as usize % 6 + 2;
+            quarantines.ended(&policy, 2, &mut outcome(round, &[], &[honest], &Value::Null));
+            assert_eq!(barred(&mut quarantines, round + 1, 8), BTreeSet::from([0, 1]), "{round}");
+        }
+        // What a check refuses was wrong.
+        quarantines.ended(&policy, 2, &mut outcome(9, &[7], &[3], &Value::Null));
+        assert_eq!(barred(&mut quarantines, 10, 8), BTreeSet::from([0, 1, 7]));
     }
 }

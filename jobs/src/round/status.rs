@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Phase, Round};
+use super::{Phase, Plan, Round, Stragglers};
 use crate::id::{DeviceId, Millis, RoundNumber};
 use crate::spec::Purpose;
 
@@ -67,9 +67,34 @@ impl Round {
             deadline: self.deadline(),
         }
     }
+
+    /// Devices that train from an earlier round's parameters.
+    pub fn stragglers(&self) -> &Stragglers {
+        &self.stragglers
+    }
+
+    /// What the round was told at its beginning.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Whether every device that could be invited was, and will be again if it is there.
+    pub fn invites_all(&self) -> bool {
+        self.spares.is_empty() && self.plan.sampling.is_none()
+    }
+
+    /// Devices that could have been invited, and those that were.
+    pub fn eligible(&self) -> impl Iterator<Item = &DeviceId> {
+        self.members.iter().map(|member| &member.device).chain(&self.spares)
+    }
+
+    /// Devices that were there when it invited some; none before.
+    pub fn there(&self) -> Option<usize> {
+        Some(self.there).filter(|there| *there > 0)
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde wants it")]
-fn is_zero(count: &usize) -> bool {
+pub(super) fn is_zero(count: &usize) -> bool {
     *count == 0
 }

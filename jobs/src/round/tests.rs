@@ -54,6 +54,7 @@ fn plan(participation: Participation) -> Plan {
         evaluate: Evaluate::Devices,
         seed: 7,
         sampling: None,
+        hoped: None,
         masked: None,
         versions: None,
     }

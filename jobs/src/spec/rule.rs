@@ -1,11 +1,26 @@
 //! A rule whose result takes the place of the mean in a server optimizer's step.
 
-use super::{PrivacyMode, Strategy, TrainSpec};
+use super::{Byzantine, FedTrimmedAvg, MultiKrum, PrivacyMode, Strategy, TrainSpec};
 
 impl TrainSpec {
     /// What is made of the updates themselves: by the rule where there is one, else by the strategy.
     pub fn combination(&self) -> &Strategy {
         self.rule.as_ref().unwrap_or(&self.strategy)
+    }
+
+    /// Of so many updates, those that may be wrong and are left out for that.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "below `updates`")]
+    #[expect(clippy::cast_precision_loss, reason = "updates of a round are few")]
+    pub fn left_out_max(&self, updates: usize) -> usize {
+        match self.combination() {
+            Strategy::MultiKrum(MultiKrum { byzantine, .. })
+            | Strategy::Bulyan(Byzantine { byzantine }) => *byzantine as usize,
+            // So many at each end.
+            Strategy::FedTrimmedAvg(FedTrimmedAvg { fraction }) => {
+                2 * (fraction * updates as f64) as usize
+            }
+            _ => 0,
+        }
     }
 }
 

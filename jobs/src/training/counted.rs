@@ -1,13 +1,16 @@
 //! In which round a device's update counted last: where its control variate is from, and what its
 //! next update owes, and whose turn is next.
 
+use std::collections::BTreeSet;
+
 use super::Training;
 use crate::id::{DeviceId, RoundNumber};
-use crate::round::{DEVICES_MAX, Outcome, Verdict};
+use crate::round::{DEVICES_MAX, Outcome, Round, Verdict};
 use crate::spec::{ControlVariates, Selection, Strategy, UpdateEncoding};
 
 /// Devices whose last counted round is known, at most.
 const COUNTED_MAX: usize = 2 * DEVICES_MAX;
+
 impl Training {
     /// The control variates that a device works with in the round at work, if the strategy has
     /// any.
@@ -16,6 +19,14 @@ impl Training {
             server: self.server_state.clone(),
             device: self.counted.get(device).copied(),
         })
+    }
+
+    /// Devices of whom the server's control variate is a mean: those whose own is in it, and those
+    /// that can take part in the round at work. `N` of Karimireddy et al. 2020, "SCAFFOLD:
+    /// Stochastic Controlled Averaging for Federated Learning", algorithm 1, as far as it is known.
+    pub fn population(&self) -> usize {
+        let eligible = self.round.iter().flat_map(Round::eligible);
+        self.counted.keys().chain(eligible).collect::<BTreeSet<_>>().len()
     }
 
     /// The last round in which an update of a device counted, where updates leave something out

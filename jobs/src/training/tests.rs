@@ -5,6 +5,7 @@ use crate::round::{Aggregate, DEVICES_MAX, Effect as RoundEffect, Event as Round
 use crate::spec::{Keep, Purpose, Selection};
 
 mod counted;
+mod hoped;
 mod late;
 mod private;
 

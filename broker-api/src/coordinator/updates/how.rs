@@ -1,7 +1,6 @@
 //! What is done with the updates of a round.
 
 use jobs::id::BlobRef;
-use jobs::round::Round;
 use jobs::training::Training;
 use link::secret::Secret;
 
@@ -39,13 +38,13 @@ impl How {
         });
         match (optimizer, rules::rule(spec)) {
             (optimizer, Some(rule)) => {
-                let eligible = training.round().map_or(0, Round::eligible);
+                let population = training.population();
                 let (control, version) = (state, training.rounds_done());
                 Self::Rule(Box::new(Start {
                     rule,
                     parameters,
                     control,
-                    eligible,
+                    population,
                     optimizer,
                     version,
                 }))

@@ -74,8 +74,8 @@ pub(in crate::coordinator) struct Start {
     pub(in crate::coordinator) parameters: BlobRef,
     /// The server's control variate, with [`Rule::Scaffold`]; all 0 before its first round.
     pub(in crate::coordinator) control: Option<BlobRef>,
-    /// Devices that could have taken part.
-    pub(in crate::coordinator) eligible: usize,
+    /// Devices of whom the control variate is a mean.
+    pub(in crate::coordinator) population: usize,
     /// Takes the rule's result for a mean and goes a step against it.
     pub(in crate::coordinator) optimizer: Option<Base>,
     /// The version of the parameters, with [`Rule::Late`].

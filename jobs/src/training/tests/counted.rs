@@ -34,3 +34,25 @@ fn what_is_owed_follows_from_updates_that_counted() {
         assert_eq!(counted.collect::<Vec<_>>(), expected, "{update}");
     }
 }
+
+/// The server's control variate is a mean of those that are in it, also while a device is away.
+#[test]
+fn the_population_of_scaffold_holds_who_is_away() {
+    let (mut training, mut effects) =
+        begin(TrainSpec { strategy: "scaffold".parse().unwrap(), ..spec(3) });
+    let mut populations = Vec::new();
+    let mut next = 0;
+    while let Some(effect) = effects.get(next).cloned() {
+        next += 1;
+        let there = [2, 1, 3][training.rounds_done().min(2) as usize];
+        let Some(mut event) = answer(&effect, there, 0.5) else { continue };
+        if let Event::Round { event: RoundEvent::UpdateReceived { update, .. }, .. } = &mut event {
+            update.control_change = Some(blob(7));
+        }
+        if matches!(event, Event::Round { event: RoundEvent::Aggregated(_), .. }) {
+            populations.push(training.population());
+        }
+        effects.extend(training.step(Millis(1), &event));
+    }
+    assert_eq!(populations, [2, 2, 3]);
+}

@@ -38,7 +38,7 @@ impl Updates {
     ) -> Result<BlobRef, ReadError> {
         let changes: Vec<&BlobRef> =
             parts.iter().filter_map(|part| part.control_change.as_ref()).collect();
-        let share = count(start.eligible.max(parts.len())).recip();
+        let share = count(start.population.max(parts.len())).recip();
         let mut coefficients = vec![share; changes.len()];
         if start.control.is_some() {
             coefficients.insert(0, 1.0);

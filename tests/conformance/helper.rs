@@ -59,13 +59,16 @@ impl Helped {
         }
     }
 
-    /// Whether the helper starts: it refuses what is no model.
+    /// Whether the helper has what it needs: it refuses what is no model, and loads one that every
+    /// engine does.
     fn answers(&self) -> Result<(), String> {
         match self.started.helper.session(b"no model") {
-            Ok(_) => Err("it loads what is no model".to_owned()),
-            Err(HelperError::Refused { .. }) => Ok(()),
-            Err(error) => Err(error.to_string()),
+            Ok(_) => return Err("it loads what is no model".to_owned()),
+            Err(HelperError::Refused { .. }) => {}
+            Err(error) => return Err(error.to_string()),
         }
+        let loaded = self.started.helper.session(include_bytes!("tiny_cnn.onnx"));
+        loaded.map(|_| ()).map_err(|error| error.to_string())
     }
 }
 

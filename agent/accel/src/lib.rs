@@ -36,3 +36,15 @@ pub fn start(engine: &str) -> Result<Box<dyn Engine>, Refusal> {
         ))),
     }
 }
+
+/// The same for models that come one after another. Where a model is looked at before the device is
+/// needed, a device that lacks is told with the first model that would need it.
+///
+/// # Errors
+/// As [`start`].
+pub fn serve(engine: &str) -> Result<Box<dyn Engine>, Refusal> {
+    match engine {
+        "webgpu" => Ok(Box::<webgpu::WebGpu>::default()),
+        other => start(other),
+    }
+}

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let outcome = match *arguments {
-        ["serve", engine] => helper::run(engine, || accel::start(engine)),
+        ["serve", engine] => helper::run(engine, || accel::serve(engine)),
         ["probe", engine] => print(engine),
         ["libraries"] => print_libraries(),
         ["compare", engine] => streams::take_stdout()

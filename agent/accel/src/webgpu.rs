@@ -2,9 +2,10 @@
 //!
 //! wonnx gives wrong answers on some forms of some operators, so a model is brought into a
 //! [plain form](models::engine::plain) first, and nothing passes that is not in a
-//! [list](allowed) whose entries are tested.
+//! [list](allowed) whose entries are tested. Only a model that passes asks for the adapter.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
 
 use models::artifact::TensorInfo;
@@ -27,18 +28,43 @@ const BUFFER_MAX: usize = 128 << 20;
 /// Elements of a value, at most: as many groups of 256 as WebGPU starts along one axis.
 const ELEMENTS_MAX: usize = 65_535 * 256;
 
-/// The engine, with the adapter that wonnx will take.
-#[derive(Debug)]
+/// The engine, with the adapter that wonnx takes, once it has been looked for.
+#[derive(Debug, Default)]
 pub struct WebGpu {
-    about: About,
+    adapter: OnceCell<Adapter>,
 }
 
 impl WebGpu {
-    /// Finds an adapter.
+    /// Finds an adapter now; [`WebGpu::default`] leaves it to the first model that needs one.
     ///
     /// # Errors
     /// [`Refusal`] when there is none, or only one that is a program on the processor.
     pub fn start() -> Result<Self, Refusal> {
+        let engine = Self::default();
+        engine.adapter()?;
+        Ok(engine)
+    }
+
+    fn adapter(&self) -> Result<&Adapter, Refusal> {
+        if let Some(adapter) = self.adapter.get() {
+            return Ok(adapter);
+        }
+        let found = Adapter::find()?;
+        Ok(self.adapter.get_or_init(|| found))
+    }
+}
+
+/// The adapter that wonnx takes.
+#[derive(Debug)]
+struct Adapter {
+    about: About,
+    /// wonnx makes one for each session. Drivers stay loaded as long as there is one, and take long
+    /// to load.
+    _instance: wgpu::Instance,
+}
+
+impl Adapter {
+    fn find() -> Result<Self, Refusal> {
         let backends = wgpu::util::backend_bits_from_env().unwrap_or(wgpu::Backends::PRIMARY);
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
             backends,
@@ -70,13 +96,13 @@ impl WebGpu {
             library: Some("wonnx 0.5 on wgpu 0.16".to_owned()),
             memory: None,
         };
-        Ok(Self { about })
+        Ok(Self { about, _instance: instance })
     }
 }
 
 impl Engine for WebGpu {
     fn about(&self) -> About {
-        self.about.clone()
+        self.adapter.get().map(|adapter| adapter.about.clone()).unwrap_or_default()
     }
 
     fn load(&self, onnx: &[u8]) -> Result<Box<dyn Model>, Refusal> {
@@ -95,7 +121,9 @@ impl Engine for WebGpu {
         }
         let (inputs, outputs) = (vec![plain.input().clone()], vec![plain.output().clone()]);
         let mut loaded = Loaded { plain, inputs, outputs, sizes, sessions: BTreeMap::new() };
-        loaded.session(1)?;
+        let file = loaded.file(1)?;
+        self.adapter()?;
+        loaded.open(1, &file)?;
         Ok(Box::new(loaded))
     }
 }
@@ -121,13 +149,24 @@ impl std::fmt::Debug for Session {
 }
 
 impl Loaded {
+    /// What wonnx is given for runs of so many examples, all of it in the list.
+    fn file(&self, size: usize) -> Result<Vec<u8>, Refusal> {
+        let file = self.plain.to_onnx(size).map_err(Refusal::lacking)?;
+        allowed::check(&onnx::parse(&file).map_err(Refusal::lacking)?, BUFFER_MAX)?;
+        Ok(file)
+    }
+
+    fn open(&mut self, size: usize, file: &[u8]) -> Result<(), Refusal> {
+        let session = pollster::block_on(wonnx::Session::from_bytes(file));
+        self.sessions.insert(size, Session(session.map_err(Refusal::of)?));
+        Ok(())
+    }
+
     /// The session for runs of so many examples; made when it is first asked for.
     fn session(&mut self, size: usize) -> Result<&wonnx::Session, Refusal> {
         if !self.sessions.contains_key(&size) {
-            let file = self.plain.to_onnx(size).map_err(Refusal::lacking)?;
-            allowed::check(&onnx::parse(&file).map_err(Refusal::lacking)?, BUFFER_MAX)?;
-            let session = pollster::block_on(wonnx::Session::from_bytes(&file));
-            self.sessions.insert(size, Session(session.map_err(Refusal::of)?));
+            let file = self.file(size)?;
+            self.open(size, &file)?;
         }
         let session = self.sessions.get(&size).map(|session| &session.0);
         session.ok_or_else(|| Refusal::of("there is no session".to_owned()))

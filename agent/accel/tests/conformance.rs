@@ -11,7 +11,7 @@ use models::zoo;
 
 use super::process::{Helper, engines, settings};
 
-mod forms;
+pub(crate) mod forms;
 
 /// Values between -1 and 1.
 pub(crate) fn examples(count: usize, len: usize) -> Vec<f32> {

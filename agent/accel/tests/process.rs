@@ -6,6 +6,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
 
 use models::engine::frames::{self, PREFIX, Probed, Reply, Request};
 use models::tensor::Tensor;
+use models::zoo;
 
 /// Where ONNX Runtime is that `scripts/setup.sh tests` installs.
 pub(crate) fn onnx_runtime() -> Option<PathBuf> {
@@ -46,13 +47,17 @@ pub(crate) fn settings(engine: &str) -> Option<Vec<(&'static str, String)>> {
         return Some(Vec::new());
     }
     let software = vec![("DUNLIN_WEBGPU_SOFTWARE", "1".to_owned())];
-    // It ends at once, for nobody asks it anything.
-    let output = command(&["serve", engine], &software).stdin(Stdio::null()).output().unwrap();
-    if String::from_utf8_lossy(&output.stderr).contains("no GPU is reached") {
+    let loaded = Helper::start(engine, &software).load(1, &small());
+    if matches!(&loaded, Reply::Refused { reason, .. } if reason.contains("no GPU is reached")) {
         println!("NOT TESTED: Vulkan is absent: apt-get install mesa-vulkan-drivers");
         return None;
     }
     Some(software)
+}
+
+/// A model that every engine answers.
+pub(crate) fn small() -> Vec<u8> {
+    zoo::build("lenet", [3, 8, 8], 4, 9).unwrap()
 }
 
 pub(crate) fn command(arguments: &[&str], settings: &[(&str, String)]) -> Command {

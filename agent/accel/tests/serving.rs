@@ -1,12 +1,12 @@
 //! Frames, refusals, and ends.
 
-use models::engine::frames::{Header, Reply, Request};
+use models::engine::frames::{Cause, Header, Reply, Request};
 use models::tensor::{Data, Tensor};
 use models::train::{Loss, Trainer};
 use models::zoo;
 
-use super::conformance::{examples, reference};
-use super::process::{Helper, command, engines, settings};
+use super::conformance::{examples, forms, reference};
+use super::process::{Helper, command, engines, settings, small};
 
 fn input(values: Vec<f32>) -> Vec<Tensor> {
     vec![Tensor::f32(&[values.len() / 192, 3, 8, 8], values).unwrap()]
@@ -52,8 +52,7 @@ fn what_cannot_be_done_is_refused_and_the_helper_goes_on() {
                 "{reply:?}"
             );
         }
-        let onnx = zoo::build("lenet", [3, 8, 8], 4, 9).unwrap();
-        assert!(matches!(helper.load(1, &onnx), Reply::Loaded { .. }));
+        assert!(matches!(helper.load(1, &small()), Reply::Loaded { .. }));
         let values = examples(1, 192);
         for (inputs, said) in [
             (Vec::new(), "1 inputs"),
@@ -70,6 +69,29 @@ fn what_cannot_be_done_is_refused_and_the_helper_goes_on() {
         assert_eq!(helper.run(1, &input(values)).unwrap().0[0].shape(), [1, 4]);
         assert_eq!(helper.end().0, Some(0));
     }
+}
+
+/// A path of drivers that names none stands for a machine without a GPU.
+#[test]
+fn only_a_model_that_passes_asks_for_the_adapter() {
+    let none = ["VK_ICD_FILENAMES", "VK_DRIVER_FILES"].map(|name| (name, "/nowhere".to_owned()));
+    let mut helper = Helper::start("webgpu", &none);
+    let refused = |reply| {
+        let Reply::Refused { reason, cause } = reply else { panic!("it is no refusal") };
+        (reason, cause)
+    };
+    for (name, onnx) in forms::outside() {
+        let (reason, cause) = refused(helper.load(1, &onnx));
+        assert!(reason.contains(&name), "{reason}");
+        assert_eq!(cause, Cause::Operator);
+    }
+    for _ in 0..2 {
+        let (reason, cause) = refused(helper.load(1, &small()));
+        assert!(reason.contains("no GPU is reached through Vulkan"), "{reason}");
+        // It may be there another time.
+        assert_eq!(cause, Cause::Other);
+    }
+    assert_eq!(helper.end().0, Some(0));
 }
 
 #[test]

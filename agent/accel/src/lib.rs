@@ -19,6 +19,9 @@ pub const ENGINES: [&str; 3] = ["cuda", "webgpu", "ort-cpu"];
 pub fn prepare() {
     // Of several GPUs the fast one, in the place of the frugal one.
     environment::prefer("WGPU_POWER_PREF", "high");
+    // From 1.29 on ONNX Runtime tells its makers of the process and its machine before it can be
+    // asked not to, and keeps a number of the device and a data base in the user's folder.
+    environment::prefer("ORT_DISABLE_TELEMETRY", "1");
 }
 
 /// Starts an engine: finds its library and its device.

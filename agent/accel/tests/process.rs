@@ -61,9 +61,17 @@ pub(crate) fn small() -> Vec<u8> {
 }
 
 pub(crate) fn command(arguments: &[&str], settings: &[(&str, String)]) -> Command {
+    const CHANGING: [&str; 5] = [
+        "ORT_DYLIB_PATH",
+        "DUNLIN_WEBGPU_SOFTWARE",
+        "DUNLIN_THREADS",
+        // Without a word of this program ONNX Runtime keeps silent in these.
+        "CI",
+        "ORT_DISABLE_TELEMETRY",
+    ];
     let mut command = Command::new(env!("CARGO_BIN_EXE_dunlin-accel"));
     command.args(arguments);
-    for variable in ["ORT_DYLIB_PATH", "DUNLIN_WEBGPU_SOFTWARE", "DUNLIN_THREADS"] {
+    for variable in CHANGING {
         command.env_remove(variable);
     }
     for (variable, value) in settings {

@@ -95,6 +95,21 @@ fn only_a_model_that_passes_asks_for_the_adapter() {
 }
 
 #[test]
+fn onnx_runtime_tells_nobody_and_keeps_nothing() {
+    let Some(mut settings) = settings("ort-cpu") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    for home in ["HOME", "XDG_CACHE_HOME", "TMPDIR"] {
+        settings.push((home, folder.path().display().to_string()));
+    }
+    let mut helper = Helper::start("ort-cpu", &settings);
+    assert!(matches!(helper.load(1, &small()), Reply::Loaded { .. }));
+    helper.run(1, &input(examples(1, 192))).unwrap();
+    assert_eq!(helper.end().0, Some(0));
+    let kept: Vec<_> = std::fs::read_dir(folder.path()).unwrap().flatten().collect();
+    assert!(kept.is_empty(), "{kept:?}");
+}
+
+#[test]
 fn bytes_that_are_no_frames_end_the_helper_with_a_message() {
     let Some(settings) = settings("ort-cpu") else { return };
     let mut helper = Helper::start("ort-cpu", &settings);

@@ -52,16 +52,19 @@ fn check(contender: &Contender) {
     assert_eq!(collection.tests.len(), TESTS, "left out: {:?}", collection.left_out);
     println!("left out: {:?}", collection.left_out);
     println!("{}", report::heading());
-    let forms = [Form::Folded, Form::Classifier, Form::Fed].into_iter();
-    let problems: Vec<String> =
-        forms.flat_map(|form| check_form(contender, &collection.tests, form)).collect();
+    let tests = &collection.tests;
+    let folded = outcome::ask_all(contender, tests, Form::Folded);
+    let mut problems = check_form(contender, Form::Folded, &folded);
+    let classifiers = outcome::ask_all(contender, tests, Form::Classifier);
+    problems.extend(check_form(contender, Form::Classifier, &classifiers));
+    let fed = outcome::ask_fed(contender, tests, &folded);
+    problems.extend(check_form(contender, Form::Fed, &fed));
     assert!(problems.is_empty(), "{} problems:\n{}", problems.len(), problems.join("\n"));
 }
 
 /// Prints what an engine does with the tests; what is worse than it has to be.
-fn check_form(contender: &Contender, tests: &[Test], form: Form) -> Vec<String> {
+fn check_form(contender: &Contender, form: Form, outcomes: &[(&Test, Outcome)]) -> Vec<String> {
     let name = contender.engine.name();
-    let outcomes = outcome::ask_all(contender, tests, form);
     let results: Vec<(&Test, &Outcome)> = outcomes.iter().map(|(test, it)| (*test, it)).collect();
     let select = |selected: &dyn Fn(&Test) -> bool| {
         Counts::of(results.iter().filter(|(test, _)| selected(test)).map(|(_, it)| *it))

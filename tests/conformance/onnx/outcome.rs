@@ -33,7 +33,7 @@ pub(crate) enum Outcome {
 pub(crate) enum Form {
     /// What a model would hold as constants is part of the model.
     Folded,
-    /// Everything is fed.
+    /// Everything is fed, where something could be folded.
     Fed,
     /// One input, one output of two axes.
     Classifier,
@@ -59,11 +59,27 @@ pub(crate) fn ask_all<'t>(
     pool.install(|| tests.par_iter().filter_map(asked).collect())
 }
 
-/// A test in a form; one with nothing to fold is fed as it is.
+/// The outcome of every test with every input fed, after those with constants folded. One with
+/// nothing to fold is the same in both forms, and is not asked again.
+pub(crate) fn ask_fed<'t>(
+    contender: &Contender,
+    tests: &'t [Test],
+    folded: &[(&'t Test, Outcome)],
+) -> Vec<(&'t Test, Outcome)> {
+    let fed = ask_all(contender, tests, Form::Fed);
+    let fed: BTreeMap<&str, Outcome> =
+        fed.into_iter().map(|(test, outcome)| (test.name.as_str(), outcome)).collect();
+    let same = |(test, outcome): &(&'t Test, Outcome)| {
+        (*test, fed.get(test.name.as_str()).unwrap_or(outcome).clone())
+    };
+    folded.iter().map(same).collect()
+}
+
+/// A test in a form, if it has it.
 fn question(test: &Test, form: Form) -> Option<(&Model, &Outputs)> {
     match form {
         Form::Folded => Some((&test.folded, &test.outputs)),
-        Form::Fed => Some((test.fed.as_ref().unwrap_or(&test.folded), &test.outputs)),
+        Form::Fed => test.fed.as_ref().map(|model| (model, &test.outputs)),
         Form::Classifier => test.classifier.as_ref().map(|(model, outputs)| (model, outputs)),
     }
 }

@@ -93,7 +93,7 @@ impl Scene {
             let wanted = |stored: &Stored| stored.phase() == phase && such(stored);
             let Some(before) = writes.find(wanted).await else { return false };
             let (name, term) = before.owner();
-            let owner = self.broker(name).await;
+            let Some(owner) = self.broker(name).await else { return false };
             self.cluster.kill_broker(owner);
             let after = writes.find(|stored| stored.owner().1 > term).await;
             self.names[owner as usize] = None;
@@ -112,8 +112,8 @@ impl Scene {
         panic!("{TRIES} times the phase was over before the owner was killed {phase}");
     }
 
-    /// The broker of this name.
-    async fn broker(&mut self, name: &str) -> Which {
+    /// The broker of this name; nobody owns a training that is over before the first is asked for.
+    async fn broker(&mut self, name: &str) -> Option<Which> {
         let all = [Which::First, Which::Second];
         let known = |names: &[Option<String>; 2]| {
             let called = |which: Which| names[which as usize].as_deref();
@@ -128,8 +128,7 @@ impl Scene {
                 found = self.cluster.owner().await;
             }
         }
-        let found = found.expect("a broker says that it owns the training");
-        self.names[found as usize] = Some(name.to_owned());
+        self.names[found? as usize] = Some(name.to_owned());
         found
     }
 

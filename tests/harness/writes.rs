@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::io::Read as _;
+use std::time::Duration;
 
 use async_nats::{Client, Subscriber};
 use flate2::read::GzDecoder;
@@ -33,6 +34,11 @@ impl Writes {
         let message = tokio::time::timeout(PATIENCE, self.messages.next()).await;
         let message = message.expect("a training is written in time").unwrap();
         (!message.payload.is_empty()).then(|| Stored::read(&message.payload))
+    }
+
+    /// The next one, if it comes in this time and is not the removal.
+    pub async fn within(&mut self, time: Duration) -> Option<Stored> {
+        tokio::time::timeout(time, self.next()).await.ok().flatten()
     }
 
     /// The next one that is as asked for; `None` when the training is removed before.

@@ -6,11 +6,14 @@ use std::time::{Duration, Instant};
 use tests::process::{PATIENCE, Process};
 use tests::writes::{Stored, Writes};
 
-use super::{Scene, adding};
+use super::{Scene, TRIES, adding};
 use crate::sums::Sums;
 
 /// How long no majority of the servers is there: longer than a broker waits for one answer.
 const WITHOUT_MAJORITY: Duration = Duration::from_secs(7);
+
+/// How long a write may be on its way to who looks on.
+const ON_ITS_WAY: Duration = Duration::from_millis(5);
 
 /// The phases in which a training waits for devices, one after the other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -37,7 +40,7 @@ async fn a_job_waits_on_without_the_leader_of_its_store() {
 async fn a_job_works_on_without_the_leader_of_its_store() {
     let mut scene = Scene::start().await;
     let _devices = scene.devices(1..=3, &["--adds", "--side", "128", "--delay-ms", "150"]).await;
-    let (id, mut writes) = scene.submit(&adding("blank", 12, 3)).await;
+    let (id, mut writes) = scene.submit(&adding("blank", 24, 3)).await;
     for phase in ["collecting", "aggregating", "evaluating"] {
         kill_both(&mut scene, &mut writes, phase).await;
     }
@@ -57,7 +60,7 @@ async fn a_job_works_on_without_the_leader_of_its_store() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_secret_sum_is_exact_without_the_leader_of_its_store() {
     let mut scene = Scene::start().await;
-    let _devices = scene.devices(1..=5, &["--masks", "--delay-ms", "50"]).await;
+    let _devices = scene.devices(1..=5, &["--masks", "--delay-ms", "250"]).await;
     let mut job = adding("blank", 12, 4);
     let clip = 8.0;
     job["spec"]["secure_aggregation"] = serde_json::json!({"clip": clip, "weight_max": 8});
@@ -69,21 +72,31 @@ async fn a_secret_sum_is_exact_without_the_leader_of_its_store() {
 }
 
 /// Kills both as soon as this phase is stored, and starts them again when the training was written
-/// since by those who are left.
+/// since by those who are left. It counts where no other phase was written until then; a phase that
+/// is over too soon is tried again.
 async fn kill_both(scene: &mut Scene, writes: &mut Writes, phase: &str) {
-    let leader = leader(scene).await;
-    let any = writes.next().await.expect("the job goes on");
-    let bystander = scene.broker(any.owner().0).await.other();
-    let before = writes.find(|stored| stored.phase() == phase).await;
-    let before = before.unwrap_or_else(|| panic!("the job ended before it was {phase}"));
-    scene.cluster.kill_server(leader);
-    scene.cluster.kill_broker(bystander);
-    scene.names[bystander as usize] = None;
-    goes_on(writes, &before).await;
-    scene.seen.push(before);
-    scene.cluster.start_server(leader);
-    scene.cluster.start_broker(bystander);
-    scene.cluster.ready(bystander).await;
+    for _ in 0..TRIES {
+        let leader = leader(scene).await;
+        let any = writes.next().await.expect("the job goes on");
+        let bystander = scene.broker(any.owner().0).await.expect("it has an owner").other();
+        let before = writes.find(|stored| stored.phase() == phase).await;
+        let before = before.unwrap_or_else(|| panic!("the job ended before it was {phase}"));
+        scene.cluster.kill_server(leader);
+        let next = writes.within(ON_ITS_WAY).await;
+        scene.cluster.kill_broker(bystander);
+        scene.names[bystander as usize] = None;
+        let at = |stored: &Stored| (stored.round(), stored.phase().to_owned());
+        let hit = next.is_none_or(|next| at(&next) == at(&before));
+        goes_on(writes, &before).await;
+        scene.seen.push(before);
+        scene.cluster.start_server(leader);
+        scene.cluster.start_broker(bystander);
+        scene.cluster.ready(bystander).await;
+        if hit {
+            return;
+        }
+    }
+    panic!("{TRIES} times the phase was over before the leader was killed {phase}");
 }
 
 /// Waits until the training was written twice more: then the first of these writes was stored.

@@ -76,7 +76,8 @@ async fn the_mean_is_that_of_the_plain_levels_whoever_is_killed() {
     assert_eq!(job["state"], "succeeded", "{job:#}");
     let round = &job["rounds"][0];
     let (counted, missing) = (names(round, "updates"), names(round, "missing"));
-    assert!((7..=10).contains(&counted.len()), "{round:#}");
+    // The second one never answers the stages after the one that it is killed at.
+    assert!((7..=9).contains(&counted.len()), "{round:#}");
     assert_eq!(counted.len() + missing.len(), DEVICES, "{round:#}");
     for (_, failure) in round["missing"].as_array().unwrap().iter().map(|it| (&it[0], &it[1])) {
         let text = failure["message"].as_str().unwrap();

@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::settings;
-
 use super::{LocalTraining, Optimizer, Schedule, Staleness};
 use crate::report::{LOSS_MAX, UpdateReport};
+
+mod elsewhere;
 
 /// How a broker makes new parameters of a round's updates.
 ///
@@ -26,7 +27,7 @@ use crate::report::{LOSS_MAX, UpdateReport};
 /// The others bear some devices' updates being wrong, by fault or by intent. How many examples a
 /// device says it has does not count in them: it would be a weight that a device gives itself.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "name", rename_all = "lowercase", deny_unknown_fields)]
+#[serde(tag = "name", rename_all = "lowercase", deny_unknown_fields, remote = "Self")]
 pub enum Strategy {
     /// The mean itself (`McMahan` et al. 2017).
     FedAvg {},

@@ -74,7 +74,14 @@ fn settings_out_of_range_are_found() {
 #[test]
 fn what_is_no_strategy_says_why() {
     for (text, words) in [
-        ("fedprox", "unknown variant `fedprox`"),
+        ("fedsum", "unknown variant `fedsum`, expected one of"),
+        ("fedprox", "no strategy is named fedprox: any strategy is that with a proximal term"),
+        ("fedprox:mu=0.1", "--proximal 0.01, local.proximal in JSON and plans"),
+        ("FedBN", "--keep-local '*norm*', local.kept_local in JSON and plans"),
+        ("fedcyclic", "--selection cyclic, participation.selection {\"kind\": \"cyclic\"}"),
+        ("q-FedAvg", "it is written qfedavg"),
+        ("Multi-Krum:byzantine=1", "it is written multikrum"),
+        ("secagg+", "--secure-aggregation, secure_aggregation in JSON"),
         ("normbound", "missing field `norm`"),
         ("krum:byzantine=0.5", "expected u32"),
         ("", "unknown variant ``"),
@@ -86,6 +93,17 @@ fn what_is_no_strategy_says_why() {
     ] {
         let error = text.parse::<Strategy>().unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
+    }
+}
+
+#[test]
+fn a_name_of_elsewhere_is_told_in_json_too() {
+    let error = serde_json::from_str::<Strategy>(r#"{"name": "fedprox", "mu": 1}"#).unwrap_err();
+    assert!(error.to_string().contains("local.proximal in JSON and plans"), "{error}");
+    for name in elsewhere::NAMES {
+        let strategy: Result<Strategy, _> = name.parse();
+        let error = strategy.map_or_else(|error| error.to_string(), |_| String::new());
+        assert!(!error.contains("unknown variant"), "{error}");
     }
 }
 

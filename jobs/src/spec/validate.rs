@@ -353,6 +353,8 @@ mod tests {
                 r#""devices":2,"selection":{"kind":"fraction","fraction":2}"#,
                 "selection.fraction devices",
             ),
+            (r#""over_selection":0.5,"selection":{"kind":"fraction","fraction":0.5}"#, ""),
+            (r#""over_selection":0.5"#, "over_selection"),
             (r#""selection":{"kind":"round_robin"}"#, "devices"),
             (
                 r#""devices":3,"selection":{"kind":"by_loss","candidates":2}"#,

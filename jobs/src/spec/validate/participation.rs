@@ -15,6 +15,14 @@ impl Problems {
         self.whole("work.participation.quorum", part.quorum.into(), 1, quorum_max.max(1));
         let surplus = (0.0..=10.0).contains(&part.over_selection);
         self.check(surplus, "work.participation.over_selection", part.over_selection, "0 to 10");
+        let some = part.devices.is_some()
+            || matches!(part.selection, Selection::Fraction { .. } | Selection::Cyclic);
+        let expected = "0 without participation.devices (--devices), because all devices that are \
+                        there are invited then: say how many updates a round wants";
+        let is_drawn = spec.privacy.is_some_and(|privacy| privacy.sampling_rate < 1.0);
+        let unused = part.over_selection > 0.0 && !some && !is_drawn;
+        let field = "work.participation.over_selection";
+        self.check(!unused, field, part.over_selection, expected);
         self.whole("work.participation.deadline_ms", part.deadline_ms.0, 1, 7 * DAY_MS);
         let failed = part.failed_rounds_max;
         self.whole("work.participation.failed_rounds_max", failed.into(), 1, 100);

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds what is copied to machines into dist/, checks that it needs nothing there, and writes its
-# SBOM and checksum. Fails where an agent is larger than scripts/needs.sh has as its bar.
+# Builds what is copied to machines into dist/, checks that it needs nothing there and that agents
+# start the helpers inside of them, and writes SBOMs and checksums. Fails where an agent is larger than scripts/needs.sh has as its bar.
 #
 #   scripts/dist.sh                                       all
 #   scripts/dist.sh dunlin-agent-armv7 dunlin-x86_64      those that are named
@@ -40,6 +40,7 @@ make_file() {
     check "$built/dist/$program" "$architecture" "$target"
     mkdir -p dist/sbom
     cp "$built/dist/$program" "dist/$1"
+    if [ "$package" = agent ]; then check_starts "dist/$1" "$architecture"; fi
     scripts/sbom.py "dist/$1" "$package" "${target%%.*}" "$compiler" "${features[@]}" "${inside[@]}" \
         >"dist/sbom/$1.cdx.json"
     made+=("$1")
@@ -86,6 +87,10 @@ copy() {
 . scripts/needs.sh
 # shellcheck source=scripts/sizes.sh
 . scripts/sizes.sh
+# shellcheck source=scripts/qemu.sh
+. scripts/qemu.sh
+# shellcheck source=scripts/starts.sh
+. scripts/starts.sh
 
 command -v readelf >/dev/null || fail "readelf is missing: apt-get install binutils"
 command -v xz >/dev/null || fail "xz is missing: apt-get install xz-utils"

@@ -7,7 +7,8 @@
 #   scripts/gpu-check.sh       builds what it runs
 #
 #   PROGRAM=FILE           this dunlin-accel for probes and speed
-#   ORT_DYLIB_PATH=FILE    this ONNX Runtime for CUDA, as on a Jetson, for which PyPI has none
+#   ORT_DYLIB_PATH=FILE    this ONNX Runtime for CUDA, as on a Jetson before JetPack 7, for which PyPI
+#                          has none
 #   GPU_CHECK_OFFLINE=1    builds and fetches nothing: both of these have to be given, and the
 #                          conformance tests are left out, unless there are
 #   CONFORMANCE=FILE       the test program `conformance`, with dunlin-accel beside it, and
@@ -122,18 +123,15 @@ if [ -z "$offline" ]; then
     scripts/setup.sh tests
     cpu_library=$(find "$PWD/.tools/onnx/lib" -name 'libonnxruntime.so.*' | head -n 1)
     if [ -z "${PROGRAM:-}" ]; then
-        PROGRAM="dist/dunlin-accel-$(uname -m)"
-        if [ ! -x "$PROGRAM" ]; then
-            cargo build --release --quiet -p accel
-            PROGRAM="${CARGO_TARGET_DIR:-target}/release/dunlin-accel"
-        fi
+        cargo build --release --quiet -p accel
+        PROGRAM="${CARGO_TARGET_DIR:-target}/release/dunlin-accel"
     fi
     if [ -z "${ORT_DYLIB_PATH:-}" ]; then
         attempt "ONNX Runtime for CUDA, from PyPI" onnx_runtime_for_cuda
         export VIRTUAL_ENV="$PWD/.tools/gpu"
     fi
 fi
-say "the program is $PROGRAM"
+say "the program is $PROGRAM of $(date -r "$PROGRAM" "+%Y-%m-%d %H:%M")"
 
 # What the GPU's figures stand beside.
 attempt "ort-cpu: parity and speed, all on the processor" \

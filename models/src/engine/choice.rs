@@ -100,9 +100,13 @@ fn milliseconds(time: Duration) -> String {
     format!("{:.2}", time.as_secs_f64() * 1e3)
 }
 
+/// The least that differences are a part of: where numbers of about 1 cancel out, a thousandth of
+/// this (1e-7) is what their rounding leaves, and tells nothing of an engine.
+const SCALE_MIN: f64 = 1e-4;
+
 /// Holds an engine's outputs to the CPU's: the same shapes and types; floating-point numbers
-/// within `tolerance` times the largest of the output (1 at least), 8-bit integers within 1, and
-/// all else equal.
+/// within `tolerance` times the largest of the output ([`SCALE_MIN`] at least), 8-bit integers
+/// within 1, and all else equal.
 ///
 /// # Errors
 /// Which output differs, and by how much.
@@ -134,7 +138,7 @@ pub fn compare(expected: &[Tensor], found: &[Tensor], tolerance: f32) -> Result<
 }
 
 /// The largest difference of two elements; of floating-point numbers as a part of the largest
-/// expected one, if that is above 1.
+/// expected one.
 fn difference(expected: &Data, found: &Data) -> f64 {
     fn largest<T: Copy>(a: &[T], b: &[T], number: impl Fn(T) -> f64) -> f64 {
         let each = a.iter().zip(b).map(|(a, b)| match (number(*a), number(*b)) {
@@ -152,7 +156,8 @@ fn difference(expected: &Data, found: &Data) -> f64 {
         )
     }
     fn scale(values: impl Iterator<Item = f64>) -> f64 {
-        values.filter(|value| value.is_finite()).fold(1.0, |most, value| most.max(value.abs()))
+        let finite = values.filter(|value| value.is_finite());
+        finite.fold(SCALE_MIN, |most, value| most.max(value.abs()))
     }
     match (expected, found) {
         (Data::F32(a), Data::F32(b)) => {

@@ -113,8 +113,13 @@ fn outputs_are_held_to_the_cpus() {
     assert_eq!(same(&[1.0, 100.0], &[1.05, 100.0]), Ok(()));
     assert_eq!(same(&[1e-9, f32::NAN], &[2e-9, f32::NAN]), Ok(()));
     assert_eq!(same(&[f32::INFINITY], &[f32::INFINITY]), Ok(()));
+    assert_eq!(same(&[2e-4, 5e-4], &[2.002e-4, 5e-4]), Ok(()));
     for (a, b) in [
         ([1.0, 100.0], [1.2, 100.0]),
+        // A regression's small numbers, and ones from which nothing is to be seen but that they are
+        // not the same.
+        ([2e-4, 5e-4], [2.01e-4, 5e-4]),
+        ([2e-6, 1e-6], [0.0, 0.0]),
         ([1.0, 2.0], [1.0, f32::NAN]),
         ([f32::NAN, 2.0], [1.0, 2.0]),
         ([f32::INFINITY, 2.0], [1.0, 2.0]),
@@ -122,6 +127,8 @@ fn outputs_are_held_to_the_cpus() {
         let refused = same(&a, &b).unwrap_err();
         assert!(refused.contains("output 0 differs from the CPU's"), "{a:?} {b:?}: {refused}");
     }
+    let flat = [1.0 / 2000.0; 2000];
+    assert!(same(&flat, &[0.0; 2000]).is_err(), "the probabilities of many classes");
     let refused = same(&[1.0], &[1.0, 1.0]).unwrap_err();
     assert_eq!(refused, "output 0 is FP32[2], the CPU's is FP32[1]");
     assert!(compare(&floats(&[1.0]), &[], 1e-3).unwrap_err().contains("0 outputs"));

@@ -62,6 +62,8 @@ pub struct Config {
     /// The program `dunlin-tract`, which holds the engine of that name; the usual places when
     /// absent.
     pub tract: Option<PathBuf>,
+    /// ONNX Runtime's library or its folder; the usual places when absent.
+    pub onnxruntime: Option<PathBuf>,
     /// Engines that are not to be used.
     pub forbidden_engines: Vec<String>,
     /// Form of the log.
@@ -164,6 +166,7 @@ struct File {
     metered: Option<bool>,
     accel: Option<PathBuf>,
     tract: Option<PathBuf>,
+    onnxruntime: Option<PathBuf>,
     forbid_engines: Vec<String>,
     creds: Option<PathBuf>,
     token: Option<String>,
@@ -201,6 +204,7 @@ impl Config {
             metered: false,
             accel: None,
             tract: None,
+            onnxruntime: None,
             forbidden_engines: Vec::new(),
             log: LogFormat::Human,
             log_level: "info".to_owned(),
@@ -257,6 +261,7 @@ impl Config {
             metered: args.metered.or(file.metered).unwrap_or(defaults.metered),
             accel: args.accel.or(file.accel),
             tract: args.tract.or(file.tract),
+            onnxruntime: args.onnxruntime.or(file.onnxruntime),
             forbidden_engines: forbidden(if args.forbid_engines.is_empty() {
                 file.forbid_engines
             } else {

@@ -13,6 +13,7 @@ use models::engine::native::Native;
 
 pub use self::helper::{Helper, HelperError, HelperSession};
 use self::probe::Keep;
+pub(crate) use self::program::BESIDE;
 pub use self::program::{Kind, Program};
 pub(crate) use self::session::{AnySession, SessionError};
 
@@ -97,8 +98,7 @@ impl Engines {
     pub fn probe(options: &Options, before: Option<&Self>) -> Self {
         let (forbidden, allowed): (Vec<&str>, Vec<&str>) =
             HELPED.into_iter().partition(|engine| options.forbidden.iter().any(|it| it == engine));
-        let program =
-            Program::find(Kind::Accel, options.accel.as_deref(), options.scratch.as_deref());
+        let program = options.accel();
         let mut known = Self::default();
         match &program {
             Ok(program) => {
@@ -174,6 +174,18 @@ pub(crate) fn names(cpu: &Cpu, known: Option<&Engines>) -> Vec<String> {
     helped.iter().map(Engine::name).chain(own).map(str::to_owned).collect()
 }
 
+/// The library of ONNX Runtime that engines of this device would load, for a user whose home
+/// directory is `home` where it is not this one's: `Ok(None)` if none is found.
+///
+/// # Errors
+/// Why there is no helper that would load one.
+pub(crate) fn onnxruntime(
+    options: &Options,
+    home: Option<&Path>,
+) -> Result<Option<PathBuf>, String> {
+    Ok(probe::library(&options.accel()?, home))
+}
+
 /// What decides over the engines.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -183,6 +195,8 @@ pub struct Options {
     pub tract: Option<PathBuf>,
     /// Engines that are not to be touched.
     pub forbidden: Vec<String>,
+    /// ONNX Runtime's library or its folder; the usual places if `None`.
+    pub onnxruntime: Option<PathBuf>,
     /// Threads of an engine that runs on the CPU, 0 for all.
     pub threads: usize,
     /// Files that keep results of probes; what the first one holds counts.
@@ -200,11 +214,18 @@ impl Options {
         Self {
             accel: config.accel.clone(),
             tract: config.tract.clone(),
+            onnxruntime: config.onnxruntime.clone(),
             forbidden: config.forbidden_engines.clone(),
             threads: config.threads,
             kept: vec![state.join(KEPT)],
             afresh: false,
             scratch: Some(state.to_owned()),
         }
+    }
+
+    /// The program that holds the engines which load libraries.
+    fn accel(&self) -> Result<Program, String> {
+        let program = Program::find(Kind::Accel, self.accel.as_deref(), self.scratch.as_deref());
+        program.map(|program| program.told(self.onnxruntime.as_deref()))
     }
 }

@@ -165,8 +165,10 @@ pub fn run(args: &ServiceArgs, out: &mut dyn Write) -> Result<u8, ServiceError> 
 
 fn install(args: &InstallArgs, out: &mut dyn Write) -> Result<u8, ServiceError> {
     let places = places(&args.scope, true)?;
-    let text = settings::text(&places, &args.settings)?;
-    let config = Config::parse(&places.config, &text)?;
+    let (_, known) = configuration(&places, &args.settings)?;
+    let mut given = args.settings.clone();
+    add_library(&mut given, &known, out)?;
+    let (text, config) = configuration(&places, &given)?;
     config.check_data()?;
     settings::check_named(&config)?;
     let program = perform::own_program().map_err(|error| ServiceError::Step {
@@ -175,6 +177,7 @@ fn install(args: &InstallArgs, out: &mut dyn Write) -> Result<u8, ServiceError> 
     })?;
     let found = plan::Found {
         in_place: perform::is_same(&program, &places.real(&places.program)),
+        beside: perform::beside(&program),
         modprobe: perform::exists(&places.real(Path::new(unit::MODPROBE))),
         program,
     };
@@ -191,6 +194,37 @@ fn install(args: &InstallArgs, out: &mut dyn Write) -> Result<u8, ServiceError> 
         writeln!(out, "It ends when {user} logs out, unless: loginctl enable-linger {user}")?;
     }
     Ok(0)
+}
+
+/// The text of the configuration, and what it says.
+fn configuration(places: &Places, given: &Settings) -> Result<(String, Config), ServiceError> {
+    let text = settings::text(places, given)?;
+    let config = Config::parse(&places.config, &text)?;
+    Ok((text, config))
+}
+
+/// Adds ONNX Runtime's library to what is given, as the search of whoever installs finds it: a
+/// service has neither their home directory nor their variables.
+fn add_library(given: &mut Settings, config: &Config, out: &mut dyn Write) -> std::io::Result<()> {
+    // One that was there once is looked for again.
+    let known = config.onnxruntime.as_deref().is_some_and(perform::exists);
+    if known || given.onnxruntime.is_some() {
+        return Ok(());
+    }
+    match perform::onnxruntime(config) {
+        // No helper here would load it.
+        Err(_) => Ok(()),
+        Ok(None) => writeln!(
+            out,
+            "library   no ONNX Runtime 1.24 or newer was found; --onnxruntime names it, for cuda \
+             and ort-cpu"
+        ),
+        Ok(Some(library)) => {
+            given.onnxruntime =
+                Some(settings::lasting(&library, perform::variable(settings::NAMED)));
+            writeln!(out, "library   {}, named in the configuration", library.display())
+        }
+    }
 }
 
 fn uninstall(args: &UninstallArgs, out: &mut dyn Write) -> Result<u8, ServiceError> {

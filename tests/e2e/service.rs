@@ -166,6 +166,7 @@ fn a_service_is_installed_updated_and_removed() {
     assert!(text.contains("not installed"), "{text}");
     device.done(&["uninstall", "--purge"]);
     assert!(!device.has(PROGRAM) && !device.has(CONFIG) && !state.exists());
+    assert!(!device.has("usr/local/bin/dunlin-accel"), "helpers are gone too");
     assert_eq!(device.calls(), Vec::<String>::new(), "systemd has nothing to do with it");
 }
 
@@ -183,13 +184,62 @@ fn the_program_is_replaced_and_not_written_to() {
     let links = std::os::unix::fs::MetadataExt::nlink(&open.metadata().unwrap());
     assert_eq!(links, 0, "the file that was there is gone, not changed");
     let files = std::fs::read_dir(installed.parent().unwrap()).unwrap().count();
-    assert_eq!(files, 1, "nothing half written is left");
+    assert_eq!(files, 3, "two helpers beside it, and nothing half written is left");
+    for helper in ["dunlin-accel", "dunlin-tract"] {
+        assert_eq!(device.mode(&format!("usr/local/bin/{helper}")), 0o755);
+    }
     let mut command = Command::new(&installed);
     command.args(["service", "install"]).env("DUNLIN_SERVICE_ROOT", device.root());
     let output = command.env("PATH", device.path()).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("agent.toml") && !text.contains("program "), "{text}");
+}
+
+/// A service has neither home directory nor variables of whoever installs it: what their search
+/// finds is written down.
+#[test]
+fn the_library_that_is_found_now_is_named_in_the_configuration() {
+    let device = Device::new();
+    let capi = device.folder().join("packages/onnxruntime/capi");
+    std::fs::create_dir_all(&capi).unwrap();
+    let library = capi.join("libonnxruntime.so.1.31.0");
+    std::fs::write(&library, "").unwrap();
+    // Finds it in the home directory alone.
+    let helper = device.folder().join("bin/helper");
+    let name = helper.to_str().unwrap();
+    let finds = |line: &str| {
+        device.script("helper", &format!("[ $1 = library ] && [ $HOME = /home/ada ] && {line}"));
+    };
+    finds(&format!("echo {}", library.display()));
+    let said = device.done(&["install", "--nats", "a", "--accel", name]);
+    let told = format!("library   {}, named in the configuration\n", library.display());
+    assert!(said.contains(&told), "{said}");
+    let named = |path: &Path| format!("onnxruntime = \"{}\"\n", path.display());
+    assert!(device.read(CONFIG).contains(&named(&capi)), "{}", device.read(CONFIG));
+
+    // What is there stays, what is gone is looked for again, and what is given counts.
+    finds("echo /elsewhere/libonnxruntime.so");
+    let said = device.done(&["install"]);
+    assert!(!said.contains("library "), "{said}");
+    std::fs::remove_dir_all(device.folder().join("packages")).unwrap();
+    std::fs::create_dir(device.folder().join("other")).unwrap();
+    finds(&format!("echo {}/other/libonnxruntime.so", device.folder().display()));
+    device.done(&["install"]);
+    let other = device.folder().join("other");
+    assert!(device.read(CONFIG).contains(&named(&other)), "{}", device.read(CONFIG));
+    std::fs::write(device.folder().join("mine.so"), "").unwrap();
+    device.done(&["install", "--onnxruntime", "mine.so"]);
+    let mine = device.folder().join("mine.so");
+    assert!(device.read(CONFIG).contains(&named(&mine)), "{}", device.read(CONFIG));
+
+    // Nothing is there, and that is said.
+    let device = Device::new();
+    device.script("helper", "exit 0");
+    let helper = device.folder().join("bin/helper");
+    let said = device.done(&["install", "--nats", "a", "--accel", helper.to_str().unwrap()]);
+    assert!(said.contains("no ONNX Runtime") && said.contains("--onnxruntime"), "{said}");
+    assert!(!device.read(CONFIG).contains("onnxruntime"));
 }
 
 #[test]
@@ -211,13 +261,15 @@ fn a_users_service_is_below_the_home_directory() {
 #[test]
 fn a_wrong_configuration_changes_nothing() {
     let device = Device::new();
-    let cases: [(&[&str], &str); 7] = [
+    let cases: [(&[&str], &str); 9] = [
         (&[], "no NATS server"),
         (&["--nats", "http://broker"], "nats://host:4222"),
         (&["--nats", "a", "--label", "x"], "--label"),
         (&["--nats", "a", "--name", "A b"], "--name"),
         (&["--nats", "a", "--data", "d=/does/not/exist"], "/does/not/exist"),
         (&["--nats", "a", "--creds", "absent.creds"], "absent.creds"),
+        (&["--nats", "a", "--onnxruntime", "absent.so"], "--onnxruntime"),
+        (&["--nats", "a", "--accel", "absent"], "--accel"),
         (&["--config", "absent.toml"], "absent.toml"),
     ];
     for (words, expected) in cases {

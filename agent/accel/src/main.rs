@@ -3,11 +3,13 @@
 //!
 //! `serve ENGINE` speaks frames on standard input and output until the input is closed;
 //! `probe ENGINE` prints one line of JSON; `libraries` prints the files that probes would load, in
-//! lines; `compare ENGINE` measures networks beside the processor,
+//! lines; `library` the one of ONNX Runtime that most engines can use, if there is one;
+//! `compare ENGINE` measures networks beside the processor,
 //! for people. Exit codes: 0 done, 1 the engine cannot be used or the
 //! pipe failed, 2 wrong usage, 101 a panic.
 
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use accel::{compare, probe};
@@ -23,7 +25,8 @@ fn main() -> ExitCode {
     let outcome = match *arguments {
         ["serve", engine] => helper::run(engine, || accel::serve(engine)),
         ["probe", engine] => print(engine),
-        ["libraries"] => print_libraries(),
+        ["libraries"] => print_paths(accel::onnxruntime::libraries()),
+        ["library"] => print_paths(accel::onnxruntime::library()),
         ["compare", engine] => streams::take_stdout()
             .map_err(Refusal::of)
             .and_then(|output| compare::compare(engine, output)),
@@ -35,7 +38,8 @@ fn main() -> ExitCode {
             Ok(())
         }
         _ => {
-            let usage = format!("libraries | serve|probe|compare {}", accel::ENGINES.join("|"));
+            let usage =
+                format!("libraries | library | serve|probe|compare {}", accel::ENGINES.join("|"));
             return helper::misused(PROGRAM, &usage);
         }
     };
@@ -50,9 +54,9 @@ fn print(engine: &str) -> Result<(), Refusal> {
     output.write_all(&line).map_err(Refusal::of)
 }
 
-fn print_libraries() -> Result<(), Refusal> {
+fn print_paths(paths: impl IntoIterator<Item = PathBuf>) -> Result<(), Refusal> {
     let mut output = streams::take_stdout().map_err(Refusal::of)?;
-    for path in accel::onnxruntime::libraries() {
+    for path in paths {
         let line = [path.as_os_str().as_encoded_bytes(), b"\n"].concat();
         output.write_all(&line).map_err(Refusal::of)?;
     }

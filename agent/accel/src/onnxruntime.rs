@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use models::artifact::TensorInfo;
 use models::engine::frames::Header;
-use ort::ErrorCode;
 use ort::ep::{CUDA, cuda::ConvAlgorithmSearch};
 use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{Session, SessionInputValue};
 use ort::value::{TensorElementType, ValueType};
+use ort::{ErrorCode, MINOR_VERSION};
 
 use helper::engine::{About, Engine, Model, Refusal, View};
 
@@ -97,6 +97,15 @@ pub fn libraries() -> Vec<PathBuf> {
     found.sort();
     found.dedup();
     found
+}
+
+/// The library that most engines can use: the first for CUDA, else the first, of those that can be
+/// loaded and are new enough.
+pub fn library() -> Option<PathBuf> {
+    let wanted = [library::Wanted::Cuda, library::Wanted::Cpu];
+    let mut found = wanted.into_iter().flat_map(|wanted| library::find(wanted).unwrap_or_default());
+    let fits = |path: &PathBuf| ort::util::probe(path).is_some_and(|minor| minor >= MINOR_VERSION);
+    found.find(fits)
 }
 
 /// Why a model cannot be loaded.

@@ -66,6 +66,15 @@ fn libraries_that_would_be_loaded_are_named_and_not_loaded() {
 }
 
 #[test]
+fn the_library_that_engines_can_use_is_named() {
+    let Some(library) = onnx_runtime() else { return };
+    let environment = library.ancestors().nth(6).unwrap().display().to_string();
+    let output = command(&["library"], &[("VIRTUAL_ENV", environment)]).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(said, format!("{}\n", library.display()));
+}
+
+#[test]
 fn a_file_that_is_no_library_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("libonnxruntime.so.1.32.0");

@@ -129,6 +129,11 @@ pub struct Settings {
     #[arg(long, env = "DUNLIN_TRACT", value_name = "FILE")]
     pub tract: Option<PathBuf>,
 
+    /// ONNX Runtime's library for ort-cpu and cuda, or the folder that it lies in [default: what
+    /// ORT_DYLIB_PATH names, the usual places, pip's packages]
+    #[arg(long, env = "DUNLIN_ONNXRUNTIME", value_name = "PATH")]
+    pub onnxruntime: Option<PathBuf>,
+
     /// Engine that is not to be used: cuda, webgpu or ort-cpu; may be repeated
     #[arg(
         long = "forbid-engine",

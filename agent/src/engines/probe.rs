@@ -1,8 +1,10 @@
 //! Finds out which engines of the helper work here: each in a child of its own, with a deadline,
 //! for drivers can crash or hang.
 
+use std::ffi::OsStr;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -11,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::child::{Running, describe};
 use super::pipe;
-use super::program::{Program, stamp};
+use super::program::{Program, Started, stamp};
 
 /// How long the probe of one engine may take: the first use of a GPU can take half a minute.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -74,8 +76,17 @@ enum Unprobed {
 
 /// What a helper says that is started with these arguments; whatever happens becomes a reason.
 fn ask(program: &Program, arguments: &[&str], limit: Duration) -> Result<Vec<u8>, Unprobed> {
+    ask_by(program.command(), arguments, limit)
+}
+
+/// The same by the command that starts it.
+fn ask_by(
+    command: std::io::Result<Started>,
+    arguments: &[&str],
+    limit: Duration,
+) -> Result<Vec<u8>, Unprobed> {
     let deadline = Instant::now() + limit;
-    let started = program.command().and_then(|mut started| {
+    let started = command.and_then(|mut started| {
         started.command.args(arguments).stdin(Stdio::null());
         Running::start(&mut started.command)
     });
@@ -275,6 +286,18 @@ fn libraries(program: &Program) -> Vec<String> {
     }
 }
 
+/// The library of ONNX Runtime that a helper would load for most engines, by the home directory
+/// that is given, else this process's.
+pub(super) fn library(program: &Program, home: Option<&Path>) -> Option<PathBuf> {
+    let command = program.command().map(|mut started| {
+        started.command.envs(home.map(|home| ("HOME", home)));
+        started
+    });
+    let said = ask_by(command, &["library"], LIBRARIES_LIMIT).ok()?;
+    let line = said.split(|byte| *byte == b'\n').next().filter(|line| !line.is_empty())?;
+    Some(PathBuf::from(OsStr::from_bytes(line)))
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
@@ -313,6 +336,27 @@ mod tests {
         let absent = Program::File(folder.path().join("absent"));
         let refused = probe_within(&absent, "cuda", LIMIT).unwrap_err();
         assert!(matches!(&refused, Unprobed::NotStarted(reason) if reason.contains("cannot be")));
+    }
+
+    #[test]
+    fn a_helper_is_told_where_onnx_runtime_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = script(
+            folder.path(),
+            "echo \"file=$ORT_DYLIB_PATH folder=$DUNLIN_LIBRARIES home=$HOME\"",
+        );
+        let said = |path: &Path| {
+            let told = program.clone().told(Some(path));
+            assert_ne!(told.stamp(), program.stamp(), "another key");
+            library(&told, Some(Path::new("/home/ada"))).unwrap().display().to_string()
+        };
+        let file = folder.path().join("libonnxruntime.so.1.31.0");
+        assert!(said(&file).contains(&format!("file={} ", file.display())), "{}", said(&file));
+        let below = said(folder.path());
+        let expected = format!("file= folder={} home=/home/ada", folder.path().display());
+        assert_eq!(below, expected);
+        assert_eq!(library(&script(folder.path(), "exit 2"), None), None);
+        assert_eq!(library(&script(folder.path(), "exit 0"), None), None);
     }
 
     /// A helper that counts how often each engine is probed: cuda works, webgpu crashes.

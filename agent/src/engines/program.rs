@@ -6,6 +6,14 @@ use std::process::Command;
 
 mod embedded;
 
+/// Names ONNX Runtime's library to a helper, which looks nowhere else then.
+const LIBRARY: &str = "ORT_DYLIB_PATH";
+/// Names the folder in which a helper looks for libraries first.
+const LIBRARIES: &str = "DUNLIN_LIBRARIES";
+
+/// Files of helpers that are looked for beside the agent.
+pub(crate) const BESIDE: [&str; 2] = [Kind::Accel.name(), Kind::Tract.name()];
+
 /// Which helper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -60,6 +68,13 @@ pub enum Program {
         /// A folder of this agent alone, for systems that do not run it from memory.
         scratch: Option<PathBuf>,
     },
+    /// Another one that is told where ONNX Runtime's library is.
+    Told {
+        /// The one that is told.
+        program: Box<Program>,
+        /// The library, or its folder.
+        onnxruntime: PathBuf,
+    },
 }
 
 impl Program {
@@ -92,6 +107,14 @@ impl Program {
         Ok(program)
     }
 
+    /// The same, told where ONNX Runtime's library, or its folder, is.
+    pub(super) fn told(self, onnxruntime: Option<&Path>) -> Self {
+        match onnxruntime {
+            Some(path) => Self::Told { program: self.into(), onnxruntime: path.to_owned() },
+            None => self,
+        }
+    }
+
     /// The command that starts it.
     ///
     /// # Errors
@@ -102,6 +125,15 @@ impl Program {
             Self::Inside { name, compressed, scratch } => {
                 embedded::command(name, compressed, scratch.as_deref())
             }
+            Self::Told { program, onnxruntime } => {
+                let mut started = program.command()?;
+                if onnxruntime.is_dir() {
+                    started.command.env_remove(LIBRARY).env(LIBRARIES, onnxruntime);
+                } else {
+                    started.command.env(LIBRARY, onnxruntime);
+                }
+                Ok(started)
+            }
         }
     }
 
@@ -110,6 +142,9 @@ impl Program {
         match self {
             Self::File(path) => stamp(path),
             Self::Inside { compressed, .. } => models::digest::of(compressed),
+            Self::Told { program, onnxruntime } => {
+                format!("{} {}", program.stamp(), onnxruntime.display())
+            }
         }
     }
 
@@ -119,6 +154,7 @@ impl Program {
             Self::Inside { name, compressed, .. } => {
                 (format!("the {name} inside"), embedded::start(compressed))
             }
+            Self::Told { program, .. } => return program.check(),
         };
         let start = start.map_err(|error| format!("{what}: {error}"))?;
         match loader(&start) {

@@ -21,6 +21,10 @@ pub struct ProbeArgs {
     /// The program dunlin-tract [default: the one beside this program, or inside of it]
     #[arg(long, env = "DUNLIN_TRACT", value_name = "FILE")]
     pub tract: Option<PathBuf>,
+    /// ONNX Runtime's library, or the folder that it lies in [default: what `ORT_DYLIB_PATH` names,
+    /// the usual places, pip's packages]
+    #[arg(long, env = "DUNLIN_ONNXRUNTIME", value_name = "PATH")]
+    pub onnxruntime: Option<PathBuf>,
     /// Where the agent keeps its state, whose results are refreshed [default: those of this
     /// user's agents, and of the service]
     #[arg(long, env = "DUNLIN_STATE_DIR", value_name = "DIR")]
@@ -45,8 +49,9 @@ const SERVICE: &str = "/var/lib/dunlin-agent";
 /// written anew; they read it when they are started.
 #[expect(clippy::missing_panics_doc, reason = "names and numbers are JSON")]
 pub fn run(args: &ProbeArgs) -> String {
-    let ProbeArgs { accel, tract, .. } = args.clone();
-    let options = Options { accel, tract, kept: kept(args), afresh: true, ..Options::default() };
+    let ProbeArgs { accel, tract, onnxruntime, .. } = args.clone();
+    let kept = kept(args);
+    let options = Options { accel, tract, onnxruntime, kept, afresh: true, ..Options::default() };
     let helped = Engines::probe(&options, None);
     let cpu = Cpu::find(&options);
     let own = CPU.map(|engine| probe_cpu(&cpu, engine));
@@ -138,7 +143,13 @@ mod tests {
         let accel = Some(testing::write(folder.path(), Fake::Good));
         let tract = Some(testing::write(folder.path(), Fake::Plain));
         let state_dir = Some(folder.path().to_owned());
-        let args = ProbeArgs { accel, tract, state_dir: state_dir.clone(), json: false };
+        let args = ProbeArgs {
+            accel,
+            tract,
+            onnxruntime: None,
+            state_dir: state_dir.clone(),
+            json: false,
+        };
         std::fs::write(folder.path().join(KEPT), "of an earlier probe").unwrap();
         let shown = run(&args);
         let line = |engine: &str| shown.lines().find(|line| line.starts_with(engine)).unwrap();
@@ -153,8 +164,7 @@ mod tests {
         let kept = std::fs::read_to_string(folder.path().join(KEPT)).unwrap();
         assert!(kept.contains("a fake"), "{kept}");
         let absent = Some(folder.path().join("absent"));
-        let shown =
-            run(&ProbeArgs { accel: absent.clone(), tract: absent, state_dir, json: false });
+        let shown = run(&ProbeArgs { accel: absent.clone(), tract: absent, ..args.clone() });
         let line = |engine: &str| shown.lines().find(|line| line.starts_with(engine)).unwrap();
         assert!(line("native").contains("yes"), "{shown}");
         for engine in ["tract", "cuda"] {

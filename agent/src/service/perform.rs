@@ -10,6 +10,8 @@ use std::process::Command;
 use super::ServiceError;
 use super::places::Places;
 use super::plan::Step;
+use crate::config::Config;
+use crate::engines::{self, Options};
 
 /// Does all steps in their order and tells each that was done.
 pub(super) fn all(
@@ -120,6 +122,36 @@ pub(super) fn version(program: &Path) -> Option<String> {
 /// The program that is running.
 pub(super) fn own_program() -> io::Result<PathBuf> {
     std::env::current_exe()
+}
+
+/// Helpers beside a program.
+pub(super) fn beside(program: &Path) -> Vec<PathBuf> {
+    let files = engines::BESIDE.map(|name| program.with_file_name(name));
+    files.into_iter().filter(|file| file.is_file()).collect()
+}
+
+/// ONNX Runtime's library, as the engines of whoever installs would find it; with sudo, of who
+/// called that.
+///
+/// # Errors
+/// Why there is no helper that would load one.
+pub(super) fn onnxruntime(config: &Config) -> Result<Option<PathBuf>, String> {
+    let options = Options { onnxruntime: None, ..Options::of(config, &config.state_dir) };
+    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let caller = variable("SUDO_UID").and_then(|id| home_of(&users, id.to_str()?));
+    if let Some(home) = caller.filter(|_| rustix::process::geteuid().is_root())
+        && let Some(found) = engines::onnxruntime(&options, Some(&home))?
+    {
+        return Ok(Some(found));
+    }
+    engines::onnxruntime(&options, None)
+}
+
+/// The home directory of a user with this number, by the lines of `/etc/passwd`.
+pub(super) fn home_of(users: &str, id: &str) -> Option<PathBuf> {
+    let mut users = users.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let user = users.find(|user| user.get(2) == Some(&id))?;
+    user.get(5).filter(|home| !home.is_empty()).map(PathBuf::from)
 }
 
 /// Whether two paths are one file.

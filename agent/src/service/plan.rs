@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::places::Places;
 use super::{UNIT, unit};
 use crate::config::Config;
+use crate::engines::BESIDE;
 
 /// One step. Each may be done again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub(super) struct Found {
     pub(super) program: PathBuf,
     /// Whether it already is where the service runs it.
     pub(super) in_place: bool,
+    /// Helpers beside it, which are installed too.
+    pub(super) beside: Vec<PathBuf>,
     /// Whether NVIDIA's program for its devices is there.
     pub(super) modprobe: bool,
 }
@@ -41,6 +44,10 @@ pub(super) fn install(places: &Places, found: &Found, config: &Config, text: Str
     if !found.in_place {
         steps.extend(places.program.parent().map(|dir| Step::Directory(dir.to_owned())));
         steps.push(Step::Copy { from: found.program.clone(), to: places.program.clone() });
+        for helper in &found.beside {
+            let to = places.program.with_file_name(helper.file_name().unwrap_or_default());
+            steps.push(Step::Copy { from: helper.clone(), to });
+        }
     }
     // systemd makes the usual one itself, as it does for every start.
     if places.user || config.state_dir != places.state {
@@ -74,6 +81,8 @@ pub(super) fn uninstall(places: &Places, installed: bool, purge: bool) -> Vec<St
     if purge {
         let made = [&places.program, &places.config, &places.state];
         steps.extend(made.map(|path| Step::Remove(path.clone())));
+        let helpers = BESIDE.map(|name| places.program.with_file_name(name));
+        steps.extend(helpers.map(Step::Remove));
     }
     steps
 }

@@ -1,5 +1,6 @@
 //! The configuration of a service: what it was, and what is given now.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf, absolute};
 
 use toml::{Table, Value};
@@ -7,6 +8,9 @@ use toml::{Table, Value};
 use super::ServiceError;
 use super::places::Places;
 use crate::config::{self, Config, ConfigError, Settings};
+
+/// The variable that names ONNX Runtime's library.
+pub(super) const NAMED: &str = "ORT_DYLIB_PATH";
 
 /// The text of the configuration file: that of the service, or of the file that `--config` names,
 /// with what was given in its place. Paths become absolute, since a service starts in `/`.
@@ -73,7 +77,7 @@ fn make_absolute(table: &mut Table) {
             *text = path.to_string_lossy().into_owned();
         }
     };
-    for name in ["state-dir", "creds", "tls-ca"] {
+    for name in ["state-dir", "creds", "tls-ca", "accel", "tract", "onnxruntime"] {
         table.get_mut(name).into_iter().for_each(make);
     }
     if let Some(Value::Table(data)) = table.get_mut("data") {
@@ -81,10 +85,24 @@ fn make_absolute(table: &mut Table) {
     }
 }
 
+/// What a configuration says of a library that was found: its folder, so that the next version is
+/// found there as well, except for one that a variable named, for which nobody searches.
+pub(super) fn lasting(library: &Path, named: Option<OsString>) -> PathBuf {
+    match (named, library.parent()) {
+        (None, Some(folder)) => folder.to_owned(),
+        (Some(_), _) | (None, None) => library.to_owned(),
+    }
+}
+
 /// The files that a configuration names can be read.
 pub(super) fn check_named(config: &Config) -> Result<(), ServiceError> {
-    let named: [(&'static str, &Option<PathBuf>); 2] =
-        [("--creds", &config.link.credentials), ("--tls-ca", &config.link.tls_ca)];
+    let named: [(&'static str, &Option<PathBuf>); 5] = [
+        ("--creds", &config.link.credentials),
+        ("--tls-ca", &config.link.tls_ca),
+        ("--accel", &config.accel),
+        ("--tract", &config.tract),
+        ("--onnxruntime", &config.onnxruntime),
+    ];
     for (option, path) in named {
         let Some(path) = path else { continue };
         std::fs::File::open(path).map_err(|source| ServiceError::Named {

@@ -149,15 +149,42 @@ fn systemd_understands_the_unit() {
 fn an_installation_tells_systemd_last() {
     let (_root, places) = empty();
     let config = config(&places, &["--nats", "a", "--state-dir", "/srv/state"]);
-    let found = plan::Found { program: "/tmp/x".into(), in_place: false, modprobe: false };
+    let found = plan::Found {
+        program: "/tmp/x".into(),
+        in_place: false,
+        beside: vec!["/tmp/dunlin-tract".into()],
+        modprobe: false,
+    };
     let steps = plan::install(&places, &found, &config, "text".to_owned());
     let first = steps.iter().position(|step| matches!(step, plan::Step::Systemctl(_))).unwrap();
     assert!(steps[first..].iter().all(|step| matches!(step, plan::Step::Systemctl(_))));
     assert_eq!(steps.len() - first, 3);
     assert!(steps.contains(&plan::Step::Directory("/srv/state".into())));
+    let helper = plan::Step::Copy {
+        from: "/tmp/dunlin-tract".into(),
+        to: "/usr/local/bin/dunlin-tract".into(),
+    };
+    assert!(steps.contains(&helper), "{steps:?}");
     let found = plan::Found { in_place: true, ..found };
     let again = plan::install(&places, &found, &config, "text".to_owned());
     assert!(!again.iter().any(|step| matches!(step, plan::Step::Copy { .. })));
+}
+
+/// What the service loads is where it can see it, and is named by a path that lasts.
+#[test]
+fn a_library_is_named_by_its_folder_unless_a_variable_named_it() {
+    let library = Path::new("/venv/onnxruntime/capi/libonnxruntime.so.1.32.0");
+    assert_eq!(settings::lasting(library, None), library.parent().unwrap());
+    assert_eq!(settings::lasting(library, Some("any".into())), library);
+    let (_root, places) = empty();
+    let given = config(&places, &["--nats", "a", "--onnxruntime", "capi", "--accel", "helper"]);
+    assert_eq!(given.onnxruntime, Some(std::path::absolute("capi").unwrap()));
+    assert_eq!(given.accel, Some(std::path::absolute("helper").unwrap()));
+    let hidden = config(&places, &["--nats", "a", "--onnxruntime", "/tmp/capi"]);
+    assert!(!unit::text(&places, &hidden, false).contains("PrivateTmp"));
+    let users = "root:x:0:0:root:/root:/bin/bash\nada:x:1000:1000::/home/ada:/bin/sh\n";
+    assert_eq!(perform::home_of(users, "1000"), Some("/home/ada".into()));
+    assert_eq!(perform::home_of(users, "7"), None);
 }
 
 #[test]

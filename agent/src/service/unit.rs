@@ -76,8 +76,9 @@ pub(super) fn text(places: &Places, config: &Config, modprobe: bool) -> String {
 
 /// Everything that a configuration names.
 fn named(config: &Config) -> impl Iterator<Item = &Path> {
-    let files = [&config.link.credentials, &config.link.tls_ca];
-    let files = files.into_iter().flatten().chain([&config.state_dir]);
+    let link = [&config.link.credentials, &config.link.tls_ca];
+    let engines = [&config.accel, &config.tract, &config.onnxruntime];
+    let files = link.into_iter().chain(engines).flatten().chain([&config.state_dir]);
     files.chain(config.data.values()).map(std::path::PathBuf::as_path)
 }
 

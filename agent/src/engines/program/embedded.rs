@@ -10,10 +10,7 @@ use std::process::Command;
 use lzma_rust2::XzReader;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
-use super::Started;
-
-/// Names the folder in which a helper looks for libraries first.
-const LIBRARIES: &str = "DUNLIN_LIBRARIES";
+use super::{LIBRARIES, Started};
 
 /// `MFD_EXEC` of Linux 6.3 and newer: runs also where that is not the default.
 const EXECUTABLE: MemfdFlags = MemfdFlags::from_bits_retain(0x10);

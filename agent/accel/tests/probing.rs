@@ -65,6 +65,36 @@ fn libraries_that_would_be_loaded_are_named_and_not_loaded() {
     }
 }
 
+/// A result that holds for CUDA depends on what ONNX Runtime loads besides.
+#[test]
+fn what_cuda_needs_besides_is_named_as_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let [capi, cudnn, driver] = ["onnxruntime/capi", "nvidia/cudnn/lib", "driver"].map(|name| {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    });
+    let library = capi.join("libonnxruntime.so.1.32.0");
+    let others = [
+        capi.join("libonnxruntime_providers_cuda.so"),
+        cudnn.join("libcudnn.so.9"),
+        driver.join("libcuda.so.1"),
+    ];
+    others.iter().chain([&library]).for_each(|path| std::fs::write(path, "no library").unwrap());
+    let settings = [
+        ("ORT_DYLIB_PATH", library.display().to_string()),
+        ("LD_LIBRARY_PATH", driver.display().to_string()),
+    ];
+    let output = command(&["libraries"], &settings).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    for path in &others {
+        assert!(said.lines().any(|line| line == path.to_str().unwrap()), "{path:?}: {said}");
+    }
+    // None of them can be loaded.
+    let output = command(&["library"], &settings).output().unwrap();
+    assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
+}
+
 #[test]
 fn the_library_that_engines_can_use_is_named() {
     let Some(library) = onnx_runtime() else { return };

@@ -4,6 +4,7 @@
 #![expect(unsafe_code, reason = "the driver is reached through C functions of a loaded library")]
 
 use std::ffi::{CStr, c_char, c_int, c_uint};
+use std::path::PathBuf;
 
 use libloading::{Library, Symbol};
 
@@ -23,6 +24,25 @@ pub(super) struct Device {
 const LIBRARY: &str = "libcuda.so.1";
 /// Bytes of a device's name, with the final 0.
 const NAME_LEN: usize = 256;
+
+/// Folders that its packages, those of Jetsons, WSL and container runtimes put it into.
+const FOLDERS: [&str; 8] = [
+    "/usr/lib/x86_64-linux-gnu",
+    "/usr/lib/aarch64-linux-gnu",
+    "/usr/lib/aarch64-linux-gnu/tegra",
+    "/usr/lib/aarch64-linux-gnu/nvidia",
+    "/usr/lib64",
+    "/usr/lib",
+    "/usr/lib/wsl/lib",
+    "/usr/local/nvidia/lib64",
+];
+
+/// Where the driver's library is, for whoever wants to know whether it is another one.
+pub(super) fn files() -> Vec<PathBuf> {
+    let named = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&named).chain(FOLDERS.map(PathBuf::from));
+    folders.map(|folder| folder.join(LIBRARY)).filter(|path| path.is_file()).collect()
+}
 
 /// C signatures of the driver's functions.
 type Init = unsafe extern "C" fn(c_uint) -> c_int;

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use helper::engine::Refusal;
 
+use super::{driver, nvidia};
+
 /// Names the library itself; nothing else is looked for then.
 const PATH: &str = "ORT_DYLIB_PATH";
 /// Names a folder that is looked into first, where the program itself lies in no folder.
@@ -33,12 +35,17 @@ pub(super) fn advice(wanted: Wanted) -> String {
     format!("install ONNX Runtime 1.24 or newer: `pip install '{package}'`, or set {PATH}")
 }
 
-/// Every library that may be loaded, with what lies beside it for CUDA.
+/// Every library that may be loaded, with those that CUDA needs besides.
 pub(super) fn likely(wanted: Wanted) -> Vec<PathBuf> {
     let mut found = find(wanted).unwrap_or_default();
-    let providers = found.iter().map(|path| path.with_file_name(CUDA_PROVIDER));
-    let providers: Vec<PathBuf> = providers.filter(|path| path.is_file()).collect();
-    found.extend(providers);
+    if wanted == Wanted::Cuda {
+        let needed = |path: &PathBuf| {
+            let provider = path.with_file_name(CUDA_PROVIDER);
+            nvidia::libraries(path).into_iter().chain(provider.is_file().then_some(provider))
+        };
+        let needed: Vec<PathBuf> = found.iter().flat_map(needed).collect();
+        found.extend(needed.into_iter().chain(driver::files()));
+    }
     found
 }
 

@@ -17,7 +17,7 @@ pub(super) fn preload(onnxruntime: &Path) {
 }
 
 /// `site-packages/nvidia/*/lib/*.so*` for `site-packages/onnxruntime/capi/libonnxruntime.so.*`.
-fn libraries(onnxruntime: &Path) -> Vec<PathBuf> {
+pub(super) fn libraries(onnxruntime: &Path) -> Vec<PathBuf> {
     let Some(packages) = onnxruntime.ancestors().nth(3) else { return Vec::new() };
     let below = |folder: PathBuf| {
         let entries = std::fs::read_dir(folder).into_iter().flatten();

@@ -31,12 +31,23 @@ trap finish EXIT
 # A word of a command for any shell.
 quoted() { printf "'%s' " "${1//\'/\'\\\'\'}"; }
 
-# Sets `file` to the agent for a device, and `advice` to what builds it.
+# Sets `file` to the agent for a device, and `advice` to what builds it. Where a GPU has no driver but
+# Vulkan's, the agent without its engine does as well, if it is what there is.
 choose() {
+    local plain
     case $1-gpu-$2 in
-        x86_64-gpu-yes | amd64-gpu-yes) file=dunlin-agent-accel-x86_64 advice="make agent-pc" ;;
+        x86_64-gpu-render | amd64-gpu-render) plain=dunlin-agent-x86_64 ;;
+        aarch64-gpu-render | arm64-gpu-render) plain=dunlin-agent-aarch64 ;;
+    esac
+    if [ -n "${plain:-}" ] && [ ! -f "$dist/${plain/agent/agent-accel}" ] && [ -f "$dist/$plain" ]; then
+        say "${plain/agent/agent-accel}, which uses its GPU, is not in $dist"
+        file=$dist/$plain
+        return
+    fi
+    case $1-gpu-$2 in
+        x86_64-gpu-[nr]* | amd64-gpu-[nr]*) file=dunlin-agent-accel-x86_64 advice="make agent-pc" ;;
         x86_64-* | amd64-*) file=dunlin-agent-x86_64 advice="scripts/dist.sh dunlin-agent-x86_64" ;;
-        aarch64-gpu-yes | arm64-gpu-yes) file=dunlin-agent-accel-aarch64 advice="make agent-jetson" ;;
+        aarch64-gpu-[nr]* | arm64-gpu-[nr]*) file=dunlin-agent-accel-aarch64 advice="make agent-jetson" ;;
         aarch64-* | arm64-*) file=dunlin-agent-aarch64 advice="make agent-rpi" ;;
         armv7* | armv8l-*) file=dunlin-agent-armv7 advice="make agent-rpi32" ;;
         *) fail "$host is of kind $1: there are agents for x86_64, aarch64 and armv7" ;;
@@ -49,7 +60,9 @@ found=$(remote 'uname -m
     root=${DUNLIN_SERVICE_ROOT:-}
     if [ -e "$root/dev/nvidia0" ] ||
         grep -aqi -e jetson -e nvidia "$root/proc/device-tree/model" 2>/dev/null
-    then echo yes; else echo no; fi
+    then echo nvidia
+    elif ls "$root"/dev/dri/renderD* >/dev/null 2>&1; then echo render
+    else echo -; fi
     id -u') || fail "ssh $host does not work: try it alone"
 { read -r machine && read -r gpu && read -r user; } <<<"$found" ||
     fail "$host gave no answer that can be read: $found"
@@ -57,7 +70,7 @@ choose "$machine" "$gpu"
 file=${AGENT:-$file}
 [ -f "$file" ] || fail "$file is missing: $advice, or make dist"
 
-say "$host is $machine, NVIDIA GPU: $gpu; copying $file"
+say "$host is $machine, GPU: $gpu; copying $file"
 # shellcheck disable=SC2016  # the device knows its HOME
 folder=$(remote 'mktemp -d "$HOME/.dunlin.XXXXXX"') || fail "no folder could be made on $host"
 case $folder in

@@ -96,20 +96,44 @@ fn a_device_with_a_gpu_gets_the_agent_for_it() {
     assert!(copied.contains("dunlin-agent-accel-aarch64"), "{copied}");
 }
 
+/// WebGPU is for any GPU with a driver for Vulkan; where nobody built that agent, the other one does.
+#[test]
+fn a_device_with_another_gpu_gets_the_agent_that_is_there() {
+    for (machine, files, expected) in [
+        ("aarch64", &["aarch64", "accel-aarch64"][..], "accel-aarch64"),
+        ("x86_64", &["x86_64", "accel-x86_64"], "accel-x86_64"),
+        ("aarch64", &["aarch64"], "aarch64"),
+        ("armv7l", &["armv7", "accel-aarch64"], "armv7"),
+    ] {
+        let device = reachable(machine);
+        std::fs::create_dir_all(device.root().join("dev/dri")).unwrap();
+        std::fs::write(device.root().join("dev/dri/renderD128"), "").unwrap();
+        files.iter().for_each(|file| built(&device, &format!("dunlin-agent-{file}")));
+        let output = deploy(&device, &["pi@attic", "--nats", "a"]);
+        assert!(output.status.success(), "{}", text(&output));
+        let copied = std::fs::read_to_string(device.folder().join("copied")).unwrap();
+        assert!(copied.ends_with(&format!("/dunlin-agent-{expected} pi@attic\n")), "{copied}");
+        assert_eq!(text(&output).contains("which uses its GPU"), files.len() == 1);
+    }
+}
+
 /// Each advice makes the very file that is missing.
 #[test]
 fn a_file_that_is_missing_is_told_with_what_builds_it() {
     for (machine, gpu, file, advice) in [
-        ("x86_64", false, "dunlin-agent-x86_64", "scripts/dist.sh dunlin-agent-x86_64"),
-        ("x86_64", true, "dunlin-agent-accel-x86_64", "make agent-pc"),
-        ("aarch64", false, "dunlin-agent-aarch64", "make agent-rpi"),
-        ("aarch64", true, "dunlin-agent-accel-aarch64", "make agent-jetson"),
-        ("armv7l", true, "dunlin-agent-armv7", "make agent-rpi32"),
+        ("x86_64", "", "dunlin-agent-x86_64", "scripts/dist.sh dunlin-agent-x86_64"),
+        ("x86_64", "nvidia0", "dunlin-agent-accel-x86_64", "make agent-pc"),
+        ("x86_64", "dri/renderD128", "dunlin-agent-accel-x86_64", "make agent-pc"),
+        ("aarch64", "", "dunlin-agent-aarch64", "make agent-rpi"),
+        ("aarch64", "nvidia0", "dunlin-agent-accel-aarch64", "make agent-jetson"),
+        ("aarch64", "dri/renderD129", "dunlin-agent-accel-aarch64", "make agent-jetson"),
+        ("armv7l", "nvidia0", "dunlin-agent-armv7", "make agent-rpi32"),
     ] {
         let device = reachable(machine);
-        if gpu {
-            std::fs::create_dir_all(device.root().join("dev")).unwrap();
-            std::fs::write(device.root().join("dev/nvidia0"), "").unwrap();
+        if !gpu.is_empty() {
+            let node = device.root().join("dev").join(gpu);
+            std::fs::create_dir_all(node.parent().unwrap()).unwrap();
+            std::fs::write(node, "").unwrap();
         }
         let output = deploy(&device, &["pi@attic", "--nats", "a"]);
         assert_eq!(output.status.code(), Some(1), "{}", text(&output));

@@ -89,6 +89,8 @@ pub struct Engines {
     pub(crate) problems: Vec<String>,
     /// Engines that another probe may find usable though nothing has changed.
     passing: Vec<String>,
+    /// Whether an engine lacks something that may be installed later.
+    lacking: bool,
     helpers: Vec<Helper>,
 }
 
@@ -119,6 +121,7 @@ impl Engines {
                 known.probed.extend(allowed.iter().map(lacking));
             }
         }
+        known.lacking = known.probed.iter().any(|probed| probed.unusable.is_some());
         let reason = "this device's configuration forbids it";
         let forbidden = forbidden.iter().map(|engine| probe::unusable(engine, reason.to_owned()));
         known.probed.extend(forbidden);
@@ -136,9 +139,10 @@ impl Engines {
         known
     }
 
-    /// After how long another probe has a sense, if it has one.
+    /// After how long another probe has a sense, if it has one: a crash is forgotten then, and what
+    /// was lacking may be there.
     pub(crate) fn again_after(&self) -> Option<Duration> {
-        (!self.passing.is_empty()).then_some(probe::CRASH_KEPT + Duration::from_secs(1))
+        self.lacking.then_some(probe::CRASH_KEPT + Duration::from_secs(1))
     }
 
     /// Whether an engine that cannot be used may be usable later.

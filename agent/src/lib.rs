@@ -148,7 +148,8 @@ async fn watch_data(
     std::future::pending().await
 }
 
-/// Finds out about the helper's engines, and tells the fleet; again where a driver crashed or hung.
+/// Finds out about the helper's engines, and tells the fleet; again after an hour where one cannot be
+/// used.
 async fn watch_engines(device: Arc<Device>) {
     loop {
         let again = device.probe_engines().await;

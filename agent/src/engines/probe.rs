@@ -448,6 +448,33 @@ mod tests {
         assert!(problems[0].contains("absent/engines.json: No such file"), "{problems:?}");
     }
 
+    /// ONNX Runtime may be installed while an agent runs, and a GPU appear after the system began.
+    #[test]
+    fn what_lacks_something_is_looked_for_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options {
+            accel: Some(folder.path().join("helper")),
+            kept: vec![folder.path().join("engines.json")],
+            ..Options::default()
+        };
+        let absent = Engines::probe(&options, None);
+        assert!(absent.again_after().is_some_and(|after| after > CRASH_KEPT), "no helper");
+        let installed = folder.path().join("installed");
+        let text = format!(
+            "[ $1 = libraries ] && exit\n[ -e {} ] && echo \"{{\\\"engine\\\":\\\"$2\\\"}}\" || \
+             echo \"{{\\\"engine\\\":\\\"$2\\\",\\\"unusable\\\":\\\"no library\\\"}}\"",
+            installed.display()
+        );
+        script(folder.path(), &text);
+        let lacking = Engines::probe(&options, Some(&absent));
+        assert_eq!(lacking.unusable("cuda"), Some("no library"));
+        assert!(lacking.again_after().is_some() && !lacking.may_pass("cuda"));
+        std::fs::write(&installed, "").unwrap();
+        let found = Engines::probe(&options, Some(&lacking));
+        assert!(found.helper("cuda").is_some());
+        assert_eq!(found.again_after(), None);
+    }
+
     #[test]
     fn forbidden_engines_are_not_touched() {
         let folder = tempfile::tempdir().unwrap();
@@ -467,7 +494,8 @@ mod tests {
         std::fs::remove_file(&asked).unwrap();
         let forbidden = HELPED.map(str::to_owned).to_vec();
         let options = Options { forbidden, kept: vec![folder.path().join("kept")], ..options };
-        assert_eq!(Engines::probe(&options, None).probed.len(), HELPED.len());
+        let known = Engines::probe(&options, None);
+        assert_eq!((known.probed.len(), known.again_after()), (HELPED.len(), None));
         assert!(!asked.exists());
     }
 }

@@ -141,6 +141,7 @@ pub struct Settings {
         value_delimiter = ',',
         value_name = "ENGINE"
     )]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub forbid_engines: Vec<String>,
 
     /// Bytes of models and updates that travel in a second, at most, up and down together [default:

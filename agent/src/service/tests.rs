@@ -60,7 +60,7 @@ fn what_is_given_goes_over_what_was_there() {
     let (root, places) = empty();
     let own = places.real(&places.config);
     std::fs::create_dir_all(own.parent().unwrap()).unwrap();
-    let before = "nats = 'a'\ntoken = 'x'\ngroups = ['one']\n[labels]\na = '1'\nb = '2'\n";
+    let before = "nats = 'a'\ntoken = 'x'\ngroups = ['one']\nforbid-engines = ['cuda']\n[labels]\na = '1'\nb = '2'\n";
     std::fs::write(&own, before).unwrap();
     let same = config(&places, &[]);
     assert_eq!((same.link.servers.as_str(), same.labels.len()), ("a", 2));
@@ -69,6 +69,7 @@ fn what_is_given_goes_over_what_was_there() {
         config(&places, &["--nats", "b", "--label", "b=3", "--group", "two", "--group", "z"]);
     assert_eq!(more.link.servers, "b");
     assert_eq!(more.link.token.as_deref(), Some("x"));
+    assert_eq!(more.forbidden_engines, ["cuda"]);
     assert_eq!((more.labels["a"].as_str(), more.labels["b"].as_str()), ("1", "3"));
     assert_eq!(more.groups.len(), 2, "groups are those that are given");
 

@@ -17,6 +17,7 @@ use jobs::spec::{InferSpec, JobSpec, ModelQuery};
 use link::blobs::BlobError;
 use link::connect::{self, Options};
 use models::artifact::ModelConfig;
+use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -91,6 +92,8 @@ pub(crate) struct Core {
     pub(crate) judge: Judge,
     /// For the bodies of requests, however they come.
     pub(crate) room: Room,
+    /// For one plan at a time whose model is looked into: its memory is that of two models.
+    pub(crate) plans: Semaphore,
     /// Cancelled when nothing new is to be begun.
     pub(crate) closing: CancellationToken,
     /// Cancelled when everything is to end where it is.
@@ -166,6 +169,7 @@ impl Broker {
         let core = Arc::new(Core {
             name,
             room: Room::new(config.body_bytes_max),
+            plans: Semaphore::new(1),
             config,
             store,
             fleet,

@@ -139,12 +139,26 @@ pub struct ApiError {
     pub detail: String,
     /// What to do about it.
     pub hint: String,
+    /// Everything that is wrong, one text each, where it is told at once; `detail` has it too.
+    pub errors: Vec<String>,
 }
 
 impl ApiError {
     /// Puts the three together.
     pub fn new(code: ApiCode, detail: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), hint: hint.into() }
+        Self { code, detail: detail.into(), hint: hint.into(), errors: Vec::new() }
+    }
+
+    /// Several in one, with the code and the hint of the first; none when there are none.
+    pub(crate) fn all(errors: Vec<Self>) -> Option<Self> {
+        let texts = errors.iter().flat_map(|error| match &error.errors[..] {
+            [] => std::slice::from_ref(&error.detail),
+            errors => errors,
+        });
+        let texts: Vec<String> = texts.cloned().collect();
+        let detail = texts.join("; ");
+        let first = errors.into_iter().next()?;
+        Some(Self { detail, errors: texts, ..first })
     }
 
     /// The body in which people get it.
@@ -157,6 +171,7 @@ impl ApiError {
             code: self.code.as_str().to_owned(),
             hint: self.hint.clone(),
             error: self.detail.clone(),
+            errors: self.errors.clone(),
         }
     }
 }
@@ -182,6 +197,9 @@ pub struct Problem {
     pub hint: String,
     /// The same as `detail`, where Open Inference Protocol clients look for it.
     pub error: String,
+    /// Everything that is wrong, one text each, where it is told at once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<String>,
 }
 
 impl Problem {
@@ -208,6 +226,19 @@ mod tests {
         assert_eq!(problem.kind, "urn:dunlin:problem:unknown_job");
         assert_eq!((problem.title.as_str(), problem.status), ("Unknown job", 404));
         assert_eq!((problem.detail, problem.error), ("no job x".into(), "no job x".into()));
+    }
+
+    #[test]
+    fn several_errors_are_one_with_each_of_their_texts() {
+        let error = |code, detail: &str| ApiError::new(code, detail, detail.to_uppercase());
+        assert_eq!(ApiError::all(Vec::new()), None);
+        let both = vec![error(ApiCode::InvalidSpec, "a; b"), error(ApiCode::UnknownModel, "c")];
+        let both = ApiError::all(both).unwrap();
+        let again = ApiError::all(vec![both, error(ApiCode::UnknownDataset, "d")]).unwrap();
+        let problem = again.problem();
+        assert_eq!((problem.code.as_str(), problem.hint.as_str()), ("invalid_spec", "A; B"));
+        assert_eq!(problem.detail, "a; b; c; d");
+        assert_eq!(problem.errors, ["a; b", "c", "d"]);
     }
 
     #[test]

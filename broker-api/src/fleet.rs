@@ -160,6 +160,14 @@ impl Fleet {
             .collect()
     }
 
+    /// Devices that match, of all that ever joined, by id.
+    pub(crate) fn known(&self, selector: &Selector, dataset: &DatasetName) -> Vec<Hello> {
+        let wanted = Wanted { selector, dataset: Some(dataset), engine: None, avoid: &[] };
+        let devices = self.read();
+        let hellos = devices.values().map(|device| &device.hello);
+        hellos.filter(|hello| wanted.matches(hello)).cloned().collect()
+    }
+
     /// Whether a device can be given work.
     pub fn presence(&self, device: &DeviceId) -> Presence {
         self.read().get(device).map_or(Presence::Offline, |device| device.presence)

@@ -297,8 +297,8 @@ pub fn check(spec: &JobSpec) -> Result<(), ApiError> {
     let problems = jobs::spec::validate(spec);
     let Some(first) = problems.first() else { return Ok(()) };
     let hint = format!("make {} {}", first.field, first.expected);
-    let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
-    Err(invalid(texts.join("; "), hint))
+    let errors: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    Err(ApiError { errors: errors.clone(), ..invalid(errors.join("; "), hint) })
 }
 
 /// A nested array as the only input, `FP32`.

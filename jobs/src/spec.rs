@@ -33,7 +33,9 @@ pub use self::evaluate::{Evaluate, EvaluateError};
 pub use self::examples::{Augment, AugmentError, Normalization, NormalizationError};
 pub use self::late::{LateUpdates, LateUpdatesError, Staleness};
 pub(crate) use self::local::is_default;
-pub use self::local::{LocalTraining, Loss, LossError, Noised, Optimizer, OptimizerError};
+pub use self::local::{
+    LocalTraining, Loss, LossError, Noised, Optimizer, OptimizerError, PATTERNS_MAX,
+};
 pub use self::model::ModelQuery;
 pub use self::privacy::{AdaptiveClip, Clip, Privacy, PrivacyError, PrivacyMode};
 pub use self::quarantine::{Quarantine, QuarantineError};

@@ -65,9 +65,9 @@ async fn what_cannot_be_trained_is_said_before_training() {
     ] {
         let mut job = training("mlp", 2);
         job["spec"]["local"][what] = patterns;
-        let job = world.ended(&world.submit(&job).await).await;
-        assert_eq!(job["failure"]["code"], "invalid_spec", "{job:#}");
-        let text = job["failure"]["message"].as_str().unwrap();
+        let answer = world.post("/v1/jobs", &job).await;
+        assert_problem(&answer, 400, "invalid_spec");
+        let text = answer.body["detail"].as_str().unwrap();
         assert!(text.contains(what) && text.contains(words), "{text}");
     }
 }

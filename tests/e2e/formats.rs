@@ -6,7 +6,7 @@ use serde_json::json;
 use tests::data::Digits;
 use tests::world::World;
 
-use crate::story::{ask_picture, best};
+use crate::story::{ask_picture, assert_problem, best};
 
 fn run(world: &World, arguments: &[&str]) -> String {
     let output = world.dunlin(arguments);
@@ -100,11 +100,9 @@ async fn a_table_is_trained_on() {
         assert_eq!(answer["classes"][0][0]["label"], kind, "{x}: {answer:#}");
     }
 
-    let id = world.submit(&job(json!({"augment": ["flip"]}))).await;
-    let record = world.ended(&id).await;
-    assert_eq!(record["state"], "failed", "{record:#}");
-    let failure = record["failure"].to_string();
-    assert!(failure.contains("invalid_spec") && failure.contains("csv"), "{failure}");
+    let answer = world.post("/v1/jobs", &job(json!({"augment": ["flip"]}))).await;
+    assert_problem(&answer, 400, "invalid_spec");
+    assert!(answer.body["detail"].to_string().contains("csv"), "{:#}", answer.body);
 }
 
 /// A picture that is none ends the agent with its name.

@@ -40,22 +40,34 @@ pub(crate) struct JobEnd {
 }
 
 impl Core {
-    /// Checks a job; the devices that match now.
+    /// Checks a job, and tells everything that is wrong with it; the devices that match now.
     pub(crate) async fn check(&self, spec: &JobSpec) -> Result<Vec<DeviceId>, ApiError> {
-        request::check(spec)?;
+        let said = request::check(spec);
         let dataset = match &spec.work {
             WorkSpec::Infer(infer) => {
+                said?;
                 let model = self.registry.find(&infer.model).await?;
                 request::fit(infer.input.clone(), &model.config.inputs)?;
                 None
             }
             WorkSpec::Train(train) => {
-                self.check_trainable(train).await?;
-                self.check_dataset(&train.dataset)?;
-                self.check_judge(train)?;
+                let mut errors: Vec<ApiError> = said.err().into_iter().collect();
+                errors.extend(match self.check_trainable(train).await {
+                    Err(error) if error.code == ApiCode::Unavailable => return Err(error),
+                    trainable => trainable.err(),
+                });
+                errors.extend(self.check_dataset(&train.dataset).err());
+                errors.extend(self.check_judge(train).err());
+                errors.extend(self.check_beginning(&spec.selector, train).await?);
+                if let Some(error) = ApiError::all(errors) {
+                    return Err(error);
+                }
                 Some(&train.dataset)
             }
-            WorkSpec::Telemetry => None,
+            WorkSpec::Telemetry => {
+                said?;
+                None
+            }
         };
         let matching = self.fleet.matching(&spec.selector, dataset);
         Ok(matching.into_iter().map(|hello| hello.device).collect())
@@ -91,7 +103,12 @@ impl Core {
         id: Option<JobId>,
         idempotency_key: Option<String>,
     ) -> Result<JobRecord, ApiError> {
-        self.check(&spec).await?;
+        if let Err(refused) = self.check(&spec).await {
+            // The same request again: what it needs may be gone by now.
+            let key = idempotency_key.as_deref();
+            let known = self.accepted_before(&spec, &binary, id.as_ref(), key).await?;
+            return known.ok_or(refused);
+        }
         check_binary(&spec, &binary)?;
         self.gateway.check_input(&binary)?;
         let input = if binary.is_empty() {
@@ -143,6 +160,33 @@ impl Core {
             tracing::warn!(job = %id, %error, "an accepted job is queued later");
         }
         Ok(stored.record)
+    }
+
+    /// The job without an input that was accepted for the same id or key, if it is the same.
+    async fn accepted_before(
+        &self,
+        spec: &JobSpec,
+        binary: &Bytes,
+        id: Option<&JobId>,
+        idempotency_key: Option<&str>,
+    ) -> Result<Option<JobRecord>, ApiError> {
+        if !binary.is_empty() {
+            return Ok(None);
+        }
+        let id = match (id, idempotency_key) {
+            (Some(id), _) => id.clone(),
+            (None, Some(key)) => {
+                let name = digest::of(key.as_bytes());
+                match self.store.idempotency.get(name.hex()).await? {
+                    Some(found) => found.value.job,
+                    None => return Ok(None),
+                }
+            }
+            (None, None) => return Ok(None),
+        };
+        let found = self.store.jobs.get(id.as_str()).await?.map(|stored| stored.value);
+        let is_it = |stored: &StoredJob| stored.record.spec == *spec && stored.input.is_none();
+        Ok(found.filter(is_it).map(|stored| stored.record))
     }
 
     /// The job that has this id already, if it is the same.

@@ -5,16 +5,18 @@ use jobs::device::DatasetFacts;
 use jobs::id::{BlobRef, JobId, ModelName};
 use jobs::report::{Failure, FailureCode};
 use jobs::selector::Selector;
-use jobs::spec::{LocalTraining, Loss, TrainSpec};
+use jobs::spec::TrainSpec;
 use models::federated::statistics::Statistics;
-use models::params::{Layout, is_named};
-use models::train::{Definition, TrainError};
+use models::params::Layout;
+use models::train::Definition;
 
 use super::state::{Prepared, parameters_name};
 use crate::broker::Core;
 use crate::error::{ApiCode, ApiError};
 use crate::store::StoreError;
 
+mod beforehand;
+mod checks;
 mod facts;
 mod resume;
 
@@ -42,7 +44,7 @@ impl Model {
 pub(super) enum Unprepared {
     /// It never will.
     Failed(Failure),
-    /// No device with the data set is online.
+    /// No device with the data set is online, or none is known.
     Nobody,
     /// The store does not answer.
     Store(StoreError),
@@ -87,37 +89,24 @@ impl Core {
         let facts = facts::agreed(&devices, &spec.dataset)?.ok_or(Unprepared::Nobody)?;
         facts::check_augment(&spec.local.augment, &facts)?;
         let normalization = facts::normalization(&spec.local.normalization, &devices, &facts)?;
-        let onnx = self.graph(spec, &facts).await?;
+        let onnx = self.graph(spec, Some(&facts)).await?;
         let begin_from = match &spec.begin_from {
             Some(from) => Some((from.clone(), self.parameters_of(from).await?)),
             None => None,
         };
-        let (facts_of, local) = (facts.clone(), spec.local.clone());
-        let is_private = spec.privacy.is_some();
-        let checked = tokio::task::spawn_blocking(move || {
+        let (facts_of, asked) = (facts.clone(), spec.clone());
+        let checked = read_blocking(move || {
             let read = Definition::read_with_parameters(&onnx);
-            let (definition, parameters) = read.map_err(|error| untrainable(&error))?;
-            check_fits(&definition, &facts_of, local.loss)?;
-            check_patterns(&local, definition.layout())?;
-            if is_private {
-                check_statistics(&local, &definition)?;
-            }
+            let (definition, parameters) = read.map_err(|error| checks::untrainable(&error))?;
+            let begin_from = begin_from.as_ref();
+            checks::all(checks::of_model(&definition, &asked, Some(&facts_of), begin_from))?;
             let parameters = match begin_from {
                 None => parameters.into(),
-                Some((from, parameters)) => {
-                    resume::check_like(&parameters, definition.layout()).map_err(|why| {
-                        let message = format!("begin_from {from} has another model: {why}");
-                        Failure::new(FailureCode::InvalidSpec, message)
-                    })?;
-                    parameters
-                }
+                Some((_, parameters)) => parameters.clone(),
             };
             Ok((parameters, Model::of(&definition), definition.to_bare_onnx()))
         });
-        let checked = checked.await.map_err(|_| {
-            failed(FailureCode::Internal, "checking the graph met a fault of the program")
-        })?;
-        let (parameters, model, bare) = checked.map_err(Unprepared::Failed)?;
+        let (parameters, model, bare) = checked.await?;
         let blobs = &self.store.blobs;
         let name = parameters_name(job, 0, term);
         let parameters = blobs.put_named(name, parameters).await;
@@ -136,8 +125,13 @@ impl Core {
         Ok((prepared, parameters, model))
     }
 
-    /// The graph in training form: a registered model's, or a built-in family's.
-    async fn graph(&self, spec: &TrainSpec, facts: &DatasetFacts) -> Result<Bytes, Unprepared> {
+    /// The graph in training form: a registered model's, or a built-in family's, which is built for
+    /// a data set.
+    async fn graph(
+        &self,
+        spec: &TrainSpec,
+        facts: Option<&DatasetFacts>,
+    ) -> Result<Bytes, Unprepared> {
         if let Some(record) = self.registry.look_up(&spec.model).await? {
             let blob = record.training.as_ref().unwrap_or(&record.onnx);
             let bytes = self.store.blobs.get(blob).await;
@@ -154,6 +148,7 @@ impl Core {
         if !is_family(spec) {
             return Err(unknown());
         }
+        let facts = facts.ok_or(Unprepared::Nobody)?;
         let shape = family_shape(&spec.model.name, facts, self.config.body_bytes_max)?;
         let (family, classes, seed) =
             (spec.model.name.to_string(), facts.classes as usize, spec.seed);
@@ -207,138 +202,28 @@ fn is_family(spec: &TrainSpec) -> bool {
     spec.model.version.is_none() && models::zoo::FAMILIES.contains(&spec.model.name.as_str())
 }
 
-fn untrainable(error: &TrainError) -> Failure {
-    use models::graph::GraphError;
-    let code = match error {
-        TrainError::Graph(GraphError::Operator { .. }) => FailureCode::UnsupportedOperator,
-        TrainError::Graph(GraphError::Shape { .. }) => FailureCode::ShapeMismatch,
-        TrainError::Graph(_)
-        | TrainError::Parameters(_)
-        | TrainError::Label { .. }
-        | TrainError::Batch { .. }
-        | TrainError::State(_)
-        | TrainError::Diverged { .. } => FailureCode::InvalidModel,
-    };
-    Failure::new(code, format!("the model cannot be trained: {error}"))
-}
-
-fn check_fits(definition: &Definition, facts: &DatasetFacts, loss: Loss) -> Result<(), Failure> {
-    let values = |shape: &[usize]| shape.iter().product::<usize>();
-    let shape: Vec<usize> = facts.shape.iter().map(|extent| *extent as usize).collect();
-    let expected = definition.example_shape();
-    // Either side may be a plain vector.
-    let flat = expected.len() == 1 || shape.len() == 1;
-    if expected != shape && !(flat && values(expected) == values(&shape)) {
-        return Err(Failure::new(
-            FailureCode::ShapeMismatch,
-            format!(
-                "the model takes examples of shape {expected:?}, data set {} has {shape:?}",
-                facts.name
-            ),
-        ));
-    }
-    // One output tells two classes apart when the loss is binary.
-    let binary = loss == Loss::Bce && definition.classes() == 1;
-    if !(binary && facts.classes == 2) && definition.classes() < facts.classes as usize {
-        return Err(Failure::new(
-            FailureCode::ShapeMismatch,
-            format!(
-                "the model has {} classes, data set {} has {}",
-                definition.classes(),
-                facts.name,
-                facts.classes
-            ),
-        ));
-    }
-    Ok(())
-}
-
-/// Patterns name parameters, and some parameter is shared.
-fn check_patterns(local: &LocalTraining, layout: &Layout) -> Result<(), Failure> {
-    let names = || layout.spans().iter().map(|span| span.name.as_str());
-    let of_none = |pattern: &&String| {
-        let pattern = std::slice::from_ref(*pattern);
-        !names().any(|name| is_named(pattern, name))
-    };
-    for (what, patterns) in [("frozen", &local.frozen), ("kept_local", &local.kept_local)] {
-        if let Some(pattern) = patterns.iter().find(of_none) {
-            let some: Vec<&str> = names().take(3).collect();
-            let message = format!(
-                "local.{what}: no parameter has a name like {pattern:?}; the model's are {}, ...",
-                some.join(", ")
-            );
-            return Err(Failure::new(FailureCode::InvalidSpec, message));
-        }
-    }
-    if !local.kept_local.is_empty() && names().all(|name| is_named(&local.kept_local, name)) {
-        let message = "local.kept_local names every parameter: none would be learnt together";
-        return Err(Failure::new(FailureCode::InvalidSpec, message));
-    }
-    Ok(())
-}
-
-/// Noise gets into no running statistic: a variance below 0 spoils a model.
-fn check_statistics(local: &LocalTraining, definition: &Definition) -> Result<(), Failure> {
-    let fixed = [&local.frozen[..], &local.kept_local].concat();
-    let Some(name) = definition.statistics_names().find(|name| !is_named(&fixed, name)) else {
-        return Ok(());
-    };
-    let message = format!(
-        "privacy: noise would spoil {name:?}, a running statistic of a batch normalisation: take a \
-         model without, or name these in local.kept_local or local.frozen"
-    );
-    Err(Failure::new(FailureCode::InvalidSpec, message))
+/// Looks into a graph, on a thread that may take its time.
+async fn read_blocking<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Unprepared> {
+    let read = tokio::task::spawn_blocking(read).await;
+    let fault = |_| failed(FailureCode::Internal, "reading the graph met a fault of the program");
+    read.map_err(fault)?.map_err(Unprepared::Failed)
 }
 
 /// The model of a training that is taken over, from its graph.
 pub(super) async fn model_of(core: &Core, prepared: &Prepared) -> Result<Model, Unprepared> {
     let onnx = core.store.blobs.get(&prepared.graph).await.map_err(StoreError::from)?;
-    let model = tokio::task::spawn_blocking(move || {
-        Definition::read(&onnx).map(|definition| Model::of(&definition))
+    let read = read_blocking(move || {
+        let definition = Definition::read(&onnx).map_err(|error| checks::untrainable(&error))?;
+        Ok(Model::of(&definition))
     });
-    match model.await {
-        Ok(Ok(model)) => Ok(model),
-        Ok(Err(error)) => Err(Unprepared::Failed(untrainable(&error))),
-        Err(_) => {
-            Err(failed(FailureCode::Internal, "reading the graph met a fault of the program"))
-        }
-    }
+    read.await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn running_statistics_get_no_noise() {
-        let check = |family: &str, kept: &[&str]| {
-            let onnx = models::zoo::build(family, [1, 8, 8], 3, 1).unwrap();
-            let kept_local = kept.iter().map(|pattern| (*pattern).to_owned()).collect();
-            let local = LocalTraining { kept_local, ..LocalTraining::default() };
-            check_statistics(&local, &Definition::read(&onnx.into()).unwrap())
-        };
-        assert_eq!(check("lenet", &[]), Ok(()));
-        let failure = check("resnet8", &[]).unwrap_err();
-        assert!(failure.message.contains("running statistic"), "{failure:?}");
-        assert_eq!(check("resnet8", &["*norm*"]), Ok(()));
-    }
-
-    #[test]
-    fn one_output_is_enough_for_two_classes_when_the_loss_is_binary() {
-        let onnx = models::zoo::build("mlp", [1, 2, 2], 1, 1).unwrap();
-        let definition = Definition::read(&onnx.into()).unwrap();
-        let facts = |classes| {
-            let facts = serde_json::json!({"name": "d", "format": "idx", "shape": [1, 2, 2],
-                "classes": classes, "train_examples": 1, "test_examples": 1,
-                "train_class_counts": [1], "labels": [], "mean": [0.5], "std": [0.5]});
-            serde_json::from_value::<DatasetFacts>(facts).unwrap()
-        };
-        assert_eq!(check_fits(&definition, &facts(2), Loss::Bce), Ok(()));
-        for (classes, loss) in [(3, Loss::Bce), (2, Loss::CrossEntropy), (2, Loss::Mse)] {
-            let failure = check_fits(&definition, &facts(classes), loss).unwrap_err();
-            assert_eq!(failure.code, FailureCode::ShapeMismatch);
-        }
-    }
 
     #[test]
     fn what_devices_declare_makes_no_model_that_is_too_large() {

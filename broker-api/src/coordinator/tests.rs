@@ -13,6 +13,7 @@ use crate::broker::Broker;
 use crate::record::JobRecord;
 use crate::testing::*;
 
+mod beforehand;
 mod encodings;
 mod evaluate;
 mod late;

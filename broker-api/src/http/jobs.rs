@@ -57,7 +57,8 @@ fn parse(body: &[u8]) -> Result<(JobSpec, Bytes), ApiError> {
     match kind {
         JobKind::Train => {
             let form: JobForm<Box<TrainSpec>> = parse_json(body)?;
-            let deadline_ms = deadline(form.deadline_ms, request::TRAIN_DEADLINE)?;
+            // Checked with all else of the job.
+            let deadline_ms = form.deadline_ms.unwrap_or(request::TRAIN_DEADLINE);
             let work = WorkSpec::Train(form.spec);
             Ok((JobSpec { selector: form.selector, deadline_ms, work }, Bytes::new()))
         }

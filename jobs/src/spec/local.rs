@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Augment, Normalization, Schedule};
 
+/// Patterns of names in a list, at most.
+pub const PATTERNS_MAX: usize = 1000;
+
 /// Local training. What has its default is not written, so that agents which do not know it yet
 /// take part where it is not asked for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

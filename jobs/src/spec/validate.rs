@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::{
-    Evaluate, InferInput, InferSpec, JobSpec, KEEP_ROUNDS_MAX, Keep, LocalTraining, Loss, Schedule,
-    Strategy, TensorHeader, TrainSpec, UpdateEncoding, WorkSpec,
+    Evaluate, InferInput, InferSpec, JobSpec, KEEP_ROUNDS_MAX, Keep, LocalTraining, Loss,
+    PATTERNS_MAX, Schedule, Strategy, TensorHeader, TrainSpec, UpdateEncoding, WorkSpec,
 };
 use crate::round::MASKED_DEVICES_MAX;
 
@@ -201,8 +201,9 @@ impl Problems {
         if let Some(norm) = local.update_norm_max {
             self.check(false, "work.local.update_norm_max", norm, expected);
         }
-        self.whole("work.local.frozen.length", local.frozen.len() as u64, 0, 1000);
-        self.whole("work.local.kept_local.length", local.kept_local.len() as u64, 0, 1000);
+        let patterns = PATTERNS_MAX as u64;
+        self.whole("work.local.frozen.length", local.frozen.len() as u64, 0, patterns);
+        self.whole("work.local.kept_local.length", local.kept_local.len() as u64, 0, patterns);
         let words: Vec<&str> = local.augment.iter().map(|augment| augment.as_str()).collect();
         let once = (1..words.len()).all(|at| !words[..at].contains(&words[at]));
         self.check(once, "work.local.augment", words.join(", "), "each word once");

@@ -3,6 +3,7 @@
 use jobs::spec::RoundOf;
 
 use super::*;
+use crate::error::{ApiCode, ApiError};
 
 fn from(job: &JobId, round: Option<u32>) -> JobSpec {
     let mut spec = train_spec(1, 1);
@@ -37,7 +38,10 @@ async fn a_training_goes_on_from_one_that_was_stopped() {
     tokio::time::timeout(PATIENCE, offered.wait_for(fourth)).await.unwrap().unwrap();
     let second = device.given.borrow()[&3].to_safetensors();
     let early = broker.job(&job).await.unwrap().rounds[1].parameters.clone();
-    assert_eq!(began_with(&broker, &device, from(&job, Some(2))).await, second);
+    let again = |spec| broker.submit(spec, bytes::Bytes::new(), Some(id("again")), None);
+    let asked = again(from(&job, Some(2))).await.unwrap();
+    assert_eq!(ended(&broker, &asked.id).await.state, JobState::Succeeded);
+    assert_eq!(device.given.borrow()[&1].to_safetensors(), second);
     broker.cancel(&job).await.unwrap();
     open.send(true).unwrap();
     assert_eq!(ended(&broker, &job).await.state, JobState::Cancelled);
@@ -47,17 +51,28 @@ async fn a_training_goes_on_from_one_that_was_stopped() {
     let last = store.jobs.get(job.as_str()).await.unwrap().unwrap().value.parameters.unwrap();
     let last = store.blobs.get(&last).await.unwrap();
     assert_eq!(began_with(&broker, &device, from(&job, None)).await, last);
-    for (spec, code, words) in [
-        (from(&job, Some(2)), FailureCode::BlobUnavailable, "the parameters of round 2 of job"),
-        (from(&job, Some(1)), FailureCode::BlobUnavailable, "those of round 3 are there"),
-        (from(&job, Some(8)), FailureCode::InvalidSpec, "has no round 8 that ended"),
-        (from(&"nothing".parse().unwrap(), None), FailureCode::InvalidSpec, "no job nothing"),
+    for (spec, words) in [
+        (from(&job, Some(2)), "the parameters of round 2 of job"),
+        (from(&job, Some(1)), "those of round 3 are there"),
+        (from(&job, Some(8)), "has no round 8 that ended"),
+        (from(&"nothing".parse().unwrap(), None), "no job nothing"),
     ] {
-        let job = submit(&broker, spec).await;
-        let failure = ended(&broker, &job).await.failure.unwrap();
-        assert_eq!(failure.code, code, "{failure:?}");
-        assert!(failure.message.contains(words), "{failure:?}");
+        let error = refused(&broker, spec).await;
+        assert!(error.detail.contains(words), "{error:?}");
     }
+    // What was accepted while round 2 was there, asked for again.
+    let known = again(from(&job, Some(2))).await.unwrap();
+    assert_eq!((known.id, known.state), (asked.id, JobState::Succeeded));
+    let other = again(from(&job, Some(1))).await.unwrap_err();
+    assert_eq!(other.code, ApiCode::InvalidSpec, "{other:?}");
+}
+
+/// A job that goes on from no round that is there is not accepted.
+async fn refused(broker: &Broker, spec: JobSpec) -> ApiError {
+    let checked = broker.check(&spec).await.unwrap_err();
+    let error = broker.submit(spec, bytes::Bytes::new(), None, None).await.unwrap_err();
+    assert_eq!((error.code, &error), (ApiCode::InvalidSpec, &checked));
+    error
 }
 
 #[tokio::test]
@@ -82,11 +97,19 @@ async fn a_training_goes_on_from_each_of_the_rounds_that_another_keeps() {
         assert_eq!(found, given[&(round + 1)].to_safetensors(), "round {round}");
     }
     for (round, words) in [(2, "are gone"), (9, "has no round 9 that ended")] {
-        let next = submit(&broker, from(&job, Some(round))).await;
-        let failure = ended(&broker, &next).await.failure.unwrap();
-        assert!(failure.message.contains(words), "{failure:?}");
-        assert!(failure.message.contains("those of rounds 3-5 are there"), "{failure:?}");
+        let error = refused(&broker, from(&job, Some(round))).await;
+        assert!(error.detail.contains(words), "{error:?}");
+        assert!(error.detail.contains("those of rounds 3-5 are there"), "{error:?}");
     }
+    // Another model.
+    let mut wider = from(&job, Some(4));
+    let WorkSpec::Train(train) = &mut wider.work else { unreachable!() };
+    train.model.name = id("wider");
+    let onnx = models::zoo::build("mlp", [1, 2, 2], 4, 7).unwrap();
+    let config = models::artifact::ModelConfig::default();
+    broker.register(&id("wider"), None, onnx.into(), config).await.unwrap();
+    let error = refused(&broker, wider).await;
+    assert!(error.detail.contains("has another model: "), "{error:?}");
     // Of the job nothing else is left, and with it this.
     let stored = store.jobs.get(job.as_str()).await.unwrap().unwrap().value;
     let kept: Vec<u32> = stored.kept_rounds.iter().map(|(round, _)| round.0).collect();

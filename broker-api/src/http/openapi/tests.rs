@@ -210,7 +210,7 @@ fn types_are_what_the_schemas_say() {
     holds::<crate::error::Problem>(
         "Problem",
         &json!({"type": "t", "title": "T", "status": 404, "detail": "d", "code": "c",
-            "hint": "h", "error": "d"}),
+            "hint": "h", "error": "d", "errors": ["a", "b"]}),
     );
     holds::<DeviceRecord>(
         "Device",

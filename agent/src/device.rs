@@ -189,9 +189,24 @@ impl Device {
         if guards.are_open() {
             return None;
         }
+        guards.refusal(&self.condition().await)
+    }
+
+    /// Says which guards are open because the device lacks what they look at.
+    pub(crate) async fn tell_blind_guards(&self) {
+        let guards = &self.config.guards;
+        if guards.are_open() {
+            return;
+        }
+        for blind in guards.blind(&self.condition().await) {
+            tracing::warn!("{blind}");
+        }
+    }
+
+    async fn condition(&self) -> Condition {
         let measured = self.measure().await;
-        let battery = guards::battery(&guards.sysfs);
-        guards.refusal(&Condition::of(&measured, self.state.dir(), battery))
+        let battery = guards::battery(&self.config.guards.sysfs);
+        Condition::of(&measured, self.state.dir(), battery)
     }
 
     /// Celsius by sensor, now; waits for the system.

@@ -110,6 +110,34 @@ impl Guards {
         (!reasons.is_empty()).then(|| refused(&reasons.join("; ")))
     }
 
+    /// Options that keep the device out of nothing, since what they judge is not measured here.
+    pub(crate) fn blind(&self, is: &Condition) -> Vec<String> {
+        let all = [
+            (
+                self.temperature_max.is_some() && is.temperatures.is_empty(),
+                "--guard-temperature-max",
+                "no temperature sensor was found",
+            ),
+            (
+                self.memory_min.is_some() && is.memory == 0,
+                "--guard-memory-min",
+                "the memory available is not known",
+            ),
+            (
+                self.disk_min.is_some() && is.disk.is_none(),
+                "--guard-disk-min",
+                "the free space under the state directory is not known",
+            ),
+            (
+                self.battery_min.is_some() && is.battery.is_none(),
+                "--guard-battery-min",
+                "no battery was found",
+            ),
+        ];
+        let blind = all.into_iter().filter(|(is_blind, ..)| *is_blind);
+        blind.map(|(_, option, missing)| format!("{option} guards nothing: {missing}")).collect()
+    }
+
     /// Why it is too hot.
     fn heat(&self, temperatures: &BTreeMap<String, f32>) -> Option<String> {
         let max = self.temperature_max?;
@@ -206,6 +234,15 @@ mod tests {
             ..Guards::default()
         };
         assert_eq!(met.refusal(&condition()), None);
+        assert_eq!(strict.blind(&condition()), [""; 0]);
+        assert_eq!(open.blind(&Condition::default()), [""; 0]);
+        let blind = [
+            "--guard-temperature-max guards nothing: no temperature sensor was found",
+            "--guard-memory-min guards nothing: the memory available is not known",
+            "--guard-disk-min guards nothing: the free space under the state directory is not known",
+            "--guard-battery-min guards nothing: no battery was found",
+        ];
+        assert_eq!(strict.blind(&Condition::default()), blind);
         assert_eq!(
             strict.refusal(&Condition { now: Millis(22 * 3_600_000), ..Condition::default() }),
             None

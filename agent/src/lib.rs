@@ -121,6 +121,8 @@ async fn serve(
     tasks.spawn(presence::greet(device.clone()));
     tasks.spawn(presence::measure(device.clone()));
     let mut work = tokio::spawn(work.run(stopping));
+    let guarded = device.clone();
+    tasks.spawn(async move { guarded.tell_blind_guards().await });
     tasks.spawn(watch_engines(device.clone()));
     let data = device.datasets.read_all();
     let outcome = tokio::select! {

@@ -109,6 +109,10 @@ impl RoundRecord {
     pub const CSV_HEADING: &str = "round,seconds,loss,accuracy,devices,invited,bytes,failure,\
         judged_by,devices_loss,devices_accuracy,epsilon\n";
 
+    /// What CSV has above rows of devices.
+    pub const DEVICES_CSV_HEADING: &str = "round,device,part,examples,loss,accuracy,seconds,\
+        bytes,test_examples,test_loss,test_accuracy,reason\n";
+
     /// The record of a round.
     pub fn of(outcome: &Outcome) -> Self {
         let members = members(outcome);
@@ -168,9 +172,36 @@ impl RoundRecord {
              {judged_by},{loss_there},{accuracy_there},{epsilon}\n"
         )
     }
+
+    /// A row for each device under [`RoundRecord::DEVICES_CSV_HEADING`].
+    pub fn devices_csv(&self) -> String {
+        self.members.iter().map(|member| member.csv(self.round)).collect()
+    }
 }
 
 impl MemberRecord {
+    /// A row of a round; what is not known is empty.
+    fn csv(&self, round: u32) -> String {
+        let Self { device, part, sent: Bytes(sent), .. } = self;
+        let trained = self.update.as_ref().map_or_else(
+            || ",,,,".to_owned(),
+            |UpdateReport { examples, loss, accuracy, duration_ms: Millis(took), .. }| {
+                #[expect(clippy::cast_precision_loss, reason = "far shorter than 2^53 ms")]
+                let seconds = *took as f64 / 1000.0;
+                format!("{examples},{loss},{accuracy},{seconds},{sent}")
+            },
+        );
+        let judged = self.evaluation.as_ref().map_or_else(
+            || ",,".to_owned(),
+            |EvaluationReport { examples, loss, accuracy, .. }| {
+                format!("{examples},{loss},{accuracy}")
+            },
+        );
+        let why = self.why();
+        let why = if why.is_empty() { why } else { csv_text(&why) };
+        format!("{round},{device},{},{trained},{judged},{why}\n", part.as_str())
+    }
+
     /// Why its update is not in the new parameters, or not in full: `code: words`.
     pub fn why(&self) -> String {
         match (&self.failure, &self.reason) {
@@ -363,6 +394,19 @@ mod tests {
         assert_eq!(missing, ["a", "c"]);
         let written = serde_json::to_value(&record).unwrap();
         assert_eq!(serde_json::from_value::<RoundRecord>(written).unwrap(), record);
+    }
+
+    #[test]
+    fn devices_are_rows_of_csv() {
+        let judged = json!([["b", {"examples": 9, "loss": 0.25, "accuracy": 0.75,
+            "duration_ms": 1}]]);
+        let rows = RoundRecord::of(&outcome(&judged)).devices_csv();
+        let expected = "2,a,refused,300,1,0.5,0.001,1000,,,,\"refused: far off\"\n\
+            2,b,reduced,100,2,0.5,0.001,1000,9,0.25,0.75,\"reduced: long\"\n\
+            2,c,missing,,,,,,,,,\"device_lost: silent for 6 s\"\n";
+        assert_eq!(rows, expected);
+        let columns = RoundRecord::DEVICES_CSV_HEADING.matches(',').count();
+        assert!(rows.lines().all(|row| row.matches(',').count() == columns), "{rows}");
     }
 
     #[test]

@@ -30,14 +30,18 @@ enum Action {
         #[arg(long, value_name = "N")]
         round: Option<u32>,
     },
-    /// Every round that ended, for programs: CSV with a line for each, or JSON with what every
-    /// device did as well.
+    /// Every round that ended, for programs: CSV with a line for each, or for each device in each,
+    /// or JSON with both.
     Export {
         /// The job's id.
         job: String,
         /// How.
         #[arg(long, value_enum, default_value_t = Format::Csv)]
         format: Format,
+        /// CSV with a line for each device in each round: examples, loss, accuracy, seconds, bytes,
+        /// and why it is missing or left out.
+        #[arg(long)]
+        devices: bool,
         /// Where to; standard output when absent.
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
@@ -82,8 +86,17 @@ pub(super) async fn run(
             }
             Ok(output.line(one(&round))?)
         }
-        Action::Export { job, format, output: file } => {
-            export(client, output, &job, format, file).await
+        Action::Export { format: Format::Json, devices: true, .. } => Err(CliError::usage(
+            "--devices is about CSV: JSON has what every device did",
+            "leave one of both out",
+        )),
+        Action::Export { job, format, devices, output: file } => {
+            let query: &[(&str, &str)] = match (format, devices) {
+                (Format::Json, _) => &[("format", "json")],
+                (Format::Csv, false) => &[("format", "csv")],
+                (Format::Csv, true) => &[("format", "csv"), ("rows", "devices")],
+            };
+            export(client, output, &job, query, file).await
         }
     }
 }
@@ -92,15 +105,11 @@ async fn export(
     client: &Client,
     output: &mut Output,
     job: &str,
-    format: Format,
+    query: &[(&str, &str)],
     file: Option<PathBuf>,
 ) -> Result<(), CliError> {
-    let format = match format {
-        Format::Csv => "csv",
-        Format::Json => "json",
-    };
     let path = format!("/v1/jobs/{job}/rounds");
-    let request = client.request(Method::GET, &path, &[("format", format)]);
+    let request = client.request(Method::GET, &path, query);
     let bytes = client.bytes(request).await?;
     match file {
         Some(file) => std::fs::write(&file, &bytes).map_err(|error| CliError::file(&file, &error)),

@@ -246,6 +246,7 @@ async fn rounds_are_shown_and_exported() {
         match request.uri().query() {
             None | Some("format=json") => json_of(&list).into_response(),
             Some("format=csv") => "round,seconds\n1,1.5\n".into_response(),
+            Some("format=csv&rows=devices") => "round,device\n1,pi-1\n".into_response(),
             other => panic!("{other:?}"),
         }
     };
@@ -262,6 +263,10 @@ async fn rounds_are_shown_and_exported() {
     assert_eq!(serde_json::from_str::<Value>(&text).unwrap().as_array().unwrap().len(), 2);
     let (text, _) = dunlin(&server, &["rounds", "export", "j"]).await;
     assert_eq!(text, "round,seconds\n1,1.5\n");
+    let (text, _) = dunlin(&server, &["rounds", "export", "j", "--devices"]).await;
+    assert_eq!(text, "round,device\n1,pi-1\n");
+    let both = ["rounds", "export", "j", "--devices", "--format", "json"];
+    assert_eq!(dunlin(&server, &both).await.1.unwrap_err().code, failure::USAGE);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("rounds.json");
     let words = ["rounds", "export", "j", "--format", "json", "-o", file.to_str().unwrap()];

@@ -21,6 +21,17 @@ use crate::store::StoreError;
 #[serde(deny_unknown_fields)]
 pub(super) struct RoundsQuery {
     format: Option<Format>,
+    #[serde(default)]
+    rows: Rows,
+}
+
+/// What a line of CSV is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Rows {
+    #[default]
+    Rounds,
+    Devices,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -42,7 +53,7 @@ pub(super) async fn list(
     let rounds = app.broker.rounds(&id).await?;
     let (media_type, pieces) = match query.format.unwrap_or_else(|| accepted(&headers)) {
         Format::Json => ("application/json", as_json(&id, rounds)),
-        Format::Csv => ("text/csv; charset=utf-8", as_csv(rounds)),
+        Format::Csv => ("text/csv; charset=utf-8", as_csv(rounds, query.rows)),
     };
     Ok(([(header::CONTENT_TYPE, media_type)], Body::from_stream(pieces)).into_response())
 }
@@ -72,9 +83,13 @@ fn accepted(headers: &HeaderMap) -> Format {
     }
 }
 
-fn as_csv(rounds: Rounds) -> Pieces {
-    let heading = stream::iter([Ok(Bytes::from_static(RoundRecord::CSV_HEADING.as_bytes()))]);
-    heading.chain(rounds.map(|round| Ok(round?.csv().into()))).boxed()
+fn as_csv(rounds: Rounds, rows: Rows) -> Pieces {
+    let (heading, csv): (_, fn(&RoundRecord) -> String) = match rows {
+        Rows::Rounds => (RoundRecord::CSV_HEADING, RoundRecord::csv),
+        Rows::Devices => (RoundRecord::DEVICES_CSV_HEADING, RoundRecord::devices_csv),
+    };
+    let heading = stream::iter([Ok(Bytes::from_static(heading.as_bytes()))]);
+    heading.chain(rounds.map(move |round| Ok(csv(&round?).into()))).boxed()
 }
 
 fn as_json(id: &JobId, rounds: Rounds) -> Pieces {
@@ -136,6 +151,10 @@ mod tests {
         let csv = csv.text().await.unwrap();
         assert_eq!(csv.lines().count(), 1 + numbers.len());
         assert!(csv.starts_with(RoundRecord::CSV_HEADING), "{csv}");
+        let csv = get(format!("{job}/rounds?format=csv&rows=devices")).await.text().await.unwrap();
+        assert!(csv.starts_with(RoundRecord::DEVICES_CSV_HEADING), "{csv}");
+        assert_eq!(csv.lines().count(), 1 + numbers.len());
+        assert!(csv.contains("\n60,d1,counted,10,"), "{csv}");
         let one: Value = get(format!("{job}/rounds/2")).await.json().await.unwrap();
         assert_eq!(one, rounds[1]);
         for (path, status, code) in [

@@ -150,7 +150,8 @@ fn job_part_routes() -> Vec<Route> {
 fn round_routes() -> Vec<Route> {
     const ROUNDS: &str = "/v1/jobs/{id}/rounds";
     const ROUND: &str = "/v1/jobs/{id}/rounds/{round}";
-    let format = ("format", "string", "json, or csv: a line for each round; else as `Accept` says");
+    let format = ("format", "string", "json, or csv; else as `Accept` says");
+    let rows = ("rows", "string", "What a line of csv is: rounds, or devices, each in each round");
     vec![
         route(
             ROUNDS,
@@ -158,6 +159,7 @@ fn round_routes() -> Vec<Route> {
             vec![
                 op("GET", ROUNDS, "listRounds", "Every round that ended, the oldest first")
                     .query(format)
+                    .query(rows)
                     .json(200, "Rounds; text/csv where that is asked for", "RoundList")
                     .problems(&[400, 404, 503]),
             ],

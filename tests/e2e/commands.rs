@@ -90,6 +90,15 @@ async fn a_plan_is_trained_and_its_rounds_are_shown() {
         .unwrap();
     let output = world.dunlin(&["train", "--plan", path]);
     assert_refused(&output, &["spec.dataset", "spec.rounds", "spec.local.momentum is 2"]);
+    let typos = "[spec]\nmodel = \"mlp\"\ndataset = \"blank\"\nrounds = 0\n[spec.begin_from]\n\
+                 job = \"gone\"\n[spec.local]\nfrozen = [\"stem*\"]\nkept_local = [\"nrom\"]";
+    for rounds in ["rounds = 0", "rounds = 1"] {
+        std::fs::write(&plan, typos.replace("rounds = 0", rounds)).unwrap();
+        let output = world.dunlin(&["train", "--plan", path]);
+        assert_refused(&output, &["there is no job gone", "\"stem*\"", "\"nrom\""]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(text.contains("spec.rounds is 0"), rounds == "rounds = 0", "{text}");
+    }
     let jobs = world.get("/v1/jobs").await.body;
     assert_eq!(jobs["jobs"], serde_json::json!([]), "{jobs:#}");
 

@@ -23,18 +23,21 @@ pub(super) struct CliError {
     pub(super) detail: String,
     /// What to do about it.
     pub(super) hint: String,
+    /// Everything that is wrong, where the broker tells it at once; `detail` has it too.
+    pub(super) errors: Vec<String>,
 }
 
 impl CliError {
     /// The command was used wrongly, or something outside of the job stands in the way.
     pub(super) fn usage(detail: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { code: USAGE, word: "usage".to_owned(), detail: detail.into(), hint: hint.into() }
+        Self { code: USAGE, ..Self::failed("usage", detail, hint) }
     }
 
     /// The job failed.
     pub(super) fn failed(word: &str, detail: impl Into<String>, hint: impl Into<String>) -> Self {
         let word = word.to_owned();
-        Self { code: FAILED, word, detail: detail.into(), hint: hint.into() }
+        let (detail, hint, errors) = (detail.into(), hint.into(), Vec::new());
+        Self { code: FAILED, word, detail, hint, errors }
     }
 
     /// A file that cannot be read or written.
@@ -66,7 +69,12 @@ impl From<Problem> for CliError {
         let usage =
             matches!(problem.status, 400 | 404 | 405 | 413 | 415) || problem.code == "unavailable";
         let code = if usage { USAGE } else { FAILED };
-        Self { code, word: problem.code, detail: problem.detail, hint: problem.hint }
+        let Problem { code: word, hint, errors, .. } = problem;
+        let detail = match errors.len() {
+            0 | 1 => problem.detail,
+            count => format!("{count} mistakes:\n  {}", errors.join("\n  ")),
+        };
+        Self { code, word, detail, hint, errors }
     }
 }
 
@@ -79,6 +87,7 @@ impl From<std::io::Error> for CliError {
                 word: String::new(),
                 detail: String::new(),
                 hint: String::new(),
+                errors: Vec::new(),
             };
         }
         Self::usage(format!("output: {error}"), "")

@@ -213,6 +213,14 @@ async fn a_plan_is_submitted_or_refused_before_anything_is_asked() {
             json_of(&job(&id, "accepted", &Value::Null))
         }),
     );
+    let check = |request: Request| async move {
+        assert_eq!(request.uri().query(), Some("dry_run=true"));
+        let error = |detail: &str| ApiError::new(ApiCode::InvalidSpec, detail, "");
+        let said = error("work.local.momentum is 2: expected 0 to below 1");
+        let both = ApiError::all(vec![said, error("no device has a data set d")]).unwrap();
+        (StatusCode::BAD_REQUEST, both.problem().to_json())
+    };
+    let routes = routes.route("/v1/jobs", post(check));
     let server = broker(routes).await;
     let folder = tempfile::tempdir().unwrap();
     let plan = folder.path().join("job.toml");
@@ -226,6 +234,15 @@ async fn a_plan_is_submitted_or_refused_before_anything_is_asked() {
     let mistakes: Vec<&str> = error.detail.lines().skip(1).map(str::trim).collect();
     let momentum = "spec.local.momentum is 2: expected 0 to below 1";
     assert_eq!(mistakes, ["spec.dataset: missing, expected a name, or --dataset", momentum]);
+    assert_eq!(*said.lock().unwrap(), None);
+    // With a model and a data set, the broker is asked what else is wrong.
+    let wrong = "[spec]\nmodel = \"mlp\"\ndataset = \"d\"\nseed = -1\n[spec.local]\nmomentum = 2";
+    std::fs::write(&plan, wrong).unwrap();
+    let (_, done) = dunlin(&server, &words).await;
+    let detail = done.unwrap_err().detail;
+    let mistakes: Vec<&str> = detail.lines().skip(1).map(str::trim).collect();
+    assert!(mistakes[0].starts_with("spec.seed: "), "{mistakes:?}");
+    assert_eq!(mistakes[1..], [momentum, "no device has a data set d"]);
     assert_eq!(*said.lock().unwrap(), None);
     std::fs::write(&plan, "[spec]\nmodel = \"mlp\"\ndataset = \"digits\"\nrounds = 3").unwrap();
     let (_, done) = dunlin(&server, &words).await;

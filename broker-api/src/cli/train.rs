@@ -331,7 +331,10 @@ pub(super) async fn run(
         Some(from) => Some(client.get(&format!("/v1/jobs/{}", from.job), &[]).await?),
         None => None,
     };
-    let asked = plan::request(&given, before.as_ref())?;
+    let asked = match plan::request(&given, before.as_ref()) {
+        Ok(asked) => asked,
+        Err(refused) => return Err(refused.told(client).await),
+    };
     let Given { args, .. } = given;
     let body = asked.body();
     if args.dry_run {

@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use jobs::id::{DatasetName, Millis, ModelName};
 use jobs::selector::Selector;
 use jobs::spec::{JobSpec, ModelQuery, TrainSpec, WorkSpec, validate};
+use reqwest::Method;
 use serde::Deserialize as _;
 use serde_json::{Map, Value, json};
 
 use super::{Given, TrainArgs, millis, spec};
+use crate::cli::client::Client;
 use crate::cli::failure::CliError;
 use crate::record::JobRecord;
 use crate::request::TRAIN_DEADLINE;
@@ -94,10 +96,59 @@ impl Request {
     }
 }
 
+/// What is wrong with a plan, and the plan as far as it can be read.
+#[derive(Debug)]
+pub(super) struct Mistakes {
+    problems: Vec<String>,
+    request: Option<Box<Request>>,
+}
+
+/// Why nothing is asked for.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// There is no plan.
+    Unread(CliError),
+    /// It has mistakes.
+    Mistaken(PathBuf, Mistakes),
+}
+
+impl From<CliError> for Refused {
+    fn from(error: CliError) -> Self {
+        Self::Unread(error)
+    }
+}
+
+impl Refused {
+    /// All mistakes, with those that only the broker knows of, if it answers; it accepts nothing.
+    pub(super) async fn told(self, client: &Client) -> CliError {
+        let (of, Mistakes { mut problems, request }) = match self {
+            Self::Unread(error) => return error,
+            Self::Mistaken(of, mistakes) => (of, mistakes),
+        };
+        if let Some(request) = request {
+            let check = client.request(Method::POST, "/v1/jobs", &[("dry_run", "true")]);
+            let refused = client.send(check.json(&request.body())).await.err();
+            for problem in refused.into_iter().flat_map(|error| error.errors) {
+                let problem = in_plan(problem);
+                if !problems.contains(&problem) {
+                    problems.push(problem);
+                }
+            }
+        }
+        wrong(&of, &problems)
+    }
+}
+
+/// What is wrong with a job, by the names that a plan has for its fields.
+fn in_plan(problem: String) -> String {
+    match problem.strip_prefix("work.") {
+        Some(field) => format!("spec.{field}"),
+        None => problem,
+    }
+}
+
 /// What the command line asks for; `before` is the job that is to be continued.
-///
-/// A plan's mistakes are told all at once, before anything is asked of the broker.
-pub(super) fn request(given: &Given, before: Option<&JobRecord>) -> Result<Request, CliError> {
+pub(super) fn request(given: &Given, before: Option<&JobRecord>) -> Result<Request, Refused> {
     let (plan, of) = match (&given.args.plan, before) {
         (Some(path), _) => {
             let text = read(path)?;
@@ -107,7 +158,7 @@ pub(super) fn request(given: &Given, before: Option<&JobRecord>) -> Result<Reque
         (None, Some(job)) => (of_job(job)?, PathBuf::from(format!("job {}", job.id))),
         (None, None) => return Ok(of_flags(&given.args)),
     };
-    complete(plan, given).map_err(|problems| wrong(&of, &problems))
+    complete(plan, given).map_err(|mistakes| Refused::Mistaken(of, mistakes))
 }
 
 fn wrong(plan: &Path, problems: &[String]) -> CliError {
@@ -160,7 +211,7 @@ fn of_flags(args: &TrainArgs) -> Request {
 }
 
 /// The plan with the flags that were typed; everything that is wrong with it.
-fn complete(mut plan: Value, given: &Given) -> Result<Request, Vec<String>> {
+fn complete(mut plan: Value, given: &Given) -> Result<Request, Mistakes> {
     let flags = of_flags(&given.args).body();
     let typed = FIELDS.iter().filter(|(flag, _)| given.typed.contains(*flag));
     for (_, field) in typed {
@@ -175,16 +226,18 @@ fn complete(mut plan: Value, given: &Given) -> Result<Request, Vec<String>> {
         let deadline_ms = request.deadline.unwrap_or(TRAIN_DEADLINE);
         let work = WorkSpec::Train(Box::new(request.spec.clone()));
         let job = JobSpec { selector: Selector::default(), deadline_ms, work };
-        let beyond = validate(&job).into_iter().map(|problem| problem.to_string());
-        problems.extend(beyond.map(|text| match text.strip_prefix("work.") {
-            Some(field) => format!("spec.{field}"),
-            None => text,
-        }));
+        problems.extend(validate(&job).iter().map(|problem| in_plan(problem.to_string())));
         if problems.is_empty() {
             return Ok(request);
         }
+        // Of placeholders the broker knows nothing.
+        let named = !NEEDED.iter().any(|(name, _)| {
+            let field = format!("spec.{name}");
+            problems.iter().any(|problem| problem.starts_with(&field))
+        });
+        return Err(Mistakes { problems, request: named.then(|| Box::new(request)) });
     }
-    Err(problems)
+    Err(Mistakes { problems, request: None })
 }
 
 /// Reads what can be read; what cannot is left out and is a problem.
@@ -294,7 +347,7 @@ mod tests {
 
     fn planned(text: &str, flags: &str) -> Result<Request, Vec<String>> {
         let plan = toml::from_str(text).map_err(|error| vec![error.to_string()])?;
-        complete(plan, &given(&format!("--plan x {flags}")))
+        complete(plan, &given(&format!("--plan x {flags}"))).map_err(|mistakes| mistakes.problems)
     }
 
     const PLAN: &str = r#"

@@ -68,6 +68,23 @@ pub(crate) struct Device {
     state: State,
 }
 
+/// The engines of the device; does not keep the device.
+#[derive(Debug, Clone)]
+pub(crate) struct EnginesHere {
+    pub(crate) cpu: Cpu,
+    helped: watch::Receiver<Option<Arc<Engines>>>,
+}
+
+impl EnginesHere {
+    /// The engines of the helper, once they are known; none when the agent ends before.
+    pub(crate) async fn helped(&self) -> Arc<Engines> {
+        let mut helped = self.helped.clone();
+        let _ = helped.wait_for(Option::is_some).await;
+        let engines = helped.borrow().clone();
+        engines.unwrap_or_default()
+    }
+}
+
 impl Device {
     pub(crate) fn new(
         config: Config,
@@ -151,13 +168,9 @@ impl Device {
         again
     }
 
-    /// The engines of the helper, once they are known.
-    pub(crate) async fn engines(&self) -> Arc<Engines> {
-        let mut known = self.engines.subscribe();
-        // The other end lives as long as the device.
-        let _ = known.wait_for(Option::is_some).await;
-        let engines = known.borrow().clone();
-        engines.unwrap_or_default()
+    /// The engines, for work that may go on when the agent has ended.
+    pub(crate) fn engines(&self) -> EnginesHere {
+        EnginesHere { cpu: self.cpu.clone(), helped: self.engines.subscribe() }
     }
 
     /// Changes with every start of the agent.

@@ -47,10 +47,14 @@ pub(crate) enum Fake {
     EndsAtOnce,
     /// Ends while it loads a model.
     EndsLoading,
+    /// Says nothing when it is started; as `ort-cpu` it is good.
+    HangsAtHello,
+    /// Does not end loading a model; as `ort-cpu` it is good.
+    HangsLoading,
 }
 
 impl Fake {
-    const ALL: [Fake; 16] = [
+    const ALL: [Fake; 18] = [
         Fake::Plain,
         Fake::Good,
         Fake::Both,
@@ -67,6 +71,8 @@ impl Fake {
         Fake::LoadsLater,
         Fake::EndsAtOnce,
         Fake::EndsLoading,
+        Fake::HangsAtHello,
+        Fake::HangsLoading,
     ];
 }
 
@@ -74,7 +80,8 @@ impl Fake {
 pub(crate) fn write(folder: &Path, fake: Fake) -> PathBuf {
     let path = folder.join(format!("helper-{fake:?}"));
     let own = std::env::current_exe().unwrap();
-    let second = if fake == Fake::Both { "ort-cpu" } else { "cuda" };
+    let both = [Fake::Both, Fake::HangsAtHello, Fake::HangsLoading].contains(&fake);
+    let second = if both { "ort-cpu" } else { "cuda" };
     let text = format!(
         r#"#!/bin/sh
 [ "$1" = libraries ] && exit 0
@@ -104,9 +111,13 @@ fn fake_helper() {
     if fake == Fake::EndsAtOnce {
         end(101);
     }
+    if fake == Fake::HangsAtHello && engine != "ort-cpu" {
+        hang();
+    }
     let mut out = std::fs::OpenOptions::new().write(true).open("/proc/self/fd/3").unwrap();
     // One of them has pipes alone.
     let memory = (fake != Fake::Plain).then(memory);
+    let hangs = fake == Fake::HangsLoading && engine != "ort-cpu";
     let (protocol, engine) = (frames::PROTOCOL, engine.to_owned());
     let hello = Reply::Hello { protocol, engine, memory: memory.is_some() };
     say(&mut out, &hello, &[]);
@@ -123,6 +134,7 @@ fn fake_helper() {
                 refuse(&mut out, "out of memory");
             }
             Request::Load { .. } if fake == Fake::EndsLoading => end(3),
+            Request::Load { .. } if hangs => hang(),
             Request::Load { session } => {
                 let model = match Tract.load(&body) {
                     Ok(model) => model,
@@ -195,6 +207,10 @@ fn end(code: i32) -> ! {
     std::process::exit(code)
 }
 
+fn hang() {
+    std::thread::sleep(std::time::Duration::from_secs(90));
+}
+
 fn misbehave(fake: Fake, path: &str, out: &mut impl Write) {
     match fake {
         Fake::Crashes => end(101),
@@ -208,7 +224,7 @@ fn misbehave(fake: Fake, path: &str, out: &mut impl Write) {
             let own = rustix::process::getpid();
             rustix::process::kill_process(own, rustix::process::Signal::SEGV).unwrap();
         },
-        Fake::Hangs => std::thread::sleep(std::time::Duration::from_secs(90)),
+        Fake::Hangs => hang(),
         Fake::Babbles => out.write_all(b"cuda error: out of memory, aborting\n").unwrap(),
         Fake::Overstates => {
             assert!(memory().set_len(3).is_err());
@@ -224,7 +240,9 @@ fn misbehave(fake: Fake, path: &str, out: &mut impl Write) {
         | Fake::Sticks
         | Fake::LoadsLater
         | Fake::EndsAtOnce
-        | Fake::EndsLoading => {}
+        | Fake::EndsLoading
+        | Fake::HangsAtHello
+        | Fake::HangsLoading => {}
     }
 }
 

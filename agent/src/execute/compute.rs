@@ -2,10 +2,12 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use jobs::report::{Failure, FailureCode};
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::panic_failure;
 
@@ -58,15 +60,20 @@ impl Compute {
         receive.await.unwrap_or_else(|_| Err(panic_failure("training")))
     }
 
-    /// Computes in one of the places for inference; waits for a free one.
+    /// Computes in one of the places for inference; waits for a free one, but not beyond `until`.
     pub(super) async fn infer<T: Send + 'static>(
         &self,
-        work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+        until: Instant,
+        work: impl FnOnce(&mut Seat) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
-        let place = self.places.clone().acquire_owned().await;
+        let free = tokio::time::timeout_at(until.into(), self.places.clone().acquire_owned());
+        let Ok(place) = free.await else {
+            let message = "every thread was at work for other requests".to_owned();
+            return Err(Failure::new(FailureCode::Busy, message));
+        };
+        let mut seat = Seat { places: self.places.clone(), place: place.ok() };
         let run = move || {
-            let _place = place;
-            catch_unwind(AssertUnwindSafe(work))
+            catch_unwind(AssertUnwindSafe(|| work(&mut seat)))
                 .unwrap_or_else(|_| Err(panic_failure("the engine")))
         };
         let done = tokio::task::spawn_blocking(run).await;
@@ -93,6 +100,48 @@ impl Compute {
     }
 }
 
+/// One of the places for inference, which may be left while somebody else is at work.
+#[derive(Debug)]
+pub(super) struct Seat {
+    places: Arc<Semaphore>,
+    place: Option<OwnedSemaphorePermit>,
+}
+
+impl Seat {
+    /// Lets somebody else in.
+    pub(super) fn leave(&mut self) {
+        self.place = None;
+    }
+
+    /// Takes a place again, if it was left; `false` when none is free within `limit`.
+    pub(super) fn take(&mut self, limit: Duration) -> bool {
+        if self.place.is_none() {
+            let free = tokio::time::timeout(limit, self.places.clone().acquire_owned());
+            self.place = Handle::current().block_on(free).ok().and_then(Result::ok);
+        }
+        self.place.is_some()
+    }
+}
+
+/// Does something that may wait for long, on a thread of its own: the end of the agent does not
+/// wait for it, and neither do those who compute. It goes on when nobody waits for it any more.
+///
+/// # Errors
+/// Why it has no outcome: there is no thread for it, or it panicked.
+pub(super) async fn apart<T: Send + 'static>(
+    name: String,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, String> {
+    let (send, receive) = oneshot::channel();
+    let run = move || {
+        // Whoever asked may have gone.
+        let _ = send.send(work());
+    };
+    let started = std::thread::Builder::new().name(name).spawn(run);
+    started.map_err(|error| format!("no thread for it: {error}"))?;
+    receive.await.map_err(|_| "it panicked".to_owned())
+}
+
 /// Sets the priority of this thread; on Linux each thread has its own. The system cuts it to 19.
 fn step_back(priority: i32) {
     // Only a courtesy: training works without it too.
@@ -102,6 +151,10 @@ fn step_back(priority: i32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(20)
+    }
 
     /// Of this thread.
     fn nice() -> i32 {
@@ -118,7 +171,7 @@ mod tests {
         let back = (own + 7).min(19);
         let all = || Ok((nice(), rayon::broadcast(|_| nice())));
         assert_eq!(compute.train("train".into(), all).await, Ok((back, vec![back, back])));
-        assert_eq!(compute.infer(|| Ok(nice())).await, Ok(own));
+        assert_eq!(compute.infer(soon(), |_| Ok(nice())).await, Ok(own));
         assert_eq!(nice(), own);
     }
 
@@ -146,8 +199,30 @@ mod tests {
         let failed = compute.train("train".into(), || -> Result<(), _> { panic!("no") }).await;
         assert_eq!(failed.unwrap_err().code, FailureCode::Internal);
         assert_eq!(compute.train("train".into(), || Ok(7)).await, Ok(7));
-        let failed = compute.infer(|| -> Result<(), _> { panic!("no") }).await;
+        let failed = compute.infer(soon(), |_| -> Result<(), _> { panic!("no") }).await;
         assert_eq!(failed.unwrap_err().code, FailureCode::Internal);
-        assert_eq!(compute.infer(|| Ok(7)).await, Ok(7));
+        assert_eq!(compute.infer(soon(), |_| Ok(7)).await, Ok(7));
+        assert_eq!(apart("apart".into(), || 7).await, Ok(7));
+        assert_eq!(
+            apart("apart".into(), || panic!("no")).await,
+            Err::<(), _>("it panicked".into())
+        );
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_place_that_was_left_is_taken_by_others() {
+        let compute = Arc::new(Compute::new(1, 1));
+        let (tell, told) = std::sync::mpsc::channel();
+        let first = compute.infer(soon(), move |seat| {
+            seat.leave();
+            let others = told.recv_timeout(Duration::from_secs(20)).is_ok();
+            Ok(others && seat.take(Duration::from_secs(20)))
+        });
+        let second = compute.infer(soon(), move |_| {
+            tell.send(()).unwrap();
+            std::thread::sleep(Duration::from_millis(50));
+            Ok(())
+        });
+        assert_eq!(tokio::join!(first, second), (Ok(true), Ok(())));
     }
 }

@@ -1,6 +1,7 @@
 //! Answers one request to a model.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use jobs::id::Bytes as Size;
@@ -10,20 +11,29 @@ use models::engine::classify::top_classes;
 use models::picture::{self, PictureError};
 use models::tensor::Tensor;
 
+use super::compute::Seat;
 use super::sessions::Ready;
 use super::sessions::loaded::Answered;
 use super::{Outcome, Run, answer};
 
+/// The most that a report has of the time for its way.
+const WAY_MAX: Duration = Duration::from_secs(1);
+
 impl Run {
     /// Runs the model on the input; answers the client itself when the task says where.
     pub(super) async fn infer(&self, task: InferTask, input: Bytes) -> Result<Outcome, Failure> {
-        let executor = &self.executor;
-        let (device, compute) = (&executor.device, &executor.compute);
-        let getting = executor.sessions.get(&task.model.digest, device, compute);
-        let ready = Box::pin(getting).await?;
+        let (device, sessions) = (&self.executor.device, &self.executor.sessions);
+        let until = self.until();
+        let getting = sessions.get(&task.model.digest, device);
+        let ready = tokio::time::timeout_at(until.into(), getting).await.map_err(|_| {
+            let limit = until.saturating_duration_since(self.arrived);
+            let message = format!("the model was not ready within {limit:?}: it is being loaded");
+            Failure::new(FailureCode::EngineUnavailable, message)
+        })??;
         let task = Arc::new(task);
         let mut answered = self.answer(&ready, &task, &input).await;
-        if answered.as_ref().is_err_and(|failure| failure.code == FailureCode::EngineUnavailable) {
+        let unavailable = |failure: &Failure| failure.code == FailureCode::EngineUnavailable;
+        if answered.as_ref().is_err_and(unavailable) && Instant::now() < until {
             // The last engine failed, perhaps by another request's fault: once more.
             answered = self.answer(&ready, &task, &input).await;
         }
@@ -57,16 +67,22 @@ impl Run {
         task: &Arc<InferTask>,
         input: &Bytes,
     ) -> Result<(Answered, Vec<Vec<Class>>), Failure> {
-        ready.provide(|engine| task.engine.allows(engine), &self.executor.device).await?;
+        let (device, until) = (&self.executor.device, self.until());
+        ready.provide(|engine| task.engine.allows(engine), device, until.into()).await?;
         let (ready, task, input) = (ready.clone(), task.clone(), input.clone());
-        let limit = self.timeout.saturating_sub(self.arrived.elapsed());
-        let run = move || {
+        let run = move |seat: &mut Seat| {
             let inputs = inputs(&ready, &task.input, &input)?.into();
-            let answered = ready.model.answer(&inputs, &task.engine, limit)?;
+            let answered = ready.model.answer(&inputs, &task.engine, until, seat)?;
             let classes = classes(&answered.outputs, &ready.config.labels, task.top);
             Ok((answered, classes))
         };
-        self.executor.compute.infer(run).await
+        self.executor.compute.infer(until, run).await
+    }
+
+    /// When engines are to have answered: the report has a way to go.
+    fn until(&self) -> Instant {
+        let way = (self.timeout / 16).min(WAY_MAX);
+        self.arrived + self.timeout.saturating_sub(way)
     }
 }
 

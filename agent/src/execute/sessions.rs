@@ -3,19 +3,23 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use jobs::id::{BlobRef, Bytes as Size, Digest};
 use jobs::report::{Failure, FailureCode};
 use models::artifact::{Descriptor, Manifest, ModelConfig};
+use tokio::time::{Instant, timeout_at};
 
 use self::loaded::Loaded;
-use super::compute::Compute;
-use crate::cache::{Gates, Keep};
-use crate::device::Device;
-use crate::engines::CPU;
+use super::compute::apart;
+use super::panic_failure;
+use crate::cache::{Cache, Gates, Keep};
+use crate::device::{Device, EnginesHere};
 
 mod calibrate;
 mod health;
 pub(super) mod loaded;
+mod turns;
 
 /// Models ready at once, at most.
 const MODELS_MAX: usize = 16;
@@ -41,27 +45,42 @@ impl Sessions {
         Self { bytes_max, ready: Mutex::default(), gates: Gates::default() }
     }
 
-    /// The model of a manifest, loaded if it is not ready; many requests share one loading.
+    /// The model of a manifest, loaded if it is not ready; many requests share one loading, which
+    /// goes on for the next ones where nobody waits any more.
     pub(super) async fn get(
-        &self,
+        self: &Arc<Self>,
         manifest: &Digest,
         device: &Arc<Device>,
-        compute: &Compute,
     ) -> Result<Arc<Ready>, Failure> {
         if let Some(ready) = self.find(manifest) {
             return Ok(ready);
         }
-        let _only_one = self.gates.enter(manifest).await;
+        let only_one = self.gates.enter(manifest).await;
         if let Some(ready) = self.find(manifest) {
             return Ok(ready);
         }
-        let (ready, onnx) = Box::pin(load(manifest, device, compute)).await?;
-        let ready = Arc::new(ready);
-        self.insert(manifest.clone(), ready.clone());
-        let digests = self.lock().iter().map(|(digest, _)| digest.clone()).collect();
-        device.models.send_replace(digests);
+        let (sessions, manifest, device) = (self.clone(), manifest.clone(), device.clone());
+        let loading = tokio::spawn(async move {
+            let _only_one = only_one;
+            sessions.load(manifest, device).await
+        });
+        loading.await.unwrap_or_else(|_| Err(panic_failure("loading the model")))
+    }
+
+    async fn load(&self, manifest: Digest, device: Arc<Device>) -> Result<Arc<Ready>, Failure> {
+        let fetched = Box::pin(fetch(&manifest, &device.cache)).await?;
+        // An engine may take minutes; the agent may end meanwhile.
+        let (here, device) = (device.engines(), Arc::downgrade(&device));
+        let model = Arc::new(load(&here, &fetched.onnx).await?);
+        let Fetched { config, onnx, blob } = fetched;
+        let ready = Arc::new(Ready { config, model, onnx: blob });
+        self.insert(manifest, ready.clone());
+        if let Some(device) = device.upgrade() {
+            let digests = self.lock().iter().map(|(digest, _)| digest.clone()).collect();
+            device.models.send_replace(digests);
+        }
         // Answers do not wait for it.
-        tokio::spawn(calibrate::all(ready.model.clone(), onnx, device.clone()));
+        tokio::spawn(calibrate::all(ready.model.clone(), onnx, here));
         Ok(ready)
     }
 
@@ -90,66 +109,86 @@ impl Sessions {
 
 impl Ready {
     /// Makes an engine ready that the request allows, where none is so far: waits for what is
-    /// known of engines, loads, compares and measures. One of the CPU's is waited for alone.
+    /// known of engines, loads, compares and measures. One of the CPU's is waited for alone, any
+    /// other one that is ready waits for those that may be faster for half of the time `until` the
+    /// request is to be answered. What is not ready in time goes on.
     pub(super) async fn provide(
         &self,
         allowed: impl Fn(&str) -> bool,
         device: &Arc<Device>,
+        until: Instant,
     ) -> Result<(), Failure> {
-        let missing = self.model.missing(allowed);
+        let missing = self.model.missing(&allowed);
         if missing.is_empty() {
             return Ok(());
         }
-        let onnx = device.cache.get(&self.onnx, Keep::Disk).await?;
-        let (cpu, others): (Vec<_>, Vec<_>) =
-            missing.into_iter().partition(|engine| CPU.contains(engine));
-        let mut waiting = cpu.into_iter();
-        while let Some(engine) = waiting.next() {
-            calibrate::some(self.model.clone(), vec![engine], onnx.clone(), device.clone()).await;
-            if self.model.session(engine).is_some() {
-                let rest = waiting.chain(others).collect();
-                tokio::spawn(calibrate::some(self.model.clone(), rest, onnx, device.clone()));
-                return Ok(());
+        let left = until.saturating_duration_since(Instant::now());
+        let (half, patience) = (until - left / 2, calibrate::ALONE.min(left / 4));
+        let fetched = timeout_at(until, device.cache.get(&self.onnx, Keep::Disk)).await;
+        let Ok(onnx) = fetched else { return Ok(()) };
+        let onnx = onnx?;
+        let one = |engine| {
+            calibrate::one(self.model.clone(), engine, onnx.clone(), device.engines(), patience)
+        };
+        let mut trials: FuturesUnordered<_> = missing.into_iter().map(one).collect();
+        loop {
+            let most = match self.model.ready(&allowed) {
+                Some(engine) if self.model.trusts(engine) => return Ok(()),
+                Some(_) => half,
+                None => until,
+            };
+            match timeout_at(most, trials.next()).await {
+                Ok(Some(())) => {}
+                Ok(None) | Err(_) => return Ok(()),
             }
         }
-        calibrate::some(self.model.clone(), others, onnx, device.clone()).await;
-        Ok(())
     }
 
     /// Tries engines that failed anew.
     pub(super) async fn try_again(&self, engines: Vec<&'static str>, device: &Arc<Device>) {
         match device.cache.get(&self.onnx, Keep::Disk).await {
-            Ok(onnx) => calibrate::some(self.model.clone(), engines, onnx, device.clone()).await,
+            Ok(onnx) => calibrate::some(self.model.clone(), engines, onnx, device.engines()).await,
             Err(failure) => tracing::warn!("{}", failure.message),
         }
     }
 }
 
-/// Manifest, then config and ONNX file, then the first engine of the CPU that takes it, or ONNX
-/// Runtime.
-async fn load(
-    manifest: &Digest,
-    device: &Arc<Device>,
-    compute: &Compute,
-) -> Result<(Ready, Bytes), Failure> {
-    let cache = &device.cache;
+/// What a manifest names.
+#[derive(Debug)]
+struct Fetched {
+    config: ModelConfig,
+    onnx: Bytes,
+    blob: BlobRef,
+}
+
+/// Manifest, then config and ONNX file.
+async fn fetch(manifest: &Digest, cache: &Cache) -> Result<Fetched, Failure> {
     let manifest = cache.get_by_digest(manifest, Keep::Disk).await?;
     let manifest = Manifest::parse(&manifest).map_err(|error| invalid(&error))?;
-    let (config, onnx_blob) = (blob(&manifest.config)?, blob(manifest.onnx())?);
+    let (config, blob) = (blob(&manifest.config)?, blob(manifest.onnx())?);
     let (config, onnx) =
-        futures::try_join!(cache.get(&config, Keep::Disk), cache.get(&onnx_blob, Keep::Disk))?;
+        futures::try_join!(cache.get(&config, Keep::Disk), cache.get(&blob, Keep::Disk))?;
     let config = ModelConfig::parse(&config).map_err(|error| invalid(&error))?;
-    let (bytes, shared) = (onnx.clone(), device.clone());
-    let loaded = compute.infer(move || Ok(Loaded::load(&shared.cpu, &bytes))).await?;
-    let model = match loaded {
-        Ok(model) => model,
+    Ok(Fetched { config, onnx, blob })
+}
+
+/// Loads a model into the first engine of the CPU that takes it, or ONNX Runtime.
+async fn load(here: &EnginesHere, onnx: &Bytes) -> Result<Loaded, Failure> {
+    let (bytes, cpu) = (onnx.clone(), here.cpu.clone());
+    let loaded = apart("load".to_owned(), move || Loaded::load(&cpu, &bytes)).await;
+    match loaded.map_err(panicked)? {
+        Ok(model) => Ok(model),
         Err(unloaded) if unloaded.is_final() => {
-            let (engines, bytes) = (device.engines().await, onnx.clone());
-            compute.infer(move || unloaded.load(&engines, &bytes)).await?
+            let (engines, bytes) = (here.helped().await, onnx.clone());
+            let loaded = apart("load".to_owned(), move || unloaded.load(&engines, &bytes)).await;
+            loaded.map_err(panicked)?
         }
-        Err(unloaded) => return Err(unloaded.failure()),
-    };
-    Ok((Ready { config, model: Arc::new(model), onnx: onnx_blob }, onnx))
+        Err(unloaded) => Err(unloaded.failure()),
+    }
+}
+
+fn panicked(reason: String) -> Failure {
+    Failure::new(FailureCode::Internal, format!("loading the model: {reason}"))
 }
 
 fn blob(descriptor: &Descriptor) -> Result<BlobRef, Failure> {

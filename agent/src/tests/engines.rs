@@ -23,6 +23,16 @@ fn slow_onnx() -> Vec<u8> {
     Trainer::new(&graph, sgd).unwrap().to_inference_onnx()
 }
 
+/// A model that `native` does not take.
+fn waves() -> Vec<u8> {
+    let mut model = models::onnx::parse(&slow_onnx()).unwrap();
+    let graph = model.graph.as_mut().unwrap();
+    let name = graph.output[0].name.clone();
+    graph.output[0].name = "waves".to_owned();
+    graph.node.push(models::onnx::NodeProto::new("waves", "Sin", &[&name], &["waves"]));
+    model.to_bytes()
+}
+
 async fn slow_model(world: &World) -> ModelRef {
     world.register(slow_onnx(), &ModelConfig::default()).await
 }
@@ -174,11 +184,6 @@ async fn who_asks_for_an_engine_is_told_why_another_one_answered() {
 /// `native` does not take the model, and the other engine of the CPU is absent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_no_engine_of_the_cpu_takes_onnx_runtime_answers_unchecked() {
-    let mut model = models::onnx::parse(&slow_onnx()).unwrap();
-    let graph = model.graph.as_mut().unwrap();
-    let name = graph.output[0].name.clone();
-    graph.output[0].name = "waves".to_owned();
-    graph.node.push(models::onnx::NodeProto::new("waves", "Sin", &[&name], &["waves"]));
     let world = World::new().await;
     let (absent, dir) = (world.dir.path().join("absent"), world.dir.path());
     for (fake, tract, answers) in [
@@ -188,7 +193,7 @@ async fn what_no_engine_of_the_cpu_takes_onnx_runtime_answers_unchecked() {
     ] {
         let accel = Some(testing::write(dir, fake));
         let agent = world.join(Config { accel, tract: Some(tract), ..world.config() }).await;
-        let model = world.register(model.to_bytes(), &ModelConfig::default()).await;
+        let model = world.register(waves(), &ModelConfig::default()).await;
         let (report, _) = world.infer(&ask(&model, ""), &input(1)).await;
         let Some(answers) = answers else {
             let failure = failure_of(report);
@@ -304,6 +309,62 @@ async fn an_engine_that_lacked_memory_for_a_model_is_tried_again_later() {
     helped.ask_until(lacked).await;
     helped.ask_until(|report| report.engine == "cuda").await;
     helped.agent.stop().await;
+}
+
+/// A driver hangs while the helper starts, or while it loads a model.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_engine_that_hangs_before_it_has_the_model_holds_up_no_other() {
+    for fake in [Fake::HangsAtHello, Fake::HangsLoading] {
+        let helped = Helped::new(fake).await;
+        let (report, outputs) = helped.ask_in_time("cuda,ort-cpu", 1).await;
+        assert_eq!(report.engine, "ort-cpu", "{fake:?}");
+        let RefusedEngine { engine, reason } = &report.refused_engines[0];
+        assert!(engine == "cuda" && reason.starts_with("it is being tried"), "{engine}: {reason}");
+        assert!(near(&outputs, &helped.ask_in_time("native", 1).await.1));
+        // Whoever insists on it hears of it in time.
+        let (begun, task) = (Instant::now(), ask(&helped.model, "cuda"));
+        let failure = failure_of(helped.world.infer_within(DEADLINE, &task, &input(1)).await.0);
+        assert_eq!(failure.code, FailureCode::EngineUnavailable);
+        assert!(failure.message.contains("cuda: it is being tried"), "{failure:?}");
+        assert!(begun.elapsed() < DEADLINE, "{:?}", begun.elapsed());
+        helped.agent.stop().await;
+    }
+}
+
+/// One thread is enough.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_agents_own_engine_answers_while_the_cpus_helper_hangs_in_vain() {
+    let world = World::new().await;
+    for fake in [Fake::Hangs, Fake::HangsLoading] {
+        let tract = Some(testing::write(world.dir.path(), fake));
+        let agent = world.join(Config { tract, ..world.config() }).await;
+        let model = slow_model(&world).await;
+        let (other, words) = if fake == Fake::Hangs {
+            (ask(&model, "tract"), "tract: no answer within")
+        } else {
+            let waves = world.register(waves(), &ModelConfig::default()).await;
+            (ask(&waves, ""), "it is being loaded")
+        };
+        let begun = Instant::now();
+        let hanging = async {
+            let report = world.infer_as("other", DEADLINE, &other, &input(2)).await.0;
+            let failure = failure_of(report);
+            assert_eq!(failure.code, FailureCode::EngineUnavailable, "{failure:?}");
+            assert!(failure.message.contains(words), "{failure:?}");
+            assert!(begun.elapsed() < DEADLINE, "{:?}", begun.elapsed());
+        };
+        let answering = async {
+            for number in 3..6 {
+                tokio::time::sleep(DEADLINE / 8).await;
+                let (begun, task) = (Instant::now(), ask(&model, "native"));
+                let report = world.infer_within(DEADLINE, &task, &input(number)).await.0;
+                assert_eq!(inferred(report).engine, "native");
+                assert!(begun.elapsed() < DEADLINE / 2, "{:?}", begun.elapsed());
+            }
+        };
+        tokio::join!(hanging, answering);
+        agent.stop().await;
+    }
 }
 
 /// Behind it there is no other engine.

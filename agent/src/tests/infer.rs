@@ -49,21 +49,29 @@ impl World {
         task: &InferTask,
         input: &[u8],
     ) -> (TaskReport, Bytes) {
-        let mut inbox = self.listen("_INBOX.broker").await;
+        self.infer_as("job1", limit, task, input).await
+    }
+
+    /// The same beside other jobs.
+    pub(super) async fn infer_as(
+        &self,
+        job: &str,
+        limit: Duration,
+        task: &InferTask,
+        input: &[u8],
+    ) -> (TaskReport, Bytes) {
+        let reply = format!("_INBOX.{job}");
+        let mut inbox = self.listen(&reply).await;
         let work = TaskWork::Infer(task.clone());
         let timeout_ms = Millis(limit.as_millis().try_into().unwrap());
-        let task = Task { timeout_ms, ..super::task("job1", Purpose::Infer, 1, work) };
+        let task = Task { timeout_ms, ..super::task(job, Purpose::Infer, 1, work) };
         let offer = Offer::Task(Box::new(task));
         let encoded = wire::encode_with_binary(&offer, input);
         let mut headers = async_nats::HeaderMap::new();
         let length = encoded.json_length.unwrap_or_default();
         headers.insert(wire::JSON_LENGTH_HEADER, length.to_string());
-        let sent = self.client.publish_with_reply_and_headers(
-            "offer.pi",
-            "_INBOX.broker",
-            headers,
-            encoded.payload,
-        );
+        let sent =
+            self.client.publish_with_reply_and_headers("offer.pi", reply, headers, encoded.payload);
         sent.await.unwrap();
         loop {
             let message = next(&mut inbox).await;

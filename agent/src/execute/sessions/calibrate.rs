@@ -10,8 +10,9 @@ use models::engine::choice::{State, compare};
 use models::engine::frames::Cause;
 use models::tensor::{Data, Tensor};
 
+use super::super::compute::apart;
 use super::loaded::{Loaded, Trial};
-use crate::device::Device;
+use crate::device::EnginesHere;
 use crate::engines::{AnySession, CPU, Cpu, Engines, HELPED, HelperError, SessionError, TOLERANCE};
 
 /// The engine of the CPU whose outputs count, if it takes the model: it takes the most.
@@ -24,42 +25,71 @@ const RUNS_TIME: Duration = Duration::from_millis(400);
 const RUN_LIMIT: Duration = Duration::from_mins(1);
 /// Elements of a golden input, at most.
 const ELEMENTS_MAX: usize = 1 << 26;
+/// How long the trial of an engine has the device for itself: loading a model takes a second or two
+/// where nothing hangs.
+pub(super) const ALONE: Duration = Duration::from_secs(10);
 
 /// Tries every engine, and keeps of the CPU's the fastest one.
-pub(super) async fn all(model: Arc<Loaded>, onnx: Bytes, device: Arc<Device>) {
+pub(super) async fn all(model: Arc<Loaded>, onnx: Bytes, here: EnginesHere) {
     let mut engines = vec![REFERENCE];
     engines.extend(CPU.into_iter().chain(HELPED).filter(|engine| *engine != REFERENCE));
-    some(model.clone(), engines, onnx, device).await;
+    some(model.clone(), engines, onnx, here).await;
     model.keep_fastest_cpu();
 }
 
-/// Tries some engines, one after the other.
+/// Tries some engines, one after the other; one that takes long goes on beside those after it.
+/// Ends when all have ended.
 pub(super) async fn some(
     model: Arc<Loaded>,
     engines: Vec<&'static str>,
     onnx: Bytes,
-    device: Arc<Device>,
+    here: EnginesHere,
 ) {
-    let _one_at_a_time = model.calibrating.lock().await;
+    let mut long = Vec::new();
     for engine in engines {
-        // Of requests that wait for the same engine the first one has tried it.
-        let measured = model.session(engine).is_some_and(|(_, time)| time.is_some());
-        if measured || !(model.is_open(engine) || model.session(engine).is_some()) {
-            continue;
+        let trial = one(model.clone(), engine, onnx.clone(), here.clone(), ALONE);
+        let mut trial = tokio::spawn(trial);
+        if tokio::time::timeout(ALONE, &mut trial).await.is_err() {
+            long.push(trial);
         }
-        // What is known of the helper's engines comes late after a start.
-        let known = if CPU.contains(&engine) { None } else { Some(device.engines().await) };
-        let (shared, onnx, device) = (model.clone(), onnx.clone(), device.clone());
-        let trying = tokio::task::spawn_blocking(move || {
-            attempt(&shared, engine, &onnx, &device.cpu, known.as_deref())
+    }
+    futures::future::join_all(long).await;
+}
+
+/// Tries an engine, if that has a sense still when it is its turn: alone, but it waits for no longer
+/// than `patience` for others. A trial that has begun goes on when nobody waits for it any more.
+pub(super) async fn one(
+    model: Arc<Loaded>,
+    engine: &'static str,
+    onnx: Bytes,
+    here: EnginesHere,
+    patience: Duration,
+) {
+    // What is known of the helper's engines comes late after a start.
+    let known = if CPU.contains(&engine) { None } else { Some(here.helped().await) };
+    let turn = model.turns.of(engine).await;
+    // Of requests that wait for the same engine the first one has tried it.
+    let measured = model.session(engine).is_some_and(|(_, time)| time.is_some());
+    if measured || !(model.is_open(engine) || model.session(engine).is_some()) {
+        return;
+    }
+    let alone = model.turns.alone(patience).await;
+    let trying = async move {
+        let _turns = (turn, alone);
+        model.begin(engine);
+        let shared = model.clone();
+        let trial = apart(format!("try-{engine}"), move || {
+            attempt(&shared, engine, &onnx, &here.cpu, known.as_deref())
         });
-        let trial = trying.await.unwrap_or_else(|_| {
-            tracing::error!(engine, "it panicked while it was tried");
-            Trial::Failed("it panicked while it was tried".to_owned())
+        let trial = trial.await.unwrap_or_else(|reason| {
+            tracing::error!(engine, "its trial: {reason}");
+            Trial::Failed(format!("its trial: {reason}"))
         });
         tracing::debug!(engine, "tried: {trial}");
         model.put(engine, trial);
-    }
+    };
+    // It ends in any case.
+    let _ = tokio::spawn(trying).await;
 }
 
 /// Tries an engine: with the session that it has, and anew where that is none of the CPU's and
@@ -80,9 +110,11 @@ fn attempt(
         session.retire(reason);
         model.failed(engine, &session, reason.clone());
     }
-    match load(engine, onnx, cpu, known) {
-        Ok(session) => judge(model, engine, session),
-        Err(trial) => trial,
+    match (load(engine, onnx, cpu, known), model.time_of_cpu(engine)) {
+        // It had let go of the model; to whom it was held then may hang now.
+        (Ok(session), Some(time)) => Trial::Well(State::Measured(time), session),
+        (Ok(session), None) => judge(model, engine, session),
+        (Err(trial), _) => trial,
     }
 }
 

@@ -15,12 +15,17 @@ use self::call::{Call, Outcome};
 use self::place::Place;
 pub(super) use self::place::Trial;
 pub(super) use self::unchecked::Unloaded;
+use super::turns::Turns;
 use crate::engines::{AnySession, CPU, Cpu, HELPED, HelperError, SessionError};
+use crate::execute::compute::Seat;
 use crate::execute::failures;
 
 mod call;
 mod place;
 mod unchecked;
+
+/// A trial that takes longer is news.
+const LONG: Duration = Duration::from_secs(20);
 
 /// A model with its engines.
 #[derive(Debug)]
@@ -29,8 +34,7 @@ pub(in crate::execute) struct Loaded {
     places: Mutex<Vec<Place>>,
     /// Where no engine of the CPU takes it: why nobody checks the engine that others are held to.
     unchecked: Option<RefusedEngine>,
-    /// One calibration at a time.
-    pub(super) calibrating: tokio::sync::Mutex<()>,
+    pub(super) turns: Turns,
 }
 
 /// What an engine gave.
@@ -87,8 +91,8 @@ impl Loaded {
             place.trial = Some(Instant::now());
         }
         let declared = Declared::new(ready.inputs().to_vec(), ready.outputs().to_vec());
-        let (places, calibrating) = (Mutex::new(places), tokio::sync::Mutex::default());
-        Self { declared, places, unchecked, calibrating }
+        let turns = Turns::new(places.iter().map(|place| place.engine));
+        Self { declared, places: Mutex::new(places), unchecked, turns }
     }
 
     /// Declared inputs, in order.
@@ -101,27 +105,32 @@ impl Loaded {
         &self.declared.outputs
     }
 
-    /// Answers with the best engine that is allowed, within `limit`; by the next one where one
-    /// fails, or takes too long.
+    /// Answers with the best engine that is allowed, before the `deadline`; by the next one where
+    /// one fails, or takes too long.
     pub(in crate::execute) fn answer(
         self: &Arc<Self>,
         inputs: &Arc<[Tensor]>,
         policy: &EnginePolicy,
-        limit: Duration,
+        deadline: Instant,
+        seat: &mut Seat,
     ) -> Result<Answered, Failure> {
         let examples = self.declared.check(inputs).map_err(|error| failures::of_engine(&error))?;
         let examples = examples.unwrap_or(1);
-        let deadline = Instant::now() + limit;
         let Choice { ranked, refused } = self.choice(|engine| policy.allows(engine));
         let mut refused = telling(&ranked, refused, policy);
         let mut last = None;
         let mut refusing: Vec<(Call, String)> = Vec::new();
         for (index, engine) in ranked.iter().enumerate() {
-            let Some(call) = self.call(engine, inputs, examples) else { continue };
+            let Some(call) = self.call(engine, inputs, examples) else {
+                if policy.names(engine) {
+                    refused.push(refusal(engine, &"it does not have the model so far"));
+                }
+                continue;
+            };
             // What is known so far is not news any more.
             refused.retain(|refused| refused.engine != *engine);
             let left = deadline.saturating_duration_since(Instant::now());
-            let error = match call.make(self, left, index + 1 == ranked.len()) {
+            let error = match call.make(self, left, index + 1 == ranked.len(), seat) {
                 Ok(Ok((outputs, took))) => {
                     // The input was none that nobody can answer.
                     for (call, reason) in refusing {
@@ -258,6 +267,23 @@ impl Loaded {
         places.iter().filter(|place| open(place)).map(|place| place.engine).collect()
     }
 
+    /// Who of those that are allowed answers the next request, unless it owes an earlier answer.
+    pub(super) fn ready(&self, allowed: impl Fn(&str) -> bool) -> Option<&'static str> {
+        let ranked = self.choice(allowed).ranked;
+        let places = self.lock();
+        let ready = |place: &Place| place.session.is_some() && place.late == 0;
+        ranked
+            .into_iter()
+            .find(|engine| places.iter().any(|place| place.engine == *engine && ready(place)))
+    }
+
+    /// Notes that an engine is being tried.
+    pub(super) fn begin(&self, engine: &str) {
+        if let Some(place) = self.lock().iter_mut().find(|place| place.engine == engine) {
+            place.tried_since = Some(Instant::now());
+        }
+    }
+
     /// Whether an engine is one that others are held to.
     pub(super) fn trusts(&self, engine: &str) -> bool {
         self.lock().iter().any(|place| place.engine == engine && place.cpu)
@@ -276,15 +302,25 @@ impl Loaded {
         let standings: Vec<_> = places.iter().map(|place| place.standing(now)).collect();
         let late = places.iter().filter(|place| place.late > 0).map(|place| place.engine);
         let late: Vec<&'static str> = late.collect();
+        let tried = |place: &Place| Some((place.engine, now.duration_since(place.tried_since?)));
+        let tried: Vec<_> = places.iter().filter_map(tried).collect();
         drop(places);
         let is_late = |engine: &&'static str| late.contains(engine);
-        let Choice { ranked, mut refused } = choose(&standings, allowed);
+        let Choice { ranked, mut refused } = choose(&standings, &allowed);
         let (late, mut ranked): (Vec<_>, Vec<_>) = ranked.into_iter().partition(is_late);
         refused.extend(late.iter().map(|engine| {
             let reason = "it has not answered an earlier request so far".to_owned();
             Refusal { engine, reason, failed: true }
         }));
         ranked.extend(late);
+        for refusal in refused.iter_mut().filter(|refusal| allowed(refusal.engine)) {
+            let tried = tried.iter().find(|(engine, _)| *engine == refusal.engine);
+            if let Some((_, time)) = tried {
+                refusal.reason =
+                    format!("it is being tried, for {:.1} s so far", time.as_secs_f64());
+                refusal.failed |= *time > LONG;
+            }
+        }
         Choice { ranked, refused }
     }
 
@@ -299,12 +335,22 @@ impl Loaded {
         Some((place.session.clone()?, time))
     }
 
-    /// The session of an engine of the CPU whose outputs count: the named one if it is there.
+    /// The time that an engine of the CPU was measured to take, with the model in it or without.
+    pub(super) fn time_of_cpu(&self, engine: &str) -> Option<Duration> {
+        let places = self.lock();
+        match places.iter().find(|place| place.engine == engine && place.cpu)?.state {
+            State::Measured(time) => Some(time),
+            State::Untried | State::Refused(_) | State::Failed(_) | State::Ready => None,
+        }
+    }
+
+    /// The session of an engine of the CPU whose outputs count: the named one if it is there, and
+    /// owes no answer.
     pub(super) fn reference(&self, named: &str) -> Option<AnySession> {
         let places = self.lock();
         let cpu = || places.iter().filter(|place| place.cpu && place.session.is_some());
-        let named = cpu().find(|place| place.engine == named);
-        named.or_else(|| cpu().next())?.session.clone()
+        let named = cpu().min_by_key(|place| (place.late > 0, place.engine != named));
+        named?.session.clone()
     }
 
     /// Notes what came of a trial.

@@ -1,23 +1,31 @@
 //! A request to an engine, which may go on after whoever asked has turned to the next engine.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use models::tensor::Tensor;
 
 use super::Loaded;
 use crate::engines::{AnySession, SessionError};
+use crate::execute::compute::Seat;
 
 /// How many times its measured time an engine may take before it counts as slow, and one that is
 /// not the CPU's as hung.
 const SLOWER_MAX: u32 = 50;
 /// The shortest time after which it does.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// The same after which a helper is not taken to be computing any more.
+const COMPUTES_MAX: u32 = 8;
+/// The shortest time after which it is not.
+const COMPUTES: Duration = Duration::from_millis(500);
 /// After how long it counts as hung at the earliest where it may have to compile: the number of
 /// examples is new to it.
 const PATIENCE_NEW: Duration = Duration::from_mins(1);
 /// The same of an engine of the CPU: that a client is in a hurry tells nothing of it.
 const PATIENCE_CPU: Duration = Duration::from_mins(1);
+
+/// Engines that do not compute on the processor.
+const GPU: [&str; 2] = ["cuda", "webgpu"];
 
 pub(super) type Outcome = Result<(Vec<Tensor>, Duration), SessionError>;
 
@@ -38,7 +46,9 @@ pub(super) struct Call {
 
 impl Call {
     /// Runs the model. Who is not the `last` engine leaves half of the time that is `left` to those
-    /// after it; a helper that then goes on is not ended before it counts as hung.
+    /// after it; a helper that then goes on is not ended before it counts as hung. The processor's
+    /// place is for those who compute on it: not for GPUs, nor for a helper that is much slower than
+    /// it was, which rather waits for something.
     ///
     /// # Errors
     /// How long it was waited for, where it goes on.
@@ -47,15 +57,31 @@ impl Call {
         model: &Arc<Loaded>,
         left: Duration,
         last: bool,
+        seat: &mut Seat,
     ) -> Result<Outcome, Duration> {
-        let (share, patience) = (left / 2, self.patience());
+        let patience = self.patience();
+        let share = if last { left } else { left / 2 };
+        if left.is_zero() {
+            return Err(left);
+        }
+        if GPU.contains(&self.engine) {
+            seat.leave();
+        } else if !seat.take(left) {
+            return Err(left);
+        }
         // A helper that is at work for others is waited for as long again.
-        if last || matches!(self.session, AnySession::Own(_)) || patience.saturating_mul(2) <= share
-        {
+        if matches!(self.session, AnySession::Own(_)) || patience.saturating_mul(2) <= share {
             return Ok(self.session.run(&self.inputs, patience));
         }
-        let wait = self.slow().min(share);
-        self.aside(model, wait).ok_or(wait)
+        let wait = if last { share } else { self.slow().min(share) };
+        let computes = self.at_most(COMPUTES_MAX, COMPUTES).min(wait);
+        let aside = self.aside(model);
+        if let Some(outcome) = aside.wait(computes) {
+            return Ok(outcome);
+        }
+        seat.leave();
+        let outcome = aside.wait(wait - computes);
+        outcome.or_else(|| aside.leave(model, self.engine)).ok_or(wait)
     }
 
     /// Why it took too long, if it did.
@@ -67,9 +93,14 @@ impl Call {
 
     /// After how long it is slower than it should be.
     fn slow(&self) -> Duration {
+        self.at_most(SLOWER_MAX, PATIENCE)
+    }
+
+    /// So many times its measured time, and at least so long.
+    fn at_most(&self, times: u32, least: Duration) -> Duration {
         let examples = u32::try_from(self.examples).unwrap_or(u32::MAX);
-        let most = |time: Duration| time.saturating_mul(SLOWER_MAX).saturating_mul(examples);
-        self.time.map_or(PATIENCE, most).max(PATIENCE)
+        let most = |time: Duration| time.saturating_mul(times).saturating_mul(examples);
+        self.time.map_or(least, most).max(least)
     }
 
     /// After how long it counts as hung.
@@ -82,49 +113,83 @@ impl Call {
         self.slow().max(least)
     }
 
-    /// Runs it on a thread of its own; `None` when it has not ended in time.
-    fn aside(&self, model: &Arc<Loaded>, wait: Duration) -> Option<Outcome> {
-        let place = Arc::new((Mutex::new(Slot::Waiting), Condvar::new()));
-        let run = {
-            let (place, call, model) = (place.clone(), self.clone(), model.clone());
-            move || {
-                let outcome = call.session.run(&call.inputs, call.patience());
-                let mut slot = place.0.lock().unwrap_or_else(PoisonError::into_inner);
-                if matches!(*slot, Slot::Left) {
-                    drop(slot);
-                    model.late(&call, outcome);
-                } else {
-                    *slot = Slot::Done(outcome);
-                    place.1.notify_one();
-                }
+    /// Runs it on a thread of its own.
+    fn aside(&self, model: &Arc<Loaded>) -> Aside {
+        let aside = Aside(Arc::new((Mutex::new(Slot::Waiting), Condvar::new())));
+        let (own, call, model) = (Aside(aside.0.clone()), self.clone(), model.clone());
+        let run = move || {
+            let outcome = call.session.run(&call.inputs, call.patience());
+            if let Some(outcome) = own.done(outcome) {
+                model.late(&call, outcome);
             }
         };
         let thread = std::thread::Builder::new().name(format!("call-{}", self.engine));
         if let Err(error) = thread.spawn(run) {
             let reason = format!("no thread for it: {error}");
-            return Some(Err(SessionError::Absent(reason)));
+            aside.done(Err(SessionError::Absent(reason)));
         }
-        let slot = place.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting = |slot: &mut Slot| matches!(slot, Slot::Waiting);
-        let waited = place.1.wait_timeout_while(slot, wait, waiting);
-        let (mut slot, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let before = std::mem::replace(&mut *slot, Slot::Left);
-        if let Slot::Done(outcome) = before {
-            return Some(outcome);
-        }
-        // Before the thread can see that nobody waits.
-        model.goes_on(self.engine);
-        None
+        aside
     }
 }
 
 /// Where a thread puts what came of a call.
+#[derive(Debug)]
+struct Aside(Arc<(Mutex<Slot>, Condvar)>);
+
 #[derive(Debug)]
 enum Slot {
     Waiting,
     Done(Outcome),
     /// Nobody waits any more.
     Left,
+}
+
+impl Aside {
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts an outcome there; gives it back when nobody waits any more.
+    fn done(&self, outcome: Outcome) -> Option<Outcome> {
+        let mut slot = self.slot();
+        if matches!(*slot, Slot::Left) {
+            return Some(outcome);
+        }
+        *slot = Slot::Done(outcome);
+        self.0.1.notify_one();
+        None
+    }
+
+    /// The outcome, if it is there in time.
+    fn wait(&self, time: Duration) -> Option<Outcome> {
+        let waiting = |slot: &mut Slot| matches!(slot, Slot::Waiting);
+        let waited = self.0.1.wait_timeout_while(self.slot(), time, waiting);
+        let (mut slot, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        take(&mut slot)
+    }
+
+    /// Waits no more: the outcome if it came just now, otherwise the call is noted to go on.
+    fn leave(&self, model: &Loaded, engine: &str) -> Option<Outcome> {
+        let mut slot = self.slot();
+        let done = take(&mut slot);
+        if done.is_none() {
+            *slot = Slot::Left;
+            // Before the thread can see that nobody waits.
+            model.goes_on(engine);
+        }
+        done
+    }
+}
+
+fn take(slot: &mut Slot) -> Option<Outcome> {
+    match std::mem::replace(slot, Slot::Waiting) {
+        Slot::Done(outcome) => Some(outcome),
+        Slot::Waiting => None,
+        Slot::Left => {
+            *slot = Slot::Left;
+            None
+        }
+    }
 }
 
 #[cfg(test)]
@@ -180,9 +245,11 @@ mod tests {
         let late = || model.choice(|_| true).refused.iter().any(|it| it.engine == "native");
         assert!(!late());
         let call = call("native", true);
-        assert!(call.aside(&model, Duration::from_secs(20)).unwrap().is_ok());
+        assert!(call.aside(&model).wait(Duration::from_secs(20)).unwrap().is_ok());
         assert!(!late());
-        assert!(call.aside(&model, Duration::from_millis(10)).is_none());
+        let aside = call.aside(&model);
+        assert!(aside.wait(Duration::from_millis(10)).is_none());
+        assert!(aside.leave(&model, "native").is_none());
         assert!(late());
         assert_eq!(model.choice(|_| true).ranked, ["native"], "there is no other");
         let begun = Instant::now();

@@ -52,6 +52,8 @@ pub(super) struct Place {
     pub(super) health: Health,
     /// When a trial in the background was asked for, until it has ended.
     pub(super) trial: Option<Instant>,
+    /// Since when it is being tried, where it is.
+    pub(super) tried_since: Option<Instant>,
     /// Whether a request is to be answered by it, so that it keeps the model.
     pub(super) wanted: bool,
     /// Calls that go on though nobody waits any more.
@@ -63,8 +65,9 @@ pub(super) struct Place {
 impl Place {
     pub(super) fn new(engine: &'static str, cpu: bool) -> Self {
         let (state, health) = (State::Untried, Health::default());
-        let (session, trial, seen) = (None, None, BTreeSet::new());
-        Self { engine, cpu, state, session, health, trial, wanted: false, late: 0, seen }
+        let (session, trial, tried_since) = (None, None, None);
+        let (wanted, late, seen) = (false, 0, BTreeSet::new());
+        Self { engine, cpu, state, session, health, trial, tried_since, wanted, late, seen }
     }
 
     /// How it stands now; a reason says when it is tried again.
@@ -106,7 +109,7 @@ impl Place {
 
     /// Notes what came of a trial.
     pub(super) fn put(&mut self, trial: Trial, now: Instant) {
-        self.trial = None;
+        (self.trial, self.tried_since) = (None, None);
         // The golden input is one example.
         self.seen = BTreeSet::from([1]);
         (self.state, self.session) = match trial {

@@ -452,24 +452,20 @@ mod tests {
     #[test]
     fn what_lacks_something_is_looked_for_again() {
         let folder = tempfile::tempdir().unwrap();
-        let options = Options {
-            accel: Some(folder.path().join("helper")),
-            kept: vec![folder.path().join("engines.json")],
-            ..Options::default()
-        };
+        let accel = Some(folder.path().join("helper"));
+        let kept = vec![folder.path().join("engines.json")];
+        let options = Options { accel, kept, ..Options::default() };
         let absent = Engines::probe(&options, None);
         assert!(absent.again_after().is_some_and(|after| after > CRASH_KEPT), "no helper");
-        let installed = folder.path().join("installed");
-        let text = format!(
-            "[ $1 = libraries ] && exit\n[ -e {} ] && echo \"{{\\\"engine\\\":\\\"$2\\\"}}\" || \
-             echo \"{{\\\"engine\\\":\\\"$2\\\",\\\"unusable\\\":\\\"no library\\\"}}\"",
-            installed.display()
-        );
-        script(folder.path(), &text);
+        let answers = |rest: &str| {
+            let line = format!("{{\\\"engine\\\":\\\"$2\\\"{rest}}}");
+            script(folder.path(), &format!("[ $1 = probe ] && echo \"{line}\""));
+        };
+        answers(",\\\"unusable\\\":\\\"no library\\\"");
         let lacking = Engines::probe(&options, Some(&absent));
         assert_eq!(lacking.unusable("cuda"), Some("no library"));
         assert!(lacking.again_after().is_some() && !lacking.may_pass("cuda"));
-        std::fs::write(&installed, "").unwrap();
+        answers("");
         let found = Engines::probe(&options, Some(&lacking));
         assert!(found.helper("cuda").is_some());
         assert_eq!(found.again_after(), None);

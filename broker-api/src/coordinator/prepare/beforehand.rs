@@ -20,11 +20,9 @@ struct Found(Vec<ApiError>);
 
 impl Found {
     fn add(&mut self, Failure { code, message }: Failure, hint: &str) {
-        let code = match code {
-            // No repetition of the request brings back what is gone.
-            FailureCode::InvalidSpec | FailureCode::BlobUnavailable => ApiCode::InvalidSpec,
-            other => ApiCode::Job(other),
-        };
+        // No repetition of the request brings back what is gone.
+        let is_of_plan = matches!(code, FailureCode::InvalidSpec | FailureCode::BlobUnavailable);
+        let code = if is_of_plan { ApiCode::InvalidSpec } else { ApiCode::Job(code) };
         self.0.push(ApiError::new(code, message, hint));
     }
 

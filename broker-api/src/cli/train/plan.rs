@@ -6,15 +6,18 @@ use std::path::{Path, PathBuf};
 use jobs::id::{DatasetName, Millis, ModelName};
 use jobs::selector::Selector;
 use jobs::spec::{JobSpec, ModelQuery, TrainSpec, WorkSpec, validate};
-use reqwest::Method;
 use serde::Deserialize as _;
 use serde_json::{Map, Value, json};
 
 use super::{Given, TrainArgs, millis, spec};
-use crate::cli::client::Client;
 use crate::cli::failure::CliError;
 use crate::record::JobRecord;
 use crate::request::TRAIN_DEADLINE;
+
+mod refused;
+
+pub(super) use refused::Refused;
+use refused::{Mistakes, in_plan};
 
 /// The flags that say something of the job, and the fields that they are.
 const FIELDS: &[(&str, &str)] = &[
@@ -93,57 +96,6 @@ impl Request {
             body["deadline_ms"] = json!(deadline);
         }
         body
-    }
-}
-
-/// What is wrong with a plan, and the plan as far as it can be read.
-#[derive(Debug)]
-pub(super) struct Mistakes {
-    problems: Vec<String>,
-    request: Option<Box<Request>>,
-}
-
-/// Why nothing is asked for.
-#[derive(Debug)]
-pub(super) enum Refused {
-    /// There is no plan.
-    Unread(CliError),
-    /// It has mistakes.
-    Mistaken(PathBuf, Mistakes),
-}
-
-impl From<CliError> for Refused {
-    fn from(error: CliError) -> Self {
-        Self::Unread(error)
-    }
-}
-
-impl Refused {
-    /// All mistakes, with those that only the broker knows of, if it answers; it accepts nothing.
-    pub(super) async fn told(self, client: &Client) -> CliError {
-        let (of, Mistakes { mut problems, request }) = match self {
-            Self::Unread(error) => return error,
-            Self::Mistaken(of, mistakes) => (of, mistakes),
-        };
-        if let Some(request) = request {
-            let check = client.request(Method::POST, "/v1/jobs", &[("dry_run", "true")]);
-            let refused = client.send(check.json(&request.body())).await.err();
-            for problem in refused.into_iter().flat_map(|error| error.errors) {
-                let problem = in_plan(problem);
-                if !problems.contains(&problem) {
-                    problems.push(problem);
-                }
-            }
-        }
-        wrong(&of, &problems)
-    }
-}
-
-/// What is wrong with a job, by the names that a plan has for its fields.
-fn in_plan(problem: String) -> String {
-    match problem.strip_prefix("work.") {
-        Some(field) => format!("spec.{field}"),
-        None => problem,
     }
 }
 

@@ -108,7 +108,9 @@ fn a_device_with_another_gpu_gets_the_agent_that_is_there() {
         let device = reachable(machine);
         std::fs::create_dir_all(device.root().join("dev/dri")).unwrap();
         std::fs::write(device.root().join("dev/dri/renderD128"), "").unwrap();
-        files.iter().for_each(|file| built(&device, &format!("dunlin-agent-{file}")));
+        for file in files {
+            built(&device, &format!("dunlin-agent-{file}"));
+        }
         let output = deploy(&device, &["pi@attic", "--nats", "a"]);
         assert!(output.status.success(), "{}", text(&output));
         let copied = std::fs::read_to_string(device.folder().join("copied")).unwrap();

@@ -176,18 +176,18 @@ async fn fetch(manifest: &Digest, cache: &Cache) -> Result<Fetched, Failure> {
 async fn load(here: &EnginesHere, onnx: &Bytes) -> Result<Loaded, Failure> {
     let (bytes, cpu) = (onnx.clone(), here.cpu.clone());
     let loaded = apart("load".to_owned(), move || Loaded::load(&cpu, &bytes)).await;
-    match loaded.map_err(panicked)? {
+    match loaded.map_err(|reason| panicked(&reason))? {
         Ok(model) => Ok(model),
         Err(unloaded) if unloaded.is_final() => {
             let (engines, bytes) = (here.helped().await, onnx.clone());
             let loaded = apart("load".to_owned(), move || unloaded.load(&engines, &bytes)).await;
-            loaded.map_err(panicked)?
+            loaded.map_err(|reason| panicked(&reason))?
         }
         Err(unloaded) => Err(unloaded.failure()),
     }
 }
 
-fn panicked(reason: String) -> Failure {
+fn panicked(reason: &str) -> Failure {
     Failure::new(FailureCode::Internal, format!("loading the model: {reason}"))
 }
 

@@ -205,7 +205,8 @@ impl Owner {
         while let Some(offered) = self.pace.next(Instant::now()) {
             let Offered { round, device, purpose, attempt, .. } = &offered;
             if matches!(purpose, Purpose::Share | Purpose::Mask | Purpose::Unmask) {
-                let asked = self.offer_stage(*round, device.clone(), *purpose, *attempt).await?;
+                let asked = self.offer_stage(*round, device.clone(), *purpose, *attempt);
+                let asked = Box::pin(asked).await?;
                 self.machine.asked(asked);
             } else {
                 self.offer(offered).await;

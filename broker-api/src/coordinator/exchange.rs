@@ -97,7 +97,7 @@ impl Owner {
             let (updates, terms, exchange) =
                 (self.updates.clone(), terms.clone(), exchange.clone());
             let load = async move { updates.masking(&terms, &exchange, stage).await };
-            match self.while_renewing(load).await? {
+            match self.while_renewing(Box::pin(load)).await? {
                 Ok(made) => *masking.lock().await = Some(made),
                 Err(MaskingError::Blob(error @ BlobError::Unavailable { .. })) => {
                     tracing::warn!(job = %self.job, %error, "a stage waits for the store");

@@ -31,9 +31,10 @@ pub(super) enum Unregistered {
 
 impl From<ApiError> for Unregistered {
     fn from(error: ApiError) -> Self {
-        match error.code {
-            ApiCode::Unavailable => Self::Unavailable(error),
-            _ => Self::Failed(as_failure(&error)),
+        if error.code == ApiCode::Unavailable {
+            Self::Unavailable(error)
+        } else {
+            Self::Failed(as_failure(&error))
         }
     }
 }

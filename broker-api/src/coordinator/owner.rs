@@ -406,7 +406,7 @@ impl Owner {
                 done = &mut work => return Ok(done),
                 () = closing.cancelled() => return Err(Stop::Closing),
                 () = tokio::time::sleep_until((self.stored_at + RENEW_EVERY).into()) => {
-                    self.renew().await;
+                    Box::pin(self.renew()).await;
                 }
             }
         }

@@ -12,14 +12,16 @@ impl TrainSpec {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "below `updates`")]
     #[expect(clippy::cast_precision_loss, reason = "updates of a round are few")]
     pub fn left_out_max(&self, updates: usize) -> usize {
-        match self.combination() {
-            Strategy::MultiKrum(MultiKrum { byzantine, .. })
-            | Strategy::Bulyan(Byzantine { byzantine }) => *byzantine as usize,
+        let rule = self.combination();
+        if let Strategy::MultiKrum(MultiKrum { byzantine, .. })
+        | Strategy::Bulyan(Byzantine { byzantine }) = rule
+        {
+            *byzantine as usize
+        } else if let Strategy::FedTrimmedAvg(FedTrimmedAvg { fraction }) = rule {
             // So many at each end.
-            Strategy::FedTrimmedAvg(FedTrimmedAvg { fraction }) => {
-                2 * (fraction * updates as f64) as usize
-            }
-            _ => 0,
+            2 * (fraction * updates as f64) as usize
+        } else {
+            0
         }
     }
 }

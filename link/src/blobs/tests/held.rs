@@ -180,12 +180,12 @@ async fn words_that_are_no_part_end_the_reading() {
 async fn a_lost_answer_is_missed_beside_other_traffic() {
     let server = Server::start();
     let blobs = Blobs::new(server.client().await);
-    let (mut noise, other) =
-        (blobs.client.subscribe("noise").await.unwrap(), server.client().await);
+    let mut noise = blobs.client.subscribe("noise").await.unwrap();
+    let speaker = server.client().await;
     blobs.client.flush().await.unwrap();
-    let noisy = tokio::spawn(async move {
+    let chatter = tokio::spawn(async move {
         loop {
-            other.publish("noise", pattern(5_000, 3)).await.unwrap();
+            speaker.publish("noise", pattern(5_000, 3)).await.unwrap();
             let _ = noise.next().await;
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
@@ -200,5 +200,5 @@ async fn a_lost_answer_is_missed_beside_other_traffic() {
     let holder = Holder::start(&server, Box::new(answer)).await;
     assert!(read(&blobs, &blob_of(&bytes)).await.unwrap() == bytes);
     assert_eq!(holder.asked.load(Ordering::Relaxed), 2);
-    noisy.abort();
+    chatter.abort();
 }

@@ -80,7 +80,7 @@ impl Call {
             return Ok(outcome);
         }
         seat.leave();
-        let outcome = aside.wait(wait - computes);
+        let outcome = aside.wait(wait.saturating_sub(computes));
         outcome.or_else(|| aside.leave(model, self.engine)).ok_or(wait)
     }
 

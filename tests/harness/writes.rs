@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_nats::{Client, Subscriber};
 use flate2::read::GzDecoder;
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use serde_json::Value;
 
 use crate::process::PATIENCE;
@@ -34,6 +34,11 @@ impl Writes {
         let message = tokio::time::timeout(PATIENCE, self.messages.next()).await;
         let message = message.expect("a training is written in time").unwrap();
         (!message.payload.is_empty()).then(|| Stored::read(&message.payload))
+    }
+
+    /// Forgets those that have come and were not looked at: the next one is new.
+    pub fn forget(&mut self) {
+        while self.messages.next().now_or_never().is_some() {}
     }
 
     /// The next one, if it comes in this time and is not the removal.

@@ -79,6 +79,7 @@ async fn kill_both(scene: &mut Scene, writes: &mut Writes, phase: &str) {
         let leader = leader(scene).await;
         let any = writes.next().await.expect("the job goes on");
         let bystander = scene.broker(any.owner().0).await.expect("it has an owner").other();
+        writes.forget();
         let before = writes.find(|stored| stored.phase() == phase).await;
         let before = before.unwrap_or_else(|| panic!("the job ended before it was {phase}"));
         scene.cluster.kill_server(leader);

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use jobs::id::JobId;
 use tokio_util::sync::CancellationToken;
 
@@ -78,5 +79,27 @@ async fn what_no_server_knows_is_none_and_all_else_stays() {
     let last = keys.create("last", &value(10)).await.unwrap();
     let told = changes.recv().await;
     assert!(matches!(&told, Some(Change::Put(_, told, _)) if told.revision == last), "{told:?}");
+    token.cancel();
+}
+
+/// The server forgets a watch without a word, and nobody asks for what it should have told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_that_is_silent_is_begun_again() {
+    let servers = Server::cluster();
+    let keys = keys(&servers[0]).await;
+    let token = CancellationToken::new();
+    let mut changes = keys.follow(token.clone());
+    assert!(matches!(changes.recv().await, Some(Change::Current)));
+    let names: Vec<String> = keys.store.stream.consumer_names().map(Result::unwrap).collect().await;
+    for name in &names {
+        keys.store.stream.delete_consumer(name).await.unwrap();
+    }
+    let revision = keys.create("key", &value(1)).await.unwrap();
+    let told = tokio::time::timeout(Duration::from_secs(9), changes.recv()).await;
+    let told = told.expect("it is told before the client misses a heartbeat, after ten seconds");
+    assert!(
+        matches!(&told, Some(Change::Put(_, told, _)) if told.revision == revision),
+        "{told:?}"
+    );
     token.cancel();
 }

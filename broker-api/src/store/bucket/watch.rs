@@ -1,5 +1,6 @@
 //! Whoever follows a bucket is told of everything in it; a watch mends itself.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{DeliverPolicy, push};
@@ -17,6 +18,8 @@ use crate::store::{Progress, StoreError};
 const MEND_AFTER: Duration = Duration::from_millis(500);
 /// How long a watch takes to tell a change, with a good connection.
 const TOLD_SOON: Duration = Duration::from_secs(1);
+/// How often it is looked whether a watch has told what is in the bucket.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Changes that may wait for their reader.
 const CHANGES_WAITING: usize = 256;
 
@@ -93,12 +96,13 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
         let bucket = self.clone();
         tokio::spawn(token.run_until_cancelled_owned(async move {
             loop {
+                let last = AtomicU64::new(0);
                 tokio::select! {
-                    told = bucket.tell(&sender) => match told {
+                    told = bucket.tell(&sender, &last) => match told {
                         Ok(()) => return,
                         Err(error) => tracing::warn!(%error, "a watch broke and is begun again"),
                     },
-                    () = bucket.is_behind() => {
+                    () = bucket.is_behind(&last) => {
                         tracing::warn!(bucket = bucket.name, "a watch is behind and is begun again");
                         continue;
                     }
@@ -109,14 +113,30 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
         receiver
     }
 
-    /// When someone finds that a watch is behind that is not young any more.
-    async fn is_behind(&self) {
+    /// When someone finds that a watch is behind that is not young any more, or it has not told what
+    /// its stream has: it may be broken without a word.
+    async fn is_behind(&self, last: &AtomicU64) {
         tokio::time::sleep(TOLD_SOON).await;
-        self.behind.notified().await;
+        loop {
+            if tokio::time::timeout(LOOK_EVERY, self.behind.notified()).await.is_ok() {
+                return;
+            }
+            let told = last.load(Ordering::Relaxed);
+            let Ok(Some(newest)) = self.last_at_leader(self.pattern).await else { continue };
+            tokio::time::sleep(TOLD_SOON).await;
+            // One that has much to tell comes nearer.
+            if told < newest.sequence && last.load(Ordering::Relaxed) == told {
+                return;
+            }
+        }
     }
 
     /// Ends well only when nobody listens any more.
-    async fn tell(&self, sender: &mpsc::Sender<Change<T>>) -> Result<(), StoreError> {
+    async fn tell(
+        &self,
+        sender: &mpsc::Sender<Change<T>>,
+        last: &AtomicU64,
+    ) -> Result<(), StoreError> {
         let fail =
             |error: &dyn std::error::Error| self.unavailable("watching", self.pattern, error);
         let prefix = format!("$KV.{}.", self.name);
@@ -153,6 +173,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
                     }
                 }
             };
+            last.store(revision, Ordering::Relaxed);
             if sender.send(change).await.is_err() {
                 return Ok(());
             }

@@ -45,6 +45,14 @@ impl Scene {
         Self { cluster, folder, names: [None, None], seen: Vec::new() }
     }
 
+    /// The same with a data set that is known though its device, the fourth, is away.
+    async fn start_with_nobody() -> Self {
+        let scene = Self::start().await;
+        drop(scene.devices(4..=4, &["--fails"]).await);
+        scene.offline(4).await;
+        scene
+    }
+
     /// Devices of these numbers in one process, when they are online; the first one of all records
     /// what rounds begin with.
     async fn devices(&self, numbers: RangeInclusive<u32>, options: &[&str]) -> Process {

@@ -6,11 +6,7 @@ use crate::sums::Sums;
 /// Every phase but those that are over in no time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_other_broker_goes_on_in_every_phase() {
-    let mut scene = Scene::start().await;
-    let failing = scene.devices(4..=4, &["--fails"]).await;
-    drop(failing);
-    scene.offline(4).await;
-    // Its data set is known, and there is nobody.
+    let mut scene = Scene::start_with_nobody().await;
     let (id, mut writes) = scene.submit(&adding("blank", 5, 4)).await;
     assert!(scene.kill_owner(&mut writes, "preparing").await);
     let _steady = scene.devices(1..=3, &["--adds", "--delay-ms", "50"]).await;

@@ -18,10 +18,7 @@ const ON_ITS_WAY: Duration = Duration::from_millis(5);
 /// The phases in which a training waits for devices, one after the other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_waits_on_without_the_leader_of_its_store() {
-    let mut scene = Scene::start().await;
-    let failing = scene.devices(4..=4, &["--fails"]).await;
-    drop(failing);
-    scene.offline(4).await;
+    let mut scene = Scene::start_with_nobody().await;
     let (id, mut writes) = scene.submit(&adding("blank", 3, 4)).await;
     let mut devices: Vec<Process> = Vec::new();
     kill_both(&mut scene, &mut writes, "preparing").await;

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use jobs::id::{BlobRef, Bytes as Size, DeviceId, JobId, ObjectId};
@@ -72,6 +73,8 @@ pub(super) struct Updates {
     /// Told when the turn of another update may have come.
     turn: Arc<Notify>,
     tickets: Arc<AtomicU64>,
+    /// How long an update waits for the turn of others, beside what reading it takes.
+    patience: Duration,
     /// Whether all updates weigh the same, however many examples made them.
     equal: bool,
     /// Whether updates are added up while they are read, so that once is enough.
@@ -113,6 +116,7 @@ impl Updates {
             reading: Arc::new(Semaphore::new(READ_AT_ONCE)),
             turn: Arc::default(),
             tickets: Arc::default(),
+            patience: reading::PATIENCE,
             equal: spec.privacy.is_some(),
             adds,
             to_store: Arc::default(),

@@ -14,7 +14,7 @@ use crate::coordinator::fold::{Fold, Part};
 const ATTEMPTS: u32 = 3;
 const REST: Duration = Duration::from_millis(100);
 /// How long an update waits for its turn, since the last turn of another.
-const PATIENCE: Duration = Duration::from_millis(20);
+pub(super) const PATIENCE: Duration = Duration::from_millis(20);
 /// And a second more for so many bytes of it: about what reading it in vain takes.
 const PATIENCE_BYTES_PER_SECOND: u64 = 100_000_000;
 /// Bytes that are handed over to the thread at once, but at an update's end: it is woken each time.
@@ -75,7 +75,7 @@ impl Updates {
     /// Waits until the update has a place: its turn, or room to wait for it. It goes on without one
     /// when for a while no other's turn comes: the next in order may never arrive.
     async fn opened(&self, ticket: u64, part: &Part) -> Result<SemaphorePermit<'_>, ReadError> {
-        let patience = patience(part.parameters.size.0);
+        let patience = self.patience + reading_time(part.parameters.size.0);
         let mut until = Instant::now() + patience;
         let mut turns = None;
         loop {
@@ -106,9 +106,8 @@ impl Updates {
     }
 }
 
-fn patience(bytes: u64) -> Duration {
-    let reading = bytes.saturating_mul(1_000_000) / PATIENCE_BYTES_PER_SECOND;
-    PATIENCE + Duration::from_micros(reading)
+fn reading_time(bytes: u64) -> Duration {
+    Duration::from_micros(bytes.saturating_mul(1_000_000) / PATIENCE_BYTES_PER_SECOND)
 }
 
 #[cfg(test)]

@@ -4,12 +4,12 @@
 //! A round begins with those of the last round before it, so that another attempt at the same
 //! round begins as the first one did.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::PathBuf;
 
 use jobs::id::JobId;
 use jobs::report::{Failure, FailureCode};
-use models::params::Parameters;
+use models::params::{Layout, Parameters, as_le_bytes};
 
 use crate::files;
 
@@ -55,6 +55,15 @@ impl KeptLocal {
         parameters.inspect_err(damaged).ok()
     }
 
+    /// The same as a file, for whoever needs no more than a part at a time.
+    pub(crate) fn file_of(&self, job: &JobId, round: u32) -> Option<File> {
+        let path = self.path(job, round);
+        let unreadable = |error: &std::io::Error| {
+            tracing::warn!(file = %path.display(), "what is kept of round {round}: {error}");
+        };
+        File::open(&path).inspect_err(unreadable).ok()
+    }
+
     /// Keeps parameters of a round. Of the job's others only those stay that it began with, for
     /// another attempt. Those of the oldest jobs go when there are too many.
     pub(crate) fn keep(
@@ -64,8 +73,10 @@ impl KeptLocal {
         began_with: Option<u32>,
         parameters: &Parameters,
     ) -> Result<(), Failure> {
-        let bytes = parameters.to_safetensors();
-        let size = bytes.len() as u64;
+        let header = Layout::of(parameters).header();
+        let values = parameters.items().iter().map(|item| as_le_bytes(&item.values));
+        let parts: Vec<&[u8]> = std::iter::once(&header[..]).chain(values).collect();
+        let size = parts.iter().map(|part| part.len() as u64).sum::<u64>();
         let path = self.path(job, round);
         let failed = |problem: String| {
             let message = format!("{}: parameters cannot be kept: {problem}", path.display());
@@ -81,7 +92,7 @@ impl KeptLocal {
             }
         }
         files::make_room(&self.dir, Some(&path), FILES_MAX - 1, self.bytes_max - size);
-        files::replace(&path, &[&bytes]).map_err(|error| failed(error.to_string()))
+        files::replace(&path, &parts).map_err(|error| failed(error.to_string()))
     }
 
     fn rounds(&self, job: &JobId) -> Vec<u32> {

@@ -78,17 +78,16 @@ impl MaskingStore {
         session.inspect_err(damaged).ok()
     }
 
-    /// Begins a session with an update in levels; those of the job's other rounds go.
+    /// Begins a session with an update, whose levels are little-endian bytes; those of the job's other rounds go.
     pub(crate) fn begin(
         &self,
         job: &JobId,
         round: RoundNumber,
-        levels: &[u32],
+        levels: &[u8],
         session: &Session,
     ) -> Result<(), Failure> {
         self.remove_rounds_of(job);
-        let bytes: Vec<u8> = levels.iter().flat_map(|level| level.to_le_bytes()).collect();
-        let (path, size) = (self.path(job, round, LEVELS), bytes.len() as u64);
+        let (path, size) = (self.path(job, round, LEVELS), levels.len() as u64);
         if size > self.bytes_max {
             let max = self.bytes_max;
             let problem = format!("{size} bytes, {max} are allowed: --cache-bytes");
@@ -96,7 +95,7 @@ impl MaskingStore {
         }
         let room = self.bytes_max - size;
         files::make_room(&self.dir, Some(&path), 2 * SESSIONS_MAX - 2, room);
-        files::replace(&path, &[&bytes]).map_err(|error| unwritten(&path, &error))?;
+        files::replace(&path, &[levels]).map_err(|error| unwritten(&path, &error))?;
         self.save(job, round, session)
     }
 
@@ -112,15 +111,17 @@ impl MaskingStore {
         files::replace(&path, &[&bytes]).map_err(|error| unwritten(&path, &error))
     }
 
-    /// The update of a session.
-    pub(crate) fn levels(&self, job: &JobId, round: RoundNumber) -> Result<Vec<u32>, Failure> {
+    /// The update of a session, as it was given.
+    pub(crate) fn levels(&self, job: &JobId, round: RoundNumber) -> Result<Vec<u8>, Failure> {
         let path = self.path(job, round, LEVELS);
-        let bytes = fs::read(&path).map_err(|error| {
-            let message = format!("{}: the update cannot be read: {error}", path.display());
-            Failure::new(FailureCode::Internal, message)
-        })?;
-        let level = |bytes: &[u8]| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-        Ok(bytes.chunks_exact(4).map(level).collect())
+        fs::read(&path).map_err(|error| unread(&path, &error))
+    }
+
+    /// How many levels it has.
+    pub(crate) fn length(&self, job: &JobId, round: RoundNumber) -> Result<u64, Failure> {
+        let path = self.path(job, round, LEVELS);
+        let size = fs::metadata(&path).map_err(|error| unread(&path, &error))?.len();
+        Ok(size / 4)
     }
 
     fn remove_rounds_of(&self, job: &JobId) {
@@ -135,6 +136,11 @@ impl MaskingStore {
     fn path(&self, job: &JobId, round: RoundNumber, kind: &str) -> PathBuf {
         self.dir.join(format!("{job}.{round}.{kind}"))
     }
+}
+
+fn unread(path: &Path, problem: &std::io::Error) -> Failure {
+    let message = format!("{}: the update cannot be read: {problem}", path.display());
+    Failure::new(FailureCode::Internal, message)
 }
 
 fn unwritten(path: &Path, problem: &dyn std::fmt::Display) -> Failure {
@@ -171,12 +177,14 @@ mod tests {
         let store = MaskingStore::open(dir.path().into(), 10_000);
         let job: JobId = "a".parse().unwrap();
         assert_eq!(store.load(&job, RoundNumber(1)), None);
-        store.begin(&job, RoundNumber(1), &[1, u32::MAX, 7], &session(1)).unwrap();
+        let levels = [1, 0, 0, 0, 255, 255, 255, 255];
+        store.begin(&job, RoundNumber(1), &levels, &session(1)).unwrap();
         assert_eq!(store.load(&job, RoundNumber(1)), Some(session(1)));
-        assert_eq!(store.levels(&job, RoundNumber(1)).unwrap(), [1, u32::MAX, 7]);
+        assert_eq!(store.levels(&job, RoundNumber(1)).unwrap(), levels);
+        assert_eq!(store.length(&job, RoundNumber(1)).unwrap(), 2);
         let other: JobId = "ab".parse().unwrap();
-        store.begin(&other, RoundNumber(1), &[2], &session(2)).unwrap();
-        store.begin(&job, RoundNumber(2), &[3], &session(3)).unwrap();
+        store.begin(&other, RoundNumber(1), &[2; 4], &session(2)).unwrap();
+        store.begin(&job, RoundNumber(2), &[3; 4], &session(3)).unwrap();
         assert_eq!(store.load(&job, RoundNumber(1)), None);
         assert_eq!(store.load(&other, RoundNumber(1)), Some(session(2)));
         let again = MaskingStore::open(dir.path().into(), 10_000);
@@ -192,12 +200,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = MaskingStore::open(dir.path().into(), 10);
         let job = "a".parse().unwrap();
-        let failure = store.begin(&job, RoundNumber(1), &[0; 3], &session(1)).unwrap_err();
+        let failure = store.begin(&job, RoundNumber(1), &[0; 12], &session(1)).unwrap_err();
         assert!(failure.message.contains("--cache-bytes"), "{failure:?}");
         for number in 0..40 {
             let store = MaskingStore::open(dir.path().into(), 1000);
             let job = format!("j{number}").parse().unwrap();
-            store.begin(&job, RoundNumber(1), &[0; 3], &session(1)).unwrap();
+            store.begin(&job, RoundNumber(1), &[0; 12], &session(1)).unwrap();
         }
         assert!(fs::read_dir(dir.path()).unwrap().count() <= 2 * SESSIONS_MAX);
     }

@@ -4,11 +4,13 @@
 //! bytes for the same parameters everywhere. [`Layout`] knows where in such a blob each tensor
 //! lies, so that a blob can be checked and averaged in pieces while it arrives.
 
+mod blob;
 pub mod layout;
 mod pattern;
 
+pub use blob::ParametersBlob;
 pub(crate) use layout::first_not_finite;
-pub use layout::{Layout, Span, append_le_bytes, extend_from_le_bytes, from_le_bytes};
+pub use layout::{Layout, Span, append_le_bytes, as_le_bytes, extend_from_le_bytes, from_le_bytes};
 pub use pattern::is_named;
 
 /// One named tensor of `f32`.
@@ -122,6 +124,11 @@ impl Parameters {
             self.items[at] = other;
         }
         Ok(())
+    }
+
+    /// All values in order, in parts.
+    pub fn values_mut(&mut self) -> Vec<&mut [f32]> {
+        self.items.iter_mut().map(|item| &mut item.values[..]).collect()
     }
 
     /// Number of values of all parameters together.

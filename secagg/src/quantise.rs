@@ -53,7 +53,7 @@ pub enum QuantisationError {
     /// NaN or infinite.
     #[error("value {index} is {value}: expected a finite number")]
     NotFinite {
-        /// Counted from the start of the piece.
+        /// Its place in the vector.
         index: usize,
         /// The value.
         value: f32,
@@ -112,7 +112,8 @@ impl Quantisation {
             return Err(QuantisationError::Weight { found, max });
         }
         if let Some(index) = values.iter().position(|value| !value.is_finite()) {
-            return Err(QuantisationError::NotFinite { index, value: values[index] });
+            let value = values[index];
+            return Err(QuantisationError::NotFinite { index: offset + index, value });
         }
         let mut draws = Draws::new(rounding, offset);
         let factor = f64::from(self.levels) / (2.0 * f64::from(self.clip));

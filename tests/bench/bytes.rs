@@ -105,7 +105,7 @@ fn code(name: &str, format: Format, share: Option<f64>, values: &[f32]) {
     let mut left = values.to_vec();
     let began = Instant::now();
     let file = if let Some(share) = share {
-        encode_largest(&header, 1, share, &mut left).unwrap()
+        encode_largest(&header, 1, share, &mut [&mut left]).unwrap()
     } else {
         let mut file = Vec::new();
         let mut encoder = Encoder::dense(header.clone(), 1, &mut file);

@@ -28,6 +28,7 @@ use crate::guards::Heat;
 use crate::work::Told;
 
 mod control;
+mod levels;
 mod masked;
 mod memory;
 mod meter;
@@ -315,7 +316,9 @@ impl LocalRun {
         let steps = Steps { per_epoch, all };
         let (sums, steps) = self.steps(&mut trainer, &mut batches, steps, promise, saver)?;
         trainer.check_finite().map_err(|error| failures::of_training(&error))?;
-        let mut result = trainer.parameters();
+        let (mut result, statistics) = (trainer.parameters(), trainer.statistics());
+        // What follows needs memory of its own.
+        drop(trainer);
         let control_change = control.map(|control| {
             let global = Parameters::from_safetensors(received).map_err(prepare::wrong)?;
             control.end(&global, &result, steps, local.learning_rate)
@@ -329,8 +332,8 @@ impl LocalRun {
             // Noise covers parameters alone: nothing else is told of the examples.
             (sums, initial_loss) = (Sums::default(), None);
         }
-        let update = Update::of(device, &self.id, &self.task).with(trainer.statistics());
-        let update = update.encode(received, &result)?;
+        let update = Update::of(device, &self.id, &self.task).with(statistics);
+        let update = update.encode(received, result)?;
         let examples = examples.len() as u64;
         Ok(Trained { update, examples, sums, steps, initial_loss, control_change })
     }

@@ -269,5 +269,11 @@ pub(crate) fn first_not_finite(values: &[f32]) -> Option<usize> {
 
 /// Appends values as little-endian bytes, as they lie in a blob.
 pub fn append_le_bytes(values: &[f32], bytes: &mut Vec<u8>) {
-    bytes.extend_from_slice(bytemuck::cast_slice(values));
+    bytes.extend_from_slice(as_le_bytes(values));
+}
+
+/// Values as they lie in a blob.
+pub fn as_le_bytes(values: &[f32]) -> &[u8] {
+    const { assert!(cfg!(target_endian = "little"), "all devices are") };
+    bytemuck::cast_slice(values)
 }

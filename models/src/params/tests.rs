@@ -56,6 +56,43 @@ fn bytes_are_those_of_the_safetensors_crate() {
 }
 
 #[test]
+fn a_blob_is_read_in_pieces() {
+    // Tensors that end within pieces, on one's end, and none.
+    let shapes: [&[usize]; 5] = [&[3], &[70_000], &[0], &[1 << 16], &[2, 100_000]];
+    let make = |first: f32| {
+        let tensor = |(at, shape): (u8, &&[usize])| Parameter {
+            name: format!("t{at}"),
+            shape: shape.to_vec(),
+            values: (0..shape.iter().product())
+                .map(|i: usize| first + f32::from(u16::try_from(i % 1000).unwrap()))
+                .collect(),
+        };
+        Parameters::new((0..).zip(&shapes).map(tensor).collect()).unwrap()
+    };
+    let (before, after) = (make(1.0), make(3.5));
+    let bytes = before.to_safetensors();
+    let blob = ParametersBlob::parse(&bytes).unwrap();
+    let all: Vec<f32> = before.items().iter().flat_map(|item| item.values.clone()).collect();
+    let mut found = Vec::new();
+    for (start, values) in blob.pieces() {
+        assert_eq!(start, found.len());
+        found.extend(values);
+    }
+    assert_eq!(found, all);
+    let mut moved = after.clone();
+    moved.combine(&blob, |after, before| after - before);
+    assert_eq!(moved.values_mut().concat(), vec![2.5; all.len()]);
+    assert_eq!(blob.check_like(&Layout::of(&after)), Ok(()));
+    assert!(blob.check_like(&Layout::of(&sample())).is_err());
+    let mut spoiled = bytes.clone();
+    let last = spoiled.len() - 4;
+    spoiled[last..].copy_from_slice(&f32::NAN.to_le_bytes());
+    let error = ParametersBlob::parse(&spoiled).unwrap().check_like(&Layout::of(&after));
+    assert!(error.unwrap_err().to_string().contains("\"t4\" has the value NaN at index 199999"));
+    assert!(ParametersBlob::parse(&bytes[..bytes.len() - 1]).is_err());
+}
+
+#[test]
 fn a_name_twice_or_a_wrong_length_is_refused() {
     let twice = vec![parameter("a", &[1], 0.0), parameter("a", &[1], 1.0)];
     assert_eq!(Parameters::new(twice), Err(ParametersError::Unexpected("a".to_owned())));

@@ -2,19 +2,16 @@
 
 use bytes::Bytes;
 use jobs::report::{ExchangeReport, Failure, FailureCode, ReportBody, UpdateReport};
-use jobs::spec::{
-    Levels, LocalTraining, MaskedTrainTask, Purpose, Rounding as Wanted, TaskId, UpdateEncoding,
-};
-use models::federated::distances::UpdateNorms;
-use models::federated::robust::norm_bound::NormBound;
-use models::federated::tile::TileError;
-use models::params::{Parameters, is_named};
-use secagg::{Quantisation, QuantisationError, Refusal, Rounding, Secret};
+use jobs::spec::{MaskedTrainTask, Purpose, TaskId, UpdateEncoding};
+use secagg::Refusal;
 
-use super::{ENGINE, Run, Sums, Trained};
+use super::levels::Masking;
+use super::{ENGINE, Run, Sums};
 use crate::cache;
-use crate::execute::failures;
 use crate::masking::Session;
+
+/// Values that are masked at once: enough for each thread to have some pieces.
+const PIECE: usize = 64 * secagg::PIECE;
 
 impl Run {
     /// Trains, keeps the update, and sends keys in its place. An update that is there already is
@@ -47,20 +44,18 @@ impl Run {
         let local = train.local.clone();
         let parameters = train.parameters.clone();
         let (received, examples) = self.received(&train).await?;
-        let trained = if train.local.epochs == 0 {
-            let (sums, update) = (Sums::default(), received.to_vec());
-            let (initial_loss, control_change) = (None, None);
-            Trained { update, examples, sums, steps: 0, initial_loss, control_change }
+        let (values, sums, steps) = if train.local.epochs == 0 {
+            (received.clone(), Sums::default(), 0)
         } else {
-            self.trained(train, received.clone()).await?
+            let trained = self.trained(train, received.clone()).await?;
+            (trained.update.into(), trained.sums, trained.steps)
         };
         let (device, id) = (self.executor.device.clone(), self.id.clone());
         let duration_ms = self.duration();
         let work = move || {
-            let Trained { update: values, examples, sums, steps, .. } = trained;
             let seed = random_seed()?;
-            let moved = moved(&received, &values, &local)?;
-            let vector = quantised(&moved, examples, levels, seed)?;
+            let masking = Masking { local: &local, levels, examples, seed };
+            let vector = masking.levels(&received, &values)?;
             let report = UpdateReport {
                 parameters,
                 examples,
@@ -124,7 +119,7 @@ fn share(
     store: &Store,
 ) -> Result<Vec<u8>, Failure> {
     let roster: secagg::Roster = understood(question)?;
-    let levels = store.levels(&id.job, id.round)?.len() as u64;
+    let levels = store.length(&id.job, id.round)?;
     let expected = format!("{}.{}", id.job, id.round);
     if roster.purpose != expected
         || roster.length != levels
@@ -157,8 +152,16 @@ fn mask(
     session.inbox = Some(inbox);
     store.save(&id.job, id.round, &session)?;
     let mut vector = store.levels(&id.job, id.round)?;
-    masks.apply(0, &mut vector);
-    Ok(vector.iter().flat_map(|value| value.to_le_bytes()).collect())
+    let mut piece = Vec::with_capacity(PIECE);
+    for (number, bytes) in vector.chunks_mut(4 * PIECE).enumerate() {
+        piece.clear();
+        piece.extend(bytes.as_chunks().0.iter().map(|level| u32::from_le_bytes(*level)));
+        masks.apply(number * PIECE, &mut piece);
+        for (bytes, level) in bytes.chunks_exact_mut(4).zip(&piece) {
+            bytes.copy_from_slice(&level.to_le_bytes());
+        }
+    }
+    Ok(vector)
 }
 
 fn unmask(
@@ -176,73 +179,6 @@ fn unmask(
 
 fn client(session: &Session) -> Result<secagg::Client, Failure> {
     session.client().map_err(|error| refused(&error))
-}
-
-/// An update's difference from what was received.
-struct Moved {
-    /// Shortened, if the task says so.
-    values: Vec<f32>,
-    /// Whether it was not longer than asked for, and is as it was.
-    within: bool,
-}
-
-fn moved(received: &[u8], trained: &[u8], local: &LocalTraining) -> Result<Moved, Failure> {
-    let read = |bytes: &[u8]| {
-        Parameters::from_safetensors(bytes).map_err(|error| failures::of_parameters(&error))
-    };
-    let (received, trained) = (read(received)?, read(trained)?);
-    let fixed = [&local.frozen[..], &local.kept_local].concat();
-    let mut moved = Vec::with_capacity(trained.total_len());
-    for (before, after) in received.items().iter().zip(trained.items()) {
-        let stays = local.update_norm_max.is_some() && is_named(&fixed, &before.name);
-        let after = if stays { &before.values } else { &after.values };
-        moved.extend(after.iter().zip(&before.values).map(|(after, before)| after - before));
-    }
-    let Some(norm) = local.update_norm_max else {
-        return Ok(Moved { values: moved, within: true });
-    };
-    let unusable = |error: &dyn std::fmt::Display| {
-        Failure::new(FailureCode::InvalidSpec, format!("update_norm_max: {error}"))
-    };
-    let bound = NormBound::new(norm).map_err(|error| unusable(&error))?;
-    let mut norms = UpdateNorms::new(1);
-    let diverged =
-        |error: TileError| Failure::new(FailureCode::Diverged, format!("the update: {error}"));
-    norms.add(0, None, &[&moved]).map_err(diverged)?;
-    let norm = norms.norms()[0];
-    bound.shorten(norm, &mut moved);
-    Ok(Moved { values: moved, within: norm <= bound.bound() })
-}
-
-/// How far an update moved, in levels, and behind them the weight, and whether it is as it was, if
-/// that is to be said.
-fn quantised(
-    moved: &Moved,
-    examples: u64,
-    levels: Levels,
-    seed: [u8; 32],
-) -> Result<Vec<u32>, Failure> {
-    let unusable =
-        |error: QuantisationError| Failure::new(FailureCode::InvalidSpec, error.to_string());
-    let quantisation = Quantisation::new(levels.clip, levels.devices, levels.weight_max);
-    let quantisation = quantisation.map_err(unusable)?;
-    let rounding = match levels.rounding {
-        Wanted::Nearest => Rounding::Nearest,
-        Wanted::Stochastic => Rounding::Stochastic(Secret::new(seed).derived("rounding")),
-    };
-    let weight = u32::try_from(examples).unwrap_or(u32::MAX).min(levels.weight_max);
-    let Moved { values, within } = moved;
-    let mut vector = Vec::with_capacity(values.len() + 2);
-    let clipped = quantisation.encode(0, values, weight, &rounding, &mut vector);
-    let clipped = clipped
-        .map_err(|error| Failure::new(FailureCode::Diverged, format!("the update: {error}")))?;
-    if clipped > 0 {
-        let (all, clip) = (vector.len(), levels.clip);
-        tracing::warn!("{clipped} of {all} parameters moved by more than {clip}, and were clipped");
-    }
-    vector.push(weight);
-    vector.extend(levels.within.then_some(u32::from(*within)));
-    Ok(vector)
 }
 
 /// 32 bytes of the system's randomness.

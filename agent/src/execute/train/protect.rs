@@ -2,8 +2,9 @@
 
 use jobs::report::{Failure, FailureCode};
 use jobs::spec::{LocalTraining, Noised, TaskId};
+use link::digest::Hasher;
 use models::federated::privacy::protect;
-use models::params::Parameters;
+use models::params::{Layout, Parameters, as_le_bytes};
 
 use super::prepare::wrong;
 use crate::releases::Releases;
@@ -21,7 +22,10 @@ pub(super) fn protected(
     let mut update = update;
     let fixed = [&local.frozen[..], &local.kept_local].concat();
     update.replace(received.named(&fixed)).map_err(wrong)?;
-    let digest = link::digest::of(&update.to_safetensors());
+    let mut hasher = Hasher::new();
+    hasher.update(&Layout::of(&update).header());
+    update.items().iter().for_each(|item| hasher.update(as_le_bytes(&item.values)));
+    let digest = hasher.finish();
     let seed = releases.release(&id.job, id.round.0, &digest)?;
     let Noised { norm, noise_multiplier } = noised;
     protect(&received, &update, &fixed, (norm, noise_multiplier), seed)

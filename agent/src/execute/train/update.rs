@@ -1,5 +1,8 @@
 //! The bytes of an update, as the task wants them.
 
+use std::fs::File;
+use std::io::Read as _;
+
 use bytes::Bytes;
 use jobs::id::{BlobRef, Bytes as Size, DeviceId, Digest, RoundNumber};
 use jobs::report::{Failure, FailureCode};
@@ -9,13 +12,16 @@ use models::federated::encoding::{
     Encoder, EncodingError, Format, Header, encode_largest, layout_digest,
 };
 use models::federated::statistics::Statistics;
-use models::params::{Layout, Parameters};
+use models::params::{Layout, Parameters, ParametersBlob, from_le_bytes};
 
 use super::prepare::wrong;
 use crate::cache;
 use crate::device::Device;
 use crate::execute::Run;
 use crate::kept_local::KeptLocal;
+
+/// Values of what was left out that are read at once.
+const LEFT_PIECE: usize = 64 * 1024;
 
 /// What an update is made for.
 pub(super) struct Update<'a> {
@@ -64,7 +70,7 @@ impl<'a> Update<'a> {
     pub(super) fn encode(
         &self,
         received: &[u8],
-        parameters: &Parameters,
+        mut parameters: Parameters,
     ) -> Result<Vec<u8>, Failure> {
         let (format, share) = match self.encoding {
             UpdateEncoding::Plain {} => return Ok(parameters.to_safetensors()),
@@ -82,7 +88,7 @@ impl<'a> Update<'a> {
                 (format, Some(share))
             }
         };
-        let layout = Layout::of(parameters);
+        let layout = Layout::of(&parameters);
         let header = Header {
             format,
             sparse: share.is_some(),
@@ -90,33 +96,22 @@ impl<'a> Update<'a> {
             layout: layout_digest(&layout),
             base: self.encoding.is_difference().then(|| self.base.digest.to_string()),
         };
-        let base = match header.base {
-            Some(_) => Some(base(received, &layout)?),
-            None => None,
-        };
-        match (share, &base) {
-            (Some(share), Some(base)) => self.largest(&header, share, &layout, parameters, base),
-            (None | Some(_), base) => self.all(header, parameters, base.as_ref()),
+        if header.base.is_some() {
+            parameters.combine(&base(received, &layout)?, |value, base| value - base);
+        }
+        match share {
+            Some(share) => self.largest(&header, share, &layout, parameters),
+            None => self.all(header, &parameters),
         }
     }
 
-    fn all(
-        &self,
-        header: Header,
-        parameters: &Parameters,
-        base: Option<&Parameters>,
-    ) -> Result<Vec<u8>, Failure> {
+    fn all(&self, header: Header, values: &Parameters) -> Result<Vec<u8>, Failure> {
         let mut bytes = Vec::new();
         let mut encoder = Encoder::dense(header, self.seed(), &mut bytes);
-        for (at, item) in parameters.items().iter().enumerate() {
-            let base = base.map(|base| &base.items()[at].values);
-            let pushed = match base {
-                Some(base) => encoder.push(&differences(&item.values, base), &mut bytes),
-                None => encoder.push(&item.values, &mut bytes),
-            };
-            pushed.map_err(|error| unencodable(&error))?;
-        }
-        encoder.finish(&mut bytes).map_err(|error| unencodable(&error))?;
+        let pushed =
+            values.items().iter().try_for_each(|item| encoder.push(&item.values, &mut bytes));
+        let finished = pushed.and_then(|()| encoder.finish(&mut bytes));
+        finished.map_err(|error| unencodable(&error))?;
         Ok(bytes)
     }
 
@@ -128,26 +123,20 @@ impl<'a> Update<'a> {
         header: &Header,
         share: f64,
         layout: &Layout,
-        parameters: &Parameters,
-        base: &Parameters,
+        mut moved: Parameters,
     ) -> Result<Vec<u8>, Failure> {
         let TaskId { job, round, .. } = self.id;
-        let items = parameters.items().iter().zip(base.items());
-        let mut values: Vec<f32> =
-            items.flat_map(|(item, base)| differences(&item.values, &base.values)).collect();
         let before = self.counted.and_then(|counted| self.residuals.last_to(job, counted.0));
-        let left = before.and_then(|round| self.residuals.of(job, round));
-        if let Some(left) = left.filter(|left| left.check_like(layout).is_ok()) {
-            let left = left.items().iter().flat_map(|item| &item.values);
-            values.iter_mut().zip(left).for_each(|(value, left)| *value += left);
+        if let Some(file) = before.and_then(|round| self.residuals.file_of(job, round)) {
+            add_left(&mut moved, file, layout).map_err(|error| unreadable(&error))?;
         }
-        let bytes = encode_largest(header, self.seed(), share, &mut values);
+        let bytes = encode_largest(header, self.seed(), share, &mut moved.values_mut());
         let bytes = bytes.map_err(|error| unencodable(&error))?;
-        for owed in self.statistics.within(0, layout.total_len()) {
-            values[owed].fill(0.0);
+        for (values, span) in moved.values_mut().into_iter().zip(layout.spans()) {
+            let (start, length) = (span.elements.start, span.elements.len());
+            self.statistics.within(start, length).for_each(|owed| values[owed].fill(0.0));
         }
-        let left = layout.parameters(&values).map_err(wrong)?;
-        self.residuals.keep(job, round.0, before, &left)?;
+        self.residuals.keep(job, round.0, before, &moved)?;
         Ok(bytes)
     }
 
@@ -163,15 +152,39 @@ fn int8(block: u32) -> Format {
     Format::Int8 { block: block as usize }
 }
 
-/// The parameters that the device began with, in the order of what it has now.
-fn base(received: &[u8], layout: &Layout) -> Result<Parameters, Failure> {
-    let base = Parameters::from_safetensors(received).map_err(wrong)?;
+/// The parameters that the device began with, which lie as what it has now.
+fn base<'a>(received: &'a [u8], layout: &Layout) -> Result<ParametersBlob<'a>, Failure> {
+    let base = ParametersBlob::parse(received).map_err(wrong)?;
     base.check_like(layout).map_err(wrong)?;
     Ok(base)
 }
 
-fn differences(values: &[f32], base: &[f32]) -> Vec<f32> {
-    values.iter().zip(base).map(|(value, base)| value - base).collect()
+/// Adds what an update left out, if it is of this model.
+fn add_left(moved: &mut Parameters, mut file: File, layout: &Layout) -> std::io::Result<()> {
+    let mut bytes = layout.header();
+    let header = bytes.clone();
+    let length = file.metadata()?.len();
+    if length == layout.byte_len() as u64 {
+        file.read_exact(&mut bytes)?;
+    }
+    if length != layout.byte_len() as u64 || bytes != header {
+        tracing::warn!("what an update left out is of another model, and is not added");
+        return Ok(());
+    }
+    for part in moved.values_mut() {
+        for values in part.chunks_mut(LEFT_PIECE) {
+            bytes.resize(4 * values.len(), 0);
+            file.read_exact(&mut bytes)?;
+            let left = from_le_bytes(&bytes);
+            values.iter_mut().zip(left).for_each(|(value, left)| *value += left);
+        }
+    }
+    Ok(())
+}
+
+fn unreadable(error: &std::io::Error) -> Failure {
+    let message = format!("what an update left out cannot be read: {error}");
+    Failure::new(FailureCode::Internal, message)
 }
 
 fn unencodable(error: &EncodingError) -> Failure {
@@ -215,7 +228,7 @@ impl Run {
         let (shared, id) = (device.clone(), self.id.clone());
         let work = move || {
             let parameters = Parameters::from_safetensors(&received).map_err(wrong)?;
-            Update::of(&shared, &id, &task).encode(&received, &parameters)
+            Update::of(&shared, &id, &task).encode(&received, parameters)
         };
         let encoded = self.executor.compute.train(self.thread_name("encode"), work).await?;
         self.hand_over(encoded, may_hold).await
@@ -240,5 +253,36 @@ pub(super) fn check(encoding: UpdateEncoding) -> Result<(), Failure> {
         | UpdateEncoding::BFloat16(_)
         | UpdateEncoding::Int8(_)
         | UpdateEncoding::TopK(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use models::params::Parameter;
+
+    use super::*;
+
+    fn parameters(name: &str, values: Vec<f32>) -> Parameters {
+        let shape = vec![values.len()];
+        Parameters::new(vec![Parameter { name: name.to_owned(), shape, values }]).unwrap()
+    }
+
+    #[test]
+    fn what_was_left_out_is_added_if_it_is_of_this_model() {
+        let length = LEFT_PIECE + 3;
+        let left = parameters("w", vec![0.25; length]);
+        let bytes = left.to_safetensors();
+        let other = parameters("v", vec![0.25; length]).to_safetensors();
+        let folder = tempfile::tempdir().unwrap();
+        for (bytes, expected) in
+            [(&bytes[..], 1.25), (&other[..], 1.0), (&bytes[..bytes.len() - 4], 1.0), (&[], 1.0)]
+        {
+            let path = folder.path().join("left");
+            std::fs::write(&path, bytes).unwrap();
+            let mut moved = parameters("w", vec![1.0; length]);
+            let layout = Layout::of(&moved);
+            add_left(&mut moved, File::open(&path).unwrap(), &layout).unwrap();
+            assert_eq!(moved, parameters("w", vec![expected; length]));
+        }
     }
 }

@@ -42,7 +42,7 @@ fn dense(format: Format, values: &[f32], seed: u64, cut: usize) -> Vec<u8> {
 }
 
 fn sparse(format: Format, values: &[f32], share: f64) -> Vec<u8> {
-    encode_largest(&header(format, values.len(), Some("b")), 1, share, &mut values.to_vec())
+    encode_largest(&header(format, values.len(), Some("b")), 1, share, &mut [&mut values.to_vec()])
         .unwrap()
 }
 
@@ -133,7 +133,8 @@ proptest! {
         for format in ALL {
             let mut left = values.clone();
             let header = header(format, values.len(), Some("b"));
-            let file = encode_largest(&header, 1, share, &mut left).unwrap();
+            let (first, second) = left.split_at_mut(count / 3);
+            let file = encode_largest(&header, 1, share, &mut [first, second]).unwrap();
             let sent = decoded(&file, values.len(), 777).unwrap();
             let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
             prop_assert_eq!(bits(&sent), bits(&reference::decode(&file)));
@@ -210,7 +211,7 @@ fn error_feedback_sends_everything_in_the_end() {
             *left += value;
         }
         let header = header(Format::BFloat16, values.len(), Some("b"));
-        let file = encode_largest(&header, seed, 0.2, &mut left).unwrap();
+        let file = encode_largest(&header, seed, 0.2, &mut [&mut left]).unwrap();
         let found = decoded(&file, values.len(), 50).unwrap();
         assert!(found.iter().filter(|value| **value != 0.0).count() <= 2);
         for (sum, found) in sent.iter_mut().zip(found) {
@@ -304,7 +305,7 @@ fn what_a_format_cannot_hold_is_refused() {
         let error = pushed.and_then(|()| encoder.finish(&mut file)).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
         let header = header(format, 30_000, Some("b"));
-        let error = encode_largest(&header, 1, 0.1, &mut values).unwrap_err().to_string();
+        let error = encode_largest(&header, 1, 0.1, &mut [&mut values]).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
     }
     let mut file = Vec::new();

@@ -1,4 +1,4 @@
-//! How long the allocator keeps pages that are free before the system has them again.
+//! When the system gets pages back that are free: how long the allocator keeps them.
 //!
 //! It waits for a second by itself, in which the chunks of a large model's updates take new pages
 //! all the time. To give pages back at once costs a round up to a fifth of its time, because they
@@ -20,4 +20,10 @@ pub fn suit(model: u64) {
     let milliseconds: c_long = if model <= SMALL { 50 } else { 10 };
     // SAFETY: the function takes any option and value at any time, on any thread.
     unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, milliseconds) }
+}
+
+/// Gives back at once what this thread has freed: whoever needs much next need not wait for it.
+pub fn give_back() {
+    // SAFETY: the function takes nothing but whether to do all that it can, on any thread.
+    unsafe { libmimalloc_sys::mi_collect(true) }
 }

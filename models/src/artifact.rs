@@ -212,7 +212,7 @@ impl ModelConfig {
     /// # Errors
     /// [`GraphError`](crate::graph::GraphError) when the bytes are no model.
     #[cfg(feature = "tract")]
-    pub fn describe(&mut self, onnx: &[u8]) -> Result<(), crate::graph::GraphError> {
+    pub fn describe(&mut self, onnx: &bytes::Bytes) -> Result<(), crate::graph::GraphError> {
         let description = crate::engine::describe(onnx)?;
         self.inputs = description.inputs;
         self.outputs = description.outputs;

@@ -238,9 +238,14 @@ impl Updates {
         self.combine(names, &parts, how).await.map_err(|error| Unmade::of(&error))
     }
 
-    /// Lets go of all memory until the next round.
+    /// Lets go of all memory until the next round, which has it back then.
     pub(super) async fn rest(&self) {
-        self.tell(Fold::rest).await;
+        let let_go = |fold: &mut Fold| {
+            fold.rest();
+            free_pages::give_back();
+        };
+        // Without its thread there is nothing to let go of.
+        let _ = self.ask(let_go).await;
     }
 
     async fn combine(

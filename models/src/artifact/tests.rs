@@ -9,7 +9,7 @@ const TINY: &[u8] = include_bytes!("../../../tests/conformance/tiny_cnn.onnx");
 #[test]
 fn a_model_version_is_read_as_stored() {
     let mut config = ModelConfig { labels: vec!["a".into(), "b".into()], ..Default::default() };
-    config.describe(TINY).unwrap();
+    config.describe(&bytes::Bytes::from_static(TINY)).unwrap();
     assert_eq!((config.inputs.len(), config.outputs[0].shape[1], config.parameters), (1, 3, 55));
     let config_bytes = config.to_bytes();
     assert_eq!(ModelConfig::parse(&config_bytes).unwrap(), config);

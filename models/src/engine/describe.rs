@@ -1,5 +1,6 @@
 //! What an ONNX file declares, read without preparing it for a run.
 
+use bytes::Bytes;
 use prost::Message as _;
 use tract_onnx::pb::tensor_shape_proto::dimension::Value as Extent;
 use tract_onnx::pb::type_proto::Value as TypeValue;
@@ -21,13 +22,18 @@ pub struct Description {
     pub parameters: u64,
 }
 
-/// Reads the declared inputs and outputs of an ONNX file; cheap, nothing is optimised.
+/// Reads the declared inputs and outputs of an ONNX file; cheap, nothing is optimised, and values
+/// stay where they are.
 ///
 /// # Errors
 /// [`GraphError::NotOnnx`] for other bytes; [`GraphError::Graph`] or [`GraphError::Node`] when
 /// the declarations cannot be used.
-pub fn describe(onnx: &[u8]) -> Result<Description, GraphError> {
-    let model = parse(onnx)?;
+pub fn describe(onnx: &Bytes) -> Result<Description, GraphError> {
+    let mut model = onnx::parse_shared(onnx)?;
+    for tensor in model.graph.iter_mut().flat_map(|graph| &mut graph.initializer) {
+        tensor.raw_data = None;
+    }
+    let model = parse(&model.to_bytes())?;
     of(graph(&model)?)
 }
 

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn impostors_are_called_by_name() {
-    let cases: [(&[u8], &str); 6] = [
+    let cases: [(&'static [u8], &str); 6] = [
         (b"", "empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:2f06\nsize 26454\n", "Git-LFS"),
         (b"\n<!DOCTYPE html><html>", "HTML"),
@@ -13,7 +13,7 @@ fn impostors_are_called_by_name() {
         (b"\xff\xff\xff\xff", "damaged"),
     ];
     for (bytes, expected) in cases {
-        let refused = describe(bytes).unwrap_err().to_string();
+        let refused = describe(&Bytes::from_static(bytes)).unwrap_err().to_string();
         assert!(refused.starts_with("not an ONNX model: "), "{refused}");
         assert!(refused.contains(expected), "{refused}");
     }
@@ -22,7 +22,7 @@ fn impostors_are_called_by_name() {
 #[test]
 fn declarations_are_read_from_the_file() {
     let onnx = include_bytes!("../../../../tests/conformance/tiny_cnn.onnx");
-    let Description { inputs, outputs, parameters } = describe(onnx).unwrap();
+    let Description { inputs, outputs, parameters } = describe(&Bytes::from_static(onnx)).unwrap();
     let info = |name: &str, shape: &[i64]| TensorInfo {
         name: name.to_owned(),
         datatype: "FP32".to_owned(),

@@ -18,6 +18,13 @@ pub const MAX_PAYLOAD: usize = 8 * 1024 * 1024;
 /// The oldest version with all that is used here.
 pub const VERSION_MIN: (u32, u32) = (2, 11);
 
+/// Memory above which it lets go of what it caches of streams, unless
+/// [the variable](MEMORY_VARIABLE) is set already. Without it updates of a large model that are stored stay in
+/// memory for seconds, whether or not anybody reads them again.
+pub const MEMORY: &str = "1GiB";
+/// Where the Go runtime looks for it.
+pub const MEMORY_VARIABLE: &str = "GOMEMLIMIT";
+
 const READY_WITHIN: Duration = Duration::from_secs(20);
 
 /// Starts `"$@"`, tells its process id, and stops it when standard input closes.
@@ -147,7 +154,9 @@ impl NatsServer {
         let program = find(config.program.as_deref())?;
         check_version(&program)?;
         let file = write_config(config)?;
+        let memory = std::env::var_os(MEMORY_VARIABLE).unwrap_or_else(|| MEMORY.into());
         let mut child = Command::new("/bin/sh")
+            .env(MEMORY_VARIABLE, memory)
             .args(["-c", KEEPER, "nats-server-keeper"])
             .arg(&program)
             .arg("-c")

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
+use broker_api::nats_server::{MEMORY, MEMORY_VARIABLE};
 use futures::TryStreamExt as _;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -344,6 +345,8 @@ fn start_nats(folder: &Path, port: u16, disk: Option<&Disk>) -> Process {
     let mut command = Command::new(nats_server());
     command.args(["-a", "127.0.0.1", "-p", &port.to_string(), "-c", "nats.conf"]);
     command.args(["-sd", NATS_DATA]).current_dir(folder);
+    // As `dunlin up` starts it.
+    command.env(MEMORY_VARIABLE, MEMORY);
     let command = match disk {
         Some(disk) => disk.on(&command),
         None => command,

@@ -18,6 +18,9 @@ async fn starts_on_a_free_port_and_serves_jetstream() {
     assert_eq!(client.server_info().max_payload, MAX_PAYLOAD);
     let jetstream = async_nats::jetstream::new(client);
     assert!(jetstream.query_account().await.is_ok());
+    let environment = std::fs::read(format!("/proc/{}/environ", server.pid())).unwrap();
+    let mut variables = environment.split(|byte| *byte == 0);
+    assert!(variables.any(|variable| variable.starts_with(b"GOMEMLIMIT=")));
     server.stop().await;
 }
 

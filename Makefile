@@ -59,7 +59,7 @@ fmt: ## Format the code.
 	cargo fmt --all
 
 # All that scripts/bench.sh measures, the shortest first.
-BENCHES := start answer round aggregate takeover attack bytes scale privacy infer train secagg accuracy reference
+BENCHES := start answer round memory aggregate takeover attack bytes scale privacy infer train secagg accuracy reference
 
 bench: ## Measure start, answer, round, infer and train; WHAT="bytes scale" chooses, WHAT=all is every promise of the README, in hours.
 	@scripts/setup.sh

@@ -3,6 +3,7 @@
 #
 #   scripts/bench.sh                     start, answer, round, infer and train
 #   scripts/bench.sh start answer round  some
+#   scripts/bench.sh memory              rounds of 100 MB by strategy: peaks; five minutes
 #   scripts/bench.sh aggregate           the mean of large updates beside the memory and numpy
 #   scripts/bench.sh attack              strategies where devices send wrong updates
 #   scripts/bench.sh takeover            how soon a killed broker or device is missed

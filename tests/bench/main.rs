@@ -1,8 +1,8 @@
 //! Measures the promises of the README with real processes and prints them beside their bars.
 //!
-//! `bench [start] [answer] [round] [bytes] [aggregate] [attack] [takeover] [scale] [infer] [train]
-//! [secagg] [privacy] [accuracy] [reference]`; without a word those that take a quarter of an hour
-//! together. Each figure is taken together with its limit in one interleaved run, so that both meet
+//! `bench [start] [answer] [round] [memory] [bytes] [aggregate] [attack] [takeover] [scale] [infer]
+//! [train] [secagg] [privacy] [accuracy] [reference]`; without a word those that take a quarter of
+//! an hour together. Each figure is taken together with its limit in one interleaved run, so that both meet
 //! the same noise.
 
 #![expect(
@@ -20,6 +20,7 @@ mod attack;
 mod bytes;
 mod figures;
 mod infer;
+mod memory;
 mod privacy;
 mod pytorch;
 mod reference;
@@ -36,6 +37,8 @@ struct Args {
     /// What to measure; start, answer, round, infer and train when absent
     #[arg(value_enum)]
     sections: Vec<Section>,
+    #[command(flatten)]
+    memory: memory::Options,
     #[command(flatten)]
     infer: infer::Options,
     #[command(flatten)]
@@ -54,6 +57,8 @@ enum Section {
     Answer,
     /// A round without training
     Round,
+    /// What rounds of a large model take of memory, by strategy
+    Memory,
     /// The mean of ten large updates in memory
     Aggregate,
     /// Encodings of updates: bytes, time, accuracy
@@ -91,6 +96,7 @@ async fn main() {
             Section::Start => start::measure().await,
             Section::Answer => answer::measure().await,
             Section::Round => round::measure().await,
+            Section::Memory => memory::measure(&args.memory).await,
             Section::Aggregate => aggregate::measure(),
             Section::Bytes => bytes::measure().await,
             Section::Attack => attack::measure().await,

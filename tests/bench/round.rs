@@ -12,11 +12,11 @@ use tests::world::World;
 
 use crate::figures::{Times, against_bar, against_limit, heading, mb, ms};
 
-const WARM_UP: usize = 2;
+pub(crate) const WARM_UP: usize = 2;
 /// Bytes beyond three times the model that the broker may take.
-const BROKER_ROOM: u64 = 64_000_000;
+pub(crate) const BROKER_ROOM: u64 = 64_000_000;
 /// And a device.
-const DEVICE_ROOM: u64 = 32_000_000;
+pub(crate) const DEVICE_ROOM: u64 = 32_000_000;
 
 /// A number of devices, a size of model, and what a round of them may take.
 struct Case {
@@ -58,7 +58,7 @@ pub(crate) async fn measure() {
 
 /// An agent that does not look for engines: they answer, nobody asks them, and to find them takes
 /// the time of processors that rounds are measured on.
-async fn agent(world: &World, number: usize, data: &Path) -> Process {
+pub(crate) async fn agent(world: &World, number: usize, data: &Path) -> Process {
     let name = format!("device-{number}");
     let mut command = world.agent_command(&name);
     command.arg("--data").arg(format!("blank={}", data.display()));
@@ -138,14 +138,14 @@ async fn measure_case(case: &Case) {
 }
 
 /// What became of a training.
-struct Ran {
-    rounds: Vec<Value>,
+pub(crate) struct Ran {
+    pub(crate) rounds: Vec<Value>,
     /// From round to round.
-    median: Duration,
+    pub(crate) median: Duration,
     computed: Computed,
 }
 
-async fn run(world: &World, devices: &[Process], job: &Value) -> Ran {
+pub(crate) async fn run(world: &World, devices: &[Process], job: &Value) -> Ran {
     let before = Computed::so_far(world, devices);
     let id = world.submit(job).await;
     let job = world.ended_within(&id, Duration::from_mins(5)).await;

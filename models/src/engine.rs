@@ -10,7 +10,6 @@ pub mod declared;
 mod describe;
 pub mod frames;
 pub mod native;
-#[cfg(feature = "tract")]
 mod pieces;
 pub mod plain;
 #[cfg(test)]

@@ -22,6 +22,10 @@ pub(crate) enum Fake {
     Both,
     /// The same with numbers that are wrong.
     Wrong,
+    /// Gives wrong numbers for more than one example.
+    WrongBatches,
+    /// Lacks memory for more than one example.
+    TakesOne,
     /// Says that it does not take the model.
     Refuses,
     /// Crashes when it is asked for what it has not seen: the golden input it has.
@@ -54,11 +58,13 @@ pub(crate) enum Fake {
 }
 
 impl Fake {
-    const ALL: [Fake; 18] = [
+    const ALL: [Fake; 20] = [
         Fake::Plain,
         Fake::Good,
         Fake::Both,
         Fake::Wrong,
+        Fake::WrongBatches,
+        Fake::TakesOne,
         Fake::Refuses,
         Fake::Crashes,
         Fake::CrashesOnce,
@@ -176,7 +182,12 @@ fn run(
     (inputs, body): (&[frames::Header], Vec<u8>),
 ) {
     let Seen { answers, stuck } = seen;
-    if !answers.is_empty() && !answers.contains_key(&body) {
+    let many = inputs[0].shape[0] > 1;
+    if many && fake == Fake::TakesOne {
+        return refuse(out, "out of memory");
+    }
+    // Of a golden input there are two.
+    if !many && !answers.is_empty() && !answers.contains_key(&body) {
         if fake == Fake::LacksMemory {
             return refuse(out, "out of memory");
         }
@@ -193,7 +204,7 @@ fn run(
         .entry(body)
         .or_insert_with_key(|body| model.run(&frames::unpack(inputs, body).unwrap()).unwrap());
     let mut outputs = outputs.clone();
-    if fake == Fake::Wrong {
+    if fake == Fake::Wrong || (fake == Fake::WrongBatches && many) {
         let values = outputs[0].as_f32().unwrap();
         let wrong = values.iter().map(|value| value * 1.5 + 1.0).collect();
         outputs[0] = Tensor::f32(outputs[0].shape(), wrong).unwrap();
@@ -235,6 +246,8 @@ fn misbehave(fake: Fake, path: &str, out: &mut impl Write) {
         | Fake::Good
         | Fake::Both
         | Fake::Wrong
+        | Fake::WrongBatches
+        | Fake::TakesOne
         | Fake::Refuses
         | Fake::LacksMemory
         | Fake::Sticks

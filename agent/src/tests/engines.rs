@@ -12,13 +12,20 @@ use models::train::{Sgd, Trainer};
 use super::infer::inferred;
 use super::*;
 
+mod many;
+
 const SIDE: usize = 128;
 /// Within this an answer comes, also where an engine hangs: less than a helper may take to answer.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A model that takes longer than a message to a helper.
 fn slow_onnx() -> Vec<u8> {
-    let graph = models::zoo::build("resnet8", [3, SIDE, SIDE], 10, 1).unwrap();
+    onnx(SIDE)
+}
+
+/// The same for pictures of this side.
+fn onnx(side: usize) -> Vec<u8> {
+    let graph = models::zoo::build("resnet8", [3, side, side], 10, 1).unwrap();
     let sgd = Sgd { learning_rate: 0.0, momentum: 0.0, weight_decay: 0.0 };
     Trainer::new(&graph, sgd).unwrap().to_inference_onnx()
 }

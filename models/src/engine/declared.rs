@@ -1,8 +1,6 @@
 //! What a model declares: checks of inputs against it, and batches that are run in pieces.
 
-use super::EngineError;
-#[cfg(feature = "tract")]
-use super::pieces;
+use super::{EngineError, pieces};
 use crate::artifact::TensorInfo;
 use crate::graph::GraphError;
 use crate::tensor::Tensor;
@@ -50,6 +48,11 @@ impl Declared {
         Self { inputs, outputs, batch }
     }
 
+    /// Whether inputs may have any number of examples.
+    pub fn has_batches(&self) -> bool {
+        self.batch == Batch::Open
+    }
+
     /// See [`check`].
     ///
     /// # Errors
@@ -66,14 +69,13 @@ impl Declared {
     /// # Errors
     /// [`EngineError::Input`] for inputs that do not fit, and what `run` says; with `engine`'s
     /// name for outputs that cannot be joined.
-    #[cfg(feature = "tract")]
-    pub(super) fn run(
+    pub fn run<E: From<EngineError>>(
         &self,
         engine: &'static str,
         most: usize,
         inputs: &[Tensor],
-        run: impl Fn(&[Tensor]) -> Result<Vec<Tensor>, EngineError>,
-    ) -> Result<Vec<Tensor>, EngineError> {
+        mut run: impl FnMut(&[Tensor]) -> Result<Vec<Tensor>, E>,
+    ) -> Result<Vec<Tensor>, E> {
         let (examples, size) = match (self.check(inputs)?, self.batch) {
             (Some(examples), Batch::Fixed(size)) if examples != size => (examples, size),
             (Some(examples), Batch::Open) if examples > most => (examples, most),
@@ -88,7 +90,7 @@ impl Declared {
             parts.push((taken, filled, run(&piece)?));
         }
         let names: Vec<&str> = self.outputs.iter().map(|info| info.name.as_str()).collect();
-        pieces::join(&names, parts).map_err(|message| EngineError::Run { engine, message })
+        pieces::join(&names, parts).map_err(|message| EngineError::Run { engine, message }.into())
     }
 }
 

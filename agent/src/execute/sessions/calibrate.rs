@@ -11,7 +11,7 @@ use models::engine::frames::Cause;
 use models::tensor::{Data, Tensor};
 
 use super::super::compute::apart;
-use super::loaded::{Loaded, Trial};
+use super::loaded::{BATCH, Batches, Loaded, Trial};
 use crate::device::EnginesHere;
 use crate::engines::{AnySession, CPU, Cpu, Engines, HELPED, HelperError, SessionError, TOLERANCE};
 
@@ -25,6 +25,13 @@ const RUNS_TIME: Duration = Duration::from_millis(400);
 const RUN_LIMIT: Duration = Duration::from_mins(1);
 /// Elements of a golden input, at most.
 const ELEMENTS_MAX: usize = 1 << 26;
+/// Elements of a golden input of many examples: 16 MiB of floats, as 21 pictures of 224 x 224 need;
+/// in tests of whole agents the slow model has more.
+const BATCH_ELEMENTS_MAX: usize = if cfg!(test) { 1 << 18 } else { 1 << 22 };
+/// How long the reference may take for it, one example after the other.
+const BATCH_TIME_MAX: Duration = Duration::from_secs(20);
+/// A pause of the reference after each: whoever waits for it is not overtaken by the next one.
+const BATCH_PAUSE: Duration = Duration::from_millis(5);
 /// How long the trial of an engine has the device for itself: loading a model takes a second or two
 /// where nothing hangs.
 pub(super) const ALONE: Duration = Duration::from_secs(10);
@@ -47,8 +54,11 @@ pub(super) async fn some(
 ) {
     let mut long = Vec::new();
     for engine in engines {
-        let trial = one(model.clone(), engine, onnx.clone(), here.clone(), ALONE);
-        let mut trial = tokio::spawn(trial);
+        let (model, onnx, here) = (model.clone(), onnx.clone(), here.clone());
+        let mut trial = tokio::spawn(async move {
+            one(model.clone(), engine, onnx, here, ALONE).await;
+            many(model, engine).await;
+        });
         if tokio::time::timeout(ALONE, &mut trial).await.is_err() {
             long.push(trial);
         }
@@ -92,6 +102,27 @@ pub(super) async fn one(
     let _ = tokio::spawn(trying).await;
 }
 
+/// Holds an engine that may answer to the CPU's with many examples at once too, for which it may
+/// have other code than for one. Nobody waits for it: until then the engine gets one after the
+/// other, and other engines answer before it while it is at work here.
+async fn many(model: Arc<Loaded>, engine: &'static str) {
+    let _turn = model.turns.of(engine).await;
+    let Some(session) = model.uncompared(engine) else { return };
+    let _alone = model.turns.alone(ALONE).await;
+    model.begin(engine);
+    let (shared, tried) = (model.clone(), session.clone());
+    let outcome = apart(format!("try-{engine}"), move || batches(&shared, &tried)).await;
+    let outcome = outcome.unwrap_or_else(|reason| {
+        tracing::error!(engine, "its trial: {reason}");
+        Err(Trial::Failed(format!("its trial: {reason}")))
+    });
+    match &outcome {
+        Ok(batches) => tracing::debug!(engine, "tried: {batches:?}"),
+        Err(trial) => tracing::warn!(engine, "tried: {trial}"),
+    }
+    model.put_batches(engine, &session, outcome);
+}
+
 /// Tries an engine: with the session that it has, and anew where that is none of the CPU's and
 /// failed.
 fn attempt(
@@ -121,7 +152,7 @@ fn attempt(
 /// Holds an engine to the CPU's, and measures it.
 fn judge(model: &Loaded, engine: &'static str, session: AnySession) -> Trial {
     let trusted = model.trusts(engine);
-    let Some(inputs) = golden(model.inputs()) else {
+    let Some(inputs) = golden(model.inputs(), 1, ELEMENTS_MAX) else {
         return if trusted {
             Trial::Well(State::Ready, session)
         } else {
@@ -156,6 +187,49 @@ fn judge(model: &Loaded, engine: &'static str, session: AnySession) -> Trial {
     match measure(&session, &inputs) {
         Ok(time) => Trial::Well(State::Measured(time), session),
         Err(error) => Trial::Failed(error.to_string()),
+    }
+}
+
+/// Holds an engine to the reference with [`BATCH`] examples at once, and measures it. The reference
+/// gets one after the other, so that requests which it answers do not wait.
+fn batches(model: &Loaded, session: &AnySession) -> Result<Batches, Trial> {
+    if !model.declared().has_batches() {
+        return Ok(Batches::Whole(None));
+    }
+    let Some(inputs) = golden(model.inputs(), BATCH as usize, BATCH_ELEMENTS_MAX) else {
+        return Ok(Batches::Singly);
+    };
+    let Some(reference) = model.reference(REFERENCE) else { return Ok(Batches::Untried) };
+    let until = Instant::now() + BATCH_TIME_MAX;
+    let one = |piece: &[Tensor]| {
+        if Instant::now() > until {
+            return Err(SessionError::Helped(HelperError::Busy(BATCH_TIME_MAX)));
+        }
+        let outputs = reference.run(piece, RUN_LIMIT)?.0;
+        std::thread::sleep(BATCH_PAUSE);
+        Ok(outputs)
+    };
+    let Ok(expected) = model.declared().run(REFERENCE, 1, &inputs, one) else {
+        return Ok(Batches::Singly);
+    };
+    let failed = |error: SessionError| match error {
+        SessionError::Helped(HelperError::Busy(_)) => Ok(Batches::Untried),
+        // Such as memory that lacked.
+        SessionError::Helped(HelperError::Refused { .. }) => Ok(Batches::Singly),
+        SessionError::Own(_) | SessionError::Absent(_) | SessionError::Helped(_) => {
+            Err(Trial::Failed(format!("{BATCH} examples: {error}")))
+        }
+    };
+    let outputs = match session.run(&inputs, RUN_LIMIT) {
+        Ok((outputs, _)) => outputs,
+        Err(error) => return failed(error),
+    };
+    if let Err(reason) = compare(&expected, &outputs, TOLERANCE) {
+        return Err(Trial::Wrong(format!("{BATCH} examples: {reason}")));
+    }
+    match measure(session, &inputs) {
+        Ok(time) => Ok(Batches::Whole(Some(time))),
+        Err(error) => failed(error),
     }
 }
 
@@ -209,26 +283,30 @@ fn measure(session: &AnySession, inputs: &[Tensor]) -> Result<Duration, SessionE
     Ok(best)
 }
 
-/// Inputs of one example, the same each time: numbers from 0 to 1, pixels, small indices.
-/// `None` where extents beside the batch are open, or there would be too many elements.
-fn golden(inputs: &[TensorInfo]) -> Option<Vec<Tensor>> {
+/// Inputs of so many examples, the same each time: numbers from 0 to 1, pixels, small indices.
+/// `None` where extents beside the batch are open, or one had more than `most` elements.
+fn golden(inputs: &[TensorInfo], examples: usize, most: usize) -> Option<Vec<Tensor>> {
     let mut state = 1_u32;
     let mut next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         state >> 16
     };
-    inputs.iter().map(|info| example(info, &mut next)).collect()
+    inputs.iter().map(|info| example(info, (examples, most), &mut next)).collect()
 }
 
-fn example(info: &TensorInfo, next: &mut impl FnMut() -> u32) -> Option<Tensor> {
+fn example(
+    info: &TensorInfo,
+    (examples, most): (usize, usize),
+    next: &mut impl FnMut() -> u32,
+) -> Option<Tensor> {
     let extent = |(axis, extent): (usize, &i64)| match usize::try_from(*extent) {
         Ok(extent) => Some(extent),
-        Err(_) if axis == 0 => Some(1),
+        Err(_) if axis == 0 => Some(examples),
         Err(_) => None,
     };
     let shape: Vec<usize> = info.shape.iter().enumerate().map(extent).collect::<Option<_>>()?;
     let count = shape.iter().try_fold(1_usize, |count, extent| count.checked_mul(*extent))?;
-    if count > ELEMENTS_MAX {
+    if count > most {
         return None;
     }
     #[expect(clippy::cast_possible_truncation, reason = "16 bits, a low byte of them")]
@@ -258,14 +336,16 @@ mod tests {
             shape: shape.to_vec(),
         };
         let inputs = [info("FP32", &[-1, 3, 4]), info("INT64", &[2, 2]), info("UINT8", &[1, 8])];
-        let made = golden(&inputs).unwrap();
+        let made = golden(&inputs, 1, ELEMENTS_MAX).unwrap();
         assert_eq!(made[0].shape(), [1, 3, 4]);
         let values = made[0].as_f32().unwrap();
         assert!(values.iter().all(|value| (0.0..=1.0).contains(value)));
         assert!(values.iter().any(|value| *value > 0.6) && values.iter().any(|value| *value < 0.4));
-        assert_eq!(golden(&inputs), Some(made));
+        assert_eq!(golden(&inputs, 1, ELEMENTS_MAX), Some(made));
+        assert_eq!(golden(&inputs[..1], 21, 1 << 9).unwrap()[0].shape(), [21, 3, 4]);
+        assert_eq!(golden(&inputs[..1], 21, 1 << 7), None);
         for odd in [info("FP32", &[1, -1]), info("FP16", &[1]), info("FP32", &[1 << 40, 2])] {
-            assert_eq!(golden(&[odd]), None);
+            assert_eq!(golden(&[odd], 1, ELEMENTS_MAX), None);
         }
     }
 }

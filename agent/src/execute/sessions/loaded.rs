@@ -13,7 +13,7 @@ use models::tensor::Tensor;
 
 use self::call::{Call, Outcome};
 use self::place::Place;
-pub(super) use self::place::Trial;
+pub(super) use self::place::{BATCH, Batches, Trial};
 pub(super) use self::unchecked::Unloaded;
 use super::turns::Turns;
 use crate::engines::{AnySession, CPU, Cpu, HELPED, HelperError, SessionError};
@@ -100,6 +100,11 @@ impl Loaded {
         &self.declared.inputs
     }
 
+    /// What the model declares.
+    pub(super) fn declared(&self) -> &Declared {
+        &self.declared
+    }
+
     /// Declared outputs, in order.
     pub(in crate::execute) fn outputs(&self) -> &[TensorInfo] {
         &self.declared.outputs
@@ -116,7 +121,7 @@ impl Loaded {
     ) -> Result<Answered, Failure> {
         let examples = self.declared.check(inputs).map_err(|error| failures::of_engine(&error))?;
         let examples = examples.unwrap_or(1);
-        let Choice { ranked, refused } = self.choice(|engine| policy.allows(engine));
+        let Choice { ranked, refused } = self.choice(examples, |engine| policy.allows(engine));
         let mut refused = telling(&ranked, refused, policy);
         let mut last = None;
         let mut refusing: Vec<(Call, String)> = Vec::new();
@@ -184,14 +189,18 @@ impl Loaded {
         let (session, time) = self.session(engine)?;
         let places = self.lock();
         let place = places.iter().find(|place| place.engine == engine)?;
-        let (trusted, usual) = (place.cpu, place.has_seen(examples));
-        Some(Call { engine, trusted, session, inputs: inputs.clone(), examples, time, usual })
+        let (trusted, most) = (place.cpu, place.most());
+        let inputs = inputs.clone();
+        let mut call =
+            Call { engine, trusted, session, inputs, examples, most, time, usual: false };
+        call.usual = place.has_seen(call.at_once());
+        Some(call)
     }
 
     /// Notes that an engine answered; what is to be tried in the background.
     fn answered(&self, call: &Call) -> Vec<&'static str> {
         let now = Instant::now();
-        self.change(call.engine, &call.session, |place| place.answered(call.examples));
+        self.change(call.engine, &call.session, |place| place.answered(call.at_once()));
         let mut places = self.lock();
         let due =
             places.iter_mut().filter_map(|place| place.take_trial(now).then_some(place.engine));
@@ -214,7 +223,7 @@ impl Loaded {
             Ok((_, took)) => match call.too_long(took) {
                 // Measured anew it may not be the best one any more.
                 Some(reason) => place.fail(reason, Instant::now()),
-                None => place.answered(call.examples),
+                None => place.answered(call.at_once()),
             },
             Err(SessionError::Helped(HelperError::Failed(reason))) => {
                 place.fail(reason, Instant::now());
@@ -247,7 +256,7 @@ impl Loaded {
     /// Engines to make ready for a request, where none that it allows is. The one that is to
     /// answer keeps the model from then on.
     pub(super) fn missing(&self, allowed: impl Fn(&str) -> bool) -> Vec<&'static str> {
-        let (ranked, now) = (self.choice(&allowed).ranked, Instant::now());
+        let (ranked, now) = (self.choice(1, &allowed).ranked, Instant::now());
         let open = |place: &Place| place.is_open(now) && allowed(place.engine);
         let mut places = self.lock();
         let ready = ranked.iter().find_map(|engine| {
@@ -269,7 +278,7 @@ impl Loaded {
 
     /// Who of those that are allowed answers the next request, unless it owes an earlier answer.
     pub(super) fn ready(&self, allowed: impl Fn(&str) -> bool) -> Option<&'static str> {
-        let ranked = self.choice(allowed).ranked;
+        let ranked = self.choice(1, allowed).ranked;
         let places = self.lock();
         let ready = |place: &Place| place.session.is_some() && place.late == 0;
         ranked
@@ -295,24 +304,27 @@ impl Loaded {
         self.lock().iter().any(|place| place.engine == engine && place.is_open(now))
     }
 
-    /// Who answers, in order; who owes an answer to an earlier request comes last.
-    pub(super) fn choice(&self, allowed: impl Fn(&str) -> bool) -> Choice {
+    /// Who answers so many examples, in order; who owes an answer to an earlier request, or is at
+    /// work for a trial, comes last.
+    pub(super) fn choice(&self, examples: usize, allowed: impl Fn(&str) -> bool) -> Choice {
         let now = Instant::now();
         let places = self.lock();
-        let standings: Vec<_> = places.iter().map(|place| place.standing(now)).collect();
-        let late = places.iter().filter(|place| place.late > 0).map(|place| place.engine);
-        let late: Vec<&'static str> = late.collect();
+        let standings: Vec<_> = places.iter().map(|place| place.standing(examples, now)).collect();
+        let late = places.iter().filter(|place| place.late > 0 || place.is_tried());
+        let late: Vec<(&'static str, bool)> =
+            late.map(|place| (place.engine, place.late > 0)).collect();
         let tried = |place: &Place| Some((place.engine, now.duration_since(place.tried_since?)));
         let tried: Vec<_> = places.iter().filter_map(tried).collect();
         drop(places);
-        let is_late = |engine: &&'static str| late.contains(engine);
-        let Choice { ranked, mut refused } = choose(&standings, &allowed);
-        let (late, mut ranked): (Vec<_>, Vec<_>) = ranked.into_iter().partition(is_late);
-        refused.extend(late.iter().map(|engine| {
-            let reason = "it has not answered an earlier request so far".to_owned();
-            Refusal { engine, reason, failed: true }
-        }));
-        ranked.extend(late);
+        let Choice { mut ranked, mut refused } = choose(&standings, &allowed);
+        // Stable: both parts stay in order.
+        ranked.sort_by_key(|engine| late.iter().any(|(late, _)| late == engine));
+        refused.extend(late.into_iter().filter(|(engine, _)| ranked.contains(engine)).map(
+            |(engine, failed)| {
+                let reason = "it has not answered an earlier request so far".to_owned();
+                Refusal { engine, reason, failed }
+            },
+        ));
         for refusal in refused.iter_mut().filter(|refusal| allowed(refusal.engine)) {
             let tried = tried.iter().find(|(engine, _)| *engine == refusal.engine);
             if let Some((_, time)) = tried {
@@ -361,9 +373,27 @@ impl Loaded {
         }
     }
 
+    /// The session of an engine that is to be held to the CPU's with many examples too.
+    pub(super) fn uncompared(&self, engine: &str) -> Option<AnySession> {
+        let places = self.lock();
+        places.iter().find(|place| place.engine == engine)?.uncompared().cloned()
+    }
+
+    /// Notes what came of a trial with many examples.
+    pub(super) fn put_batches(
+        &self,
+        engine: &str,
+        session: &AnySession,
+        outcome: Result<Batches, Trial>,
+    ) {
+        if let Some(place) = self.lock().iter_mut().find(|place| place.engine == engine) {
+            place.put_batches(outcome, session, Instant::now());
+        }
+    }
+
     /// Lets go of the model in every engine of the CPU but the fastest, and those that answer.
     pub(super) fn keep_fastest_cpu(&self) {
-        let fastest = self.choice(|engine| self.trusts(engine)).ranked.into_iter().next();
+        let fastest = self.choice(1, |engine| self.trusts(engine)).ranked.into_iter().next();
         let mut places = self.lock();
         for place in places.iter_mut().filter(|place| place.cpu) {
             if Some(place.engine) != fastest && !place.wanted {

@@ -1,7 +1,7 @@
 //! A request to an engine, which may go on after whoever asked has turned to the next engine.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use models::tensor::Tensor;
 
@@ -38,6 +38,8 @@ pub(super) struct Call {
     pub(super) session: AnySession,
     pub(super) inputs: Arc<[Tensor]>,
     pub(super) examples: usize,
+    /// Examples that it is given at once, at most.
+    pub(super) most: usize,
     /// The time that one example was measured to take.
     pub(super) time: Option<Duration>,
     /// Whether it has answered for so many examples.
@@ -71,7 +73,7 @@ impl Call {
         }
         // A helper that is at work for others is waited for as long again.
         if matches!(self.session, AnySession::Own(_)) || patience.saturating_mul(2) <= share {
-            return Ok(self.session.run(&self.inputs, patience));
+            return Ok(self.run(model, patience));
         }
         let wait = if last { share } else { self.slow().min(share) };
         let computes = self.at_most(COMPUTES_MAX, COMPUTES).min(wait);
@@ -82,6 +84,28 @@ impl Call {
         seat.leave();
         let outcome = aside.wait(wait.saturating_sub(computes));
         outcome.or_else(|| aside.leave(model, self.engine)).ok_or(wait)
+    }
+
+    /// All examples within `limit`, as many at once as it may be given; the time is the engine's
+    /// own.
+    fn run(&self, model: &Loaded, limit: Duration) -> Outcome {
+        if self.at_once() == self.examples {
+            return self.session.run(&self.inputs, limit);
+        }
+        let (began, mut took) = (Instant::now(), Duration::ZERO);
+        let piece = |piece: &[Tensor]| -> Result<Vec<Tensor>, SessionError> {
+            let left = limit.saturating_sub(began.elapsed());
+            let (outputs, own) = self.session.run(piece, left)?;
+            took += own;
+            Ok(outputs)
+        };
+        let outputs = model.declared.run(self.engine, self.most, &self.inputs, piece)?;
+        Ok((outputs, took))
+    }
+
+    /// The number of examples that it is given at once.
+    pub(super) fn at_once(&self) -> usize {
+        self.examples.min(self.most)
     }
 
     /// Why it took too long, if it did.
@@ -118,7 +142,7 @@ impl Call {
         let aside = Aside(Arc::new((Mutex::new(Slot::Waiting), Condvar::new())));
         let (own, call, model) = (Aside(aside.0.clone()), self.clone(), model.clone());
         let run = move || {
-            let outcome = call.session.run(&call.inputs, call.patience());
+            let outcome = call.run(&model, call.patience());
             if let Some(outcome) = own.done(outcome) {
                 model.late(&call, outcome);
             }
@@ -194,8 +218,6 @@ fn take(slot: &mut Slot) -> Option<Outcome> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use models::artifact::TensorInfo;
     use models::engine::{EngineError, Session};
 
@@ -224,7 +246,8 @@ mod tests {
     fn call(engine: &'static str, usual: bool) -> Call {
         let session = AnySession::Own(Arc::new(Slow(Duration::from_millis(300))));
         let (time, trusted) = (Some(Duration::from_millis(1)), engine != "webgpu");
-        Call { engine, trusted, session, inputs: Arc::default(), examples: 4, time, usual }
+        let most = usize::MAX;
+        Call { engine, trusted, session, inputs: Arc::default(), examples: 4, most, time, usual }
     }
 
     #[test]
@@ -242,7 +265,7 @@ mod tests {
     fn who_is_late_comes_last_until_it_has_answered() {
         let onnx = models::zoo::build("lenet", [1, 8, 8], 4, 1).unwrap();
         let model = Arc::new(Loaded::load(&Cpu::find(&Options::default()), &onnx).unwrap());
-        let late = || model.choice(|_| true).refused.iter().any(|it| it.engine == "native");
+        let late = || model.choice(1, |_| true).refused.iter().any(|it| it.engine == "native");
         assert!(!late());
         let call = call("native", true);
         assert!(call.aside(&model).wait(Duration::from_secs(20)).unwrap().is_ok());
@@ -251,7 +274,7 @@ mod tests {
         assert!(aside.wait(Duration::from_millis(10)).is_none());
         assert!(aside.leave(&model, "native").is_none());
         assert!(late());
-        assert_eq!(model.choice(|_| true).ranked, ["native"], "there is no other");
+        assert_eq!(model.choice(1, |_| true).ranked, ["native"], "there is no other");
         let begun = Instant::now();
         while late() {
             assert!(begun.elapsed() < Duration::from_secs(20));

@@ -15,6 +15,22 @@ const TRIAL_LOST: Duration = Duration::from_mins(5);
 /// Numbers of examples that are remembered, at most.
 const SEEN_MAX: usize = 64;
 
+/// Examples of the trial of a batch: as many as need a run of each size that engines have, 16, 4
+/// and 1.
+pub(in crate::execute::sessions) const BATCH: u32 = 21;
+
+/// What is known of many examples at once in an engine that is none of the CPU's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in crate::execute::sessions) enum Batches {
+    /// They were not compared with the CPU's so far: it gets one example at a time.
+    #[default]
+    Untried,
+    /// The same from now on: it failed with them, or they cannot be compared.
+    Singly,
+    /// It gets them; those of [`BATCH`] took so long, if they were measured.
+    Whole(Option<Duration>),
+}
+
 /// What came of a trial.
 #[derive(Debug)]
 pub(in crate::execute::sessions) enum Trial {
@@ -48,6 +64,7 @@ pub(super) struct Place {
     /// Whether it is one of the CPU's.
     pub(super) cpu: bool,
     pub(super) state: State,
+    batches: Batches,
     pub(super) session: Option<AnySession>,
     pub(super) health: Health,
     /// When a trial in the background was asked for, until it has ended.
@@ -66,13 +83,28 @@ impl Place {
     pub(super) fn new(engine: &'static str, cpu: bool) -> Self {
         let (state, health) = (State::Untried, Health::default());
         let (session, trial, tried_since) = (None, None, None);
-        let (wanted, late, seen) = (false, 0, BTreeSet::new());
-        Self { engine, cpu, state, session, health, trial, tried_since, wanted, late, seen }
+        let (batches, wanted, late) = (Batches::default(), false, 0);
+        let seen = BTreeSet::new();
+        Self {
+            engine,
+            cpu,
+            state,
+            batches,
+            session,
+            health,
+            trial,
+            tried_since,
+            wanted,
+            late,
+            seen,
+        }
     }
 
-    /// How it stands now; a reason says when it is tried again.
-    pub(super) fn standing(&self, now: Instant) -> Standing {
+    /// How it stands now towards a request of so many examples; a reason says when it is tried
+    /// again.
+    pub(super) fn standing(&self, examples: usize, now: Instant) -> Standing {
         let state = match (&self.state, self.health.rests_for(now)) {
+            (State::Measured(one), _) => State::Measured(self.time(*one, examples)),
             (State::Failed(reason), Some(rest)) => {
                 let seconds = rest.as_secs_f64().ceil();
                 State::Failed(format!("{reason} (it is tried again in {seconds} s)"))
@@ -80,6 +112,36 @@ impl Place {
             (state, _) => state.clone(),
         };
         Standing { engine: self.engine, cpu: self.cpu, state }
+    }
+
+    /// The time for so many examples, of which one takes `one`: on the line through what was
+    /// measured.
+    fn time(&self, one: Duration, examples: usize) -> Duration {
+        let examples = u32::try_from(examples).unwrap_or(u32::MAX);
+        let each = match self.batches {
+            Batches::Whole(Some(all)) => all.saturating_sub(one) / (BATCH - 1),
+            Batches::Whole(None) | Batches::Untried | Batches::Singly => one,
+        };
+        one.saturating_add(each.saturating_mul(examples.saturating_sub(1)))
+    }
+
+    /// Examples that it is given at once, at most.
+    pub(super) fn most(&self) -> usize {
+        match self.batches {
+            Batches::Untried | Batches::Singly if !self.cpu => 1,
+            Batches::Untried | Batches::Singly | Batches::Whole(_) => usize::MAX,
+        }
+    }
+
+    /// Its session, where it is to be held to the CPU's with many examples too.
+    pub(super) fn uncompared(&self) -> Option<&AnySession> {
+        let due = self.batches == Batches::Untried && matches!(self.state, State::Measured(_));
+        self.session.as_ref().filter(|_| due && !self.cpu)
+    }
+
+    /// Whether it is at work for a trial, and may answer meanwhile.
+    pub(super) fn is_tried(&self) -> bool {
+        !self.cpu && self.tried_since.is_some()
     }
 
     /// Whether a request that allows no engine that is ready may wait for it.
@@ -98,7 +160,8 @@ impl Place {
         let due = match self.state {
             State::Failed(_) => self.health.is_due(now),
             State::Untried | State::Ready => !self.cpu,
-            State::Measured(_) | State::Refused(_) => false,
+            State::Measured(_) => self.uncompared().is_some(),
+            State::Refused(_) => false,
         };
         let asked = self.trial.is_some_and(|since| now.duration_since(since) < TRIAL_LOST);
         if due && !asked {
@@ -112,6 +175,9 @@ impl Place {
         (self.trial, self.tried_since) = (None, None);
         // The golden input is one example.
         self.seen = BTreeSet::from([1]);
+        if let Batches::Whole(_) = self.batches {
+            self.batches = Batches::Untried;
+        }
         (self.state, self.session) = match trial {
             Trial::Well(state, session) => (state, Some(session)),
             Trial::Busy => (State::Untried, None),
@@ -125,6 +191,33 @@ impl Place {
                 (State::Failed(reason), None)
             }
         };
+    }
+
+    /// Notes what came of a trial with many examples, unless the session that was tried is gone.
+    pub(super) fn put_batches(
+        &mut self,
+        outcome: Result<Batches, Trial>,
+        session: &AnySession,
+        now: Instant,
+    ) {
+        (self.trial, self.tried_since) = (None, None);
+        if !self.session.as_ref().is_some_and(|own| own.is(session)) {
+            return;
+        }
+        match outcome {
+            // There was nobody to compare with, or others were at work: not at once again.
+            Ok(Batches::Untried) => self.trial = Some(now),
+            Ok(batches) => {
+                if let Batches::Whole(Some(_)) = batches {
+                    self.seen.insert(BATCH as usize);
+                }
+                self.batches = batches;
+            }
+            Err(trial) => {
+                self.put(trial, now);
+                self.batches = Batches::Singly;
+            }
+        }
     }
 
     /// Notes that it answered for so many examples.
@@ -167,10 +260,12 @@ mod tests {
         assert!(!place.take_trial(now), "it was asked for");
         place.put(Trial::Failed("out of memory".into()), now);
         assert!(!place.is_open(now) && !place.take_trial(now), "no request waits for it");
-        let State::Failed(reason) = place.standing(now).state else { panic!("{place:?}") };
+        let State::Failed(reason) = place.standing(1, now).state else { panic!("{place:?}") };
         assert!(reason.starts_with("out of memory (it is tried again in "), "{reason}");
         assert!(place.is_open(now + LONG) && place.take_trial(now + LONG));
-        let State::Failed(reason) = place.standing(now + LONG).state else { panic!("{place:?}") };
+        let State::Failed(reason) = place.standing(1, now + LONG).state else {
+            panic!("{place:?}")
+        };
         assert_eq!(reason, "out of memory");
         assert!(place.take_trial(now + LONG + TRIAL_LOST), "a trial that was lost");
     }
@@ -203,6 +298,57 @@ mod tests {
         assert!(place.has_seen(16));
         place.put(Trial::Busy, now);
         assert!(!place.has_seen(16), "another session compiles again");
+    }
+
+    #[test]
+    fn many_examples_take_what_was_measured_and_come_singly_where_they_were_not_compared() {
+        let now = Instant::now();
+        let millis = Duration::from_millis;
+        let session = || {
+            let tract = crate::engines::Cpu::find(&crate::engines::Options::default());
+            tract.load("native", &models::zoo::build("mlp", [1, 4, 4], 2, 1).unwrap()).unwrap()
+        };
+        for (batches, most, of_21, of_41) in [
+            (Batches::Untried, 1, 210, 410),
+            (Batches::Singly, 1, 210, 410),
+            (Batches::Whole(None), usize::MAX, 210, 410),
+            (Batches::Whole(Some(millis(30))), usize::MAX, 30, 50),
+            (Batches::Whole(Some(millis(5))), usize::MAX, 10, 10),
+        ] {
+            let mut place = Place::new("webgpu", false);
+            let session = session();
+            place.put(Trial::Well(State::Measured(millis(10)), session.clone()), now);
+            assert!(place.uncompared().is_some() && place.take_trial(now) && place.most() == 1);
+            place.put_batches(Ok(batches), &session, now);
+            assert!(!place.take_trial(now), "not at once again");
+            assert_eq!(place.take_trial(now + TRIAL_LOST), batches == Batches::Untried);
+            let time = |examples| place.standing(examples, now).state;
+            assert_eq!(time(1), State::Measured(millis(10)));
+            assert_eq!(time(21), State::Measured(millis(of_21)), "{batches:?}");
+            assert_eq!(time(41), State::Measured(millis(of_41)), "{batches:?}");
+            assert_eq!(place.most(), most);
+            assert_eq!(place.has_seen(BATCH as usize), matches!(batches, Batches::Whole(Some(_))));
+        }
+    }
+
+    #[test]
+    fn who_failed_with_many_examples_gets_one_after_the_other_once_it_is_back() {
+        let now = Instant::now();
+        let native = crate::engines::Cpu::find(&crate::engines::Options::default());
+        let onnx = models::zoo::build("mlp", [1, 4, 4], 2, 1).unwrap();
+        let session = || native.load("native", &onnx).unwrap();
+        let well = || Trial::Well(State::Measured(Duration::from_millis(10)), session());
+        let mut place = Place::new("webgpu", false);
+        place.put(well(), now);
+        let tried = place.session.clone().unwrap();
+        place.tried_since = Some(now);
+        assert!(place.is_tried());
+        place.put_batches(Ok(Batches::Whole(None)), &session(), now);
+        assert!(!place.is_tried() && place.most() == 1, "another session was tried");
+        place.put_batches(Err(Trial::Failed("signal 9".into())), &tried, now);
+        assert!(place.session.is_none() && !place.is_open(now) && place.take_trial(now + LONG));
+        place.put(well(), now + LONG);
+        assert!(place.most() == 1 && place.uncompared().is_none());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use async_nats::jetstream::Context;
 use async_nats::{Client, Subscriber};
 use datasets::Datasets;
 use jobs::device::{Facts, Hello, Telemetry};
+use jobs::engine::EngineFacts;
 use jobs::id::{Digest, Millis};
 use jobs::report::Failure;
 use jobs::spec::TaskId;
@@ -145,12 +146,16 @@ impl Device {
             labels: self.config.labels.clone(),
             datasets: self.datasets.facts(),
             engines: engines::names(&self.cpu, known.as_deref()),
-            engine_facts: known.as_ref().map(|known| known.facts()).unwrap_or_default(),
+            engine_facts: known.as_ref().map(|known| self.engine_facts(known)).unwrap_or_default(),
             facts: self.facts.clone(),
             slots: self.config.slots,
             masks: true,
             masks_within: true,
         }
+    }
+
+    fn engine_facts(&self, known: &Engines) -> Vec<EngineFacts> {
+        known.facts().into_iter().chain(self.cpu.facts(&self.facts.cpu)).collect()
     }
 
     /// Finds out which engines of the helper work here; after how long it has a sense to look

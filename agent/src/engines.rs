@@ -15,6 +15,7 @@ pub use self::helper::{Helper, HelperError, HelperSession};
 use self::probe::Keep;
 pub(crate) use self::program::BESIDE;
 pub use self::program::{Kind, Program};
+use self::rates::Rates;
 pub(crate) use self::session::{AnySession, SessionError};
 
 mod child;
@@ -25,6 +26,7 @@ mod polling;
 mod probe;
 mod process;
 mod program;
+mod rates;
 mod session;
 pub mod table;
 #[cfg(test)]
@@ -44,6 +46,9 @@ pub const CPU: [&str; 2] = ["native", "tract"];
 #[derive(Debug, Clone)]
 pub(crate) struct Cpu {
     tract: Result<Helper, String>,
+    /// What measured rates depend on.
+    key: String,
+    rates: Rates,
 }
 
 impl Cpu {
@@ -51,7 +56,33 @@ impl Cpu {
     pub(crate) fn find(options: &Options) -> Self {
         let Options { tract, scratch, threads, .. } = options;
         let program = Program::find(Kind::Tract, tract.as_deref(), scratch.as_deref());
-        Self { tract: program.map(|program| Helper::new("tract", program, *threads)) }
+        let stamp = program.as_ref().map(Program::stamp).unwrap_or_default();
+        let key = format!("{} {stamp}", env!("CARGO_PKG_VERSION"));
+        let read = options.kept.first().filter(|_| !options.afresh);
+        let rates = read.map(|kept| rates::read(kept, &key)).unwrap_or_default();
+        let tract = program.map(|program| Helper::new("tract", program, *threads));
+        Self { tract, key, rates }
+    }
+
+    /// What a device says of them; `device` is the processor's name.
+    pub(crate) fn facts(&self, device: &str) -> Vec<EngineFacts> {
+        let facts = |engine: &str| EngineFacts {
+            engine: engine.to_owned(),
+            unusable: self.tract.as_ref().err().filter(|_| engine == "tract").cloned(),
+            device: Some(device.to_owned()).filter(|device| !device.is_empty()),
+            gflops: self.rates.get(engine).copied(),
+            ..EngineFacts::default()
+        };
+        CPU.map(facts).into()
+    }
+
+    /// Keeps measured rates for agents; which files could not be written.
+    fn keep(&self, rates: &Rates, files: &[PathBuf]) -> Vec<String> {
+        let write = |file: &PathBuf| {
+            let written = rates::write(file, self.key.clone(), rates.clone());
+            Some(format!("{}: {}", file.display(), written.err()?))
+        };
+        files.iter().filter_map(write).collect()
     }
 
     /// Loads an ONNX file into one of [`CPU`].

@@ -55,12 +55,14 @@ pub fn run(args: &ProbeArgs) -> String {
     let helped = Engines::probe(&options, None);
     let cpu = Cpu::find(&options);
     let own = CPU.map(|engine| probe_cpu(&cpu, engine));
+    let rate = |probed: &Probed| Some((probed.engine.clone(), probed.gflops?));
+    let unkept = cpu.keep(&own.iter().filter_map(rate).collect(), &options.kept);
     let all: Vec<Probed> = own.into_iter().chain(helped.probed).collect();
     if args.json {
         return serde_json::to_string_pretty(&all).expect("names and numbers are JSON");
     }
     let mut shown = text(&all);
-    for problem in &helped.problems {
+    for problem in helped.problems.iter().chain(&unkept) {
         let _ = write!(shown, "\nnot refreshed: {problem}");
     }
     shown
@@ -143,13 +145,7 @@ mod tests {
         let accel = Some(testing::write(folder.path(), Fake::Good));
         let tract = Some(testing::write(folder.path(), Fake::Plain));
         let state_dir = Some(folder.path().to_owned());
-        let args = ProbeArgs {
-            accel,
-            tract,
-            onnxruntime: None,
-            state_dir: state_dir.clone(),
-            json: false,
-        };
+        let args = ProbeArgs { accel, tract, onnxruntime: None, state_dir, json: false };
         std::fs::write(folder.path().join(KEPT), "of an earlier probe").unwrap();
         let shown = run(&args);
         let line = |engine: &str| shown.lines().find(|line| line.starts_with(engine)).unwrap();
@@ -163,7 +159,20 @@ mod tests {
         assert_eq!(all.len(), CPU.len() + HELPED.len());
         let kept = std::fs::read_to_string(folder.path().join(KEPT)).unwrap();
         assert!(kept.contains("a fake"), "{kept}");
+        let read = |tract| {
+            let kept = vec![folder.path().join(KEPT)];
+            Cpu::find(&Options { tract, kept, ..Options::default() }).facts("a processor")
+        };
+        let facts = read(args.tract.clone());
+        assert_eq!(facts.iter().map(|it| it.engine.as_str()).collect::<Vec<_>>(), CPU);
+        for it in facts {
+            assert!(it.gflops.is_some() && it.unusable.is_none(), "{it:?}");
+            assert_eq!(it.device.as_deref(), Some("a processor"));
+        }
         let absent = Some(folder.path().join("absent"));
+        let facts = read(absent.clone());
+        assert!(facts[1].unusable.as_ref().unwrap().contains("No such file"), "{facts:?}");
+        assert_eq!(facts[1].gflops, None, "of another helper");
         let shown = run(&ProbeArgs { accel: absent.clone(), tract: absent, ..args.clone() });
         let line = |engine: &str| shown.lines().find(|line| line.starts_with(engine)).unwrap();
         assert!(line("native").contains("yes"), "{shown}");

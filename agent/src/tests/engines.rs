@@ -146,6 +146,10 @@ async fn a_faster_engine_answers_once_it_was_compared() {
     };
     assert_eq!(hello.engines[0], "cuda");
     assert_eq!(hello.engine_facts[0].device.as_deref(), Some("a fake"));
+    let of = |engine| hello.engine_facts.iter().find(|facts| facts.engine == engine).unwrap();
+    for engine in crate::engines::CPU {
+        assert_eq!(of(engine).unusable, None, "{engine}");
+    }
     agent.stop().await;
 }
 

@@ -164,7 +164,8 @@ fn details(record: &DeviceRecord, now: Millis) -> String {
     row("engines", hello.engines.join(", "));
     for engine in &hello.engine_facts {
         let rate = engine.gflops.map(|rate| format!("{rate:.0} GFLOP/s"));
-        let has = [&engine.device, &engine.driver, &engine.library, &rate];
+        let memory = engine.memory.map(|memory| table::bytes(memory.0));
+        let has = [&engine.device, &engine.driver, &engine.library, &memory, &rate];
         let has: Vec<&str> = has.into_iter().flatten().map(String::as_str).collect();
         let text =
             engine.unusable.as_ref().map_or_else(|| has.join(", "), |why| format!("no: {why}"));
@@ -216,6 +217,10 @@ mod tests {
             "hello": {
                 "device": "pi-1", "instance": "a", "started_at": 0, "heartbeat_ms": 2000,
                 "agent_version": "0.1.0", "engines": ["tract", "native"], "slots": 2,
+                "engine_facts": [
+                    {"engine": "cuda", "device": "Orin", "driver": "v", "memory": 8_000_000_000_u64,
+                        "gflops": 900.4},
+                    {"engine": "tract", "unusable": "no such file"}],
                 "groups": ["lab"], "labels": {"site": "attic"},
                 "datasets": [{"name": "digits", "format": "idx", "shape": [1, 8, 8],
                     "classes": 2, "train_examples": 479, "test_examples": 120,
@@ -254,6 +259,8 @@ mod tests {
         assert_eq!(lines[0], "device       pi-1");
         assert_eq!(lines[1], "state        online, seen now");
         assert!(lines.contains(&"labels       site=attic"), "{text}");
+        assert!(lines.contains(&"cuda         Orin, v, 8.0 GB, 900 GFLOP/s"), "{text}");
+        assert!(lines.contains(&"tract        no: no such file"), "{text}");
         assert!(lines.contains(&"temperature  cpu 48.3 C"), "{text}");
         assert!(text.contains("per class: 400 79"), "{text}");
         let refused = "not used     update of job j1, round 3, now: left out: far";

@@ -51,6 +51,8 @@ pub(crate) enum Fake {
     EndsAtOnce,
     /// Ends while it loads a model.
     EndsLoading,
+    /// The same, but only one of its processes does.
+    EndsLoadingOnce,
     /// Says nothing when it is started; as `ort-cpu` it is good.
     HangsAtHello,
     /// Does not end loading a model; as `ort-cpu` it is good.
@@ -58,7 +60,7 @@ pub(crate) enum Fake {
 }
 
 impl Fake {
-    const ALL: [Fake; 20] = [
+    const ALL: [Fake; 21] = [
         Fake::Plain,
         Fake::Good,
         Fake::Both,
@@ -77,6 +79,7 @@ impl Fake {
         Fake::LoadsLater,
         Fake::EndsAtOnce,
         Fake::EndsLoading,
+        Fake::EndsLoadingOnce,
         Fake::HangsAtHello,
         Fake::HangsLoading,
     ];
@@ -140,6 +143,7 @@ fn fake_helper() {
                 refuse(&mut out, "out of memory");
             }
             Request::Load { .. } if fake == Fake::EndsLoading => end(3),
+            Request::Load { .. } if fake == Fake::EndsLoadingOnce && is_first(path) => end(3),
             Request::Load { .. } if hangs => hang(),
             Request::Load { session } => {
                 let model = match Tract.load(&body) {
@@ -254,6 +258,7 @@ fn misbehave(fake: Fake, path: &str, out: &mut impl Write) {
         | Fake::LoadsLater
         | Fake::EndsAtOnce
         | Fake::EndsLoading
+        | Fake::EndsLoadingOnce
         | Fake::HangsAtHello
         | Fake::HangsLoading => {}
     }

@@ -24,7 +24,7 @@ impl Run {
     pub(super) async fn infer(&self, task: InferTask, input: Bytes) -> Result<Outcome, Failure> {
         let (device, sessions) = (&self.executor.device, &self.executor.sessions);
         let until = self.until();
-        let getting = sessions.get(&task.model.digest, device);
+        let getting = sessions.get(&task.model.digest, device, until.into());
         let ready = tokio::time::timeout_at(until.into(), getting).await.map_err(|_| {
             let limit = until.saturating_duration_since(self.arrived);
             let message = format!("the model was not ready within {limit:?}: it is being loaded");

@@ -1,16 +1,19 @@
 //! Models ready to answer: loaded once, kept while they are used, bounded.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
+use futures::future::{Either, select};
 use futures::stream::FuturesUnordered;
 use jobs::id::{BlobRef, Bytes as Size, Digest};
 use jobs::report::{Failure, FailureCode};
 use models::artifact::{Descriptor, Manifest, ModelConfig};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use self::loaded::Loaded;
+use self::loaded::{Loaded, Unloaded};
 use super::compute::apart;
 use super::panic_failure;
 use crate::cache::{Cache, Gates, Keep};
@@ -46,11 +49,13 @@ impl Sessions {
     }
 
     /// The model of a manifest, loaded if it is not ready; many requests share one loading, which
-    /// goes on for the next ones where nobody waits any more.
+    /// goes on for the next ones where nobody waits any more. The one that begins it waits for
+    /// engines of the CPU for a part of the time `until` it is to be answered.
     pub(super) async fn get(
         self: &Arc<Self>,
         manifest: &Digest,
         device: &Arc<Device>,
+        until: Instant,
     ) -> Result<Arc<Ready>, Failure> {
         if let Some(ready) = self.find(manifest) {
             return Ok(ready);
@@ -62,16 +67,21 @@ impl Sessions {
         let (sessions, manifest, device) = (self.clone(), manifest.clone(), device.clone());
         let loading = tokio::spawn(async move {
             let _only_one = only_one;
-            sessions.load(manifest, device).await
+            sessions.load(manifest, device, until).await
         });
         loading.await.unwrap_or_else(|_| Err(panic_failure("loading the model")))
     }
 
-    async fn load(&self, manifest: Digest, device: Arc<Device>) -> Result<Arc<Ready>, Failure> {
+    async fn load(
+        &self,
+        manifest: Digest,
+        device: Arc<Device>,
+        until: Instant,
+    ) -> Result<Arc<Ready>, Failure> {
         let fetched = Box::pin(fetch(&manifest, &device.cache)).await?;
         // An engine may take minutes; the agent may end meanwhile.
         let (here, device) = (device.engines(), Arc::downgrade(&device));
-        let model = Arc::new(load(&here, &fetched.onnx).await?);
+        let model = Arc::new(load(&here, &fetched.onnx, patience(until)).await?);
         let Fetched { config, onnx, blob } = fetched;
         let ready = Arc::new(Ready { config, model, onnx: blob });
         self.insert(manifest, ready.clone());
@@ -123,7 +133,7 @@ impl Ready {
             return Ok(());
         }
         let left = until.saturating_duration_since(Instant::now());
-        let (half, patience) = (until - left / 2, calibrate::ALONE.min(left / 4));
+        let (half, patience) = (until - left / 2, patience(until));
         let fetched = timeout_at(until, device.cache.get(&self.onnx, Keep::Disk)).await;
         let Ok(onnx) = fetched else { return Ok(()) };
         let onnx = onnx?;
@@ -172,19 +182,41 @@ async fn fetch(manifest: &Digest, cache: &Cache) -> Result<Fetched, Failure> {
     Ok(Fetched { config, onnx, blob })
 }
 
-/// Loads a model into the first engine of the CPU that takes it, or ONNX Runtime.
-async fn load(here: &EnginesHere, onnx: &Bytes) -> Result<Loaded, Failure> {
+/// How long a request that is to be answered `until` then waits for an engine that hangs.
+fn patience(until: Instant) -> Duration {
+    calibrate::ALONE.min(until.saturating_duration_since(Instant::now()) / 4)
+}
+
+/// Loads a model into the first engine of the CPU that takes it. Where none has it after `patience`
+/// ONNX Runtime may come first.
+async fn load(here: &EnginesHere, onnx: &Bytes, patience: Duration) -> Result<Loaded, Failure> {
     let (bytes, cpu) = (onnx.clone(), here.cpu.clone());
-    let loaded = apart("load".to_owned(), move || Loaded::load(&cpu, &bytes)).await;
+    let mut loading = pin!(apart("load".to_owned(), move || Loaded::load(&cpu, &bytes)));
+    let loaded = if let Ok(loaded) = timeout(patience, &mut loading).await {
+        loaded
+    } else {
+        let instead = pin!(load_instead(here, onnx, Unloaded::late(patience)));
+        match select(loading, instead).await {
+            Either::Left((loaded, _)) => loaded,
+            Either::Right((Ok(model), _)) => return Ok(model),
+            Either::Right((Err(_), loading)) => loading.await,
+        }
+    };
     match loaded.map_err(|reason| panicked(&reason))? {
         Ok(model) => Ok(model),
-        Err(unloaded) if unloaded.is_final() => {
-            let (engines, bytes) = (here.helped().await, onnx.clone());
-            let loaded = apart("load".to_owned(), move || unloaded.load(&engines, &bytes)).await;
-            loaded.map_err(|reason| panicked(&reason))?
-        }
-        Err(unloaded) => Err(unloaded.failure()),
+        Err(unloaded) => load_instead(here, onnx, unloaded).await,
     }
+}
+
+/// Loads a model into ONNX Runtime.
+async fn load_instead(
+    here: &EnginesHere,
+    onnx: &Bytes,
+    unloaded: Unloaded,
+) -> Result<Loaded, Failure> {
+    let (engines, bytes) = (here.helped().await, onnx.clone());
+    let loaded = apart("load".to_owned(), move || unloaded.load(&engines, &bytes)).await;
+    loaded.map_err(|reason| panicked(&reason))?
 }
 
 fn panicked(reason: &str) -> Failure {

@@ -9,10 +9,12 @@ use jobs::spec::{InferInput, InferTask, TensorHeader};
 use models::artifact::ModelConfig;
 use models::train::{Sgd, Trainer};
 
+use self::unchecked::waves;
 use super::infer::inferred;
 use super::*;
 
 mod many;
+mod unchecked;
 
 const SIDE: usize = 128;
 /// Within this an answer comes, also where an engine hangs: less than a helper may take to answer.
@@ -28,16 +30,6 @@ fn onnx(side: usize) -> Vec<u8> {
     let graph = models::zoo::build("resnet8", [3, side, side], 10, 1).unwrap();
     let sgd = Sgd { learning_rate: 0.0, momentum: 0.0, weight_decay: 0.0 };
     Trainer::new(&graph, sgd).unwrap().to_inference_onnx()
-}
-
-/// A model that `native` does not take.
-fn waves() -> Vec<u8> {
-    let mut model = models::onnx::parse(&slow_onnx()).unwrap();
-    let graph = model.graph.as_mut().unwrap();
-    let name = graph.output[0].name.clone();
-    graph.output[0].name = "waves".to_owned();
-    graph.node.push(models::onnx::NodeProto::new("waves", "Sin", &[&name], &["waves"]));
-    model.to_bytes()
 }
 
 async fn slow_model(world: &World) -> ModelRef {
@@ -188,42 +180,6 @@ async fn who_asks_for_an_engine_is_told_why_another_one_answered() {
         assert!(engine == "ort-cpu" && reason.contains(words), "{engine}: {reason}");
         let (report, _) = world.infer(&ask(&model, "native"), &input(1)).await;
         assert!(inferred(report).refused_engines.is_empty(), "nobody asked for it");
-        agent.stop().await;
-    }
-}
-
-/// `native` does not take the model, and the other engine of the CPU is absent.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_no_engine_of_the_cpu_takes_onnx_runtime_answers_unchecked() {
-    let world = World::new().await;
-    let (absent, dir) = (world.dir.path().join("absent"), world.dir.path());
-    for (fake, tract, answers) in [
-        (Fake::Good, testing::write(dir, Fake::Plain), Some("tract")),
-        (Fake::Good, absent.clone(), None),
-        (Fake::Both, absent, Some("ort-cpu")),
-    ] {
-        let accel = Some(testing::write(dir, fake));
-        let agent = world.join(Config { accel, tract: Some(tract), ..world.config() }).await;
-        let model = world.register(waves(), &ModelConfig::default()).await;
-        let (report, _) = world.infer(&ask(&model, ""), &input(1)).await;
-        let Some(answers) = answers else {
-            let failure = failure_of(report);
-            assert_eq!(failure.code, FailureCode::EngineUnavailable);
-            let words = ["absent: No such file", "; ort-cpu: this is a fake"];
-            assert!(words.iter().all(|words| failure.message.contains(words)), "{failure:?}");
-            agent.stop().await;
-            continue;
-        };
-        let report = inferred(report);
-        assert_eq!(report.engine, answers);
-        let told = |report: &InferReport| {
-            report.refused_engines.iter().any(|refused| refused.reason.contains("no second engine"))
-        };
-        assert_eq!(told(&report), answers == "ort-cpu", "{report:?}");
-        // It is held to the one that answers, whoever that is.
-        let (report, _) = world.infer(&ask(&model, "cuda"), &input(1)).await;
-        let report = inferred(report);
-        assert!(report.engine == "cuda" && !told(&report), "{report:?}");
         agent.stop().await;
     }
 }

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use models::artifact::TensorInfo;
 use models::engine::choice::{State, compare};
-use models::engine::frames::Cause;
 use models::tensor::{Data, Tensor};
 
 use super::super::compute::apart;
@@ -239,22 +238,8 @@ fn load(
     cpu: &Cpu,
     known: Option<&Engines>,
 ) -> Result<AnySession, Trial> {
-    let passes = !CPU.contains(&engine);
-    let trial = |error: &SessionError| match error {
-        SessionError::Helped(HelperError::Busy(_)) => Trial::Busy,
-        SessionError::Helped(HelperError::Failed(_) | HelperError::Gone(_)) => {
-            Trial::Failed(error.to_string())
-        }
-        // Such as memory that lacked.
-        SessionError::Helped(HelperError::Refused { cause: Cause::Other, .. }) if passes => {
-            Trial::Failed(error.to_string())
-        }
-        SessionError::Own(_)
-        | SessionError::Absent(_)
-        | SessionError::Helped(HelperError::Refused { .. }) => Trial::Refused(error.to_string()),
-    };
     if CPU.contains(&engine) {
-        return cpu.load(engine, onnx).map_err(|error| trial(&error));
+        return cpu.load(engine, onnx).map_err(|error| Trial::of_loading(&error, false));
     }
     let Some(helper) = known.and_then(|known| known.helper(engine)) else {
         let reason = known.and_then(|known| known.unusable(engine));
@@ -264,7 +249,7 @@ fn load(
     };
     match helper.session(onnx) {
         Ok(session) => Ok(AnySession::Helped(Arc::new(session))),
-        Err(error) => Err(trial(&error.into())),
+        Err(error) => Err(Trial::of_loading(&error.into(), true)),
     }
 }
 

@@ -32,7 +32,7 @@ const LONG: Duration = Duration::from_secs(20);
 pub(in crate::execute) struct Loaded {
     declared: Declared,
     places: Mutex<Vec<Place>>,
-    /// Where no engine of the CPU takes it: why nobody checks the engine that others are held to.
+    /// Where no engine of the CPU took it: why nobody checks the engine in their place.
     unchecked: Option<RefusedEngine>,
     pub(super) turns: Turns,
 }
@@ -67,7 +67,7 @@ impl Loaded {
                         place.put(Trial::Well(State::Ready, session), now);
                     }
                     Err(error) => {
-                        place.put(Trial::Refused(error.to_string()), now);
+                        place.put(Trial::of_loading(&error, false), now);
                         refused.push((engine, error));
                     }
                 }
@@ -143,7 +143,8 @@ impl Loaded {
                         self.failed(call.engine, &call.session, reason);
                     }
                     let again = self.answered(&call);
-                    refused.extend(self.unchecked.iter().filter(|_| call.trusted).cloned());
+                    let unchecked = call.trusted && !CPU.contains(engine);
+                    refused.extend(self.unchecked.iter().filter(|_| unchecked).cloned());
                     return Ok(Answered { outputs, engine, took, refused, again });
                 }
                 Ok(Err(error)) => error,
@@ -365,9 +366,15 @@ impl Loaded {
         named?.session.clone()
     }
 
-    /// Notes what came of a trial.
+    /// Notes what came of a trial. Where an engine of the CPU has the model at last, those that were
+    /// not held to one are.
     pub(super) fn put(&self, engine: &str, trial: Trial) {
         let mut places = self.lock();
+        let checks = CPU.contains(&engine) && matches!(trial, Trial::Well(..));
+        let in_its_place = |place: &Place| place.cpu && !CPU.contains(&place.engine);
+        if checks && places.iter().any(in_its_place) {
+            places.iter_mut().filter(|place| !CPU.contains(&place.engine)).for_each(Place::compare);
+        }
         if let Some(place) = places.iter_mut().find(|place| place.engine == engine) {
             place.put(trial, Instant::now());
         }

@@ -5,9 +5,10 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use models::engine::choice::{Standing, State};
+use models::engine::frames::Cause;
 
 use super::super::health::Health;
-use crate::engines::AnySession;
+use crate::engines::{AnySession, HelperError, SessionError};
 
 /// After so long a trial that was asked for and did not end is asked for again.
 const TRIAL_LOST: Duration = Duration::from_mins(5);
@@ -44,6 +45,26 @@ pub(in crate::execute::sessions) enum Trial {
     Failed(String),
     /// It gave other numbers than the CPU.
     Wrong(String),
+}
+
+impl Trial {
+    /// Of an engine that did not load the model; what it lacks `passes`, such as memory, or tells of
+    /// the model.
+    pub(in crate::execute::sessions) fn of_loading(error: &SessionError, passes: bool) -> Self {
+        let reason = error.to_string();
+        match error {
+            SessionError::Helped(HelperError::Busy(_)) => Self::Busy,
+            SessionError::Helped(HelperError::Failed(_) | HelperError::Gone(_)) => {
+                Self::Failed(reason)
+            }
+            SessionError::Helped(HelperError::Refused { cause: Cause::Other, .. }) if passes => {
+                Self::Failed(reason)
+            }
+            SessionError::Own(_)
+            | SessionError::Absent(_)
+            | SessionError::Helped(HelperError::Refused { .. }) => Self::Refused(reason),
+        }
+    }
 }
 
 impl fmt::Display for Trial {
@@ -191,6 +212,17 @@ impl Place {
                 (State::Failed(reason), None)
             }
         };
+    }
+
+    /// It is to be held to an engine of the CPU before it answers again.
+    pub(super) fn compare(&mut self) {
+        self.cpu = false;
+        if let State::Measured(_) = self.state {
+            self.state = State::Ready;
+        }
+        if let Batches::Whole(_) = self.batches {
+            self.batches = Batches::Untried;
+        }
     }
 
     /// Notes what came of a trial with many examples, unless the session that was tried is gone.

@@ -1,20 +1,20 @@
-//! A model that no engine of the CPU takes: ONNX Runtime on the processor is in their place. Nobody
-//! checks its numbers, and other engines are held to them.
+//! A model that no engine of the CPU takes, or has in time: ONNX Runtime on the processor is in
+//! their place until one has it. Nobody checks its numbers, and other engines are held to them.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jobs::report::{Failure, FailureCode, RefusedEngine};
 use models::engine::choice::State;
 
 use super::place::{Place, Trial};
 use super::{Loaded, failures};
-use crate::engines::{AnySession, Engines, HelperError, SessionError};
+use crate::engines::{AnySession, CPU, Engines, SessionError};
 
 /// The engine in the place of the CPU's.
 const ENGINE: &str = "ort-cpu";
 
-/// What is known of a model that no engine of the CPU took.
+/// What is known of a model that no engine of the CPU has.
 #[derive(Debug)]
 pub(in crate::execute::sessions) struct Unloaded {
     places: Vec<Place>,
@@ -26,21 +26,16 @@ impl Unloaded {
         Self { places, refused }
     }
 
-    /// Whether another engine may take the model: not where one of the CPU's failed, and may take
-    /// it the next time.
-    pub(in crate::execute::sessions) fn is_final(&self) -> bool {
-        self.refused.iter().all(|(_, error)| match error {
-            SessionError::Own(_)
-            | SessionError::Absent(_)
-            | SessionError::Helped(HelperError::Refused { .. }) => true,
-            SessionError::Helped(
-                HelperError::Failed(_) | HelperError::Gone(_) | HelperError::Busy(_),
-            ) => false,
-        })
+    /// After so long none has it, and one is being tried still.
+    pub(in crate::execute::sessions) fn late(waited: Duration) -> Self {
+        let [.., last] = CPU;
+        let reason = format!("it does not have the model after {waited:?}");
+        let places = CPU.map(|engine| Place::new(engine, true)).into();
+        Self { places, refused: vec![(last, SessionError::Absent(reason))] }
     }
 
     /// The last engine takes the most models, so its reason is the one that counts.
-    pub(in crate::execute::sessions) fn failure(&self) -> Failure {
+    fn failure(&self) -> Failure {
         let none = || Failure::new(FailureCode::Internal, "no engine of the CPU".to_owned());
         self.refused.last().map_or_else(none, |(_, error)| failures::of_session(error))
     }

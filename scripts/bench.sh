@@ -9,7 +9,7 @@
 #   scripts/bench.sh takeover            how soon a killed broker or device is missed
 #   scripts/bench.sh scale               a round of 1,000 devices, 10,000 that are there
 #   scripts/bench.sh bytes               encodings of updates: bytes, time, accuracy
-#   scripts/bench.sh infer               answers beside ONNX Runtime; three minutes
+#   scripts/bench.sh infer               answers beside ONNX Runtime; five minutes
 #   scripts/bench.sh infer --families resnet8 --sides 32
 #   scripts/bench.sh train               training steps beside PyTorch; ten minutes
 #   scripts/bench.sh train --networks cnn,resnet8 --threads 1 --steps 5
@@ -26,6 +26,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # What counts of the agent is the file that is copied to devices.
-case " ${*:-start} " in *" start "* | *" train "* | *" reference "*) scripts/dist.sh "dunlin-agent-$(uname -m)" ;; esac
+case " ${*:-start} " in
+    *" start "* | *" infer "* | *" train "* | *" reference "*) scripts/dist.sh "dunlin-agent-$(uname -m)" ;;
+esac
 cargo build --release -p agent -p broker-api -p tract-helper -p accel -p tests --bins
 exec "${CARGO_TARGET_DIR:-target}/release/bench" "$@"

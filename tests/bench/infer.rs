@@ -12,12 +12,15 @@ use models::train::{Sgd, Trainer};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Deserialize;
 use tests::helper::Started;
+use tests::process::static_agent;
 
 use crate::figures::heading;
 
 use self::helped::Helped;
+use self::shipped::Shipped;
 
 mod helped;
+mod shipped;
 
 /// What is measured of an answer.
 #[derive(Debug, Args)]
@@ -47,25 +50,41 @@ const TURN: Duration = Duration::from_millis(60);
 
 const CLASSES: usize = 10;
 
-pub(crate) fn measure(options: &Options) {
+pub(crate) async fn measure(options: &Options) {
     heading(&format!(
         "an answer, one example, 1 thread: processor time, ms; medians of {} turns of everyone",
         options.turns
     ));
+    let mut shipped = Vec::new();
+    match static_agent() {
+        Some(program) => shipped.push(Shipped::start(&program).await),
+        None => println!("  the static build is not there: scripts/dist.sh"),
+    }
     println!(
-        "  {:<16}{:>5}{:>10}{:>10}{:>14}{:>8}  {:<12}{:>10}{:>10}",
-        "NETWORK", "SIDE", "NATIVE", "TRACT", "ONNX RUNTIME", "RATIO", "BAR", "DIFFERS", "TRACT"
+        "  {:<16}{:>5}{:>10}{:>10}{:>14}{:>8}  {:<12}{:>10}{:>10}{:>16}{:>10}{:>8}  BAR",
+        "NETWORK",
+        "SIDE",
+        "NATIVE",
+        "TRACT",
+        "ONNX RUNTIME",
+        "RATIO",
+        "BAR",
+        "DIFFERS",
+        "TRACT",
+        "STATIC: NATIVE",
+        "TRACT",
+        "RATIO"
     );
     for &side in &options.sides {
         for family in &options.families {
             if side < 64 || family != "resnet8" {
-                measure_one(family, side, options.turns);
+                measure_one(family, side, options.turns, &shipped).await;
             }
         }
     }
 }
 
-fn measure_one(family: &str, side: usize, turns: usize) {
+async fn measure_one(family: &str, side: usize, turns: usize, shipped: &[Shipped]) {
     let folder = tempfile::tempdir().unwrap();
     let (onnx, input) = network(family, side);
     let peer = Peer::start(folder.path(), &onnx, &input);
@@ -77,6 +96,10 @@ fn measure_one(family: &str, side: usize, turns: usize) {
     let onnx_runtime = Started::onnx_runtime(1);
     let mut onnx_runtime = onnx_runtime.map(|started| Helped::new(started, &onnx, &tensor));
     let mut peer = peer;
+    let mut asked = Vec::new();
+    for shipped in shipped {
+        asked.push(shipped.model(&format!("{family}-{side}"), &onnx, &tensor).await);
+    }
     let mut times: [Vec<f64>; 4] = Default::default();
     for _ in 0..turns {
         times[0].push(native.turn(&tensor));
@@ -90,6 +113,9 @@ fn measure_one(family: &str, side: usize, turns: usize) {
         if let Some(helper) = &mut onnx_runtime {
             helper.turn(&tensor);
         }
+        for asked in &mut asked {
+            asked.turn().await;
+        }
     }
     let [native_ms, tract_ms, peer_ms, peer_wall_ms] = times.map(median);
     print!("  {family:<16}{side:>5}{native_ms:>10.3}{tract_ms:>10.3}");
@@ -97,14 +123,25 @@ fn measure_one(family: &str, side: usize, turns: usize) {
         println!("  ONNX Runtime is missing: scripts/setup.sh tests");
         return;
     };
-    let ratio = native_ms.min(tract_ms) / peer_ms;
-    let bar = format!("{BAR} {}", if ratio <= BAR { "held" } else { "MISSED" });
+    let (ratio, bar) = against_bar(native_ms.min(tract_ms), peer_ms);
     let [ours, theirs] = [&native, &tract].map(|ours| difference(&ours.output, &peer.output));
-    println!("{peer_ms:>14.3}{ratio:>8.2}  {bar:<12}{ours:>10.1e}{theirs:>10.1e}");
+    print!("{peer_ms:>14.3}{ratio:>8.2}  {bar:<12}{ours:>10.1e}{theirs:>10.1e}");
+    for asked in asked {
+        let [native_ms, tract_ms] = asked.medians();
+        let (ratio, bar) = against_bar(native_ms.min(tract_ms), peer_ms);
+        print!("{native_ms:>16.3}{tract_ms:>10.3}{ratio:>8.2}  {bar}");
+    }
+    println!();
     println!("{}", tract_helper.report("tract", None));
     if let Some(helper) = onnx_runtime {
         println!("{}", helper.report("ort-cpu", Some(peer_wall_ms)));
     }
+}
+
+/// The share of ONNX Runtime's time, and whether it is within the bar.
+fn against_bar(ms: f64, peer_ms: f64) -> (f64, String) {
+    let ratio = ms / peer_ms;
+    (ratio, format!("{BAR} {}", if ratio <= BAR { "held" } else { "MISSED" }))
 }
 
 /// A family for inference, and an example.

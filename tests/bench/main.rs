@@ -102,7 +102,7 @@ async fn main() {
             Section::Attack => attack::measure().await,
             Section::Takeover => takeover::measure().await,
             Section::Scale => scale::measure().await,
-            Section::Infer => infer::measure(&args.infer),
+            Section::Infer => infer::measure(&args.infer).await,
             Section::Train => train::measure(&args.train),
             Section::Secagg => secagg::measure(&args.secagg),
             Section::Privacy => privacy::measure().await,

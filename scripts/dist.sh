@@ -4,18 +4,21 @@
 #
 #   scripts/dist.sh                                       all
 #   scripts/dist.sh dunlin-agent-armv7 dunlin-x86_64      those that are named
+#   scripts/dist.sh dunlin-agent-malloc-x86_64            one to be measured, see `others`
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 all=(dunlin-accel-{x86_64,aarch64} dunlin-agent-accel-{x86_64,aarch64}
     dunlin-agent-{x86_64,aarch64,armv7} dunlin-tract-{x86_64,aarch64,armv7} dunlin-{x86_64,aarch64})
+# Not for devices: with musl's allocator in place of mimalloc, which `make bench` puts beside it.
+others=(dunlin-agent-malloc-{x86_64,aarch64})
 # The oldest glibc that helpers run with.
 glibc=2.27
 
 say() { printf 'dist: %s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
 
-# Builds one file of `all`.
+# Builds one file of `all` or `others`.
 make_file() {
     local architecture=${1##*-} target package program level=z features=() inside=()
     case $1 in
@@ -28,7 +31,10 @@ make_file() {
     program=${1%-"$architecture"}
     if [ "$package" = agent ]; then
         carry tract "$architecture"
-        if [ "$program" = dunlin-agent-accel ]; then carry accel "$architecture"; fi
+        case $program in
+            *-accel) carry accel "$architecture" ;;
+            *-malloc) features+=(--features system-allocator) ;;
+        esac
         program=dunlin-agent
     fi
     build_for "$target" rustc
@@ -68,6 +74,7 @@ carry() {
 copy() {
     local as=${1%-*} device
     case $1 in
+        dunlin-agent-malloc-*) return ;;
         dunlin-agent-accel-x86_64) as=dunlin-agent device="PC, with its GPU" ;;
         dunlin-agent-accel-aarch64) as=dunlin-agent device="Jetson; 64-bit ARM with a GPU" ;;
         dunlin-agent-x86_64) device="PC" ;;
@@ -96,7 +103,10 @@ command -v readelf >/dev/null || fail "readelf is missing: apt-get install binut
 command -v xz >/dev/null || fail "xz is missing: apt-get install xz-utils"
 if [ $# = 0 ]; then set -- "${all[@]}"; fi
 for name in "$@"; do
-    case " ${all[*]} " in *" $name "*) ;; *) fail "$name is none of ${all[*]}" ;; esac
+    case " ${all[*]} ${others[*]} " in
+        *" $name "*) ;;
+        *) fail "$name is none of ${all[*]}; ${others[*]}" ;;
+    esac
 done
 made=()
 for name in "$@"; do

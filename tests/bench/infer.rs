@@ -12,7 +12,7 @@ use models::train::{Sgd, Trainer};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Deserialize;
 use tests::helper::Started;
-use tests::process::static_agent;
+use tests::process::{static_agent, static_agent_with_malloc};
 
 use crate::figures::heading;
 
@@ -59,6 +59,10 @@ pub(crate) async fn measure(options: &Options) {
     match static_agent() {
         Some(program) => shipped.push(Shipped::start(&program).await),
         None => println!("  the static build is not there: scripts/dist.sh"),
+    }
+    if let Some(program) = static_agent_with_malloc() {
+        println!("  the last columns: a static build with the C library's allocator");
+        shipped.push(Shipped::start(&program).await);
     }
     println!(
         "  {:<16}{:>5}{:>10}{:>10}{:>14}{:>8}  {:<12}{:>10}{:>10}{:>16}{:>10}{:>8}  BAR",

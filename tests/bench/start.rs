@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
-use tests::process::{program, static_agent};
+use tests::process::{program, static_agent, static_agent_with_malloc};
 use tests::world::World;
 
 use crate::figures::{Times, against_bar, against_limit, heading, mb, ms};
@@ -21,6 +21,9 @@ pub(crate) async fn measure() {
     match static_agent() {
         Some(path) => measure_build("static build that is copied to devices", &path).await,
         None => println!("\nthe static build is not there: scripts/dist.sh"),
+    }
+    if let Some(path) = static_agent_with_malloc() {
+        measure_build("the same with the C library's allocator", &path).await;
     }
 }
 

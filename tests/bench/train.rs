@@ -6,7 +6,7 @@ use std::process::Command;
 
 use clap::Args;
 use serde::Deserialize;
-use tests::process::{program, static_agent};
+use tests::process::{program, static_agent, static_agent_with_malloc};
 
 use crate::figures::heading;
 use crate::pytorch::{PyTorch, json_lines};
@@ -102,6 +102,7 @@ pub(crate) fn measure(options: &Options) {
         Some(path) => builds.insert(0, ("static", path)),
         None => println!("  the static build is not there: scripts/dist.sh"),
     }
+    builds.extend(static_agent_with_malloc().map(|path| ("malloc", path)));
     let unbarred = |name: &String| NETWORKS.iter().all(|bars| bars.family != name);
     let named = options.networks.iter().filter(|name| unbarred(name));
     let named: Vec<&str> = named.map(String::as_str).collect();

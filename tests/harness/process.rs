@@ -121,7 +121,17 @@ pub fn program(name: &str) -> PathBuf {
 
 /// The static agent that `scripts/dist.sh` builds, if it did.
 pub fn static_agent() -> Option<PathBuf> {
-    let name = format!("../dist/dunlin-agent-{}", std::env::consts::ARCH);
+    dist("dunlin-agent")
+}
+
+/// The same with the C library's allocator, by `scripts/dist.sh dunlin-agent-malloc-x86_64` or
+/// another architecture.
+pub fn static_agent_with_malloc() -> Option<PathBuf> {
+    dist("dunlin-agent-malloc")
+}
+
+fn dist(name: &str) -> Option<PathBuf> {
+    let name = format!("../dist/{name}-{}", std::env::consts::ARCH);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
     path.is_file().then_some(path)
 }

@@ -11,6 +11,7 @@ use super::{LocalTraining, Optimizer, Schedule, Staleness};
 use crate::report::{LOSS_MAX, UpdateReport};
 
 mod elsewhere;
+mod quorum;
 
 /// How a broker makes new parameters of a round's updates.
 ///
@@ -209,40 +210,6 @@ impl Strategy {
             Some("the change of its control variate is missing: an older agent?".to_owned())
         } else {
             None
-        }
-    }
-
-    /// Updates without which it cannot work, and why.
-    pub(super) fn quorum(&self) -> (u32, &'static str) {
-        let needed = |factor, byzantine: u32| byzantine.saturating_mul(factor).saturating_add(3);
-        match *self {
-            Self::Krum(Byzantine { byzantine }) => {
-                (needed(2, byzantine), "krum needs 2 byzantine + 3 updates")
-            }
-            Self::MultiKrum(MultiKrum { byzantine, selected }) => {
-                let selected = selected.unwrap_or(1).saturating_add(byzantine);
-                (
-                    needed(2, byzantine).max(selected),
-                    "multikrum needs 2 byzantine + 3 updates, and selected + byzantine",
-                )
-            }
-            Self::Bulyan(Byzantine { byzantine }) => {
-                (needed(4, byzantine), "bulyan needs 4 byzantine + 3 updates")
-            }
-            Self::FedAvg {}
-            | Self::FedAvgM(_)
-            | Self::FedAdagrad(_)
-            | Self::FedAdam(_)
-            | Self::FedYogi(_)
-            | Self::QFedAvg(_)
-            | Self::FedNova {}
-            | Self::Scaffold(_)
-            | Self::FedBuff(_)
-            | Self::FedMedian {}
-            | Self::FedTrimmedAvg(_)
-            | Self::GeometricMedian {}
-            | Self::CentredClipping(_)
-            | Self::NormBound(_) => (1, "a round needs an update"),
         }
     }
 }

@@ -335,6 +335,10 @@ mod tests {
             (r#"{"name":"multikrum","byzantine":1,"selected":5}"#, 5, "participation.quorum"),
             (r#"{"name":"bulyan","byzantine":1}"#, 6, "participation.quorum"),
             (r#"{"name":"bulyan","byzantine":1}"#, 7, ""),
+            (r#"{"name":"fedtrimmedavg"}"#, 4, "participation.quorum"),
+            (r#"{"name":"fedtrimmedavg"}"#, 5, ""),
+            (r#"{"name":"fedtrimmedavg","fraction":0}"#, 1, ""),
+            (r#"{"name":"fedtrimmedavg","fraction":0.5}"#, 1, "strategy.fraction"),
         ] {
             let spec = spec(&format!(
                 r#"{{"deadline_ms":1,"work":{{"kind":"train","model":"mlp","dataset":"digits",
@@ -427,7 +431,7 @@ mod tests {
         ] {
             let spec = spec(&format!(
                 r#"{{"deadline_ms":1,"work":{{"kind":"train","model":"mlp","dataset":"digits",
-                "rounds":1,"participation":{{"quorum":3}},"strategy":{{"name":"{strategy}"}},
+                "rounds":1,"participation":{{"quorum":5}},"strategy":{{"name":"{strategy}"}},
                 "update":{update}}}}}"#
             ));
             let problems = validate(&spec);

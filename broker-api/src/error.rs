@@ -124,7 +124,8 @@ fn job_status(code: FailureCode) -> u16 {
         | FailureCode::OutOfMemory
         | FailureCode::Metered
         | FailureCode::Guarded
-        | FailureCode::Quarantined => 503,
+        | FailureCode::Quarantined
+        | FailureCode::NoRoom => 503,
         FailureCode::Internal => 500,
     }
 }

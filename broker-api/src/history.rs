@@ -410,13 +410,16 @@ mod tests {
     }
 
     #[test]
-    fn who_is_in_quarantine_is_listed_and_was_not_invited() {
+    fn who_was_kept_out_is_listed_and_was_not_invited() {
         let mut outcome = outcome(&json!([]));
         let failure = Failure::new(FailureCode::Quarantined, "not invited up to round 9");
         outcome.missing.push(("d".parse().unwrap(), failure));
         let record = RoundRecord::of(&outcome);
         assert_eq!((record.invited, record.members.len()), (3, 4));
         assert_eq!(record.members[3].why(), "quarantined: not invited up to round 9");
+        outcome.missing.push(("e".parse().unwrap(), Failure::new(FailureCode::NoRoom, "1 of 2")));
+        let record = RoundRecord::of(&outcome);
+        assert_eq!((record.invited, record.members[4].why().as_str()), (3, "no_room: 1 of 2"));
         assert_eq!(record.bytes, 5000);
     }
 

@@ -313,6 +313,8 @@ failure_codes! {
     Guarded = "guarded", false;
     /// Too many of the device's updates were refused in rounds before.
     Quarantined = "quarantined", false;
+    /// More devices were there than a round has room for.
+    NoRoom = "no_room", true;
     /// A fault of the program; the message says where.
     Internal = "internal", true;
 }

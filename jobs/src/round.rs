@@ -301,6 +301,10 @@ pub struct Round {
     members: Vec<Member<Update>>,
     /// Eligible devices that were not invited, the next one last.
     spares: Vec<DeviceId>,
+    /// Eligible devices that would have been invited, had the round room for them; as many as are
+    /// named.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    passed_over: Vec<DeviceId>,
     /// Those who train from an earlier round's parameters.
     #[serde(default, skip_serializing_if = "Stragglers::is_empty")]
     stragglers: Stragglers,
@@ -339,6 +343,7 @@ impl Round {
             there: 0,
             members: Vec::new(),
             spares: Vec::new(),
+            passed_over: Vec::new(),
             stragglers,
             judges: Vec::new(),
             judgement: None,

@@ -3,7 +3,7 @@
 use super::machine::{find, offer_evaluation};
 use super::member::{Member, Standing};
 use super::select::{as_given, invited, shuffled, wanted, with_surplus};
-use super::{Base, DEVICES_MAX, Effect, MASKED_DEVICES_MAX, Phase, Round, Update};
+use super::{Base, DEVICES_MAX, Effect, Phase, Round, Update};
 use crate::id::{Attempt, BlobRef, DeviceId, Millis};
 use crate::report::{Failure, FailureCode, UpdateReport};
 use crate::spec::Purpose;
@@ -16,32 +16,32 @@ impl Round {
     pub(super) fn devices_found(&mut self, now: Millis, devices: &[DeviceId]) -> Vec<Effect> {
         let wait = (self.plan.participation.deadline_ms.0 / 10).min(SETTLE_MS_MAX);
         let settled = now >= self.started_at.plus(Millis(wait));
-        let (quorum, participation) = (self.quorum(), &self.plan.participation);
+        let (quorum, room, participation) = (self.quorum(), self.room(), &self.plan.participation);
         let Phase::Selecting { found, .. } = &mut self.phase else { return Vec::new() };
         let mut eligible = if participation.selection.remembers() {
             as_given(devices)
         } else {
             shuffled(self.plan.seed, devices)
         };
-        if self.plan.masked.is_some() {
-            eligible.truncate(MASKED_DEVICES_MAX);
-        }
         let mut effects = self.stragglers.seen(now, &eligible);
         eligible.retain(|device| !self.stragglers.contains(device));
         let there = eligible.len() + self.stragglers.promising();
         *found = there;
-        let wanted = wanted(participation, there);
+        let wanted = wanted(participation, there).map(|wanted| wanted.min(room));
         let mut invited = invited(participation, there);
         if wanted.is_some() {
             invited = invited.saturating_sub(self.stragglers.promising());
         }
-        eligible.truncate(DEVICES_MAX);
         let hoped = wanted.map(|wanted| self.plan.hoped.map_or(wanted, |hoped| hoped.min(wanted)));
         let enough = if settled { quorum } else { hoped.unwrap_or(quorum).max(quorum) };
         if there < enough {
             return effects;
         }
         self.there = there;
+        let is_drawn = self.plan.sampling.is_some();
+        let all = if is_drawn { eligible.len() } else { invited.min(eligible.len()) };
+        self.passed_over = eligible.drain(room.min(all)..all).take(DEVICES_MAX).collect();
+        eligible.truncate(room);
         self.spares = eligible.split_off(invited.min(eligible.len()));
         self.spares.reverse();
         self.target = wanted.unwrap_or(eligible.len());

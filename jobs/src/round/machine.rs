@@ -329,7 +329,9 @@ impl Round {
         let evaluations = self.judges.iter().filter_map(|judge| {
             judge.answer().map(|answer| (judge.device.clone(), answer.clone()))
         });
+        let passed_over = std::mem::take(&mut self.passed_over);
         let missing = self.members.iter().filter_map(missing).chain(self.stragglers.missing());
+        let missing = missing.chain(passed_over.into_iter().map(|it| (it, self.no_room())));
         let mut missing: Vec<(DeviceId, Failure)> = missing.collect();
         missing.sort_by(|(a, _), (b, _)| a.cmp(b));
         let outcome = Box::new(Outcome {

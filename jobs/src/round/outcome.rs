@@ -41,7 +41,7 @@ pub struct Outcome {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub judgement: Option<Judgement>,
     /// Everyone invited whose update is not in the mean, and exactly why, and who was not invited
-    /// because it is in quarantine; ordered by device.
+    /// because it is in quarantine or the round had no room for it; ordered by device.
     pub missing: Vec<(DeviceId, Failure)>,
     /// Devices that are at work on this round or an earlier one still, and whose updates the next
     /// round takes.
@@ -105,11 +105,12 @@ impl Outcome {
         self.devices_judged(|evaluation| evaluation.loss)
     }
 
-    /// Devices that were invited: all that are missing but those in quarantine, and all whose
-    /// updates are counted.
+    /// Devices that were invited: all that are missing but those in quarantine or without room, and
+    /// all whose updates are counted.
     pub fn invited(&self) -> usize {
         let missing = self.missing.iter();
-        let missing = missing.filter(|(_, failure)| failure.code != FailureCode::Quarantined);
+        let kept_out = [FailureCode::Quarantined, FailureCode::NoRoom];
+        let missing = missing.filter(|(_, failure)| !kept_out.contains(&failure.code));
         self.updates.len() + missing.count()
     }
 

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::DEVICES_MAX;
+use super::{DEVICES_MAX, MASKED_DEVICES_MAX, Round};
 use crate::id::DeviceId;
+use crate::report::{Failure, FailureCode};
 use crate::spec::{Participation, Selection};
 
 /// Leaves to chance who is invited: each device on its own (Poisson sampling).
@@ -60,6 +61,21 @@ pub(super) fn wanted(participation: &Participation, eligible: usize) -> Option<u
 pub(super) fn invited(participation: &Participation, eligible: usize) -> usize {
     let wanted = wanted(participation, eligible);
     wanted.map_or(eligible, |wanted| with_surplus(wanted, participation.over_selection))
+}
+
+impl Round {
+    /// Devices of a round like this one, at most.
+    pub(super) fn room(&self) -> usize {
+        if self.plan.masked.is_some() { MASKED_DEVICES_MAX } else { DEVICES_MAX }
+    }
+
+    /// Why a device was not invited that would have been.
+    pub(super) fn no_room(&self) -> Failure {
+        let with = if self.plan.masked.is_some() { " with secure aggregation" } else { "" };
+        let (room, there) = (self.room(), self.there);
+        let message = format!("a round{with} has room for {room} devices, {there} were there");
+        Failure::new(FailureCode::NoRoom, message)
+    }
 }
 
 /// FNV-1a over the name, mixed with the seed as `SplitMix64` does.

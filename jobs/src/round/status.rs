@@ -80,7 +80,7 @@ impl Round {
 
     /// Whether every device that could be invited was, and will be again if it is there.
     pub fn invites_all(&self) -> bool {
-        self.spares.is_empty() && self.plan.sampling.is_none()
+        self.spares.is_empty() && self.passed_over.is_empty() && self.plan.sampling.is_none()
     }
 
     /// Devices that could have been invited, and those that were.

@@ -176,10 +176,11 @@ impl Problems {
         let part = &spec.participation;
         let expected = "at least 3, because a sum of fewer updates says too much of each";
         self.check(part.quorum >= 3, "work.participation.quorum", part.quorum, expected);
-        if let Some(devices) = part.devices {
-            let expected = "at most 250, because secure aggregation has room for no more";
-            let few = devices as usize <= MASKED_DEVICES_MAX;
-            self.check(few, "work.participation.devices", devices, expected);
+        let expected = "at most 250, because secure aggregation has room for no more";
+        for (name, found) in [("devices", part.devices), ("quorum", Some(part.quorum))] {
+            let found = found.unwrap_or_default();
+            let few = found as usize <= MASKED_DEVICES_MAX;
+            self.check(few, &format!("work.participation.{name}"), found, expected);
         }
     }
 

@@ -384,7 +384,7 @@ fn the_stored_state_fits_into_one_message() {
     for step in 0.. {
         let mut following = Vec::new();
         for effect in &effects {
-            if let Some(event) = answer(effect, DEVICES_MAX + 100, 0.5) {
+            if let Some(event) = answer(effect, 2 * DEVICES_MAX + 100, 0.5) {
                 following.extend(training.step(Millis(1), &event));
             }
         }

@@ -23,6 +23,39 @@ fn exchanging(quorum: u32, count: usize) -> (Round, Vec<Effect>) {
     (round, effects)
 }
 
+#[test]
+fn devices_that_find_no_room_are_named() {
+    for (masked, room, with) in [(true, 250, " with secure aggregation"), (false, 1000, "")] {
+        let plan = if masked { masked_plan(all_of(3)) } else { plan(all_of(3)) };
+        let (mut round, _) = Round::begin(Millis(0), plan);
+        let offers = round.step(Millis(0), &Event::DevicesFound { devices: devices(room + 50) });
+        assert_eq!(offers.len(), room);
+        assert_eq!((round.status().target, round.invites_all()), (room, false));
+        let invited: BTreeSet<DeviceId> = round.eligible().cloned().collect();
+        let effects = round.step(Millis(1), &Event::CancelRequested);
+        let outcome = outcome(&effects);
+        assert_eq!((outcome.invited(), outcome.missing.len()), (room, room + 50));
+        assert!(outcome.missing.is_sorted_by(|one, two| one.0 < two.0));
+        for (device, failure) in &outcome.missing {
+            let has_room = failure.code != FailureCode::NoRoom;
+            assert_eq!(invited.contains(device), has_room, "{device}: {failure:?}");
+            let there = room + 50;
+            let why = format!("a round{with} has room for {room} devices, {there} were there");
+            assert!(has_room || failure.message == why, "{failure:?}");
+        }
+    }
+}
+
+#[test]
+fn who_is_not_needed_is_not_named() {
+    let some = Participation { devices: Some(200), ..all_of(3) };
+    let (mut round, _) = Round::begin(Millis(0), masked_plan(some));
+    let offers = round.step(Millis(0), &Event::DevicesFound { devices: devices(400) });
+    assert_eq!((offers.len(), round.eligible().count()), (200, 250));
+    let effects = round.step(Millis(1), &Event::CancelRequested);
+    assert_eq!(outcome(&effects).missing.len(), 200);
+}
+
 /// What a device says at a stage, told apart by both.
 fn message(device: &DeviceId, purpose: Purpose) -> BlobRef {
     let stage = STAGES.iter().position(|stage| *stage == purpose).unwrap() as u64;

@@ -1,4 +1,5 @@
-//! Removes blobs that are named by their digest and that nothing refers to any more.
+//! Removes blobs that are named by their digest and that nothing refers to any more, and what devices
+//! left of trainings that are over.
 //!
 //! Models refer to such blobs, by their records and their manifests, and so do jobs that are kept,
 //! over or not, and trainings that are not over. A value refers to every digest that is in its
@@ -21,6 +22,9 @@
 //! there for the better part of an hour could refer to what is gone; by then its jobs are another's.
 //! Ages are those of the server's clock alone.
 //!
+//! What devices stored for a training and did not report goes when the training is over, and it is
+//! an hour old: an agent that was killed in between has forgotten it.
+//!
 //! What [uploads leave](link::blobs::Blobs::remove_unfinished) that die before their description is
 //! written goes in the same turn.
 //!
@@ -30,12 +34,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jobs::id::{Digest, Millis};
+use jobs::id::{BlobRef, Bytes, Digest, JobId, Millis};
 use jobs::spec::JobKind;
 
 use self::suspects::Suspects;
 use super::Core;
 use super::registry::manifest_digests;
+use crate::coordinator::state::job_of_device_blob;
 use crate::store::StoreError;
 
 mod suspects;
@@ -89,7 +94,7 @@ pub(super) async fn run(core: Arc<Core>) {
 async fn sweep(core: &Core, kept: Millis, removed: &mut Removed) -> Result<(), StoreError> {
     let blobs = &core.store.blobs;
     let now = blobs.server_time().await?;
-    let (mut after, mut manifests) = (0, Manifests::new());
+    let (mut after, mut manifests, mut over) = (0, Manifests::new(), BTreeMap::new());
     loop {
         let page = blobs.list(after, PAGE).await?;
         let Some((last, written_at)) = page.last else { return Ok(()) };
@@ -101,12 +106,36 @@ async fn sweep(core: &Core, kept: Millis, removed: &mut Removed) -> Result<(), S
                 removed.bytes += blob.size.0;
             }
         }
+        let old = page.named.into_iter().filter(|(_, written_at)| now.since(*written_at) >= kept);
+        for (name, _) in old {
+            removed.blobs += u64::from(remove_left_over(core, &mut over, name).await?);
+        }
         if now.since(written_at) < kept {
             return Ok(());
         }
         after = last;
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// Removes what a device stored for a training that is over; whether it was such. `over` says of
+/// jobs whether they are.
+async fn remove_left_over(
+    core: &Core,
+    over: &mut BTreeMap<JobId, bool>,
+    name: String,
+) -> Result<bool, StoreError> {
+    let Some(job) = job_of_device_blob(&name) else { return Ok(false) };
+    let is_over = match over.get(&job) {
+        Some(is_over) => *is_over,
+        None => core.store.trainings.get(job.as_str()).await?.is_none(),
+    };
+    over.insert(job, is_over);
+    if is_over {
+        let nothing = BlobRef::by_digest(link::digest::of(b""), Bytes(0));
+        core.store.blobs.delete(&BlobRef { name: Some(name), ..nothing }).await?;
+    }
+    Ok(is_over)
 }
 
 /// Finds what was stored before now and refers to suspects.

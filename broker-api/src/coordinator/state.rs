@@ -106,6 +106,14 @@ pub fn is_of(job: &JobId, blob: &BlobRef) -> bool {
         && parts.next() == Some(job.as_str())
 }
 
+/// The job for which a device stored a blob of this name: an update, or what it says at a stage of a
+/// secure aggregation.
+pub fn job_of_device_blob(name: &str) -> Option<JobId> {
+    let mut parts = name.split('/');
+    let is_of_device = matches!(parts.next(), Some("update" | "exchange"));
+    is_of_device.then(|| parts.next()).flatten().and_then(|job| JobId::parse(job).ok())
+}
+
 /// The key of a round's outcome in the bucket `trainings`.
 pub fn round_key(job: &JobId, round: u32) -> String {
     format!("{job}.{round}")

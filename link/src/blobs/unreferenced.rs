@@ -1,4 +1,4 @@
-//! Blobs that are named by their digest, as they lie in the store by age, and their removal.
+//! Blobs as they lie in the store by age, and the removal of those that are named by their digest.
 //!
 //! They belong to nobody: whoever finds one that has the bytes it wants to store leaves it at that.
 //! So a blob is removed as it was listed, or not at all. Its description is replaced by one that
@@ -55,6 +55,8 @@ pub struct Listed {
 pub struct Page {
     /// Blobs that are named by their digest, those first whose description is the oldest.
     pub blobs: Vec<Listed>,
+    /// Names of the others that are stored, and when their descriptions were written.
+    pub named: Vec<(String, Millis)>,
     /// The uploads of all blobs, of those with another name too, and of deleted ones.
     pub(super) uploads: Vec<String>,
     /// The place of the last description of the page, that of a blob with another name too, and when
@@ -178,18 +180,25 @@ impl Page {
         let message = message.map_err(|error| BlobError::unavailable(LISTING, error))?;
         self.last = Some((message.sequence, millis(message.time)));
         if let Ok(info) = serde_json::from_slice::<ObjectInfo>(&message.payload) {
-            self.blobs.extend(listed(&message, &info));
+            match listed(&message, &info) {
+                Some(listed) => self.blobs.push(listed),
+                None if info.deleted => {}
+                None => self.named.extend(name_in(&message).zip(Some(millis(message.time)))),
+            }
             self.uploads.push(info.nuid);
         }
         Ok(())
     }
 }
 
+fn name_in(message: &StreamMessage) -> Option<String> {
+    let name = message.subject.rsplit('.').next()?;
+    String::from_utf8(URL_SAFE.decode(name).ok()?).ok()
+}
+
 /// A blob, if it is named by its digest.
 fn listed(message: &StreamMessage, info: &ObjectInfo) -> Option<Listed> {
-    let name = message.subject.rsplit('.').next()?;
-    let name = String::from_utf8(URL_SAFE.decode(name).ok()?).ok()?;
-    let digest = Digest::parse(&format!("sha256:{name}")).ok()?;
+    let digest = Digest::parse(&format!("sha256:{}", name_in(message)?)).ok()?;
     Some(Listed {
         digest,
         sequence: message.sequence,

@@ -108,6 +108,48 @@ async fn what_nothing_refers_to_goes_and_what_is_needed_stays() {
     }
 }
 
+/// An agent that was killed when its update was stored, and not reported.
+#[tokio::test]
+async fn what_a_device_did_not_report_goes_with_the_training() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let (_gate, open) = tokio::sync::watch::channel(false);
+    let mut device = Device::start_as(&world, "d1", move |_| Action::After(open.clone())).await;
+    joined(&broker, 1).await;
+    let training = broker.submit(train_spec(1, 1), Bytes::new(), None, None).await.unwrap().id;
+    device.offered(Purpose::Train).await;
+    let blobs = &broker.core.store.blobs;
+    let mut stored = Vec::new();
+    for job in [training.as_str(), "forgotten"] {
+        for name in ["update/JOB/1/d9/1", "update/JOB/1/d9/1/control", "exchange/JOB/1/d9/share/1"]
+        {
+            stored.push(blobs.put_named(name.replace("JOB", job), bytes(3, 10)).await.unwrap());
+        }
+    }
+    let there = async || {
+        let mut there = Vec::new();
+        for blob in &stored {
+            there.push(blobs.size(blob).await.unwrap().is_some());
+        }
+        there
+    };
+    assert_eq!(swept(&broker, KEPT).await, Removed::default());
+    assert_eq!(there().await, [true; 6]);
+    assert_eq!(swept(&broker, AT_ONCE).await, Removed { blobs: 3, bytes: 0 });
+    assert_eq!(there().await, [true, true, true, false, false, false]);
+    broker.cancel(&training).await.unwrap();
+    ended(&broker, &training).await;
+    let trainings = &broker.core.store.trainings;
+    let forgotten = async {
+        while trainings.get(training.as_str()).await.unwrap().is_some() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, forgotten).await.expect("the training is forgotten");
+    swept(&broker, AT_ONCE).await;
+    assert_eq!(there().await, [false; 6]);
+}
+
 /// Whoever stores what is old while it is looked through finds it afterwards.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_stored_again_during_a_sweep_stays() {

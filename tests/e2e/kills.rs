@@ -22,7 +22,9 @@ use crate::sums::{Sums, assert_result};
 mod agents;
 mod devices;
 mod owner;
+mod private;
 mod servers;
+mod transfers;
 
 /// How often a phase that is over too soon is tried again.
 const TRIES: usize = 8;

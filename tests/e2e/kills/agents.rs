@@ -18,17 +18,17 @@ use super::{TRIES, names, registered, succeeded};
 use crate::sums::{assert_model, mean};
 
 /// The one that is killed.
-const KILLED: usize = 2;
-const AGENTS: usize = 3;
+pub(super) const KILLED: usize = 2;
+pub(super) const AGENTS: usize = 3;
 
 /// Agents with pictures of different shades, so that no two learn the same.
-struct Agents {
-    world: World,
-    agents: Vec<Process>,
+pub(super) struct Agents {
+    pub(super) world: World,
+    pub(super) agents: Vec<Process>,
 }
 
 impl Agents {
-    async fn start(side: u16, judged: usize) -> Self {
+    pub(super) async fn start(side: u16, judged: usize) -> Self {
         let world = World::start().await;
         let mut agents = Vec::new();
         for number in 1..=AGENTS {
@@ -39,17 +39,17 @@ impl Agents {
         Self { world, agents }
     }
 
-    fn kill(&mut self) {
+    pub(super) fn kill(&mut self) {
         self.agents[KILLED - 1].kill();
     }
 
     /// As a service manager does.
-    async fn start_again(&mut self) {
+    pub(super) async fn start_again(&mut self) {
         self.agents[KILLED - 1] = join(&self.world, KILLED).await;
     }
 
     /// The first update that each agent holds of a job; none where one holds none.
-    fn held(&self, job: &str) -> Option<Vec<Parameters>> {
+    pub(super) fn held(&self, job: &str) -> Option<Vec<Parameters>> {
         let update = |number| {
             let file = format!("state-device-{number}/held/{job}.1.1.update");
             std::fs::read(self.world.folder().join(file)).ok()
@@ -60,7 +60,12 @@ impl Agents {
 
     /// The only round of a job that has succeeded: all agents count in it, once, and what was
     /// registered is the mean of what they held.
-    async fn succeeded(&self, job: &str, model: &str, held: Option<&[Parameters]>) -> Value {
+    pub(super) async fn succeeded(
+        &self,
+        job: &str,
+        model: &str,
+        held: Option<&[Parameters]>,
+    ) -> Value {
         let rounds = succeeded(&self.world, job).await;
         let [round] = &rounds[..] else { panic!("one round: {rounds:#?}") };
         let mut all: Vec<String> = (1..=AGENTS).map(|number| format!("device-{number}")).collect();
@@ -78,7 +83,7 @@ impl Agents {
     }
 }
 
-fn data(world: &World, number: usize) -> PathBuf {
+pub(super) fn data(world: &World, number: usize) -> PathBuf {
     world.folder().join(format!("grey-{number}"))
 }
 
@@ -86,7 +91,7 @@ async fn join(world: &World, number: usize) -> Process {
     world.join(&format!("device-{number}"), Some(("grey", &data(world, number)))).await
 }
 
-fn job(model: &str, register_as: &str) -> Value {
+pub(super) fn job(model: &str, register_as: &str) -> Value {
     json!({"kind": "train", "spec": {
         "model": model, "dataset": "grey", "rounds": 1, "register_as": register_as,
         "local": {"epochs": 1, "batch_size": 8, "learning_rate": 0.05},
@@ -94,7 +99,7 @@ fn job(model: &str, register_as: &str) -> Value {
     }})
 }
 
-async fn listen(world: &World, subject: &str) -> Subscriber {
+pub(super) async fn listen(world: &World, subject: &str) -> Subscriber {
     let client = world.client().await;
     let messages = client.subscribe(subject.to_owned()).await.unwrap();
     client.flush().await.unwrap();
@@ -102,7 +107,7 @@ async fn listen(world: &World, subject: &str) -> Subscriber {
 }
 
 /// What comes until now: the broker has seen as much.
-fn heard(messages: &mut Subscriber) -> Vec<async_nats::Message> {
+pub(super) fn heard(messages: &mut Subscriber) -> Vec<async_nats::Message> {
     use futures::FutureExt as _;
     std::iter::from_fn(|| messages.next().now_or_never().flatten()).collect()
 }

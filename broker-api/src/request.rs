@@ -22,6 +22,7 @@ use crate::error::{ApiCode, ApiError};
 
 mod answer;
 pub mod nested;
+pub(crate) mod training;
 
 pub use answer::answer_json;
 use nested::Nested;

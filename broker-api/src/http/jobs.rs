@@ -56,7 +56,8 @@ fn parse(body: &[u8]) -> Result<(JobSpec, Bytes), ApiError> {
     };
     match kind {
         JobKind::Train => {
-            let form: JobForm<Box<TrainSpec>> = parse_json(body)?;
+            let form: JobForm<Box<TrainSpec>> =
+                parse_json(body).map_err(|error| all_that_is_wrong(body, error))?;
             // Checked with all else of the job.
             let deadline_ms = form.deadline_ms.unwrap_or(request::TRAIN_DEADLINE);
             let work = WorkSpec::Train(form.spec);
@@ -84,6 +85,15 @@ fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
         let detail = format!("the body is not a job: {error}");
         ApiError::new(ApiCode::InvalidBody, detail, JOB_HINT)
     })
+}
+
+/// The first error, or all that is wrong with a training.
+fn all_that_is_wrong(body: &[u8], first: ApiError) -> ApiError {
+    let errors = request::training::problems(body);
+    if errors.is_empty() {
+        return first;
+    }
+    ApiError { detail: format!("the body is not a job: {}", errors.join("; ")), errors, ..first }
 }
 
 #[derive(Debug, Deserialize)]

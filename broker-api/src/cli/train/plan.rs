@@ -4,20 +4,18 @@
 use std::path::{Path, PathBuf};
 
 use jobs::id::{DatasetName, Millis, ModelName};
-use jobs::selector::Selector;
-use jobs::spec::{JobSpec, ModelQuery, TrainSpec, WorkSpec, validate};
-use serde::Deserialize as _;
-use serde_json::{Map, Value, json};
+use jobs::spec::{JobSpec, ModelQuery, TrainSpec, WorkSpec};
+use serde_json::{Value, json};
 
 use super::{Given, TrainArgs, millis, spec};
 use crate::cli::failure::CliError;
 use crate::record::JobRecord;
-use crate::request::TRAIN_DEADLINE;
+use crate::request::training::{Training, at, put, read as read_fields};
 
 mod refused;
 
+use refused::Mistakes;
 pub(super) use refused::Refused;
-use refused::{Mistakes, in_plan};
 
 /// The flags that say something of the job, and the fields that they are.
 const FIELDS: &[(&str, &str)] = &[
@@ -70,12 +68,8 @@ const FIELDS: &[(&str, &str)] = &[
 /// Fields that a job cannot be without, and what they are.
 const NEEDED: [(&str, &str); 2] =
     [("model", "a registered model or a family, or --model"), ("dataset", "a name, or --dataset")];
-/// Members of a plan.
-const MEMBERS: [&str; 4] = ["kind", "selector", "deadline_ms", "spec"];
 /// Bytes of a plan, at most.
 const PLAN_BYTES_MAX: u64 = 1024 * 1024;
-/// Values of a plan that cannot be read and are told at once, at most.
-const UNREADABLE_MAX: usize = 100;
 
 /// A training job, as it will be asked for.
 #[derive(Debug, Clone, PartialEq)]
@@ -173,12 +167,10 @@ fn complete(mut plan: Value, given: &Given) -> Result<Request, Mistakes> {
         put(&mut plan, "spec.rounds", at(&flags, "spec.rounds").cloned());
     }
     let mut problems = Vec::new();
-    let request = parse(&plan, &flags, &mut problems);
-    if let Some(request) = request {
-        let deadline_ms = request.deadline.unwrap_or(TRAIN_DEADLINE);
-        let work = WorkSpec::Train(Box::new(request.spec.clone()));
-        let job = JobSpec { selector: Selector::default(), deadline_ms, work };
-        problems.extend(validate(&job).iter().map(|problem| in_plan(problem.to_string())));
+    if let Some(read) = read_fields(&plan, &flags, &NEEDED, &mut problems) {
+        problems.extend(read.problems());
+        let Training { selector, deadline, spec } = read;
+        let request = Request { selector, deadline, spec };
         if problems.is_empty() {
             return Ok(request);
         }
@@ -190,99 +182,6 @@ fn complete(mut plan: Value, given: &Given) -> Result<Request, Mistakes> {
         return Err(Mistakes { problems, request: named.then(|| Box::new(request)) });
     }
     Err(Mistakes { problems, request: None })
-}
-
-/// Reads what can be read; what cannot is left out and is a problem.
-fn parse(plan: &Value, flags: &Value, problems: &mut Vec<String>) -> Option<Request> {
-    let mut wrong = |field: &str, text: String| problems.push(format!("{field}: {text}"));
-    let mut plan = plan.as_object().cloned().unwrap_or_default();
-    for name in plan.keys().filter(|name| !MEMBERS.contains(&name.as_str())) {
-        wrong(name, format!("unknown field, expected one of {}", MEMBERS.join(", ")));
-    }
-    match plan.get("kind") {
-        Some(kind) if kind != "train" => wrong("kind", format!("{kind}, expected \"train\"")),
-        _ => {}
-    }
-    let selector = plan.remove("selector").unwrap_or_else(|| json!(""));
-    match selector.as_str().map(Selector::parse) {
-        Some(Ok(_)) => {}
-        Some(Err(error)) => wrong("selector", error.to_string()),
-        None => wrong("selector", format!("{selector}, expected text such as \"arch=aarch64\"")),
-    }
-    let selector = selector.as_str().unwrap_or_default().to_owned();
-    let deadline = plan.remove("deadline_ms").and_then(|value| {
-        let deadline = Millis::deserialize(&value);
-        deadline.map_err(|error| wrong("deadline_ms", error.to_string())).ok()
-    });
-    let mut spec = plan.remove("spec").unwrap_or_default();
-    for (name, expected) in NEEDED {
-        if spec.get(name).is_none() {
-            wrong(&format!("spec.{name}"), format!("missing, expected {expected}"));
-            put(&mut spec, name, at(flags, &format!("spec.{name}")).cloned());
-        }
-    }
-    let mut taken = Vec::new();
-    for _ in 0..UNREADABLE_MAX {
-        let error = match serde_path_to_error::deserialize::<_, TrainSpec>(&spec) {
-            Ok(spec) => return Some(Request { selector, deadline, spec }),
-            Err(error) => error,
-        };
-        let place: Vec<String> = error.path().iter().map_while(field).collect();
-        let place = place.join(".");
-        let field = format!("spec.{place}");
-        let text = error.inner().to_string();
-        // What was taken away before is not missing.
-        let within = format!("{place}.");
-        let known = taken.iter().any(|taken: &String| taken.starts_with(&within));
-        if !(known && text.starts_with("missing field")) {
-            wrong(field.trim_end_matches('.'), text);
-        }
-        let default = at(flags, &field).cloned();
-        if place.is_empty() || (at(&spec, &place).is_none() && default.is_none()) {
-            return None;
-        }
-        put(&mut spec, &place, default);
-        taken.push(place);
-    }
-    None
-}
-
-/// The name of a field on the way to a value; none where the way goes through a list.
-fn field(segment: &serde_path_to_error::Segment) -> Option<String> {
-    match segment {
-        serde_path_to_error::Segment::Map { key } => Some(key.clone()),
-        serde_path_to_error::Segment::Seq { .. }
-        | serde_path_to_error::Segment::Enum { .. }
-        | serde_path_to_error::Segment::Unknown => None,
-    }
-}
-
-/// The value of a field, by names with dots between them.
-fn at<'a>(value: &'a Value, field: &str) -> Option<&'a Value> {
-    field.split('.').try_fold(value, |value, name| value.get(name))
-}
-
-/// Sets a field, or takes it away; tables that are missing on the way are made. Nothing is done
-/// where the way goes through what is no table.
-fn put(value: &mut Value, field: &str, new: Option<Value>) {
-    let mut place = value;
-    let (parents, name) = field.rsplit_once('.').unwrap_or(("", field));
-    for parent in parents.split('.').filter(|parent| !parent.is_empty()) {
-        let Some(table) = table(place) else { return };
-        place = table.entry(parent).or_insert(Value::Null);
-    }
-    let Some(table) = table(place) else { return };
-    match new {
-        Some(new) => drop(table.insert(name.to_owned(), new)),
-        None => drop(table.remove(name)),
-    }
-}
-
-fn table(value: &mut Value) -> Option<&mut Map<String, Value>> {
-    if value.is_null() {
-        *value = Value::Object(Map::new());
-    }
-    value.as_object_mut()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use reqwest::Method;
 use super::{Request, wrong};
 use crate::cli::client::Client;
 use crate::cli::failure::CliError;
+use crate::request::training::in_body;
 
 /// What is wrong with a plan, and the plan as far as it can be read.
 #[derive(Debug)]
@@ -43,20 +44,12 @@ impl Refused {
             let check = client.request(Method::POST, "/v1/jobs", &[("dry_run", "true")]);
             let refused = client.send(check.json(&request.body())).await.err();
             for problem in refused.into_iter().flat_map(|error| error.errors) {
-                let problem = in_plan(problem);
+                let problem = in_body(problem);
                 if !problems.contains(&problem) {
                     problems.push(problem);
                 }
             }
         }
         wrong(&of, &problems)
-    }
-}
-
-/// What is wrong with a job, by the names that a plan has for its fields.
-pub(super) fn in_plan(problem: String) -> String {
-    match problem.strip_prefix("work.") {
-        Some(field) => format!("spec.{field}"),
-        None => problem,
     }
 }

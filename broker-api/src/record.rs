@@ -32,6 +32,9 @@ pub struct JobRecord {
     pub failure: Option<Failure>,
     /// What came out.
     pub result: Option<JobResult>,
+    /// For training: what went otherwise than the plan lets expect, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// For training: rounds that ended, oldest first.
     #[serde(default)]
     pub rounds: Vec<Outcome>,
@@ -210,6 +213,9 @@ pub struct StoredJob {
     /// The newest parameters of a training that did not succeed: another may go on from them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parameters: Option<BlobRef>,
+    /// What the strategy of a training kept with those, or with its result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_state: Option<BlobRef>,
     /// The parameters of the newest rounds of a training that keeps them, the oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept_rounds: Vec<(RoundNumber, BlobRef)>,

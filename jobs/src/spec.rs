@@ -46,8 +46,9 @@ pub use self::secure::{
 pub use self::selection::{Selection, SelectionError};
 pub use self::stopping::{EarlyStopping, Keep, Metric, StoppingError};
 pub use self::strategy::{
-    Byzantine, CentredClipping, FedAdagrad, FedAdam, FedAvgM, FedBuff, FedTrimmedAvg, FedYogi,
-    MultiKrum, NormBound, QFedAvg, Scaffold, Strategy, StrategyError,
+    Byzantine, CentredClipping, ControlVariates, FedAdagrad, FedAdam, FedAvgM, FedBuff,
+    FedTrimmedAvg, FedYogi, Keeps, MultiKrum, NormBound, QFedAvg, Scaffold, Strategy,
+    StrategyError,
 };
 pub use self::task_id::TaskId;
 pub use self::transfer::{Transfer, TransferError};
@@ -413,18 +414,6 @@ pub struct TrainTask {
     /// are known to be at work when their round closes.
     #[serde(default, skip_serializing_if = "is_default")]
     pub accept_at_once: bool,
-}
-
-/// Control variates of a round (Karimireddy et al. 2020).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ControlVariates {
-    /// The server's, as parameters (safetensors); all 0 when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub server: Option<BlobRef>,
-    /// The round that left the device's own: the last one whose update of the device counted; all
-    /// 0 when absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub device: Option<RoundNumber>,
 }
 
 /// Evaluation of one round.

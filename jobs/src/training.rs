@@ -30,6 +30,7 @@ use crate::round::{
 };
 use crate::spec::{Strategy, TrainSpec};
 
+mod carried;
 mod counted;
 mod ledger;
 mod progress;
@@ -37,6 +38,7 @@ mod start;
 mod traffic;
 mod view;
 
+pub use self::carried::{Anew, Before, Controls, carried};
 use self::ledger::Ledger;
 use self::progress::Progress;
 pub use self::progress::{Best, Candidate, Enough};
@@ -160,6 +162,9 @@ pub struct Training {
     /// The last round in which a device's update counted, where that is asked for.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     counted: BTreeMap<DeviceId, RoundNumber>,
+    /// What devices keep of a job before, until an update of theirs counts in this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    controls: Option<Controls>,
     /// What was spent of the budget of a private job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ledger: Option<Ledger>,
@@ -197,7 +202,7 @@ impl Training {
         now: Millis,
         spec: TrainSpec,
         deadline: Millis,
-        Start { parameters, encoded, secret_seed }: Start,
+        Start { parameters, encoded, server_state, controls, secret_seed }: Start,
     ) -> (Self, Vec<Effect>) {
         let mut training = Self {
             ledger: spec.privacy.as_ref().map(Ledger::of),
@@ -206,7 +211,7 @@ impl Training {
             deadline,
             phase: Phase::Training,
             parameters,
-            server_state: None,
+            server_state,
             encoded,
             made_by: RoundNumber(0),
             number: RoundNumber(0),
@@ -221,6 +226,7 @@ impl Training {
             stragglers: Stragglers::default(),
             history: Vec::new(),
             counted: BTreeMap::new(),
+            controls,
         };
         let effects = training.begin_round(now);
         (training, effects)

@@ -65,7 +65,8 @@ async fn control_variates_go_on_from_the_round_that_counted() {
     let x = Parameters::from_safetensors(&model.values).unwrap();
     let control = |server: Option<&BlobRef>, device: Option<u32>| {
         let (server, device) = (server.cloned(), device.map(RoundNumber));
-        move |work: &mut TrainTask| work.control = Some(ControlVariates { server, device })
+        let job = None;
+        move |work: &mut TrainTask| work.control = Some(ControlVariates { server, device, job })
     };
     let plain = trained(&world, &task_of(&model, ("plain", 1, 1), |_| ())).await;
     assert_eq!((plain.steps, plain.control_change), (16, None));
@@ -87,6 +88,14 @@ async fn control_variates_go_on_from_the_round_that_counted() {
     let again = trained(&world, &again).await;
     assert_eq!(again.control_change.unwrap().digest, second.control_change.unwrap().digest);
 
+    // Another job goes on from this one's first round.
+    let follows = task_of(&model, ("later", 1, 1), |work| {
+        let (server, device) = (Some(c_1.clone()), Some(RoundNumber(1)));
+        let job = Some("job".parse().unwrap());
+        work.control = Some(ControlVariates { server, device, job });
+    });
+    assert_eq!(trained(&world, &follows).await.parameters.digest, plain.parameters.digest);
+
     // The second round did not count, nor did the first for all that is known.
     let corrected = task_of(&model, ("job", 3, 1), control(Some(&c_1), None));
     let corrected = trained(&world, &corrected).await;
@@ -104,8 +113,11 @@ async fn a_control_variate_of_another_model_is_refused() {
     let model = world.model("mlp", [1, 4, 4], 10).await;
     let other = world.model("lenet", [1, 4, 4], 10).await;
     let task = task_of(&model, ("job", 1, 1), |work| {
-        work.control =
-            Some(ControlVariates { server: Some(other.parameters.clone()), device: None });
+        work.control = Some(ControlVariates {
+            server: Some(other.parameters.clone()),
+            device: None,
+            job: None,
+        });
     });
     let mut reports = world.listen("report.job.pi").await;
     world.offer(&task).await;

@@ -140,10 +140,12 @@ impl Core {
             devices: Vec::new(),
             failure: None,
             result: None,
+            notes: Vec::new(),
             rounds: Vec::new(),
         };
-        let (parameters, kept_rounds) = (None, Vec::new());
-        let stored = StoredJob { record, input, cancel: false, parameters, kept_rounds };
+        let (parameters, server_state, kept_rounds) = (None, None, Vec::new());
+        let cancel = false;
+        let stored = StoredJob { record, input, cancel, parameters, server_state, kept_rounds };
         match self.store.jobs.create(id.as_str(), &stored).await {
             Ok(_) => {}
             Err(StoreError::Conflict { .. }) => return self.same_again(&stored).await,

@@ -83,12 +83,18 @@ impl Core {
     async fn forget_parameters(&self) -> Result<(), ApiError> {
         for id in self.index.ended_trainings(RESUMABLE, FORGOTTEN_AT_ONCE) {
             let Some(stored) = self.store.jobs.get(id.as_str()).await? else { continue };
-            let kept = Kept { last: None, ..Kept::of(&stored.value) };
-            let Some(blob) = stored.value.parameters else { continue };
-            if !kept.has(&blob) {
-                self.store.blobs.delete(&blob).await.map_err(StoreError::from)?;
+            let kept = Kept { last: None, state: None, ..Kept::of(&stored.value) };
+            let StoredJob { parameters, server_state, .. } = stored.value;
+            if parameters.is_none() && server_state.is_none() {
+                continue;
             }
-            let forget = |stored: &mut StoredJob| stored.parameters.take().is_some();
+            for blob in parameters.iter().chain(&server_state).filter(|blob| !kept.has(blob)) {
+                self.store.blobs.delete(blob).await.map_err(StoreError::from)?;
+            }
+            let forget = |stored: &mut StoredJob| {
+                let taken = (stored.parameters.take(), stored.server_state.take());
+                taken != (None, None)
+            };
             self.store.jobs.modify(id.as_str(), forget).await?;
         }
         Ok(())

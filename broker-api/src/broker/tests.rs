@@ -148,6 +148,7 @@ async fn a_record_without_its_place_in_the_queue_is_queued() {
         devices: Vec::new(),
         failure: None,
         result: None,
+        notes: Vec::new(),
         rounds: Vec::new(),
     };
     let stored = crate::record::StoredJob {
@@ -155,6 +156,7 @@ async fn a_record_without_its_place_in_the_queue_is_queued() {
         input: Some(input),
         cancel: false,
         parameters: None,
+        server_state: None,
         kept_rounds: Vec::new(),
     };
     broker.core.store.jobs.create("half", &stored).await.unwrap();

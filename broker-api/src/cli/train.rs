@@ -406,6 +406,9 @@ async fn finish(client: &Client, id: &JobId, output: &mut Output) -> Result<(), 
         Some(JobResult::Train { model, round, enough }) => {
             let summary = rounds::summary(&job.rounds, *round);
             let why = rounds::ended_early(&job.rounds, *round, *enough);
+            for note in &job.notes {
+                output.line(format_args!("\nnote: {note}"))?;
+            }
             output.line(format_args!(
                 "\n{why}registered {}:{} ({summary})",
                 model.name, model.version

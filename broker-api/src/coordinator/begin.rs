@@ -15,12 +15,12 @@ use tokio_util::task::TaskTracker;
 use super::RENEW_EVERY;
 use super::download::Encoding;
 use super::kept::Kept;
-use super::leftovers::resumable;
+use super::leftovers::kept;
 use super::listed::Listed;
 use super::masking::KeyRing;
 use super::owner::{DONE_WAITING, Ears, Owner, REST, Stop};
 use super::pace::Pace;
-use super::prepare::{Model, Unprepared, model_of};
+use super::prepare::{Carried, Model, Ready, Unprepared, model_of};
 use super::state::{Prepared, StoredTraining, unknown};
 use super::updates::Updates;
 use crate::broker::work::{asked_to_stop, failed};
@@ -189,6 +189,19 @@ async fn mark_running(core: &Core, job: &JobId) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Says something of a job to whoever looks at it.
+async fn tell(core: &Core, job: &JobId, note: String) -> Result<(), StoreError> {
+    let told = |stored: &mut StoredJob| {
+        let is_new = !stored.record.notes.contains(&note);
+        if is_new {
+            stored.record.notes.push(note.clone());
+        }
+        is_new
+    };
+    core.store.jobs.modify(job.as_str(), told).await?;
+    Ok(())
+}
+
 /// Opens everything that an owner listens to; reports follow once it runs.
 async fn listen(
     core: &Core,
@@ -227,8 +240,10 @@ async fn give_up(
     };
     let state =
         if failure.code == FailureCode::Cancelled { JobState::Cancelled } else { JobState::Failed };
-    let last = stored.machine.as_ref().and_then(resumable);
-    let kept = Kept { last, rounds: stored.kept.clone() };
+    let kept = match &stored.machine {
+        Some(machine) => kept(machine, false, stored),
+        None => Kept::default(),
+    };
     core.end_training(job, &JobEnd { state, ..failed(failure) }, &kept).await?;
     core.forget_training(job, stored, &kept).await?;
     Ok(Unready::Stop(Stop::Over))
@@ -243,8 +258,6 @@ struct Patience<'a> {
     deadline: Millis,
 }
 
-type Ready = (Prepared, BlobRef, Model);
-
 impl Patience<'_> {
     /// A training that is prepared anew.
     async fn begin(
@@ -252,22 +265,28 @@ impl Patience<'_> {
         stored: &mut Versioned<StoredTraining>,
         secret: &Secret,
     ) -> Result<Result<Begun, Unprepared>, StoreError> {
-        let (prepared, parameters, model) = match self.prepare(stored).await? {
+        let Ready { prepared, parameters, carried, model } = match self.prepare(stored).await? {
             Ok(ready) => ready,
             Err(unprepared) => return Ok(Err(unprepared)),
         };
+        let Carried { state: server_state, controls, note } = carried;
         let Self { core, job, spec, deadline, .. } = *self;
         // From here on the graph is referred to.
         stored.value.prepared = Some(prepared.clone());
         self.write(stored).await?;
         let term = stored.value.term;
         let encoding = Encoding::of(spec, job, 0, term);
+        if let Some(note) = note {
+            tracing::info!(%job, "{note}");
+            tell(core, job, note).await?;
+        }
         let encoded = encoding.store(&core.store.blobs, &model.layout, &parameters).await;
         let mut garbage = unknown(job, 0, term.saturating_sub(1));
         garbage.push(parameters.clone());
         garbage.extend(encoded.clone());
+        garbage.extend(server_state.clone());
         let secret_seed = spec.privacy.map(|_| secret_number(secret));
-        let start = Start { parameters, encoded, secret_seed };
+        let start = Start { parameters, encoded, server_state, controls, secret_seed };
         let (machine, effects) =
             Training::begin_with(core.fleet.now(), spec.clone(), deadline, start);
         Ok(Ok(Begun { machine, effects, prepared, model, garbage }))

@@ -9,6 +9,8 @@ use crate::record::StoredJob;
 pub(crate) struct Kept {
     /// The newest parameters, where there is no result.
     pub(crate) last: Option<BlobRef>,
+    /// What the strategy kept with the result, or with the newest parameters.
+    pub(crate) state: Option<BlobRef>,
     /// Those of the rounds that the job keeps, the oldest first.
     pub(crate) rounds: Vec<(RoundNumber, BlobRef)>,
 }
@@ -16,12 +18,17 @@ pub(crate) struct Kept {
 impl Kept {
     /// What stayed of this one.
     pub(crate) fn of(stored: &StoredJob) -> Self {
-        Self { last: stored.parameters.clone(), rounds: stored.kept_rounds.clone() }
+        Self {
+            last: stored.parameters.clone(),
+            state: stored.server_state.clone(),
+            rounds: stored.kept_rounds.clone(),
+        }
     }
 
     /// All blobs, some twice.
     pub(crate) fn blobs(&self) -> impl Iterator<Item = &BlobRef> {
-        self.last.iter().chain(self.rounds.iter().map(|(_, blob)| blob))
+        let newest = self.last.iter().chain(&self.state);
+        newest.chain(self.rounds.iter().map(|(_, blob)| blob))
     }
 
     /// Whether this blob stays.
@@ -80,8 +87,9 @@ mod tests {
         }
         assert_eq!(kept, [(RoundNumber(4), blob(4)), (RoundNumber(5), blob(5))]);
         assert_eq!(gone, [blob(1), blob(2)]);
-        let kept = Kept { last: Some(blob(7)), rounds: kept };
-        assert_eq!([4, 5, 7, 2].map(|round| kept.has(&blob(round))), [true, true, true, false]);
+        let kept = Kept { last: Some(blob(7)), state: Some(blob(8)), rounds: kept };
+        let has = [4, 5, 7, 8, 2].map(|number| kept.has(&blob(number)));
+        assert_eq!(has, [true, true, true, true, false]);
     }
 
     #[test]

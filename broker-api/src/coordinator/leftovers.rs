@@ -111,8 +111,7 @@ impl Owner {
         let Ending { model, round, enough, .. } = ending;
         let result = model.map(|model| JobResult::Train { model, round, enough });
         let end = JobEnd { state, failure: ending.failure, result };
-        let last = if end.result.is_none() { resumable(&self.machine) } else { None };
-        let kept = Kept { last, rounds: self.stored.kept.clone() };
+        let kept = kept(&self.machine, end.result.is_some(), &self.stored);
         while let Err(error) = self.core.end_training(&self.job, &end, &kept).await {
             self.rest(&error).await?;
         }
@@ -141,7 +140,8 @@ impl Core {
     ) -> Result<(), StoreError> {
         let keep = |stored: &mut StoredJob| {
             let is_new = Kept::of(stored) != *kept;
-            (stored.parameters, stored.kept_rounds) = (kept.last.clone(), kept.rounds.clone());
+            let Kept { last, state, rounds } = kept.clone();
+            (stored.parameters, stored.server_state, stored.kept_rounds) = (last, state, rounds);
             is_new
         };
         if *kept != Kept::default() {
@@ -190,9 +190,16 @@ impl Core {
     }
 }
 
-/// What another training may go on from where this one has no result.
-pub(super) fn resumable(machine: &Training) -> Option<BlobRef> {
-    (machine.rounds_done() > 0).then(|| machine.result().parameters)
+/// What another training may go on from: parameters where this one has no result, and what the
+/// strategy kept with the newest ones, if it is those that are gone on from.
+pub(super) fn kept(machine: &Training, has_result: bool, stored: &StoredTraining) -> Kept {
+    let rounds = stored.kept.clone();
+    if machine.rounds_done() == 0 {
+        return Kept { rounds, ..Kept::default() };
+    }
+    let result = machine.result().parameters;
+    let state = machine.server_state().filter(|_| result == *machine.parameters()).cloned();
+    Kept { last: (!has_result).then_some(result), state, rounds }
 }
 
 /// All blobs that there may be of a training.

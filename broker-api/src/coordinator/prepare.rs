@@ -16,10 +16,12 @@ use crate::error::{ApiCode, ApiError};
 use crate::store::StoreError;
 
 mod beforehand;
+mod carried;
 mod checks;
 mod facts;
 mod resume;
 
+pub(super) use carried::Carried;
 pub(super) use facts::{eligible, fits};
 
 /// Values of an example, at most, and classes: devices declare them, and sizes follow from them.
@@ -37,6 +39,15 @@ impl Model {
     fn of(definition: &Definition) -> Self {
         Self { layout: definition.layout().clone(), statistics: definition.statistics() }
     }
+}
+
+/// A training that can begin.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub(super) prepared: Prepared,
+    pub(super) parameters: BlobRef,
+    pub(super) carried: Carried,
+    pub(super) model: Model,
 }
 
 /// Why a training does not begin.
@@ -84,7 +95,7 @@ impl Core {
         spec: &TrainSpec,
         selector: &Selector,
         term: u64,
-    ) -> Result<(Prepared, BlobRef, Model), Unprepared> {
+    ) -> Result<Ready, Unprepared> {
         let devices = self.fleet.matching(selector, Some(&spec.dataset));
         let facts = facts::agreed(&devices, &spec.dataset)?.ok_or(Unprepared::Nobody)?;
         facts::check_augment(&spec.local.augment, &facts)?;
@@ -104,13 +115,19 @@ impl Core {
                 None => parameters.into(),
                 Some((_, parameters)) => parameters.clone(),
             };
-            Ok((parameters, Model::of(&definition), definition.to_bare_onnx()))
+            let layout = Layout::of_whole(&parameters);
+            let is_same = layout.is_ok_and(|it| it.spans() == definition.layout().spans());
+            Ok((parameters, is_same, Model::of(&definition), definition.to_bare_onnx()))
         });
-        let (parameters, model, bare) = checked.await?;
+        let (parameters, is_same, model, bare) = checked.await?;
         let blobs = &self.store.blobs;
         let name = parameters_name(job, 0, term);
         let parameters = blobs.put_named(name, parameters).await;
         let parameters = parameters.map_err(StoreError::from)?;
+        let carried = match &spec.begin_from {
+            None => Carried::default(),
+            Some(from) => self.carried(spec, from, (&model.layout, is_same), (job, term)).await?,
+        };
         // Last, since it stays only if it is referred to soon.
         let graph = blobs.put(bare.into()).await.map_err(StoreError::from)?;
         let prepared = Prepared {
@@ -122,7 +139,7 @@ impl Core {
             preprocessing: facts::preprocessing(&facts, &normalization),
             normalization,
         };
-        Ok((prepared, parameters, model))
+        Ok(Ready { prepared, parameters, carried, model })
     }
 
     /// The graph in training form: a registered model's, or a built-in family's, which is built for

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::settings;
 use super::{LocalTraining, Optimizer, Schedule, Staleness};
+use crate::id::{BlobRef, JobId, RoundNumber};
 use crate::report::{LOSS_MAX, UpdateReport};
 
 mod elsewhere;
@@ -79,6 +80,30 @@ pub enum Strategy {
     NormBound(NormBound),
 }
 
+/// What a strategy keeps from round to round beside the parameters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeps {
+    /// Moments of a server optimizer.
+    Moments,
+    /// The server's control variate, and one on each device.
+    Controls,
+}
+
+/// Control variates of a round (Karimireddy et al. 2020).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlVariates {
+    /// The server's, as parameters (safetensors); all 0 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<BlobRef>,
+    /// The round that left the device's own: the last one whose update of the device counted; all
+    /// 0 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<RoundNumber>,
+    /// The job of that round; the task's own when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobId>,
+}
+
 impl Default for Strategy {
     fn default() -> Self {
         Self::FedAvg {}
@@ -89,6 +114,15 @@ impl Strategy {
     /// Whether it is a step of an optimizer against what the mean lacks.
     pub(super) fn is_server_optimizer(&self) -> bool {
         matches!(self, Self::FedAvgM(_) | Self::FedAdagrad(_) | Self::FedAdam(_) | Self::FedYogi(_))
+    }
+
+    /// What it keeps from round to round beside the parameters.
+    pub fn keeps(&self) -> Option<Keeps> {
+        if matches!(self, Self::Scaffold(_)) {
+            return Some(Keeps::Controls);
+        }
+        let forgets = matches!(self, Self::FedAvgM(FedAvgM { momentum, .. }) if *momentum <= 0.0);
+        (self.is_server_optimizer() && !forgets).then_some(Keeps::Moments)
     }
 
     /// Whether it needs no more of the updates than their sum.

@@ -1,12 +1,12 @@
 //! In which round a device's update counted last: where its control variate is from, and what its
 //! next update owes, and whose turn is next.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::Training;
+use super::{Controls, Training};
 use crate::id::{DeviceId, RoundNumber};
 use crate::round::{DEVICES_MAX, Outcome, Round, Verdict};
-use crate::spec::{ControlVariates, Selection, Strategy, UpdateEncoding};
+use crate::spec::{ControlVariates, Keeps, Selection, UpdateEncoding};
 
 /// Devices whose last counted round is known, at most.
 const COUNTED_MAX: usize = 2 * DEVICES_MAX;
@@ -15,10 +15,16 @@ impl Training {
     /// The control variates that a device works with in the round at work, if the strategy has
     /// any.
     pub fn control(&self, device: &DeviceId) -> Option<ControlVariates> {
-        self.keeps_controls().then(|| ControlVariates {
-            server: self.server_state.clone(),
-            device: self.counted.get(device).copied(),
-        })
+        if !self.keeps_controls() {
+            return None;
+        }
+        let own = self.counted.get(device).map(|round| (*round, None));
+        let of_before = || {
+            let Controls { job, counted } = self.controls.as_ref()?;
+            Some((*counted.get(device)?, Some(job.clone())))
+        };
+        let (device, job) = own.or_else(of_before).unzip();
+        Some(ControlVariates { server: self.server_state.clone(), device, job: job.flatten() })
     }
 
     /// Devices of whom the server's control variate is a mean: those whose own is in it, and those
@@ -26,7 +32,8 @@ impl Training {
     /// Stochastic Controlled Averaging for Federated Learning", algorithm 1, as far as it is known.
     pub fn population(&self) -> usize {
         let eligible = self.round.iter().flat_map(Round::eligible);
-        self.counted.keys().chain(eligible).collect::<BTreeSet<_>>().len()
+        let before = self.controls.iter().flat_map(|controls| controls.counted.keys());
+        self.counted.keys().chain(before).chain(eligible).collect::<BTreeSet<_>>().len()
     }
 
     /// The last round in which an update of a device counted, where updates leave something out
@@ -40,18 +47,7 @@ impl Training {
         if !self.keeps_controls() && !self.is_cyclic() && !self.leaves_out() {
             return;
         }
-        let refused = |device: &DeviceId| {
-            let of_rule = outcome.influences.iter().find(|(it, _)| it == device);
-            of_rule.is_some_and(|(_, influence)| influence.verdict == Verdict::Refused)
-        };
-        let counted = outcome.updates.iter().filter(|(device, _)| !refused(device));
-        let counted = counted.map(|(device, _)| (device.clone(), outcome.round));
-        self.counted.extend(counted);
-        while self.counted.len() > COUNTED_MAX {
-            let oldest = self.counted.iter().min_by_key(|(_, round)| **round);
-            let Some(device) = oldest.map(|(device, _)| device.clone()) else { return };
-            self.counted.remove(&device);
-        }
+        remember(&mut self.counted, outcome);
     }
 
     /// Whose update was the last one that counted, and in which round, where one device trains
@@ -62,7 +58,7 @@ impl Training {
     }
 
     pub(super) fn keeps_controls(&self) -> bool {
-        matches!(self.spec.strategy, Strategy::Scaffold(_))
+        self.spec.strategy.keeps() == Some(Keeps::Controls)
     }
 
     fn leaves_out(&self) -> bool {
@@ -71,5 +67,20 @@ impl Training {
 
     fn is_cyclic(&self) -> bool {
         self.spec.participation.selection == Selection::Cyclic
+    }
+}
+
+/// Remembers whose update counted in a round that gave new parameters.
+pub(super) fn remember(counted: &mut BTreeMap<DeviceId, RoundNumber>, outcome: &Outcome) {
+    let refused = |device: &DeviceId| {
+        let of_rule = outcome.influences.iter().find(|(it, _)| it == device);
+        of_rule.is_some_and(|(_, influence)| influence.verdict == Verdict::Refused)
+    };
+    let devices = outcome.updates.iter().filter(|(device, _)| !refused(device));
+    counted.extend(devices.map(|(device, _)| (device.clone(), outcome.round)));
+    while counted.len() > COUNTED_MAX {
+        let oldest = counted.iter().min_by_key(|(_, round)| **round);
+        let Some(device) = oldest.map(|(device, _)| device.clone()) else { return };
+        counted.remove(&device);
     }
 }

@@ -1,5 +1,6 @@
 //! What a training begins with.
 
+use super::Controls;
 use crate::id::BlobRef;
 
 /// The first parameters, and what goes with them.
@@ -9,6 +10,10 @@ pub struct Start {
     pub parameters: BlobRef,
     /// The same as they travel to devices, where they are encoded.
     pub encoded: Option<BlobRef>,
+    /// What the strategy keeps with them, of a job before.
+    pub server_state: Option<BlobRef>,
+    /// What devices keep of that job, where the strategy goes on with it.
+    pub controls: Option<Controls>,
     /// By this number, which nobody else knows, a private job draws who takes part where it leaves
     /// that to chance.
     pub secret_seed: Option<u64>,
@@ -17,6 +22,7 @@ pub struct Start {
 impl Start {
     /// Parameters, and nothing more.
     pub fn of(parameters: BlobRef) -> Self {
-        Self { parameters, encoded: None, secret_seed: None }
+        let (encoded, server_state, controls) = (None, None, None);
+        Self { parameters, encoded, server_state, controls, secret_seed: None }
     }
 }

@@ -20,10 +20,11 @@ use jobs::report::{
 };
 use jobs::selector::Selector;
 use jobs::spec::{
-    Augment, Download, Evaluate, EvaluateTask, InferInput, InferSpec, InferTask, JobSpec, Keep,
-    LateUpdates, Levels, LocalTraining, Loss, MaskedTrainTask, Noised, Normalization, Offer,
-    Optimizer, Participation, Purpose, Rounding, Schedule, SecureAggregation, Selection, Strategy,
-    Task, TaskId, TaskWork, TensorHeader, TrainSpec, TrainTask, Transfer, UpdateEncoding, WorkSpec,
+    Augment, ControlVariates, Download, Evaluate, EvaluateTask, InferInput, InferSpec, InferTask,
+    JobSpec, Keep, LateUpdates, Levels, LocalTraining, Loss, MaskedTrainTask, Noised,
+    Normalization, Offer, Optimizer, Participation, Purpose, Rounding, Schedule, SecureAggregation,
+    Selection, Strategy, Task, TaskId, TaskWork, TensorHeader, TrainSpec, TrainTask, Transfer,
+    UpdateEncoding, WorkSpec,
 };
 use jobs::wire;
 use serde::Serialize;
@@ -115,6 +116,13 @@ fn offers(golden: &mut Golden) {
     let next = Some(parse("rZ7yq0Nn2m3bT5kd8wLx1C"));
     let next = TrainTask { next, ..train.clone() };
     golden.same("offer-train-next", &offer(Purpose::Train, TaskWork::Train(next)));
+    let (server, device) = (Some(blob()), Some(RoundNumber(7)));
+    for (name, job) in [("", None), ("-carried", Some(parse("00job")))] {
+        let control = Some(ControlVariates { server: server.clone(), device, job });
+        let control = TrainTask { control, ..train.clone() };
+        let offer = offer(Purpose::Train, TaskWork::Train(control));
+        golden.same(&format!("offer-train-control{name}"), &offer);
+    }
     let local = LocalTraining {
         loss: Loss::Bce,
         schedule: Schedule::Cosine { floor: 0.125, steps: None },

@@ -16,6 +16,7 @@ use crate::kept_local::KeptLocal;
 pub(super) struct Control<'a> {
     store: &'a KeptLocal,
     id: &'a TaskId,
+    /// The round of this job that left the device's own.
     began_with: Option<RoundNumber>,
     server: Parameters,
     device: Parameters,
@@ -39,15 +40,17 @@ impl<'a> Control<'a> {
             None => zeros(&layout),
         };
         server.check_like(&layout).map_err(wrong)?;
-        let own = variates.device.and_then(|round| store.of(&id.job, round.0));
+        let job = variates.job.as_ref().unwrap_or(&id.job);
+        let own = variates.device.and_then(|round| store.of(job, round.0));
         let own = own.filter(|own| own.check_like(&layout).is_ok());
         if let (None, Some(round)) = (&own, variates.device) {
-            tracing::warn!("the control variate of round {round} is gone: it begins with 0");
+            tracing::warn!(%job, "the control variate of round {round} is gone: it begins with 0");
         }
         let weights = trainer.trained_layout();
         let weights: Vec<String> = weights.spans().iter().map(|span| span.name.clone()).collect();
         let device = own.unwrap_or_else(|| zeros(&layout));
-        let control = Self { store, id, began_with: variates.device, server, device, weights };
+        let began_with = variates.device.filter(|_| *job == id.job);
+        let control = Self { store, id, began_with, server, device, weights };
         let corrections = control.corrections()?;
         let set = trainer.set_control_variate(Some(&corrections));
         set.map_err(|error| failures::of_training(&error))?;

@@ -12,7 +12,7 @@ use jobs::id::{BlobRef, Bytes as Size};
 use jobs::spec::Strategy;
 use link::blobs::Pieces;
 use models::federated::server::{Adaptive, Aggregate, Moments, ServerOptimizer};
-use models::params::append_le_bytes;
+use models::params::{Layout, append_le_bytes};
 use tokio::sync::mpsc;
 
 use super::values::Values;
@@ -79,6 +79,11 @@ fn moments(optimizer: &ServerOptimizer) -> usize {
     usize::from(first) + usize::from(second)
 }
 
+/// Bytes of what an optimizer keeps of a model.
+pub(in crate::coordinator) fn state_bytes(optimizer: &ServerOptimizer, model: &Layout) -> usize {
+    4 * moments(optimizer) * model.total_len()
+}
+
 impl Updates {
     /// Stores what a step makes of a mean, the sealed one if no other is given, under two names:
     /// the parameters, and the state if the optimizer has one.
@@ -90,7 +95,7 @@ impl Updates {
     ) -> Result<(BlobRef, Option<BlobRef>), ReadError> {
         let model = Expected::parameters(self.ask(|fold| fold.model().clone()).await?);
         let (sender, receiver) = mpsc::channel(BLOCKS_WAITING);
-        let state_bytes = 4 * moments(&base.optimizer) * model.layout().total_len();
+        let state_bytes = state_bytes(&base.optimizer, model.layout());
         let size = Size(model.layout().byte_len() as u64);
         let stepped = Stepped::begin(self, model, base, mean, sender).await?;
         let parameters = self.blobs.put_pieces(names.0, size, stepped);

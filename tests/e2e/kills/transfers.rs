@@ -147,11 +147,13 @@ fn job(register_as: &str) -> Value {
 
 /// What a round's updates are, and what it came to.
 fn learnt(rounds: &[Value]) -> Vec<Value> {
+    let digest = |blob: &Value| blob["digest"].clone();
     let blobs = |round: &Value| {
-        let updates = round["updates"].as_array().unwrap().iter();
-        let updates: Vec<Value> =
-            updates.map(|update| json!([update[0], update[1]["parameters"]["digest"]])).collect();
-        json!([updates, round["parameters"]["digest"]])
+        let updates = round["updates"].as_array().unwrap().iter().map(|update| {
+            let (device, report) = (&update[0], &update[1]);
+            json!([device, digest(&report["parameters"]), digest(&report["control_change"])])
+        });
+        json!([updates.collect::<Vec<_>>(), digest(&round["parameters"])])
     };
     rounds.iter().map(blobs).collect()
 }

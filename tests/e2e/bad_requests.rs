@@ -35,6 +35,12 @@ async fn requests_over_http_are_refused_with_a_hint() {
     let mut field = training("mlp", 1);
     field["spec"]["learning_rat"] = json!(0.1);
     refused(world, &field, 400, "invalid_body", &["learning_rat", "expected one of"]).await;
+    let mut several = training("mlp", 1);
+    several["spec"]["rounds"] = json!("many");
+    several["spec"]["local"]["epohcs"] = json!(3);
+    several["spec"]["local"]["learning_rate"] = json!(-1.0);
+    let all = ["spec.rounds", "spec.local.epohcs", "spec.local.learning_rate"];
+    refused(world, &several, 400, "invalid_body", &all).await;
     let mut negative = training("mlp", 1);
     negative["spec"]["local"]["learning_rate"] = json!(-1.0);
     refused(world, &negative, 400, "invalid_spec", &["learning_rate"]).await;

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use jobs::id::{Millis, RoundNumber};
-use jobs::report::Progress;
+use jobs::report::{FailureCode, Progress};
 use jobs::round::{Judgement, Outcome};
 use jobs::training::Enough;
 
 use crate::cli::table;
-use crate::history::RoundRecord;
+use crate::history::{MemberRecord, RoundRecord};
 
 /// Stands above the lines of [`line()`].
 pub(in crate::cli) const HEADING: &str =
@@ -67,10 +67,22 @@ fn left(ms: u64) -> String {
     }
 }
 
-/// Whose updates are not in the new parameters, and why.
+/// Whose updates are not in the new parameters, and why. Those for whom there was no room are
+/// many, and named by `dunlin rounds show`.
 fn missing(round: &RoundRecord) -> String {
-    let names = round.missing().map(|member| format!("{} ({})", member.device, member.why()));
-    names.collect::<Vec<_>>().join(", ")
+    let no_room = |member: &&MemberRecord| {
+        member.failure.as_ref().is_some_and(|failure| failure.code == FailureCode::NoRoom)
+    };
+    let (crowd, others): (Vec<&MemberRecord>, Vec<&MemberRecord>) =
+        round.missing().partition(no_room);
+    let name = |member: &&MemberRecord| format!("{} ({})", member.device, member.why());
+    let mut texts: Vec<String> = others.iter().map(name).collect();
+    match &crowd[..] {
+        [] => {}
+        [one] => texts.push(name(one)),
+        [first, ..] => texts.push(format!("{} devices ({})", crowd.len(), first.why())),
+    }
+    texts.join(", ")
 }
 
 /// The columns of the table but the last one.
@@ -257,6 +269,22 @@ mod tests {
         let text = ended_early(&rounds, first, Some(Enough::EarlyStopping));
         assert_eq!(text, "no better loss in 3 rounds\nround 1 was the best: loss 0.2500\n");
         assert!(summary(&rounds, first).starts_with("1 rounds, "));
+    }
+
+    #[test]
+    fn those_for_whom_there_was_no_room_are_counted() {
+        let mut outcome = outcome(&json!([]));
+        outcome.missing.clear();
+        for (device, code) in
+            [("x", FailureCode::DeviceLost), ("y", FailureCode::NoRoom), ("z", FailureCode::NoRoom)]
+        {
+            outcome.missing.push((device.parse().unwrap(), Failure::new(code, "why")));
+        }
+        let said = missing(&RoundRecord::of(&outcome));
+        assert!(said.ends_with("x (device_lost: why), 2 devices (no_room: why)"), "{said}");
+        outcome.missing.pop();
+        let said = missing(&RoundRecord::of(&outcome));
+        assert!(said.ends_with("y (no_room: why)"), "{said}");
     }
 
     #[test]

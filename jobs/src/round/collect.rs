@@ -2,8 +2,8 @@
 
 use super::machine::{find, offer_evaluation};
 use super::member::{Member, Standing};
-use super::select::{as_given, invited, shuffled, wanted, with_surplus};
-use super::{Base, DEVICES_MAX, Effect, Phase, Round, Update};
+use super::select::{NAMED_MAX, as_given, invited, shuffled, wanted, with_surplus};
+use super::{Base, Effect, Phase, Round, Update};
 use crate::id::{Attempt, BlobRef, DeviceId, Millis};
 use crate::report::{Failure, FailureCode, UpdateReport};
 use crate::spec::Purpose;
@@ -40,7 +40,7 @@ impl Round {
         self.there = there;
         let is_drawn = self.plan.sampling.is_some();
         let all = if is_drawn { eligible.len() } else { invited.min(eligible.len()) };
-        self.passed_over = eligible.drain(room.min(all)..all).take(DEVICES_MAX).collect();
+        self.passed_over = eligible.drain(room.min(all)..all).take(NAMED_MAX - room).collect();
         eligible.truncate(room);
         self.spares = eligible.split_off(invited.min(eligible.len()));
         self.spares.reverse();

@@ -9,6 +9,10 @@ use crate::id::DeviceId;
 use crate::report::{Failure, FailureCode};
 use crate::spec::{Participation, Selection};
 
+/// Devices that a round names, at most: those that it has room for, and some that it has none for.
+/// Its outcome has to fit into one message.
+pub(super) const NAMED_MAX: usize = DEVICES_MAX + 250;
+
 /// Leaves to chance who is invited: each device on its own (Poisson sampling).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Sampling {

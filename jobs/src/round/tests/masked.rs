@@ -47,6 +47,19 @@ fn devices_that_find_no_room_are_named() {
 }
 
 #[test]
+fn more_than_an_outcome_has_room_for_are_counted() {
+    for plan in [masked_plan(all_of(3)), plan(all_of(3))] {
+        let (mut round, _) = Round::begin(Millis(0), plan);
+        round.step(Millis(0), &Event::DevicesFound { devices: devices(9000) });
+        let effects = round.step(Millis(1), &Event::CancelRequested);
+        let outcome = outcome(&effects);
+        assert_eq!(outcome.missing.len(), 1250);
+        let no_room = outcome.missing.iter().find(|(_, why)| why.code == FailureCode::NoRoom);
+        assert!(no_room.unwrap().1.message.ends_with("9000 were there"));
+    }
+}
+
+#[test]
 fn who_is_not_needed_is_not_named() {
     let some = Participation { devices: Some(200), ..all_of(3) };
     let (mut round, _) = Round::begin(Millis(0), masked_plan(some));

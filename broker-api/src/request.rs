@@ -204,7 +204,7 @@ pub fn job(kind: Option<JobKind>, body: &[u8]) -> Result<(JobSpec, Bytes), ApiEr
         })?)?,
     };
     let work = if kind == JobKind::Train {
-        WorkSpec::Train(Box::new(train(value)?))
+        WorkSpec::Train(Box::new(train(&value, body.len())?))
     } else if members_are_empty(&value) {
         WorkSpec::Telemetry
     } else {
@@ -226,10 +226,13 @@ fn members_are_empty(value: &Value) -> bool {
     value.as_object().is_some_and(serde_json::Map::is_empty)
 }
 
-fn train(value: Value) -> Result<TrainSpec, ApiError> {
+fn train(value: &Value, length: usize) -> Result<TrainSpec, ApiError> {
     const HINT: &str = "such as {\"model\": \"mlp\", \"dataset\": \"digits\", \"rounds\": 3}";
-    serde_json::from_value(value)
-        .map_err(|error| ApiError::new(ApiCode::InvalidBody, error.to_string(), HINT))
+    TrainSpec::deserialize(value).map_err(|error| {
+        let errors = training::problems_of_fields(value, length);
+        let detail = if errors.is_empty() { error.to_string() } else { errors.join("; ") };
+        ApiError { errors, ..ApiError::new(ApiCode::InvalidBody, detail, HINT) }
+    })
 }
 
 /// Parses `name` or `name:version`.

@@ -56,6 +56,19 @@ pub(crate) fn problems(body: &[u8]) -> Vec<String> {
     problems
 }
 
+/// The same of the fields of a training alone, by their own names; `length` of the body that they
+/// came in.
+pub(crate) fn problems_of_fields(spec: &Value, length: usize) -> Vec<String> {
+    if length > TOLD_BYTES_MAX {
+        return Vec::new();
+    }
+    let (asked, mut problems) = (json!({ "spec": spec }), Vec::new());
+    let read = read(&asked, &PLACEHOLDERS, &NEEDED, &mut problems);
+    problems.extend(read.iter().flat_map(Training::problems));
+    let own_name = |problem: String| problem.trim_start_matches("spec.").to_owned();
+    problems.into_iter().map(own_name).collect()
+}
+
 /// What is wrong with a job, by the names that its body has for its fields.
 pub(crate) fn in_body(problem: String) -> String {
     match problem.strip_prefix("work.") {
@@ -183,6 +196,16 @@ mod tests {
         let mut fields: Vec<String> = problems.iter().map(field).collect();
         fields.sort();
         fields
+    }
+
+    #[test]
+    fn all_that_is_wrong_with_fields_alone_is_told_by_their_names() {
+        let fields = json!({"model": "mlp", "rounds": "many", "local": {"epohcs": 3}});
+        let problems = problems_of_fields(&fields, 70);
+        let [dataset, epochs, rounds] = &problems[..] else { panic!("{problems:?}") };
+        assert!(dataset.starts_with("dataset: missing"), "{dataset}");
+        assert!(rounds.starts_with("rounds: ") && epochs.starts_with("local.epohcs: unknown"));
+        assert!(problems_of_fields(&fields, TOLD_BYTES_MAX + 1).is_empty());
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! `bench [start] [answer] [round] [memory] [bytes] [aggregate] [attack] [takeover] [scale] [infer]
 //! [train] [secagg] [privacy] [accuracy] [reference]`; without a word those that take a quarter of
-//! an hour together. Each figure is taken together with its limit in one interleaved run, so that both meet
-//! the same noise.
+//! an hour together. Each figure is taken together with its limit in one interleaved run, so that
+//! both meet the same noise.
 
 #![expect(
     clippy::unwrap_used,

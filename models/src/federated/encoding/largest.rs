@@ -69,8 +69,9 @@ fn magnitude(value: f32) -> u32 {
 }
 
 /// A file of the largest of `values`, a share of them; they may lie in parts, one after another.
-/// What the file does not hold is left in `values`, the error of what it holds included: to be added to the next values (error feedback, Stich et
-/// al. 2018, arXiv 1809.07599; Karimireddy et al. 2019, arXiv 1901.09847).
+/// What the file does not hold is left in `values`, the error of what it holds included: to be added
+/// to the next values (error feedback, Stich et al. 2018, arXiv 1809.07599; Karimireddy et al. 2019,
+/// arXiv 1901.09847).
 ///
 /// # Errors
 /// [`EncodingError`]; `values` are then of no use.

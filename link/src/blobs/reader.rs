@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::header::IntoHeaderName;
 use async_nats::jetstream::object_store::ObjectInfo;
-use async_nats::{Message, Subscriber};
+use async_nats::{Message, Subject, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use jobs::id::{BlobRef, Bytes as Size, Digest, ObjectId};
@@ -60,12 +60,21 @@ pub struct BlobReader {
 /// How it was when a batch was asked for.
 #[derive(Debug)]
 struct Asked {
+    /// Where the answer comes to.
+    inbox: Subject,
     at: Instant,
     /// Bytes that had come over the connection, and of the blob.
     connection: u64,
     received: u64,
     /// Bytes that were asked for.
     bytes: u64,
+}
+
+impl Asked {
+    fn nothing() -> Self {
+        let inbox = Subject::from_static("_INBOX");
+        Self { inbox, at: Instant::now(), connection: 0, received: 0, bytes: 0 }
+    }
 }
 
 /// What the bytes are compared with.
@@ -128,7 +137,7 @@ impl BlobReader {
             size,
             batch_most,
             batch_bytes: Batch::new(),
-            asked: Asked { at: Instant::now(), connection: 0, received: 0, bytes: 0 },
+            asked: Asked::nothing(),
             received: 0,
             batch: None,
             connections: 0,
@@ -228,27 +237,45 @@ impl BlobReader {
         }
     }
 
-    /// The next message of a batch; `None` when none comes, and nothing of it either.
+    /// The next message of a batch; `None` when none comes, and none is on its way.
+    ///
+    /// Over a slow connection a message may take longer than silence does, and what else comes
+    /// over it looks the same. So the server is sent a word for ourselves: it stands behind
+    /// everything that is under way to us, and when it comes first, the answer was lost.
     async fn arrival(&self, batch: &mut Subscriber) -> Option<Message> {
-        let Asked { connection: asked, bytes, .. } = self.asked;
         let mut before = self.blobs.bytes_received();
+        let mut is_echo_under_way = false;
         loop {
-            if let Ok(message) = tokio::time::timeout(CHUNK_TIMEOUT, batch.next()).await {
-                return message;
-            }
-            // A device is quick, or it would not hold a blob: when it says nothing for so long it was
-            // killed with the question, whatever else comes over the connection.
-            if self.source.is_device() {
-                return None;
+            match tokio::time::timeout(self.patience(), batch.next()).await {
+                Ok(Some(message)) => match echo_of(&message) {
+                    None => return Some(message),
+                    Some(received) if received == self.received => return None,
+                    // Sent before what came meanwhile.
+                    Some(_) => continue,
+                },
+                Ok(None) => return None,
+                Err(_) => {}
             }
             let now = self.blobs.bytes_received();
-            // Other transfers may go on where this one stands still.
-            let is_ours = now - asked <= 2 * bytes;
-            if now - before < BYTES_MIN || !is_ours {
+            // Who may not speak to themselves hears no echo.
+            let is_ours = now - self.asked.connection <= 2 * self.asked.bytes;
+            if now - before < BYTES_MIN || !is_ours || self.patience().is_zero() {
                 return None;
             }
             before = now;
+            if !is_echo_under_way {
+                let (inbox, echo) = (self.asked.inbox.clone(), self.received.to_string());
+                // A connection that is closed shows itself by its silence.
+                let _ = self.blobs.client.publish(inbox, echo.into()).await;
+                is_echo_under_way = true;
+            }
         }
+    }
+
+    /// How long nothing may come.
+    fn patience(&self) -> Duration {
+        let left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
+        left.map_or(CHUNK_TIMEOUT, |left| left.min(CHUNK_TIMEOUT))
     }
 
     /// Asks for the next batch of chunks.
@@ -256,13 +283,14 @@ impl BlobReader {
         let doing = "asking for a blob";
         self.connections = self.blobs.connections();
         let bytes = self.batch_bytes.bytes().min(self.batch_most);
+        let inbox = self.blobs.client.new_inbox();
         self.asked = Asked {
+            inbox: inbox.clone().into(),
             at: Instant::now(),
             connection: self.blobs.bytes_received(),
             received: self.received,
             bytes: bytes.min(self.size.0 - self.received),
         };
-        let inbox = self.blobs.client.new_inbox();
         let batch = self.blobs.client.subscribe(inbox.clone()).await;
         let batch = batch.map_err(|error| BlobError::unavailable(doing, error))?;
         let (subject, request) = self.source.request(self.received, self.size.0, bytes);
@@ -324,6 +352,12 @@ impl BlobReader {
     fn damaged(&self, problem: String) -> BlobError {
         BlobError::Damaged { digest: self.digest.clone(), problem }
     }
+}
+
+/// How many bytes had come when we sent ourselves this word. All other words have headers.
+fn echo_of(message: &Message) -> Option<u64> {
+    let is_echo = message.headers.is_none() && message.status.is_none();
+    is_echo.then(|| std::str::from_utf8(&message.payload).ok()?.parse().ok()).flatten()
 }
 
 /// A header that holds a number.

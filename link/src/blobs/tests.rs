@@ -1,4 +1,5 @@
 use async_nats::header;
+use futures::StreamExt as _;
 
 use super::*;
 use crate::layout::{Layout, ensure};
@@ -24,6 +25,20 @@ fn pattern(size: usize, seed: u8) -> Bytes {
         (state >> 24) as u8
     };
     (0..size).map(|_| next()).collect()
+}
+
+/// Says something else over the connection of `blobs`, 10 kB/s, until it is aborted.
+async fn chatter(server: &Server, blobs: &Blobs) -> tokio::task::JoinHandle<()> {
+    let mut noise = blobs.client.subscribe("noise").await.unwrap();
+    blobs.client.flush().await.unwrap();
+    let speaker = server.client().await;
+    tokio::spawn(async move {
+        loop {
+            speaker.publish("noise", pattern(5_000, 3)).await.unwrap();
+            let _ = noise.next().await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    })
 }
 
 async fn messages(blobs: &Blobs) -> u64 {

@@ -66,11 +66,6 @@ impl Source {
         }
     }
 
-    /// Whether a device holds the blob.
-    pub(super) fn is_device(&self) -> bool {
-        matches!(self, Self::Device { .. })
-    }
-
     /// Whether nothing more comes of a batch, which does not say so itself.
     pub(super) fn is_over(&self, received: u64) -> bool {
         match self {

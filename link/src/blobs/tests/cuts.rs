@@ -1,4 +1,4 @@
-//! Transfers whose connection is cut in the middle, or slow.
+//! Transfers whose connection is cut in the middle, or slow, or whose answers are lost.
 
 use futures::StreamExt as _;
 
@@ -108,4 +108,52 @@ async fn transfers_over_a_slow_way_end_and_send_little_twice() {
     assert!(sent < 800 * 1024, "{sent} bytes were sent");
     assert!(received < 1500 * 1024, "{received} bytes were read");
     assert!(took < 25.0, "{took} s");
+}
+
+/// What else comes over the connection is not taken for a chunk that is on its way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_answer_of_the_store_is_missed_beside_other_traffic() {
+    let (server, behind) = (Server::start(), Server::start());
+    let (near, real) = (Blobs::new(server.client().await), store(&behind).await);
+    let bytes = pattern(200_000, 6);
+    let blob = real.put_named("parameters/a/1/1".to_owned(), bytes.clone()).await.unwrap();
+    let mut requests = near.client.subscribe(direct_get()).await.unwrap();
+    let speaker = near.client.clone();
+    // Hands requests on to the store, but for the first, and its chunks back.
+    let relay = tokio::spawn(async move {
+        let _lost = requests.next().await;
+        let request = requests.next().await.unwrap();
+        let inbox = real.client.new_inbox();
+        let mut chunks = real.client.subscribe(inbox.clone()).await.unwrap();
+        real.client.publish_with_reply(direct_get(), inbox, request.payload).await.unwrap();
+        while let Some(chunk) = chunks.next().await.filter(|chunk| chunk.status.is_none()) {
+            let (reply, headers) = (request.reply.clone().unwrap(), chunk.headers.unwrap());
+            speaker.publish_with_headers(reply, headers, chunk.payload).await.unwrap();
+        }
+    });
+    let chatter = chatter(&server, &near).await;
+    let began = std::time::Instant::now();
+    assert!(near.get(&blob).await.unwrap() == bytes);
+    assert!(began.elapsed() < Duration::from_secs(9), "{:?}", began.elapsed());
+    relay.await.unwrap();
+    chatter.abort();
+}
+
+/// Who waits behind others over a slow way is not taken for lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn downloads_wait_for_each_other_over_a_slow_way() {
+    let server = Server::start();
+    let near = store(&server).await;
+    let bytes = pattern(500 * 1024, 7);
+    let blob = near.put(bytes.clone()).await.unwrap();
+    let proxy = Proxy::slow(server.port(), 60 * 1024);
+    let far = through(&proxy).await;
+    let later = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        far.get(&blob).await
+    };
+    let (first, second) = futures::join!(far.get(&blob), later);
+    assert!(first.unwrap() == bytes && second.unwrap() == bytes);
+    let (_, received) = proxy.passed();
+    assert!(received < 1060 * 1024, "{received} bytes were read");
 }

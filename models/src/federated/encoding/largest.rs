@@ -24,11 +24,8 @@ impl Largest {
         let magnitudes = || values.iter().flat_map(|part| part.iter().copied().map(magnitude));
         let (high, above) = reaching(magnitudes().map(|it| it >> 16), count);
         let within = magnitudes().filter(|it| it >> 16 == high).map(|it| it & 0xffff);
-        let (low, above) = {
-            let (low, more) = reaching(within, count - above);
-            (low, above + more)
-        };
-        Self { least: high << 16 | low, ties: count - above }
+        let (low, above_within) = reaching(within, count - above);
+        Self { least: high << 16 | low, ties: count - above - above_within }
     }
 
     /// Whether the next value is one of them.

@@ -22,7 +22,12 @@ async fn a_private_training_registers_what_its_budget_is_enough_for() {
     let masks = ["--secure-aggregation", "clip=17"];
     for (name, how, mode, planned) in [
         ("seen", &all[..], "central", json!(3)),
-        ("own", &["--no-evaluate", "--strategy", "fedmedian"], "local", Value::Null),
+        (
+            "own",
+            &[&all[..], &["--no-evaluate", "--strategy", "fedmedian"]].concat(),
+            "local",
+            Value::Null,
+        ),
         ("masked", &[&all[..], &masks].concat(), "central", json!(3)),
         ("moving", &[&all[..], &masks].concat(), "central", json!(3)),
         ("both", &[&all[..], &masks, &["--no-evaluate"]].concat(), "local", Value::Null),

@@ -83,7 +83,7 @@ impl Round {
 }
 
 /// FNV-1a over the name, mixed with the seed as `SplitMix64` does.
-fn rank(seed: u64, device: &DeviceId) -> u64 {
+pub(super) fn rank(seed: u64, device: &DeviceId) -> u64 {
     let hash = device.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });

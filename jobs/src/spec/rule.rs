@@ -92,15 +92,15 @@ mod tests {
         assert_eq!(fields(&format!("{krum},{}", quorum(5))), "rule");
         let all = r#""rule":{"name":"fedtrimmedavg","fraction":0.5}"#;
         assert_eq!(
-            fields(&format!(r#""strategy":{{"name":"krum"}},{all},{}"#, quorum(3))),
+            fields(&format!(r#""strategy":{{"name":"krum","byzantine":1}},{all},{}"#, quorum(3))),
             "rule rule.fraction"
         );
         assert_eq!(fields(&format!(r#"{adam},"rule":{{"name":"fedyogi"}}"#)), "rule");
         let median = r#""rule":{"name":"fedmedian"}"#;
         let sparse = r#""update":{"encoding":"topk"}"#;
-        assert_eq!(fields(&format!("{adam},{median},{sparse}")), "update.encoding");
+        assert_eq!(fields(&format!("{adam},{median},{sparse},{}", quorum(3))), "update.encoding");
         let private = r#""privacy":{"mode":"central","clip":{"norm":1},"noise_multiplier":5,
-            "delta":1e-5,"epsilon_budget":8},"participation":{"devices":500}"#;
+            "delta":1e-5,"epsilon_budget":8},"participation":{"devices":500,"quorum":3}"#;
         assert_eq!(fields(&format!("{adam},{median},{private}")), "rule");
         let secure = r#""secure_aggregation":{},"participation":{"quorum":5}"#;
         assert_eq!(fields(&format!("{adam},{median},{secure}")), "rule");

@@ -204,7 +204,7 @@ mod tests {
         let good = r#""participation":{"quorum":3},"strategy":{"name":"fedadam"},
             "secure_aggregation":{}"#;
         assert_eq!(problems_of(good), [""; 0]);
-        let bad = r#""participation":{"quorum":2,"devices":251},"strategy":{"name":"fedmedian"},
+        let bad = r#""participation":{"quorum":2,"devices":251},"strategy":{"name":"normbound","norm":1},
             "secure_aggregation":{"drop_out":0.9}"#;
         let problems = problems_of(bad);
         let fields = problems.iter().map(|problem| problem.split(' ').next().unwrap());

@@ -162,16 +162,21 @@ impl Strategy {
                 checked.push(above_0("learning_rate", learning_rate));
                 checked
             }
-            Self::FedAvg {}
-            | Self::FedNova {}
-            | Self::FedMedian {}
-            | Self::GeometricMedian {}
-            | Self::Krum(_)
-            | Self::MultiKrum(MultiKrum { selected: None | Some(1..), .. })
-            | Self::Bulyan(_) => Vec::new(),
-            Self::MultiKrum(_) => vec![("selected", 0.0, false, "1 or above")],
+            Self::FedAvg {} | Self::FedNova {} | Self::FedMedian {} | Self::GeometricMedian {} => {
+                Vec::new()
+            }
+            Self::Krum(Byzantine { byzantine }) | Self::Bulyan(Byzantine { byzantine }) => {
+                vec![quorum::some_byzantine(byzantine)]
+            }
+            Self::MultiKrum(MultiKrum { byzantine, selected }) => {
+                let selected = f64::from(selected.unwrap_or(1));
+                let selected = ("selected", selected, selected >= 1.0, "1 or above");
+                vec![quorum::some_byzantine(byzantine), selected]
+            }
             Self::FedTrimmedAvg(FedTrimmedAvg { fraction }) => {
-                vec![("fraction", fraction, (0.0..0.5).contains(&fraction), "0 to below 0.5")]
+                let some = fraction > 0.0 && fraction < 0.5;
+                let expected = "above 0, below 0.5: with 0 none is left out";
+                vec![("fraction", fraction, some, expected)]
             }
             Self::CentredClipping(CentredClipping { radius, iterations }) => {
                 let some = (1..=1000).contains(&iterations);
@@ -395,7 +400,7 @@ impl Default for FedBuff {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FedTrimmedAvg {
-    /// Share of the updates at each end, rounded down; 0 to below 0.5.
+    /// Share of the updates at each end, rounded down; above 0, below 0.5.
     pub fraction: f64,
 }
 
@@ -409,7 +414,7 @@ impl Default for FedTrimmedAvg {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Byzantine {
-    /// Updates that may be anything.
+    /// Updates that may be anything, 1 or more.
     pub byzantine: u32,
 }
 
@@ -417,7 +422,7 @@ pub struct Byzantine {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MultiKrum {
-    /// Updates that may be anything.
+    /// Updates that may be anything, 1 or more.
     pub byzantine: u32,
     /// Updates that are averaged; all but `byzantine` when absent.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -338,7 +338,11 @@ mod tests {
             (r#"{"name":"bulyan","byzantine":1}"#, 7, ""),
             (r#"{"name":"fedtrimmedavg"}"#, 4, "participation.quorum"),
             (r#"{"name":"fedtrimmedavg"}"#, 5, ""),
-            (r#"{"name":"fedtrimmedavg","fraction":0}"#, 1, ""),
+            (r#"{"name":"fedtrimmedavg","fraction":0}"#, 1, "strategy.fraction"),
+            (r#"{"name":"multikrum"}"#, 3, "strategy.byzantine"),
+            (r#"{"name":"fedmedian"}"#, 2, "participation.quorum"),
+            (r#"{"name":"geometricmedian"}"#, 2, "participation.quorum"),
+            (r#"{"name":"geometricmedian"}"#, 3, ""),
             (r#"{"name":"fedtrimmedavg","fraction":0.5}"#, 1, "strategy.fraction"),
         ] {
             let spec = spec(&format!(
@@ -419,7 +423,11 @@ mod tests {
     fn encodings_are_checked_with_the_strategy() {
         for (update, strategy, fields) in [
             (r#"{"encoding":"int8","block":9}"#, "fedmedian", "update.block"),
-            (r#"{"encoding":"topk","share":0}"#, "bulyan", "update.share update.encoding"),
+            (
+                r#"{"encoding":"topk","share":0}"#,
+                "bulyan",
+                "strategy.byzantine update.share update.encoding",
+            ),
             (r#"{"encoding":"topk"}"#, "fedmedian", "update.encoding"),
             (r#"{"encoding":"topk"}"#, "geometricmedian", ""),
             (r#"{"encoding":"float16"}"#, "fedtrimmedavg", ""),

@@ -45,8 +45,8 @@ impl Found {
 }
 
 impl Core {
-    /// Everything for which a training would not begin. The model is read or built only where the
-    /// plan asks something of it.
+    /// Everything for which a training would not begin. A registered model is read; a family's is
+    /// made for the data set, so it is built only where the plan asks something of it.
     ///
     /// # Errors
     /// [`ApiCode::Unavailable`] when the store does not answer.
@@ -61,7 +61,8 @@ impl Core {
         let names_some = !local.frozen.is_empty() || !local.kept_local.is_empty();
         let few = local.frozen.len().max(local.kept_local.len()) <= PATTERNS_MAX;
         let is_asked = names_some || spec.privacy.is_some() || spec.begin_from.is_some();
-        if !(is_asked && few) {
+        let is_registered = self.registry.look_up(&spec.model).await?.is_some();
+        if !few || !(is_asked || is_registered) {
             return Ok(found.0);
         }
         let _turn = self.plans.acquire().await;
@@ -73,8 +74,7 @@ impl Core {
             }
             None => None,
         };
-        let is_there = is_family(spec) || self.registry.look_up(&spec.model).await?.is_some();
-        if !is_there {
+        if !is_registered && !is_family(spec) {
             return Ok(found.0);
         }
         let hint = "take another model, or change what the plan asks of it";

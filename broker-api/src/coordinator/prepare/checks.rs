@@ -106,9 +106,16 @@ fn patterns(local: &LocalTraining, layout: &Layout) -> Vec<Failure> {
             )
         }));
     }
-    if !local.kept_local.is_empty() && names().all(|name| is_named(&local.kept_local, name)) {
-        let message = "local.kept_local names every parameter: none would be learnt together";
-        messages.push(message.to_owned());
+    let nowhere = [&local.frozen[..], &local.kept_local].concat();
+    if names().all(|name| is_named(&nowhere, name)) {
+        let named: Vec<&str> = [("frozen", &local.frozen), ("kept_local", &local.kept_local)]
+            .into_iter()
+            .filter_map(|(what, patterns)| (!patterns.is_empty()).then_some(what))
+            .collect();
+        messages.push(format!(
+            "local.{} names every parameter: none would be learnt together",
+            named.join(" or local.")
+        ));
     }
     let failure = |message| Failure::new(FailureCode::InvalidSpec, message);
     messages.into_iter().map(failure).collect()
@@ -143,6 +150,27 @@ mod tests {
         let failure = check("resnet8", &[]).unwrap_err();
         assert!(failure.message.contains("running statistic"), "{failure:?}");
         assert_eq!(check("resnet8", &["*norm*"]), Ok(()));
+    }
+
+    #[test]
+    fn something_is_learnt_together() {
+        let onnx = models::zoo::build("mlp", [1, 2, 2], 2, 1).unwrap();
+        let definition = Definition::read(&onnx.into()).unwrap();
+        let check = |frozen: &[&str], kept_local: &[&str]| {
+            let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+            let (frozen, kept_local) = (owned(frozen), owned(kept_local));
+            let local = LocalTraining { frozen, kept_local, ..LocalTraining::default() };
+            let found = patterns(&local, definition.layout());
+            found.into_iter().map(|failure| failure.message).collect::<Vec<_>>().join("; ")
+        };
+        assert_eq!(check(&[], &[]), "");
+        assert_eq!(
+            check(&["*weight"], &["*bias"]),
+            "local.frozen or local.kept_local names every parameter: none would be learnt together"
+        );
+        assert_eq!(check(&["*weight"], &[]), "");
+        assert!(check(&["*"], &[]).starts_with("local.frozen names every"));
+        assert!(check(&[], &["*"]).starts_with("local.kept_local names every"));
     }
 
     #[test]

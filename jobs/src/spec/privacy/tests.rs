@@ -30,14 +30,14 @@ fn a_promise_that_can_be_kept_is_valid() {
     }
     let local = r#"{"mode":"local","clip":{"norm":1},"noise_multiplier":4,"delta":1e-5,
         "epsilon_budget":8}"#;
-    assert_eq!(wrong(local, r#","evaluate":false,"strategy":{"name":"fedmedian"}"#), "");
+    assert_eq!(wrong(local, r#","evaluate":false,"strategy":{"name":"normbound","norm":1}"#), "");
 }
 
 #[test]
 fn every_problem_of_a_promise_is_found_at_once() {
     let bad = r#"{"clip":{"norm":0},"noise_multiplier":0,"delta":1,"epsilon_budget":-1,
         "sampling_rate":0}"#;
-    let more = r#","target_accuracy":0.5,"early_stopping":{"patience":1},"keep":"best","strategy":{"name":"fedmedian"},
+    let more = r#","target_accuracy":0.5,"early_stopping":{"patience":1},"keep":"best","strategy":{"name":"normbound","norm":1},
         "participation":{"over_selection":0.5}"#;
     assert_eq!(
         wrong(bad, more),

@@ -24,6 +24,9 @@ impl Strategy {
                 rule.updates_min(),
                 "fedtrimmedavg leaves nobody out of fewer than 1 / fraction updates",
             ),
+            Self::FedMedian {} | Self::GeometricMedian {} => {
+                (3, "of fewer updates no one has a majority against it")
+            }
             Self::FedAvg {}
             | Self::FedAvgM(_)
             | Self::FedAdagrad(_)
@@ -33,17 +36,20 @@ impl Strategy {
             | Self::FedNova {}
             | Self::Scaffold(_)
             | Self::FedBuff(_)
-            | Self::FedMedian {}
-            | Self::GeometricMedian {}
             | Self::CentredClipping(_)
             | Self::NormBound(_) => (1, "a round needs an update"),
         }
     }
 }
 
+/// Whether updates may be wrong at all, for a rule that is there for these.
+pub(super) fn some_byzantine(byzantine: u32) -> (&'static str, f64, bool, &'static str) {
+    let expected = "1 or above, as many updates as may be wrong: with 0 none is doubted";
+    ("byzantine", f64::from(byzantine), byzantine > 0, expected)
+}
+
 impl FedTrimmedAvg {
-    /// Of so many updates one is left out at each end; one where the fraction is 0, which asks for
-    /// the plain mean, or out of range.
+    /// Of so many updates one is left out at each end; one where the fraction is out of range.
     fn updates_min(self) -> u32 {
         let Self { fraction } = self;
         if !(fraction > 0.0 && fraction < 0.5) {

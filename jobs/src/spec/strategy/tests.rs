@@ -54,7 +54,12 @@ fn settings_out_of_range_are_found() {
         ("qfedavg:q=-1,learning_rate=0", "q learning_rate"),
         ("scaffold:learning_rate=0", "learning_rate"),
         ("fedtrimmedavg:fraction=0.5", "fraction"),
-        ("multikrum:selected=0", "selected"),
+        ("fedtrimmedavg:fraction=0", "fraction"),
+        ("krum", "byzantine"),
+        ("bulyan", "byzantine"),
+        ("multikrum", "byzantine"),
+        ("multikrum:byzantine=1", ""),
+        ("multikrum:selected=0", "byzantine selected"),
         ("centredclipping:radius=0,iterations=0", "radius iterations"),
         ("normbound:norm=-1", "norm"),
     ] {

@@ -45,11 +45,11 @@ pub enum Verdict {
 /// What an update was judged by.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Measure {
-    /// Krum's score, a sum of squared distances, beside the highest one of those kept.
+    /// Krum's score, a sum of squared distances, beside that of the device that was kept last.
     Score {
         /// This device's.
         score: f64,
-        /// The highest one kept.
+        /// That of the one kept last: of those refused none is below it.
         limit: f64,
     },
     /// Distance from the result, and the share in it.

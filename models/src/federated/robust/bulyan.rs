@@ -31,17 +31,19 @@ impl Bulyan {
         check(devices, byzantine)?;
         let mut rest: Vec<usize> = (0..devices).collect();
         let mut last = vec![0.0; devices];
-        let mut chosen = Vec::new();
+        let (mut chosen, mut limit) = (Vec::new(), 0.0);
         for _ in 0..devices - 2 * byzantine {
             let scores = scores(distances, &rest, byzantine);
             for (device, score) in rest.iter().zip(&scores) {
                 last[*device] = *score;
             }
             let order = |a: &usize, b: &usize| scores[*a].total_cmp(&scores[*b]);
-            let lowest = (0..rest.len()).min_by(order);
-            chosen.extend(lowest.map(|at| rest.remove(at)));
+            if let Some(lowest) = (0..rest.len()).min_by(order) {
+                limit = scores[lowest];
+                chosen.push(rest.remove(lowest));
+            }
         }
-        Self::of(Selection::new(chosen, last), devices, byzantine)
+        Self::of(Selection::new(chosen, last, limit), devices, byzantine)
     }
 
     /// Of devices that were selected in some way.

@@ -36,6 +36,8 @@ pub struct Selection {
     chosen: Vec<usize>,
     /// By device: the one it was chosen or, in the end, left out with.
     scores: Vec<f64>,
+    /// That of the device that was chosen last, beside which the others were left out.
+    limit: f64,
 }
 
 impl MultiKrum {
@@ -64,7 +66,8 @@ impl MultiKrum {
         let mut chosen = all;
         chosen.sort_by(|a, b| scores[*a].total_cmp(&scores[*b]));
         chosen.truncate(selected);
-        Ok(Selection::new(chosen, scores))
+        let limit = chosen.last().map_or(0.0, |last| scores[*last]);
+        Ok(Selection::new(chosen, scores, limit))
     }
 }
 
@@ -84,9 +87,9 @@ pub(super) fn scores(distances: &Distances, among: &[usize], byzantine: usize) -
 }
 
 impl Selection {
-    pub(super) fn new(mut chosen: Vec<usize>, scores: Vec<f64>) -> Self {
+    pub(super) fn new(mut chosen: Vec<usize>, scores: Vec<f64>, limit: f64) -> Self {
         chosen.sort_unstable();
-        Self { chosen, scores }
+        Self { chosen, scores, limit }
     }
 
     /// The selected devices, in the order of devices.
@@ -108,14 +111,12 @@ impl Selection {
 
     /// Who was selected, by which score, by device.
     pub fn influences(&self) -> Vec<Influence> {
-        let kept = self.chosen.iter().map(|device| self.scores[*device]);
-        let limit = kept.fold(0.0, f64::max);
         let influence = |(device, score): (usize, &f64)| Influence {
             verdict: match self.chosen.binary_search(&device) {
                 Ok(_) => Verdict::Kept,
                 Err(_) => Verdict::Refused,
             },
-            measure: Measure::Score { score: *score, limit },
+            measure: Measure::Score { score: *score, limit: self.limit },
         };
         self.scores.iter().enumerate().map(influence).collect()
     }

@@ -121,7 +121,7 @@ fn in_words(influence: &robust::Influence) -> Influence {
     };
     let reason = match influence.measure {
         robust::Measure::Score { score, limit } => {
-            format!("Krum's score {score:.3e}, the highest of those kept {limit:.3e}")
+            format!("Krum's score {score:.3e}, of the last one kept {limit:.3e}")
         }
         robust::Measure::Distance { distance, share } => {
             format!("distance {distance:.3e} from the result, share {share:.4}")

@@ -60,6 +60,10 @@ proptest! {
     fn is_the_definition(rows in updates(11..16), f in 0..3_usize, tile in 1..100_usize) {
         let mut bulyan = Bulyan::new(&distances(&rows), f).unwrap();
         let selected = chosen(&bulyan);
+        for influence in bulyan.influences() {
+            let Measure::Score { score, limit } = influence.measure else { unreachable!() };
+            prop_assert!(influence.verdict == Verdict::Kept || score >= limit, "{score} {limit}");
+        }
         prop_assert_eq!(&selected, &naive_selection(&rows, f));
         let found = by_tiles(&mut bulyan, &rows, tile);
         for (at, found) in found.iter().enumerate() {

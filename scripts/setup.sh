@@ -121,7 +121,9 @@ vulkan() {
         { apt-get update -qq && apt-get install -y -qq --no-install-recommends mesa-vulkan-drivers libvulkan1; } \
             >/dev/null 2>&1 && return
     fi
-    say "no Vulkan here, so WebGPU is not tested: apt-get install mesa-vulkan-drivers libvulkan1"
+    local advice="apt-get install mesa-vulkan-drivers libvulkan1"
+    [ "${DUNLIN_TEST_ALL:-}" != 1 ] || fail "no Vulkan here, and DUNLIN_TEST_ALL=1: $advice"
+    say "no Vulkan here, so WebGPU is not tested: $advice"
 }
 
 compiler() {

@@ -7,6 +7,7 @@ use models::graph::GraphError;
 use models::tensor::Tensor;
 use tests::helper::Started;
 use tests::process;
+use tests::untested::not_tested;
 
 /// An engine whose helper has to live; a helper that ends, hangs or answers nonsense is a panic.
 #[derive(Debug)]
@@ -53,7 +54,7 @@ impl Helped {
             Ok(()) => Some(self),
             Err(reason) => {
                 assert!(!on_hardware(), "{}: {reason}", self.name);
-                println!("NOT TESTED: {}: {reason}: {advice}", self.name);
+                not_tested(&format!("{}: {reason}: {advice}", self.name));
                 None
             }
         }

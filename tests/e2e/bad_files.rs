@@ -5,6 +5,7 @@ use std::process::Command;
 use models::onnx;
 use serde_json::json;
 use tests::data::shared;
+use tests::untested::not_tested;
 use tests::world::World;
 
 use crate::story::{assert_problem, fleet, training};
@@ -130,7 +131,7 @@ async fn a_full_disk_on_a_device_is_named() {
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script]).arg(&state);
     if !command.args(["true"]).status().is_ok_and(|status| status.success()) {
-        eprintln!("not tested: this system does not let users mount");
+        not_tested("this system does not let users mount");
         return;
     }
     let agent = world.agent_command("device-2");

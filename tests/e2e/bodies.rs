@@ -5,6 +5,7 @@ use models::onnx::{GraphProto, ModelProto, NodeProto, OperatorSetIdProto, ValueI
 use models::tensor::Tensor;
 use tests::helper::Started;
 use tests::process::PATIENCE;
+use tests::untested::not_tested;
 
 /// Numbers of an example; of 4 bytes each.
 const WIDTH: usize = 1 << 10;
@@ -54,6 +55,6 @@ fn bodies_of_any_length_come_back_from_tract() {
 fn bodies_of_any_length_come_back_from_onnx_runtime() {
     match Started::onnx_runtime(1) {
         Some(started) => check(&started),
-        None => eprintln!("NOT TESTED: ONNX Runtime is missing: scripts/setup.sh tests"),
+        None => not_tested("ONNX Runtime is missing: scripts/setup.sh tests"),
     }
 }

@@ -9,6 +9,7 @@ use models::train::{Loss, Trainer};
 use serde_json::{Value, json};
 use tests::helper;
 use tests::process::{PATIENCE, Process};
+use tests::untested::not_tested;
 use tests::world::World;
 
 /// An agent whose helper is started with a variable, and a model.
@@ -90,7 +91,7 @@ async fn device(world: &World) -> Value {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn onnx_runtime_answers_a_job_that_names_it() {
     let Some(library) = helper::onnx_runtime_library() else {
-        eprintln!("NOT TESTED: ONNX Runtime is absent: run scripts/setup.sh tests");
+        not_tested("ONNX Runtime is absent: run scripts/setup.sh tests");
         return;
     };
     let fleet = Fleet::start(&format!("ORT_DYLIB_PATH='{}'", library.display())).await;
@@ -103,7 +104,7 @@ async fn webgpu_on_a_program_answers_a_job_that_names_it() {
     let fleet = Fleet::start("DUNLIN_WEBGPU_SOFTWARE=1").await;
     if let Some(reason) = fleet.unusable("webgpu").await {
         assert!(reason.contains("no GPU is reached"), "{reason}");
-        eprintln!("NOT TESTED: Vulkan is absent: apt-get install mesa-vulkan-drivers");
+        not_tested("Vulkan is absent: apt-get install mesa-vulkan-drivers");
         return;
     }
     fleet.assert_agrees("webgpu", 1e-3).await;

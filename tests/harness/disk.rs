@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::process::{PATIENCE, Process};
+use crate::untested::not_tested;
 
 /// Mounts the disk, and keeps it until it is killed.
 const MOUNT: &str =
@@ -21,7 +22,6 @@ pub struct Disk {
 impl Disk {
     /// A disk of so many bytes over a folder below `world`; `None`, said so, on machines that do
     /// not let this user mount one in a namespace of its own.
-    #[expect(clippy::print_stderr, reason = "a test that tests nothing says so")]
     pub fn new(world: &Path, name: &str, bytes: u64) -> Option<Self> {
         let folder = world.join(name);
         std::fs::create_dir_all(&folder).unwrap();
@@ -36,7 +36,7 @@ impl Disk {
         let out = world.join(format!("{name}.out"));
         while !std::fs::read_to_string(&out).unwrap().contains("mounted") {
             if keeper.has_ended() {
-                eprintln!("no disk can be mounted here, not tested: {}", keeper.log());
+                not_tested(&format!("no disk can be mounted here: {}", keeper.log()));
                 return None;
             }
             assert!(begun.elapsed() < PATIENCE, "a disk is not mounted");

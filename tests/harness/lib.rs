@@ -3,7 +3,8 @@
 //! [`world::World`] starts and kills them, [`process`] runs a program and keeps its log,
 //! [`cluster::Cluster`] has three NATS servers and two brokers, [`proxy`] stands between programs,
 //! [`simulated`] plays many devices, [`helper`] starts engines in processes, [`data`] makes data
-//! sets, [`disk::Disk`] can be full, [`writes`] sees what is stored of a training as it is written.
+//! sets, [`disk::Disk`] can be full, [`writes`] sees what is stored of a training as it is written,
+//! [`untested`] says what a machine lets nobody test.
 
 #![expect(
     clippy::unwrap_used,
@@ -19,5 +20,6 @@ pub mod process;
 #[path = "../../link/testing/proxy.rs"]
 pub mod proxy;
 pub mod simulated;
+pub mod untested;
 pub mod world;
 pub mod writes;

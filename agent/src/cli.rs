@@ -27,7 +27,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             #[expect(clippy::print_stderr, reason = "the log may not have begun yet")]
             {
-                eprintln!("dunlin-agent: {error}");
+                eprintln!("{}dunlin-agent: {error}", crate::systemd::mark(tracing::Level::ERROR));
             }
             ExitCode::from(2)
         }

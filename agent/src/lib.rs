@@ -38,6 +38,7 @@ mod refusals;
 mod releases;
 pub mod service;
 mod state;
+mod systemd;
 mod telemetry;
 mod work;
 
@@ -89,8 +90,10 @@ pub async fn run(
         state_dir = %state.dir().display(),
         "starting"
     );
+    systemd::tell("connecting");
     let connecting = link::connect::connect_patiently(&config.link, |error| {
         tracing::warn!("{error}; trying again until it answers");
+        systemd::tell(&format!("not connected: {error}"));
     });
     let (client, link) = tokio::select! {
         connected = connecting => connected?,
@@ -114,7 +117,7 @@ async fn serve(
     let commands = commands::subscribe(device).await?;
     let held = device.subscribe(subject::held(&device.config.device)).await?;
     let work = work::Work::subscribe(device).await?;
-    presence::say_hello(device).await;
+    presence::join(device).await;
     tasks.spawn(commands::answer(device.clone(), commands));
     tasks.spawn(held::give(device.clone(), held));
     tasks.spawn(presence::beat(device.clone()));

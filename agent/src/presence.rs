@@ -10,18 +10,33 @@ use jobs::wire;
 use tokio::time::MissedTickBehavior;
 
 use crate::device::Device;
+use crate::systemd;
 
 /// How long unused blobs and decoded data sets stay in memory.
 const UNUSED_AFTER: Duration = Duration::from_mins(1);
 
-/// Publishes the hello.
-pub(crate) async fn say_hello(device: &Device) {
+/// Says hello for the first time.
+pub(crate) async fn join(device: &Device) {
+    if say_hello(device).await {
+        tracing::info!(device = %device.config.device, "joined");
+        tell_connected(device);
+    }
+}
+
+/// Publishes the hello; whether it was sent.
+pub(crate) async fn say_hello(device: &Device) -> bool {
     let payload = wire::encode(&device.hello());
     let subject = subject::fleet(&device.config.device, FleetTopic::Hello);
-    match link::publish::publish(&device.client, subject, None, payload).await {
-        Ok(()) => tracing::info!(device = %device.config.device, "joined"),
-        Err(error) => tracing::warn!("hello: {error}"),
+    let sent = link::publish::publish(&device.client, subject, None, payload).await;
+    if let Err(error) = &sent {
+        tracing::warn!("hello: {error}");
     }
+    sent.is_ok()
+}
+
+fn tell_connected(device: &Device) {
+    let servers = link::connect::without_password(&device.config.link.servers);
+    systemd::tell(&format!("connected to {servers}"));
 }
 
 /// Says hello after each reconnection, and tells the log about the link.
@@ -40,11 +55,13 @@ pub(crate) async fn greet(device: Arc<Device>) {
         }
         if was_connected && !state.connected && state.connections > 0 {
             tracing::warn!("connection to NATS lost; trying again until it is back");
+            systemd::tell("not connected: connection to NATS lost; trying again until it is back");
         }
         was_connected = state.connected || state.connections == 0;
         if state.connections > greeted {
             greeted = state.connections;
             tracing::info!("connected to NATS again");
+            tell_connected(&device);
             say_hello(&device).await;
         }
     }

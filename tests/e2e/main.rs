@@ -30,4 +30,5 @@ mod secure;
 mod service;
 mod story;
 mod sums;
+mod systemd;
 mod transfer;

@@ -166,7 +166,8 @@ pub struct DeviceRecord {
     pub hello: Hello,
     /// Whether it can be given work.
     pub presence: Presence,
-    /// When it was last heard of, since the Unix epoch; the broker's clock.
+    /// When it was last heard of, since the Unix epoch; the broker's clock. 0 for a device that was
+    /// not heard of since the broker was started, and is known from before.
     pub last_seen: Millis,
     /// Its last measurements.
     pub telemetry: Option<Telemetry>,

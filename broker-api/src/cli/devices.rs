@@ -124,7 +124,7 @@ fn list(devices: &[DeviceRecord], now: Millis) -> String {
         rows.row(vec![
             hello.device.to_string(),
             presence(record.presence).to_owned(),
-            table::ago(now, record.last_seen),
+            seen(record, now).unwrap_or_else(|| "not yet".to_owned()),
             format!("{}/{}", hello.facts.os, hello.facts.arch),
             hello.facts.cpus.to_string(),
             table::bytes(hello.facts.memory.0),
@@ -139,6 +139,11 @@ fn list(devices: &[DeviceRecord], now: Millis) -> String {
     format!("{rows}\n{online} of {} online", devices.len())
 }
 
+/// How long ago it was heard of, if it was since the broker began.
+fn seen(record: &DeviceRecord, now: Millis) -> Option<String> {
+    (record.last_seen != Millis(0)).then(|| table::ago(now, record.last_seen))
+}
+
 fn details(record: &DeviceRecord, now: Millis) -> String {
     let hello = &record.hello;
     let facts = &hello.facts;
@@ -148,8 +153,9 @@ fn details(record: &DeviceRecord, now: Millis) -> String {
             rows.row(vec![name.to_owned(), value]);
         }
     };
-    let seen = table::ago(now, record.last_seen);
-    row("state", format!("{}, seen {seen}", presence(record.presence)));
+    let seen = seen(record, now)
+        .map_or_else(|| "not seen since the broker began".to_owned(), |ago| format!("seen {ago}"));
+    row("state", format!("{}, {seen}", presence(record.presence)));
     row("host", facts.host_name.clone());
     row("model", facts.model.clone());
     row("system", format!("{} {} {}", facts.os_version, facts.os, facts.arch).trim().to_owned());
@@ -250,6 +256,18 @@ mod tests {
         assert!(lines[2].starts_with("nano    offline"), "{}", lines[2]);
         assert_eq!(lines[3], "1 of 2 online");
         assert!(list(&[], Millis(0)).contains("dunlin-agent"));
+    }
+
+    /// A broker that was started again knows devices, but not when they were last heard of.
+    #[test]
+    fn a_device_that_was_not_heard_of_yet_is_not_of_1970() {
+        let mut away = record();
+        (away.presence, away.last_seen) = (Presence::Offline, Millis(0));
+        let now = Millis(1_796_000_000_000);
+        let text = list(std::slice::from_ref(&away), now);
+        assert!(text.lines().any(|line| line.starts_with("pi-1    offline  not yet  ")), "{text}");
+        let text = details(&away, now);
+        assert!(text.contains("offline, not seen since the broker began"), "{text}");
     }
 
     #[test]

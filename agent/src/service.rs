@@ -125,10 +125,12 @@ pub enum ServiceError {
         problem: String,
     },
     /// The service was started and does not run.
-    #[error("{UNIT} was started and is {state}: see {logs}")]
+    #[error("{UNIT} was started and is {state}: see {logs}{}", indented(.last))]
     NotRunning {
         /// Its state in systemd's words.
         state: String,
+        /// The last lines of its log.
+        last: Vec<String>,
         /// The command that shows its log.
         logs: String,
     },
@@ -184,16 +186,34 @@ fn install(args: &InstallArgs, out: &mut dyn Write) -> Result<u8, ServiceError> 
     perform::all(&plan::install(&places, &found, &config, text), &places, out)?;
     let running = look(&places, WATCHED)?;
     if !running.is_active() {
-        return Err(ServiceError::NotRunning { state: running.state(), logs: places.logs() });
+        let (state, last) = (running.state(), perform::last_of_log(&places));
+        return Err(ServiceError::NotRunning { state, last, logs: places.logs() });
     }
+    told_running(&places, &config, &running, out)
+}
+
+/// What is told of a service that was installed and runs; the exit code.
+fn told_running(
+    places: &Places,
+    config: &Config,
+    running: &Status,
+    out: &mut dyn Write,
+) -> Result<u8, ServiceError> {
     let servers = link::connect::without_password(&config.link.servers);
     writeln!(out, "\n{UNIT} runs: device {}, NATS {servers}", config.device)?;
+    if let Some(link) = running.link() {
+        writeln!(out, "  its link    {link}")?;
+    }
     writeln!(out, "  its state   dunlin-agent service status{}", places.scope_flag())?;
     writeln!(out, "  its log     {} -f", places.logs())?;
-    if let Some(user) = perform::user_without_lingering(&places) {
+    if let Some(user) = perform::user_without_lingering(places) {
         writeln!(out, "It ends when {user} logs out, unless: loginctl enable-linger {user}")?;
     }
     Ok(0)
+}
+
+fn indented(lines: &[String]) -> String {
+    lines.iter().flat_map(|line| ["\n    ", line]).collect()
 }
 
 /// The text of the configuration, and what it says.

@@ -257,6 +257,24 @@ fn a_users_service_is_below_the_home_directory() {
     assert_eq!(device.mode("home/ada/.config/dunlin/agent.toml"), 0o600);
 }
 
+/// Whoever installs hears at once whether the agent reached its NATS, by its own words.
+#[test]
+fn the_connection_is_told_where_the_service_is() {
+    let device = Device::new();
+    let lost = "not connected: NATS at nats://a cannot be reached";
+    device.says(&format!("LoadState=loaded\nActiveState=active\nStatusText={lost}\n"));
+    let text = device.done(&["install", "--nats", "nats://a"]);
+    assert!(text.contains(&format!("its link    {lost}\n")), "{text}");
+    let text = device.done(&["status"]);
+    assert!(text.contains(&format!("link     {lost}\n")), "{text}");
+    let asked = device.calls().pop().unwrap();
+    assert!(asked.starts_with(SHOW) && asked.contains("StatusText"), "{asked}");
+    let unit = device.read(UNIT);
+    for line in ["NotifyAccess=main", "KillMode=mixed"] {
+        assert!(unit.lines().any(|found| found == line), "{line}: {unit}");
+    }
+}
+
 /// Whatever is wrong with the configuration is said before anything is changed.
 #[test]
 fn a_wrong_configuration_changes_nothing() {
@@ -298,8 +316,11 @@ fn what_systemd_refuses_is_told() {
     device.says(
         "LoadState=loaded\nActiveState=activating\nSubState=auto-restart\nResult=exit-code\n",
     );
+    let log = "case \"$*\" in '-u dunlin-agent '*) echo 'dunlin-agent: no such disk' ;; esac";
+    device.script("journalctl", log);
     let error = device.refused(&["install", "--nats", "a"], 1);
     assert!(error.contains("activating (auto-restart), exit-code"), "{error}");
+    assert!(error.contains("\n    dunlin-agent: no such disk"), "the log says why: {error}");
     assert!(error.contains("journalctl -u dunlin-agent"), "{error}");
     assert_eq!(device.service(&["status"]).status.code(), Some(3));
 

@@ -112,6 +112,16 @@ fn systemctl(words: &[String], places: &Places) -> Result<String, String> {
     Err(problem)
 }
 
+/// The last lines of the service's log, as far as they can be read.
+pub(super) fn last_of_log(places: &Places) -> Vec<String> {
+    let logs = places.logs();
+    let mut words = logs.split(' ');
+    let mut command = Command::new(words.next().unwrap_or_default());
+    command.args(words).args(["--lines=6", "--output=cat", "--no-pager", "--quiet"]);
+    let output = command.output().map(|output| output.stdout).unwrap_or_default();
+    String::from_utf8_lossy(&output).lines().map(str::to_owned).collect()
+}
+
 /// What a program says of its version.
 pub(super) fn version(program: &Path) -> Option<String> {
     let output = Command::new(program).arg("--version").output().ok()?;

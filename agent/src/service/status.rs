@@ -12,7 +12,7 @@ pub(super) const QUESTION: [&str; 3] = [
     "show",
     UNIT,
     "--property=LoadState,ActiveState,SubState,UnitFileState,MainPID,NRestarts,Result,\
-     ActiveEnterTimestamp,MemoryCurrent,CPUUsageNSec",
+     ActiveEnterTimestamp,MemoryCurrent,CPUUsageNSec,StatusText",
 ];
 
 /// Its answer.
@@ -38,6 +38,12 @@ impl Status {
     /// Whether systemd knows the unit.
     fn is_installed(&self) -> bool {
         !matches!(self.get("LoadState"), "not-found" | "")
+    }
+
+    /// What the agent says of its connection to NATS; nothing from one that was installed without a
+    /// way to say it.
+    pub(super) fn link(&self) -> Option<&str> {
+        Some(self.get("StatusText")).filter(|text| self.is_active() && !text.is_empty())
     }
 
     /// The state in systemd's words.
@@ -90,12 +96,20 @@ impl Status {
             Ok(config) => {
                 line("device", config.device.as_str());
                 line("NATS", &link::connect::without_password(&config.link.servers));
+                self.link().into_iter().for_each(|link| line("link", link));
                 for (name, path) in &config.data {
                     line("data", &format!("{name}={}", path.display()));
                 }
                 line("state", &config.state_dir.display().to_string());
             }
-            Err(error) => line("problem", &error.to_string()),
+            Err(error) => {
+                self.link().into_iter().for_each(|link| line("link", link));
+                if is_for_root(error) {
+                    line("more", "is told to root: sudo dunlin-agent service status");
+                } else {
+                    line("problem", &error.to_string());
+                }
+            }
         }
         line("program", &format!("{}: {version}", places.program.display()));
         line("config", &places.config.display().to_string());
@@ -120,4 +134,10 @@ impl Status {
         let both: Vec<String> = memory.into_iter().chain(processor).collect();
         (!both.is_empty()).then(|| both.join(", "))
     }
+}
+
+/// Whether the configuration cannot be read because it is not ours.
+fn is_for_root(error: &ConfigError) -> bool {
+    matches!(error, ConfigError::Unreadable { source, .. }
+        if source.kind() == std::io::ErrorKind::PermissionDenied)
 }

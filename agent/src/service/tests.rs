@@ -206,6 +206,23 @@ fn states_have_the_exit_codes_of_systemctl() {
     assert!(!text.contains("secret"), "{text}");
     let one = Status::parse(&used.replace("9500000", "[not set]")).told(&places, "", Ok(&config));
     assert!(one.contains("used     3 s") && !one.contains("MB"), "{one}");
+    // The agent's own words, as long as it runs.
+    let linked = format!("{used}StatusText=connected to nats://b:1\n");
+    let text = Status::parse(&linked).told(&places, "", Ok(&config));
+    assert!(text.contains("  link     connected to nats://b:1\n"), "{text}");
+    let ended = linked.replace("=active\n", "=failed\n");
+    assert!(!Status::parse(&ended).told(&places, "", Ok(&config)).contains("link"));
+    // Without root the options cannot be read, which is no fault of theirs.
+    for (kind, expected) in [
+        (std::io::ErrorKind::PermissionDenied, "sudo dunlin-agent service status"),
+        (std::io::ErrorKind::NotFound, "problem"),
+    ] {
+        let error = ConfigError::Unreadable { path: places.config.clone(), source: kind.into() };
+        let text = Status::parse(&linked).told(&places, "", Err(&error));
+        let is_problem = kind != std::io::ErrorKind::PermissionDenied;
+        assert!(text.contains(expected) && text.contains("connected to"), "{text}");
+        assert_eq!(text.contains("problem"), is_problem, "{text}");
+    }
     let none = format!("LoadState=loaded\nMemoryCurrent={}\n", u64::MAX);
     assert!(!Status::parse(&none).told(&places, "", Ok(&config)).contains("used"));
 }

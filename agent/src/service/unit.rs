@@ -51,10 +51,11 @@ pub(super) fn text(places: &Places, config: &Config, modprobe: bool) -> String {
     }
     let (program, file) = (quoted(&places.program), quoted(&places.config));
     let _ = writeln!(text, "ExecStart={program} --config {file}");
+    // The agent says itself whether it is connected, and ends its helpers when they have answered.
     // A child that ran out of memory ends alone; the agent goes on without it.
     text.push_str(
-        "Restart=always\nRestartSec=5\nTimeoutStopSec=15\nOOMPolicy=continue\n\
-         MemoryAccounting=yes\nCPUAccounting=yes\n",
+        "NotifyAccess=main\nRestart=always\nRestartSec=5\nKillMode=mixed\nTimeoutStopSec=15\n\
+         OOMPolicy=continue\nMemoryAccounting=yes\nCPUAccounting=yes\n",
     );
     if places.user {
         text.push_str("NoNewPrivileges=yes\n\n[Install]\nWantedBy=default.target\n");

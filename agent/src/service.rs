@@ -116,6 +116,18 @@ pub enum ServiceError {
         /// What happened.
         source: std::io::Error,
     },
+    /// The state directory is not root's.
+    #[error(
+        "nothing was changed: --state-dir {path} belongs to user {owner}, and the service is root \
+         that may not write what is another's: chown -R root '{path}', or name another directory",
+        path = path.display()
+    )]
+    Foreign {
+        /// Which.
+        path: PathBuf,
+        /// The number of its user.
+        owner: u32,
+    },
     /// A step did not succeed.
     #[error("{step}: {problem}; once that is mended, the same command goes on")]
     Step {
@@ -147,7 +159,8 @@ impl ServiceError {
             | Self::NotRoot
             | Self::NoHome
             | Self::Config(_)
-            | Self::Named { .. } => 2,
+            | Self::Named { .. }
+            | Self::Foreign { .. } => 2,
             Self::Step { .. } | Self::NotRunning { .. } | Self::Output(_) => 1,
         }
     }
@@ -173,6 +186,7 @@ fn install(args: &InstallArgs, out: &mut dyn Write) -> Result<u8, ServiceError> 
     let (text, config) = configuration(&places, &given)?;
     config.check_data()?;
     settings::check_named(&config)?;
+    check_owner(&places, &config)?;
     let program = perform::own_program().map_err(|error| ServiceError::Step {
         step: "find this program".to_owned(),
         problem: error.to_string(),
@@ -192,6 +206,19 @@ fn install(args: &InstallArgs, out: &mut dyn Write) -> Result<u8, ServiceError> 
     told_running(&places, &config, &running, out)
 }
 
+/// The system's service can write into the state directory that was named. systemd gives it the
+/// usual one, and a unit that was edited may run as another user.
+fn check_owner(places: &Places, config: &Config) -> Result<(), ServiceError> {
+    let edited = perform::exists(&places.real(&places.changes()));
+    if places.user || edited || config.state_dir == places.state {
+        return Ok(());
+    }
+    match perform::foreign_owner(&places.real(&config.state_dir)) {
+        Some(owner) => Err(ServiceError::Foreign { path: config.state_dir.clone(), owner }),
+        None => Ok(()),
+    }
+}
+
 /// What is told of a service that was installed and runs; the exit code.
 fn told_running(
     places: &Places,
@@ -206,8 +233,8 @@ fn told_running(
     }
     writeln!(out, "  its state   dunlin-agent service status{}", places.scope_flag())?;
     writeln!(out, "  its log     {} -f", places.logs())?;
-    if let Some(user) = perform::user_without_lingering(places) {
-        writeln!(out, "It ends when {user} logs out, unless: loginctl enable-linger {user}")?;
+    if let (Some(user), false) = perform::lingering(places) {
+        writeln!(out, "It ends when {user} logs out, unless: sudo loginctl enable-linger {user}")?;
     }
     Ok(0)
 }
@@ -254,7 +281,16 @@ fn uninstall(args: &UninstallArgs, out: &mut dyn Write) -> Result<u8, ServiceErr
         writeln!(out, "{UNIT} is not installed: {} is absent", places.unit.display())?;
         return Ok(0);
     }
+    // One that was named is not the service's alone.
+    let (_, config) = configuration(&places, &Settings::default()).ok().unzip();
+    let named = config.map(|config| config.state_dir).filter(|path| *path != places.state);
     perform::all(&plan::uninstall(&places, installed, args.purge), &places, out)?;
+    if let Some(path) = named.filter(|path| perform::exists(&places.real(path))) {
+        writeln!(out, "kept      {} (its state, by --state-dir)", path.display())?;
+    }
+    if let (Some(user), true) = perform::lingering(&places) {
+        writeln!(out, "kept      lingering (loginctl disable-linger {user})")?;
+    }
     if !args.purge {
         let (config, state) = (places.config.display(), places.state.display());
         writeln!(out, "kept      {}, {config}, {state} (--purge)", places.program.display())?;

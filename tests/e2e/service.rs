@@ -19,6 +19,7 @@ impl Device {
         std::fs::create_dir_all(device.root().join("run/systemd/system")).unwrap();
         device.says("LoadState=loaded\nActiveState=active\nSubState=running\nMainPID=7\n");
         let folder = device.folder.path().display();
+        device.script("loginctl", &format!("echo loginctl \"$@\" >>{folder}/calls"));
         device.script(
             "systemctl",
             &format!(
@@ -104,6 +105,7 @@ impl Device {
 pub(crate) const PROGRAM: &str = "usr/local/bin/dunlin-agent";
 pub(crate) const CONFIG: &str = "etc/dunlin/agent.toml";
 const UNIT: &str = "etc/systemd/system/dunlin-agent.service";
+const LINGER: &str = "var/lib/systemd/linger";
 const SHOW: &str = "show dunlin-agent.service";
 
 /// The calls without the question for the state, which is long.
@@ -158,6 +160,8 @@ fn a_service_is_installed_updated_and_removed() {
     device.calls();
     let state = device.root().join("var/lib/dunlin-agent");
     std::fs::create_dir_all(&state).unwrap();
+    let changed = device.root().join(format!("{UNIT}.d"));
+    std::fs::create_dir(&changed).unwrap();
     device.done(&["uninstall"]);
     let removed = ["disable --now dunlin-agent.service", "daemon-reload"];
     assert_eq!(changes(&device.calls())[..2], removed);
@@ -166,6 +170,7 @@ fn a_service_is_installed_updated_and_removed() {
     assert!(text.contains("not installed"), "{text}");
     device.done(&["uninstall", "--purge"]);
     assert!(!device.has(PROGRAM) && !device.has(CONFIG) && !state.exists());
+    assert!(!device.has("etc/dunlin") && !changed.exists(), "nothing is left of it");
     assert!(!device.has("usr/local/bin/dunlin-accel"), "helpers are gone too");
     assert_eq!(device.calls(), Vec::<String>::new(), "systemd has nothing to do with it");
 }
@@ -246,15 +251,26 @@ fn the_library_that_is_found_now_is_named_in_the_configuration() {
 fn a_users_service_is_below_the_home_directory() {
     let device = Device::new();
     let text = device.done(&["install", "--user", "--nats", "nats://broker:4222"]);
-    assert!(text.contains("loginctl enable-linger ada"), "{text}");
+    assert!(text.contains("unless: sudo loginctl enable-linger ada"), "{text}");
     assert!(text.contains("journalctl --user -u dunlin-agent"), "{text}");
     let calls = device.calls();
-    assert!(calls.iter().all(|call| call.starts_with("--user ")), "{calls:?}");
+    assert_eq!(calls[0], "loginctl --no-ask-password enable-linger", "before it is started");
+    assert!(calls[1..].iter().all(|call| call.starts_with("--user ")), "{calls:?}");
     let unit = device.read("home/ada/.config/systemd/user/dunlin-agent.service");
     assert!(unit.contains("ExecStart=/home/ada/.local/bin/dunlin-agent --config /home/ada/"));
     assert!(unit.contains("WantedBy=default.target"), "{unit}");
     assert!(device.has("home/ada/.local/bin/dunlin-agent"));
     assert_eq!(device.mode("home/ada/.config/dunlin/agent.toml"), 0o600);
+    assert_eq!(device.mode("home/ada/.local/state/dunlin-agent"), 0o700);
+
+    // Where that was allowed, it stays so, since others may need it.
+    let folder = device.folder().display().to_string();
+    device.script("loginctl", &format!("cd {folder}/root && mkdir -p {LINGER} && : >{LINGER}/ada"));
+    let text = device.done(&["install", "--user"]);
+    assert!(text.contains("loginctl enable-linger\n") && !text.contains("It ends"), "{text}");
+    let text = device.done(&["uninstall", "--user", "--purge"]);
+    assert!(text.contains("kept      lingering (loginctl disable-linger ada)"), "{text}");
+    assert!(!device.has("home/ada/.config/dunlin"), "{text}");
 }
 
 /// Whoever installs hears at once whether the agent reached its NATS, by its own words.
@@ -273,6 +289,19 @@ fn the_connection_is_told_where_the_service_is() {
     for line in ["NotifyAccess=main", "KillMode=mixed"] {
         assert!(unit.lines().any(|found| found == line), "{line}: {unit}");
     }
+}
+
+/// A state directory that was named is not the service's alone.
+#[test]
+fn a_state_directory_that_was_named_is_its_owners_and_stays() {
+    let device = Device::new();
+    device.done(&["install", "--nats", "a", "--state-dir", "/srv/states/dunlin"]);
+    assert_eq!(device.mode("srv/states/dunlin"), 0o700);
+    assert_ne!(device.mode("srv/states"), 0o700, "others may use what is above");
+    device.done(&["install"]);
+    let text = device.done(&["uninstall", "--purge"]);
+    assert!(text.contains("kept      /srv/states/dunlin (its state"), "{text}");
+    assert!(device.has("srv/states/dunlin") && !device.has("etc/dunlin"));
 }
 
 /// Whatever is wrong with the configuration is said before anything is changed.

@@ -3,13 +3,16 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::ServiceError;
 use super::places::Places;
 use super::plan::Step;
+use super::settings;
 use crate::config::Config;
 use crate::engines::{self, Options};
 
@@ -21,7 +24,7 @@ pub(super) fn all(
 ) -> Result<(), ServiceError> {
     for one in steps {
         step(one, places)?;
-        if !matches!(one, Step::Directory(_)) {
+        if !matches!(one, Step::Directory(_) | Step::Private(_) | Step::RemoveEmpty(_)) {
             writeln!(out, "{one}")?;
         }
     }
@@ -32,6 +35,7 @@ pub(super) fn all(
 pub(super) fn step(step: &Step, places: &Places) -> Result<String, ServiceError> {
     let done = match step {
         Step::Directory(path) => fs::create_dir_all(places.real(path)),
+        Step::Private(path) => private(&places.real(path)),
         Step::Copy { from, to } => {
             File::open(from).and_then(|mut file| replace(&places.real(to), 0o755, &mut file))
         }
@@ -39,6 +43,14 @@ pub(super) fn step(step: &Step, places: &Places) -> Result<String, ServiceError>
             replace(&places.real(path), *mode, &mut text.as_bytes())
         }
         Step::Remove(path) => remove(&places.real(path)),
+        Step::RemoveEmpty(path) => {
+            let _ = fs::remove_dir(places.real(path));
+            Ok(())
+        }
+        Step::Linger => {
+            let _ = Command::new("loginctl").arg("--no-ask-password").arg("enable-linger").output();
+            Ok(())
+        }
         Step::Try(words) => {
             let _ = systemctl(words, places);
             Ok(())
@@ -75,6 +87,16 @@ fn write(path: &Path, mode: u32, content: &mut dyn Read) -> io::Result<()> {
     io::copy(content, &mut file)?;
     file.set_permissions(Permissions::from_mode(mode))?;
     file.sync_all()
+}
+
+fn private(path: &Path) -> io::Result<()> {
+    if let Some(above) = path.parent() {
+        fs::create_dir_all(above)?;
+    }
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        done => done,
+    }
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -120,6 +142,14 @@ pub(super) fn last_of_log(places: &Places) -> Vec<String> {
     command.args(words).args(["--lines=6", "--output=cat", "--no-pager", "--quiet"]);
     let output = command.output().map(|output| output.stdout).unwrap_or_default();
     String::from_utf8_lossy(&output).lines().map(str::to_owned).collect()
+}
+
+/// The owner of a directory in which a service of this user cannot write, though the user be root:
+/// the unit takes the capability for it away.
+pub(super) fn foreign_owner(directory: &Path) -> Option<u32> {
+    let found = fs::metadata(directory).ok()?;
+    let own = rustix::process::geteuid().as_raw();
+    settings::is_foreign(found.uid(), own, found.mode()).then(|| found.uid())
 }
 
 /// What a program says of its version.
@@ -179,9 +209,11 @@ pub(super) fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
-/// This user, if it is a user's service and ends with the user's last session.
-pub(super) fn user_without_lingering(places: &Places) -> Option<String> {
-    let user = variable("USER").filter(|_| places.user)?.into_string().ok()?;
-    let lingers = places.real(&Path::new("/var/lib/systemd/linger").join(&user));
-    (!lingers.exists()).then_some(user)
+/// The user of a user's service, and whether the service runs while that user is not logged in.
+pub(super) fn lingering(places: &Places) -> (Option<String>, bool) {
+    let user = variable("USER").filter(|_| places.user).and_then(|user| user.into_string().ok());
+    let lingers = user
+        .as_ref()
+        .is_some_and(|user| places.real(&Path::new("/var/lib/systemd/linger").join(user)).exists());
+    (user, lingers)
 }

@@ -58,6 +58,11 @@ impl Places {
         })
     }
 
+    /// What `systemctl edit` makes of the unit.
+    pub(super) fn changes(&self) -> PathBuf {
+        self.unit.with_file_name(format!("{UNIT}.d"))
+    }
+
     /// Where a file of the service is for us.
     pub(super) fn real(&self, path: &Path) -> PathBuf {
         self.root.join(path.strip_prefix("/").unwrap_or(path))

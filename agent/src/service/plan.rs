@@ -13,6 +13,8 @@ use crate::engines::BESIDE;
 pub(super) enum Step {
     /// Make a directory with all above it.
     Directory(PathBuf),
+    /// Make a directory for its owner alone, if it is not there.
+    Private(PathBuf),
     /// Put a copy of a program in place of another, at once.
     Copy { from: PathBuf, to: PathBuf },
     /// Put a text in place of another, at once.
@@ -21,8 +23,12 @@ pub(super) enum Step {
     Systemctl(Vec<String>),
     /// The same where a failure means that there was nothing to do.
     Try(Vec<String>),
+    /// Let the user's services run while the user is not logged in, where that is allowed.
+    Linger,
     /// Remove a file or a directory, if it is there.
     Remove(PathBuf),
+    /// Remove a directory, if it is there and nothing is in it.
+    RemoveEmpty(PathBuf),
 }
 
 /// What an installation found.
@@ -51,7 +57,7 @@ pub(super) fn install(places: &Places, found: &Found, config: &Config, text: Str
     }
     // systemd makes the usual one itself, as it does for every start.
     if places.user || config.state_dir != places.state {
-        steps.push(Step::Directory(config.state_dir.clone()));
+        steps.push(Step::Private(config.state_dir.clone()));
     }
     // It may hold a token.
     let files = [
@@ -61,6 +67,9 @@ pub(super) fn install(places: &Places, found: &Found, config: &Config, text: Str
     for (path, mode, text) in files {
         steps.extend(path.parent().map(|dir| Step::Directory(dir.to_owned())));
         steps.push(Step::Write { path: path.clone(), mode, text });
+    }
+    if places.user {
+        steps.push(Step::Linger);
     }
     steps.push(systemctl(&["daemon-reload"]));
     steps.push(systemctl(&["enable", UNIT]));
@@ -79,8 +88,9 @@ pub(super) fn uninstall(places: &Places, installed: bool, purge: bool) -> Vec<St
         steps.push(Step::Try(words(&["reset-failed", UNIT])));
     }
     if purge {
-        let made = [&places.program, &places.config, &places.state];
+        let made = [&places.program, &places.config, &places.state, &places.changes()];
         steps.extend(made.map(|path| Step::Remove(path.clone())));
+        steps.extend(places.config.parent().map(|dir| Step::RemoveEmpty(dir.to_owned())));
         let helpers = BESIDE.map(|name| places.program.with_file_name(name));
         steps.extend(helpers.map(Step::Remove));
     }
@@ -99,13 +109,18 @@ fn words(arguments: &[&str]) -> Vec<String> {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Directory(path) => write!(f, "directory {}", path.display()),
+            Self::Directory(path) | Self::Private(path) => {
+                write!(f, "directory {}", path.display())
+            }
             Self::Copy { to, .. } => write!(f, "program   {}", to.display()),
             Self::Write { path, mode, .. } => {
                 write!(f, "file      {} ({mode:03o})", path.display())
             }
             Self::Systemctl(words) | Self::Try(words) => write!(f, "systemctl {}", words.join(" ")),
-            Self::Remove(path) => write!(f, "removed   {}", path.display()),
+            Self::Linger => write!(f, "loginctl enable-linger"),
+            Self::Remove(path) | Self::RemoveEmpty(path) => {
+                write!(f, "removed   {}", path.display())
+            }
         }
     }
 }

@@ -113,3 +113,8 @@ pub(super) fn check_named(config: &Config) -> Result<(), ServiceError> {
     }
     Ok(())
 }
+
+/// Whether a directory is another user's, by owner and mode, and not for everybody to write in.
+pub(super) fn is_foreign(owner: u32, own: u32, mode: u32) -> bool {
+    owner != own && mode & 0o002 == 0
+}

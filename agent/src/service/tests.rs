@@ -160,7 +160,7 @@ fn an_installation_tells_systemd_last() {
     let first = steps.iter().position(|step| matches!(step, plan::Step::Systemctl(_))).unwrap();
     assert!(steps[first..].iter().all(|step| matches!(step, plan::Step::Systemctl(_))));
     assert_eq!(steps.len() - first, 3);
-    assert!(steps.contains(&plan::Step::Directory("/srv/state".into())));
+    assert!(steps.contains(&plan::Step::Private("/srv/state".into())));
     let helper = plan::Step::Copy {
         from: "/tmp/dunlin-tract".into(),
         to: "/usr/local/bin/dunlin-tract".into(),
@@ -225,4 +225,12 @@ fn states_have_the_exit_codes_of_systemctl() {
     }
     let none = format!("LoadState=loaded\nMemoryCurrent={}\n", u64::MAX);
     assert!(!Status::parse(&none).told(&places, "", Ok(&config)).contains("used"));
+}
+
+/// Root without the capability for it writes no more than others do.
+#[test]
+fn a_state_directory_of_another_user_is_foreign() {
+    assert!(settings::is_foreign(1000, 0, 0o755) && settings::is_foreign(1000, 0, 0o770));
+    assert!(!settings::is_foreign(0, 0, 0o700) && !settings::is_foreign(1000, 1000, 0o700));
+    assert!(!settings::is_foreign(1000, 0, 0o777), "as disks of other systems are");
 }

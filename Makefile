@@ -3,7 +3,7 @@ RELEASE := $(or $(CARGO_TARGET_DIR),target)/release
 # Where scripts/setup.sh puts cargo-nextest.
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 
-.PHONY: help setup build dist agent-rpi agent-rpi32 agent-jetson agent-pc deploy demo test test-emulated parity gpu-check lint fmt bench clean
+.PHONY: help setup build dist agent-rpi agent-rpi32 agent-jetson agent-pc deploy demo test test-emulated parity gpu-check service-check lint fmt bench clean
 
 help: ## Show this.
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -51,6 +51,9 @@ parity: ## Train beside PyTorch's figures on 64-bit and 32-bit ARM, emulated.
 
 gpu-check: ## On a machine with an NVIDIA GPU: run the CUDA and Vulkan engines on it.
 	@scripts/gpu-check.sh
+
+service-check: ## As root: deploy to a container with a real systemd, and check the service there.
+	@scripts/service-check.sh
 
 lint: ## Check formatting, lints and documentation.
 	@scripts/lint.sh

@@ -220,6 +220,24 @@ pub struct StoredJob {
     /// The parameters of the newest rounds of a training that keeps them, the oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept_rounds: Vec<(RoundNumber, BlobRef)>,
+    /// What the strategy kept with those.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept_states: Vec<(RoundNumber, BlobRef)>,
+}
+
+impl StoredJob {
+    /// One that is accepted, with the binary part of an infer job.
+    pub(crate) fn of(record: JobRecord, input: Option<BlobRef>) -> Self {
+        Self {
+            record,
+            input,
+            cancel: false,
+            parameters: None,
+            server_state: None,
+            kept_rounds: Vec::new(),
+            kept_states: Vec::new(),
+        }
+    }
 }
 
 /// What an idempotency key was used for.

@@ -143,9 +143,7 @@ impl Core {
             notes: Vec::new(),
             rounds: Vec::new(),
         };
-        let (parameters, server_state, kept_rounds) = (None, None, Vec::new());
-        let cancel = false;
-        let stored = StoredJob { record, input, cancel, parameters, server_state, kept_rounds };
+        let stored = StoredJob::of(record, input);
         match self.store.jobs.create(id.as_str(), &stored).await {
             Ok(_) => {}
             Err(StoreError::Conflict { .. }) => return self.same_again(&stored).await,

@@ -151,14 +151,7 @@ async fn a_record_without_its_place_in_the_queue_is_queued() {
         notes: Vec::new(),
         rounds: Vec::new(),
     };
-    let stored = crate::record::StoredJob {
-        record,
-        input: Some(input),
-        cancel: false,
-        parameters: None,
-        server_state: None,
-        kept_rounds: Vec::new(),
-    };
+    let stored = crate::record::StoredJob::of(record, Some(input));
     broker.core.store.jobs.create("half", &stored).await.unwrap();
     drop(broker);
     let broker = world.broker().await;

@@ -57,7 +57,6 @@ impl Owner {
         let mut blobs = std::mem::take(&mut self.stored.updates);
         self.listed = Listed::default();
         blobs.extend(self.let_go(outcome));
-        blobs.extend(outcome.server_state.clone());
         blobs.extend(outcome.encoded.clone());
         if outcome.failure.is_some() {
             blobs.extend(unknown(&self.job, outcome.round.0, self.stored.term));
@@ -80,14 +79,14 @@ impl Owner {
         self.core.spawn(async move { core.remove(&job, gone).await });
     }
 
-    /// Parameters that are not kept for others any more.
+    /// Parameters, and what the strategy kept with them, that are not kept for others any more.
     fn let_go(&mut self, outcome: &Outcome) -> Vec<BlobRef> {
-        let Outcome { round, parameters, failure, .. } = outcome;
+        let Outcome { parameters, server_state, failure, .. } = outcome;
         match self.spec.keep_rounds {
-            None => vec![parameters.clone()],
+            None => std::iter::once(parameters).chain(server_state).cloned().collect(),
             // They are an earlier round's.
             Some(_) if failure.is_some() => Vec::new(),
-            Some(most) => keep(&mut self.stored.kept, most as usize, *round, parameters),
+            Some(most) => keep(&mut self.stored, most as usize, outcome),
         }
     }
 
@@ -96,7 +95,7 @@ impl Owner {
         let result = self.machine.result().parameters;
         let machine = [self.machine.parameters(), &result].into_iter();
         let machine = machine.chain(self.machine.server_state()).chain(self.machine.encoded());
-        let kept = self.stored.kept.iter().map(|(_, kept)| kept);
+        let kept = self.stored.kept.iter().chain(&self.stored.kept_states).map(|(_, kept)| kept);
         let mut all = machine.chain(self.machine.stragglers().blobs()).chain(kept);
         all.any(|needed| needed.object_name() == blob.object_name())
     }
@@ -140,8 +139,9 @@ impl Core {
     ) -> Result<(), StoreError> {
         let keep = |stored: &mut StoredJob| {
             let is_new = Kept::of(stored) != *kept;
-            let Kept { last, state, rounds } = kept.clone();
-            (stored.parameters, stored.server_state, stored.kept_rounds) = (last, state, rounds);
+            let Kept { last, state, rounds, states } = kept.clone();
+            (stored.parameters, stored.server_state) = (last, state);
+            (stored.kept_rounds, stored.kept_states) = (rounds, states);
             is_new
         };
         if *kept != Kept::default() {
@@ -193,20 +193,20 @@ impl Core {
 /// What another training may go on from: parameters where this one has no result, and what the
 /// strategy kept with the newest ones, if it is those that are gone on from.
 pub(super) fn kept(machine: &Training, has_result: bool, stored: &StoredTraining) -> Kept {
-    let rounds = stored.kept.clone();
+    let (rounds, states) = (stored.kept.clone(), stored.kept_states.clone());
     if machine.rounds_done() == 0 {
-        return Kept { rounds, ..Kept::default() };
+        return Kept { rounds, states, ..Kept::default() };
     }
     let result = machine.result().parameters;
     let state = machine.server_state().filter(|_| result == *machine.parameters()).cloned();
-    Kept { last: (!has_result).then_some(result), state, rounds }
+    Kept { last: (!has_result).then_some(result), state, rounds, states }
 }
 
 /// All blobs that there may be of a training.
 fn all(job: &JobId, stored: &StoredTraining) -> Vec<BlobRef> {
     let mut all: Vec<BlobRef> = stored.garbage.iter().flatten().cloned().collect();
     all.extend_from_slice(&stored.updates);
-    all.extend(stored.kept.iter().map(|(_, blob)| blob.clone()));
+    all.extend(stored.kept.iter().chain(&stored.kept_states).map(|(_, blob)| blob.clone()));
     let mut round = 0;
     if let Some(machine) = &stored.machine {
         round = machine.number().0;

@@ -102,9 +102,10 @@ impl Core {
         let normalization = facts::normalization(&spec.local.normalization, &devices, &facts)?;
         let onnx = self.graph(spec, Some(&facts)).await?;
         let begin_from = match &spec.begin_from {
-            Some(from) => Some((from.clone(), self.parameters_of(from).await?)),
+            Some(from) => Some(self.parameters_of(from).await?),
             None => None,
         };
+        let from = begin_from.as_ref().map(|(from, _)| from.clone());
         let (facts_of, asked) = (facts.clone(), spec.clone());
         let checked = read_blocking(move || {
             let read = Definition::read_with_parameters(&onnx);
@@ -124,7 +125,7 @@ impl Core {
         let name = parameters_name(job, 0, term);
         let parameters = blobs.put_named(name, parameters).await;
         let parameters = parameters.map_err(StoreError::from)?;
-        let carried = match &spec.begin_from {
+        let carried = match &from {
             None => Carried::default(),
             Some(from) => self.carried(spec, from, (&model.layout, is_same), (job, term)).await?,
         };

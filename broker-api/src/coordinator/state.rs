@@ -32,6 +32,9 @@ pub struct StoredTraining {
     /// Parameters of the newest rounds that the job keeps, the oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept: Vec<(RoundNumber, BlobRef)>,
+    /// What the strategy kept with those.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept_states: Vec<(RoundNumber, BlobRef)>,
     /// What a private training's noise is made of; stored before the first use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<Secret>,

@@ -69,8 +69,7 @@ impl Core {
         let begin_from = match &spec.begin_from {
             Some(from) => {
                 let hint = format!("see its rounds with 'dunlin rounds show {}'", from.job);
-                let parameters = found.keep(self.parameters_of(from).await, &hint)?;
-                parameters.map(|parameters| (from.clone(), parameters))
+                found.keep(self.parameters_of(from).await, &hint)?
             }
             None => None,
         };

@@ -12,7 +12,7 @@ use models::params::Layout;
 use crate::broker::Core;
 use crate::coordinator::state::server_state_name;
 use crate::coordinator::updates;
-use crate::record::{JobResult, StoredJob};
+use crate::record::StoredJob;
 use crate::store::StoreError;
 
 /// What a training begins with beside the parameters.
@@ -75,12 +75,7 @@ impl Core {
 
     /// The round that is gone on from, as it ended.
     async fn found(&self, before: &StoredJob, from: &RoundOf) -> Result<Option<Found>, StoreError> {
-        let record = &before.record;
-        let registered = match &record.result {
-            Some(JobResult::Train { round, .. }) => *round,
-            Some(JobResult::Infer { .. } | JobResult::Telemetry { .. }) | None => None,
-        };
-        let wanted = from.round.or(registered);
+        let (record, wanted) = (&before.record, from.round);
         let (mut found, mut newest) = (None, RoundNumber(0));
         let mut controls = Controls::of(record.id.clone());
         let mut outcomes = self.outcomes(&record.id);

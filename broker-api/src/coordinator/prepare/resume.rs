@@ -21,8 +21,13 @@ use crate::record::{JobRecord, JobResult};
 use crate::store::StoreError;
 
 impl Core {
-    /// The parameters after a round; those of a round that was registered come from there.
-    pub(super) async fn parameters_of(&self, from: &RoundOf) -> Result<Bytes, Unprepared> {
+    /// The parameters after a round, and which round of the job it is; those of a round that was
+    /// registered come from there.
+    pub(super) async fn parameters_of(
+        &self,
+        from: &RoundOf,
+    ) -> Result<(RoundOf, Bytes), Unprepared> {
+        let exactly = |round| RoundOf { job: from.job.clone(), round };
         let stored = self.store.jobs.get(from.job.as_str()).await?;
         let Some(stored) = stored.map(|stored| stored.value) else {
             return Err(failed(FailureCode::InvalidSpec, format!("there is no job {}", from.job)));
@@ -36,7 +41,8 @@ impl Core {
             let training = made.and_then(|record| record.training.clone());
             let gone = format!("{}:{} is not registered any more", model.name, model.version);
             let gone = || failed(FailureCode::UnknownModel, gone);
-            return self.weights(&training.ok_or_else(gone)?).await;
+            let parameters = self.weights(&training.ok_or_else(gone)?).await?;
+            return Ok((exactly(*round), parameters));
         }
         let Some(outcome) = self.outcome_of(from).await? else {
             let there = self.there(&stored.record).await?;
@@ -48,7 +54,7 @@ impl Core {
             return Err(failed(FailureCode::InvalidSpec, text));
         };
         match self.store.blobs.get(&outcome.parameters).await {
-            Ok(bytes) => Ok(bytes),
+            Ok(bytes) => Ok((exactly(Some(outcome.round)), bytes)),
             Err(BlobError::NotFound { .. }) => {
                 let there = self.there(&stored.record).await?;
                 let (round, job) = (outcome.round, &from.job);

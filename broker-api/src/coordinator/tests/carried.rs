@@ -1,6 +1,9 @@
 //! What a strategy kept goes along into a training that goes on from another.
 
+use jobs::id::Digest;
+use jobs::round::Outcome;
 use jobs::spec::RoundOf;
+use link::blobs::Blobs;
 
 use super::strategies::{assert_stepped, plain_steps, spec, trainings, values};
 use super::*;
@@ -24,19 +27,39 @@ impl Scene {
         Self { world, broker, d1, _other: other }
     }
 
-    /// Two rounds of a strategy, those of another job before them if one is named; their record, and
-    /// what they began with.
-    async fn two(&self, strategy: &str, from: Option<RoundOf>) -> (JobRecord, Vec<Parameters>) {
-        let mut spec = spec(2, strategy.parse().unwrap());
-        let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
-        (train.begin_from, train.local) = (from, plain_steps());
-        train.keep_rounds = Some(2);
+    /// Rounds of a strategy that has nothing to say of where it began; the job is forgotten, but for
+    /// the rounds that it keeps.
+    async fn exactly(
+        &self,
+        rounds: u32,
+        keep: u32,
+        strategy: &str,
+        from: Option<RoundOf>,
+    ) -> JobRecord {
+        let record = self.run(keeping(rounds, keep, strategy, from)).await;
+        assert!(record.notes.is_empty(), "{record:?}");
+        self.is_forgotten(&record.id).await;
+        record
+    }
+
+    async fn run(&self, spec: JobSpec) -> JobRecord {
         let job = submit(&self.broker, spec).await;
         let record = ended(&self.broker, &job).await;
         assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+        record
+    }
+
+    /// Two rounds of a strategy, those of another job before them if one is named; their record, and
+    /// what they began with.
+    async fn two(&self, strategy: &str, from: Option<RoundOf>) -> (JobRecord, Vec<Parameters>) {
+        let record = self.run(keeping(2, 2, strategy, from)).await;
         let given = self.d1.given.borrow();
         let given = [1, 2].map(|round| given[&round].clone());
         (record, given.to_vec())
+    }
+
+    async fn states(&self, job: &JobId) -> Vec<u32> {
+        stored_states(&self.broker.core.store.blobs, job).await
     }
 
     /// Waits until nothing but what is kept is left of a job.
@@ -45,6 +68,33 @@ impl Scene {
         let is_gone = async || trainings.get(job.as_str()).await.unwrap().is_none();
         until("the training is forgotten", is_gone).await;
     }
+}
+
+fn keeping(rounds: u32, keep: u32, strategy: &str, from: Option<RoundOf>) -> JobSpec {
+    let mut spec = spec(rounds, strategy.parse().unwrap());
+    let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
+    (train.begin_from, train.local) = (from, plain_steps());
+    train.keep_rounds = Some(keep);
+    spec
+}
+
+/// Digests of the parameters of each round, and of what the strategy kept with them.
+fn made(job: &JobRecord) -> Vec<[Digest; 2]> {
+    let digests = |round: &Outcome| {
+        [&round.parameters, round.server_state.as_ref().unwrap()].map(|blob| blob.digest.clone())
+    };
+    job.rounds.iter().map(digests).collect()
+}
+
+/// The rounds of a job of which the store has what the strategy kept.
+async fn stored_states(blobs: &Blobs, job: &JobId) -> Vec<u32> {
+    let prefix = format!("server-state/{job}/");
+    let page = blobs.list(0, 1000).await.unwrap();
+    let states = page.named.iter().filter_map(|(name, _)| name.strip_prefix(&prefix));
+    let mut rounds: Vec<u32> =
+        states.map(|rest| rest.split('/').next().unwrap().parse().unwrap()).collect();
+    rounds.sort_unstable();
+    rounds
 }
 
 fn after(job: &JobRecord, round: Option<u32>) -> RoundOf {
@@ -62,18 +112,58 @@ async fn a_server_optimizer_goes_on_where_another_training_left_it() {
         given.extend(more);
         let optimizer = optimizer(&text.parse().unwrap()).unwrap();
         assert_stepped(&(1..).zip(given).collect(), 4, &optimizer);
-        // Of both the last state is kept, and goes with what else is kept.
-        let states = [&before.rounds[1], &after.rounds[1]].map(|round| round.server_state.clone());
-        let blobs = &scene.broker.core.store.blobs;
+        // Of each round that a job keeps the state is kept, once.
         scene.is_forgotten(&after.id).await;
-        for state in states {
-            assert!(blobs.size(&state.unwrap()).await.unwrap().is_some());
-        }
-        let early = [&before.rounds[0], &after.rounds[0]].map(|round| round.server_state.clone());
-        for state in early {
-            assert!(blobs.size(&state.unwrap()).await.unwrap().is_none());
+        for record in [&before, &after] {
+            assert_eq!(scene.states(&record.id).await, [1, 2]);
         }
     }
+}
+
+/// Each round that a job keeps is gone on from as if the job had not ended, also by jobs that go on
+/// from those; what is not kept any more is gone.
+#[tokio::test]
+async fn each_round_that_is_kept_is_gone_on_from_exactly() {
+    for text in ["fedavgm:learning_rate=0.5", "fedyogi:tau=0.1"] {
+        let scene = Scene::start().await;
+        let whole = scene.exactly(6, 3, text, None).await;
+        assert_eq!(scene.states(&whole.id).await, [4, 5, 6]);
+        let second = scene.exactly(2, 2, text, Some(after(&whole, Some(4)))).await;
+        assert_eq!(made(&second), made(&whole)[4..]);
+        let third = scene.exactly(1, 1, text, Some(after(&second, Some(1)))).await;
+        assert_eq!(made(&third), made(&whole)[5..]);
+        // What the last round left is kept as the job's last and as its sixth.
+        scene.exactly(1, 1, text, Some(after(&whole, Some(6)))).await;
+        let gone = scene.two(text, Some(after(&whole, Some(5)))).await.0;
+        assert_eq!(made(&gone)[0], made(&whole)[5]);
+    }
+}
+
+/// What a broker keeps that is killed, the next one keeps and lets go of.
+#[tokio::test]
+async fn what_is_kept_is_let_go_of_by_the_next_owner() {
+    let world = World::new().await;
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let first = world.broker_on(&runtime).await;
+    let (gate, open) = watch::channel(false);
+    let d1 = Device::start(&world, "d1").await;
+    let _d2 = Device::start_as(&world, "d2", move |task| match task.id.round.0 {
+        4 => Action::After(open.clone()),
+        _ => Action::Work,
+    })
+    .await;
+    joined(&first, 2).await;
+    let job = submit(&first, keeping(5, 2, "fedadam:tau=0.1", None)).await;
+    until("the fourth round", async || d1.given.borrow().contains_key(&4)).await;
+    let second = world.broker().await;
+    runtime.shutdown_background();
+    gate.send(true).unwrap();
+    let record = ended(&second, &job).await;
+    assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+    let blobs = &second.core.store.blobs;
+    until("older ones are gone", async || stored_states(blobs, &job).await == [4, 5]).await;
+    let optimizer = optimizer(&"fedadam:tau=0.1".parse().unwrap()).unwrap();
+    assert_stepped(&d1.given.borrow(), 5, &optimizer);
 }
 
 #[tokio::test]
@@ -88,7 +178,7 @@ async fn what_does_not_fit_begins_at_zero_and_says_so() {
         let (record, given) = scene.two(text, Some(after(&before, None))).await;
         let job = &before.id;
         let zero = "the server optimizer's moments begin at zero, and not where";
-        assert_eq!(record.notes, [format!("{zero} {job} left them: {why}")]);
+        assert_eq!(record.notes, [format!("{zero} {job}:2 left them: {why}")]);
         let optimizer = optimizer(&text.parse().unwrap()).unwrap();
         assert_stepped(&(1..).zip(given).collect(), 2, &optimizer);
     }

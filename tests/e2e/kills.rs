@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tests::cluster::{Cluster, Which};
@@ -20,6 +20,7 @@ use tests::writes::{Stored, Writes};
 use crate::sums::{Sums, assert_result};
 
 mod agents;
+mod bystander;
 mod devices;
 mod owner;
 mod private;
@@ -28,6 +29,8 @@ mod transfers;
 
 /// How often a phase that is over too soon is tried again.
 const TRIES: usize = 8;
+/// How long a write may be on its way to who looks on.
+const ON_ITS_WAY: Duration = Duration::from_millis(5);
 
 /// A cluster in which brokers are killed, with devices that add their numbers.
 struct Scene {

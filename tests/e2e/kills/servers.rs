@@ -6,14 +6,11 @@ use std::time::{Duration, Instant};
 use tests::process::{PATIENCE, Process};
 use tests::writes::{Stored, Writes};
 
-use super::{Scene, TRIES, adding};
+use super::{ON_ITS_WAY, Scene, TRIES, adding};
 use crate::sums::Sums;
 
 /// How long no majority of the servers is there: longer than a broker waits for one answer.
 const WITHOUT_MAJORITY: Duration = Duration::from_secs(7);
-
-/// How long a write may be on its way to who looks on.
-const ON_ITS_WAY: Duration = Duration::from_millis(5);
 
 /// The phases in which a training waits for devices, one after the other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -84,20 +84,31 @@ pub(crate) fn remove_parts(dir: &Path) {
 /// Removes the oldest of a directory's files but `spared` until they are `count` at most and have
 /// `bytes` at most; how many went.
 pub(crate) fn make_room(dir: &Path, spared: Option<&Path>, count: usize, bytes: u64) -> usize {
-    let mut files: Vec<(SystemTime, u64, PathBuf)> = fs::read_dir(dir)
+    make_room_by(dir, spared, (count, bytes), |_| false)
+}
+
+/// The same, where those that are needed go last.
+pub(crate) fn make_room_by(
+    dir: &Path,
+    spared: Option<&Path>,
+    (count, bytes): (usize, u64),
+    is_needed: impl Fn(&Path) -> bool,
+) -> usize {
+    let mut files: Vec<(bool, SystemTime, u64, PathBuf)> = fs::read_dir(dir)
         .into_iter()
         .flatten()
         .flatten()
         .filter(|file| spared != Some(&*file.path()))
         .filter_map(|file| {
             let metadata = file.metadata().ok()?;
-            Some((metadata.modified().ok()?, metadata.len(), file.path()))
+            let (modified, path) = (metadata.modified().ok()?, file.path());
+            Some((is_needed(&path), modified, metadata.len(), path))
         })
         .collect();
     files.sort();
-    let mut total: u64 = files.iter().map(|(_, size, _)| size).sum();
+    let mut total: u64 = files.iter().map(|(_, _, size, _)| size).sum();
     let (mut left, before) = (files.len(), files.len());
-    for (_, size, path) in files {
+    for (_, _, size, path) in files {
         if total <= bytes && left <= count {
             break;
         }

@@ -4,6 +4,7 @@
 //! A round begins with those of the last round before it, so that another attempt at the same
 //! round begins as the first one did.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::PathBuf;
 
@@ -64,13 +65,14 @@ impl KeptLocal {
         File::open(&path).inspect_err(unreadable).ok()
     }
 
-    /// Keeps parameters of a round. Of the job's others only those stay that it began with, for
-    /// another attempt. Those of the oldest jobs go when there are too many.
+    /// Keeps parameters of a round. Of the job's others only those stay that it [follows](Follows).
+    /// When there are too many, first those go that no round of their job begins with, then those of
+    /// the oldest jobs.
     pub(crate) fn keep(
         &self,
         job: &JobId,
         round: u32,
-        began_with: Option<u32>,
+        follows: Follows,
         parameters: &Parameters,
     ) -> Result<(), Failure> {
         let header = Layout::of(parameters).header();
@@ -86,27 +88,79 @@ impl KeptLocal {
             let max = self.bytes_max;
             return Err(failed(format!("{size} bytes, {max} are allowed: --cache-bytes")));
         }
-        for old in self.rounds(job) {
-            if old != round && Some(old) != began_with {
-                let _ = fs::remove_file(self.path(job, old));
+        let known = self.rounds(job);
+        for old in &known {
+            if *old != round && !follows.keeps(*old, &known) {
+                let _ = fs::remove_file(self.path(job, *old));
             }
         }
-        files::make_room(&self.dir, Some(&path), FILES_MAX - 1, self.bytes_max - size);
+        let rest = (FILES_MAX - 1, self.bytes_max - size);
+        let newest = self.newest(job, round);
+        files::make_room_by(&self.dir, Some(&path), rest, |file| newest.contains(file));
         files::replace(&path, &parts).map_err(|error| failed(error.to_string()))
     }
 
+    /// Files of the two newest rounds of each job, to which this round belongs: one of them is what the
+    /// job's next round begins with.
+    fn newest(&self, job: &JobId, round: u32) -> BTreeSet<PathBuf> {
+        let mut rounds: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
+        for (job, round) in self.all().into_iter().chain([(job.to_string(), round)]) {
+            rounds.entry(job).or_default().insert(round);
+        }
+        let newest = rounds.iter().flat_map(|(job, rounds)| {
+            rounds.iter().rev().take(2).map(move |round| self.file(job, *round))
+        });
+        newest.collect()
+    }
+
     fn rounds(&self, job: &JobId) -> Vec<u32> {
+        let all = self.all().into_iter();
+        all.filter(|(known, _)| known == job.as_str()).map(|(_, round)| round).collect()
+    }
+
+    /// Jobs and rounds of all files.
+    fn all(&self) -> Vec<(String, u32)> {
         let files = fs::read_dir(&self.dir).into_iter().flatten().flatten();
-        let (prefix, suffix) = (format!("{job}."), format!(".{SUFFIX}"));
-        let round = |file: fs::DirEntry| {
+        let read = |file: fs::DirEntry| {
             let name = file.file_name().into_string().ok()?;
-            name.strip_prefix(&prefix)?.strip_suffix(&suffix)?.parse().ok()
+            let (job, round) = name.strip_suffix(&format!(".{SUFFIX}"))?.rsplit_once('.')?;
+            Some((job.to_owned(), round.parse().ok()?))
         };
-        files.filter_map(round).collect()
+        files.filter_map(read).collect()
     }
 
     fn path(&self, job: &JobId, round: u32) -> PathBuf {
+        self.file(job.as_str(), round)
+    }
+
+    fn file(&self, job: &str, round: u32) -> PathBuf {
         self.dir.join(format!("{job}.{round}.{SUFFIX}"))
+    }
+}
+
+/// What a round begins with, and which of what was kept before stays beside that.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Follows {
+    /// The round of the same job that it begins with.
+    pub(crate) round: Option<u32>,
+    /// The oldest round from which others may go on. They begin with what was kept last until the
+    /// round that they go on from.
+    pub(crate) kept_since: Option<u32>,
+}
+
+impl Follows {
+    /// The round that this one begins with, and nothing else.
+    pub(crate) fn only(round: Option<u32>) -> Self {
+        Self { round, kept_since: None }
+    }
+
+    /// Whether that of a round before stays, of all that are there. Those until the round that this
+    /// one begins with have been begun with, too.
+    fn keeps(self, old: u32, all: &[u32]) -> bool {
+        let Some(begun) = self.round else { return false };
+        let oldest = self.kept_since.unwrap_or(begun).min(begun);
+        let oldest = all.iter().copied().filter(|round| *round <= oldest).max();
+        old <= begun && oldest.is_none_or(|oldest| oldest <= old)
     }
 }
 
@@ -131,7 +185,7 @@ mod tests {
 
     fn keep(kept: &KeptLocal, name: &str, round: u32, value: f32) {
         let began_with = kept.last_before(&job(name), round);
-        kept.keep(&job(name), round, began_with, &of(value)).unwrap();
+        kept.keep(&job(name), round, Follows::only(began_with), &of(value)).unwrap();
     }
 
     #[test]
@@ -168,10 +222,52 @@ mod tests {
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
         let none = KeptLocal::open(dir.path().join("none"), 3 * size);
-        let failure = none.keep(&job("a"), 1, None, &of(1.0)).unwrap_err();
+        let failure = none.keep(&job("a"), 1, Follows::default(), &of(1.0)).unwrap_err();
         assert_eq!(failure.code, FailureCode::DiskFull);
         let small = KeptLocal::open(dir.path().into(), size - 1);
-        let failure = small.keep(&job("a"), 1, None, &of(1.0)).unwrap_err();
+        let failure = small.keep(&job("a"), 1, Follows::default(), &of(1.0)).unwrap_err();
         assert!(failure.message.contains("--cache-bytes"), "{failure:?}");
+    }
+
+    #[test]
+    fn what_others_may_go_on_from_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = KeptLocal::open(dir.path().into(), 10_000);
+        let there = || {
+            let mut rounds = kept.rounds(&job("a"));
+            rounds.sort_unstable();
+            rounds
+        };
+        // The update of round 3 does not count; of three rounds each is kept.
+        for (round, begun, kept_since, expected) in [
+            (1, None, None, &[1][..]),
+            (2, Some(1), Some(1), &[1, 2]),
+            (3, Some(2), Some(1), &[1, 2, 3]),
+            (4, Some(2), Some(2), &[2, 4]),
+            (6, Some(4), Some(3), &[2, 4, 6]),
+            (7, Some(6), Some(4), &[4, 6, 7]),
+            (9, Some(7), Some(8), &[7, 9]),
+            (10, Some(9), None, &[9, 10]),
+            (11, None, Some(8), &[11]),
+        ] {
+            let follows = Follows { round: begun, kept_since };
+            kept.keep(&job("a"), round, follows, &of(1.0)).unwrap();
+            assert_eq!(there(), expected, "round {round}");
+        }
+    }
+
+    #[test]
+    fn what_only_others_may_need_goes_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let size = of(1.0).to_safetensors().len() as u64;
+        let kept = KeptLocal::open(dir.path().into(), 5 * size);
+        keep(&kept, "old", 1, 1.0);
+        for round in 1..=6_u32 {
+            let follows = Follows { round: round.checked_sub(1), kept_since: Some(1) };
+            kept.keep(&job("a"), round, follows, &of(1.0)).unwrap();
+        }
+        let mut rounds = kept.rounds(&job("a"));
+        rounds.sort_unstable();
+        assert_eq!((rounds, kept.rounds(&job("old"))), (vec![3, 4, 5, 6], vec![1]));
     }
 }

@@ -223,6 +223,22 @@ pub struct StoredJob {
     /// What the strategy kept with those.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept_states: Vec<(RoundNumber, BlobRef)>,
+    /// What a training went on from, for those that go on from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub went_on: Option<WentOn>,
+}
+
+/// The round of another job that a training went on from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WentOn {
+    /// Which job.
+    pub job: JobId,
+    /// Which of its rounds.
+    pub round: RoundNumber,
+    /// Rounds until then, those of all jobs before that job too.
+    pub rounds_before: u32,
+    /// Whether control variates of devices went along.
+    pub controls: bool,
 }
 
 impl StoredJob {
@@ -236,6 +252,7 @@ impl StoredJob {
             server_state: None,
             kept_rounds: Vec::new(),
             kept_states: Vec::new(),
+            went_on: None,
         }
     }
 }

@@ -42,7 +42,7 @@ pub use self::carried::{Anew, Before, Controls, carried};
 use self::ledger::Ledger;
 use self::progress::Progress;
 pub use self::progress::{Best, Candidate, Enough};
-pub use self::start::Start;
+pub use self::start::{Start, seed_of};
 
 /// What happened to a training job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -165,6 +165,9 @@ pub struct Training {
     /// What devices keep of a job before, until an update of theirs counts in this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     controls: Option<Controls>,
+    /// Rounds of jobs that this one goes on from.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    rounds_before: u32,
     /// What was spent of the budget of a private job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ledger: Option<Ledger>,
@@ -202,7 +205,7 @@ impl Training {
         now: Millis,
         spec: TrainSpec,
         deadline: Millis,
-        Start { parameters, encoded, server_state, controls, secret_seed }: Start,
+        Start { parameters, encoded, server_state, controls, rounds_before, secret_seed }: Start,
     ) -> (Self, Vec<Effect>) {
         let mut training = Self {
             ledger: spec.privacy.as_ref().map(Ledger::of),
@@ -227,6 +230,7 @@ impl Training {
             history: Vec::new(),
             counted: BTreeMap::new(),
             controls,
+            rounds_before,
         };
         let effects = training.begin_round(now);
         (training, effects)
@@ -315,7 +319,7 @@ impl Training {
                 encoded: self.encoded.clone(),
                 participation: self.spec.participation.clone(),
                 evaluate: self.spec.evaluate,
-                seed: mixed(self.spec.seed ^ mixed(u64::from(self.number.0))),
+                seed: mixed(self.spec.seed ^ mixed(u64::from(self.in_all(self.number)))),
                 sampling: self.sampling(),
                 hoped: self.there,
                 masked: self.spec.secure_aggregation.map(|secure| secure.stage_deadline_ms),
@@ -482,6 +486,11 @@ impl Training {
         }
         Effect::Round { round: self.number, effect }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives references")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 #[cfg(test)]

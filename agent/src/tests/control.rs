@@ -65,8 +65,9 @@ async fn control_variates_go_on_from_the_round_that_counted() {
     let x = Parameters::from_safetensors(&model.values).unwrap();
     let control = |server: Option<&BlobRef>, device: Option<u32>| {
         let (server, device) = (server.cloned(), device.map(RoundNumber));
-        let job = None;
-        move |work: &mut TrainTask| work.control = Some(ControlVariates { server, device, job })
+        let (job, kept_since) = (None, None);
+        let control = ControlVariates { server, device, job, kept_since };
+        move |work: &mut TrainTask| work.control = Some(control)
     };
     let plain = trained(&world, &task_of(&model, ("plain", 1, 1), |_| ())).await;
     assert_eq!((plain.steps, plain.control_change), (16, None));
@@ -88,16 +89,25 @@ async fn control_variates_go_on_from_the_round_that_counted() {
     let again = trained(&world, &again).await;
     assert_eq!(again.control_change.unwrap().digest, second.control_change.unwrap().digest);
 
-    // Another job goes on from this one's first round.
-    let follows = task_of(&model, ("later", 1, 1), |work| {
-        let (server, device) = (Some(c_1.clone()), Some(RoundNumber(1)));
-        let job = Some("job".parse().unwrap());
-        work.control = Some(ControlVariates { server, device, job });
-    });
-    assert_eq!(trained(&world, &follows).await.parameters.digest, plain.parameters.digest);
+    // Other jobs go on from this one's first round, also when it has had others since.
+    for (name, number) in [("later", 3), ("much-later", 4)] {
+        let follows = task_of(&model, (name, 1, 1), |work| {
+            let (server, device) = (Some(c_1.clone()), Some(RoundNumber(1)));
+            let job = Some("job".parse().unwrap());
+            work.control = Some(ControlVariates { server, device, job, kept_since: None });
+        });
+        assert_eq!(trained(&world, &follows).await.parameters.digest, plain.parameters.digest);
+        let next = task_of(&model, ("job", number, 1), |work| {
+            control(Some(&c_1), Some(number - 1))(work);
+            work.control.as_mut().unwrap().kept_since = Some(RoundNumber(1));
+        });
+        trained(&world, &next).await;
+        agent.stop().await;
+        agent = world.join(world.config_with_data()).await;
+    }
 
-    // The second round did not count, nor did the first for all that is known.
-    let corrected = task_of(&model, ("job", 3, 1), control(Some(&c_1), None));
+    // No other round counted for all that is known.
+    let corrected = task_of(&model, ("job", 5, 1), control(Some(&c_1), None));
     let corrected = trained(&world, &corrected).await;
     assert_ne!(corrected.parameters.digest, plain.parameters.digest);
     let found = parameters(&world, &corrected.control_change.unwrap()).await;
@@ -117,6 +127,7 @@ async fn a_control_variate_of_another_model_is_refused() {
             server: Some(other.parameters.clone()),
             device: None,
             job: None,
+            kept_since: None,
         });
     });
     let mut reports = world.listen("report.job.pi").await;

@@ -7,7 +7,7 @@ use jobs::id::{BlobRef, JobId, Millis};
 use jobs::job::JobState;
 use jobs::report::{Failure, FailureCode};
 use jobs::spec::{JobSpec, TrainSpec, WorkSpec};
-use jobs::training::{Effect, Event, Start, Training};
+use jobs::training::{Effect, Event, Start, Training, seed_of};
 use link::secret::Secret;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
@@ -21,11 +21,11 @@ use super::masking::KeyRing;
 use super::owner::{DONE_WAITING, Ears, Owner, REST, Stop};
 use super::pace::Pace;
 use super::prepare::{Carried, Model, Ready, Unprepared, model_of};
-use super::state::{Prepared, StoredTraining, unknown};
+use super::state::{Prepared, StoredTraining, encoded_name, unknown};
 use super::updates::Updates;
 use crate::broker::work::{asked_to_stop, failed};
 use crate::broker::{Core, JobEnd};
-use crate::record::StoredJob;
+use crate::record::{StoredJob, WentOn};
 use crate::store::{StoreError, Versioned, unavailable};
 
 /// Loads or prepares the training. Tries for as long as the store does not answer.
@@ -189,13 +189,22 @@ async fn mark_running(core: &Core, job: &JobId) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Says something of a job to whoever looks at it.
-async fn tell(core: &Core, job: &JobId, note: String) -> Result<(), StoreError> {
+/// Says to whoever looks at a job what it went on from, and what began anew.
+async fn tell(
+    core: &Core,
+    job: &JobId,
+    went_on: Option<&WentOn>,
+    notes: &[String],
+) -> Result<(), StoreError> {
+    if went_on.is_none() && notes.is_empty() {
+        return Ok(());
+    }
     let told = |stored: &mut StoredJob| {
-        let is_new = !stored.record.notes.contains(&note);
-        if is_new {
-            stored.record.notes.push(note.clone());
-        }
+        let known = &mut stored.record.notes;
+        let new: Vec<String> = notes.iter().filter(|it| !known.contains(it)).cloned().collect();
+        let is_new = !new.is_empty() || stored.went_on.as_ref() != went_on;
+        known.extend(new);
+        stored.went_on = went_on.cloned();
         is_new
     };
     core.store.jobs.modify(job.as_str(), told).await?;
@@ -269,24 +278,27 @@ impl Patience<'_> {
             Ok(ready) => ready,
             Err(unprepared) => return Ok(Err(unprepared)),
         };
-        let Carried { state: server_state, controls, note } = carried;
+        let Carried { state: server_state, controls, went_on, notes } = carried;
         let Self { core, job, spec, deadline, .. } = *self;
         // From here on the graph is referred to.
         stored.value.prepared = Some(prepared.clone());
         self.write(stored).await?;
         let term = stored.value.term;
-        let encoding = Encoding::of(spec, job, 0, term);
-        if let Some(note) = note {
+        let rounds_before = went_on.as_ref().map_or(0, |went_on| went_on.rounds_before);
+        let seed = seed_of(spec.seed, rounds_before);
+        let encoding = Encoding::of(spec, seed, encoded_name(job, 0, term));
+        for note in &notes {
             tracing::info!(%job, "{note}");
-            tell(core, job, note).await?;
         }
+        tell(core, job, went_on.as_ref(), &notes).await?;
         let encoded = encoding.store(&core.store.blobs, &model.layout, &parameters).await;
         let mut garbage = unknown(job, 0, term.saturating_sub(1));
         garbage.push(parameters.clone());
         garbage.extend(encoded.clone());
         garbage.extend(server_state.clone());
         let secret_seed = spec.privacy.map(|_| secret_number(secret));
-        let start = Start { parameters, encoded, server_state, controls, secret_seed };
+        let start =
+            Start { parameters, encoded, server_state, controls, rounds_before, secret_seed };
         let (machine, effects) =
             Training::begin_with(core.fleet.now(), spec.clone(), deadline, start);
         Ok(Ok(Begun { machine, effects, prepared, model, garbage }))

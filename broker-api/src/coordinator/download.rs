@@ -4,14 +4,13 @@
 //! An owner that takes over in between makes both again, under names of its own; from the same
 //! updates they are the same bits.
 
-use jobs::id::{BlobRef, JobId};
+use jobs::id::BlobRef;
 use jobs::round::Aggregate;
 use jobs::spec::{Download, TrainSpec};
 use link::blobs::Blobs;
 use models::federated::encoding::Format;
 use models::params::Layout;
 
-use super::state::encoded_name;
 use super::updates::{Updates, encode};
 
 /// Values that share a scale: few, as layers of different sizes lie side by side.
@@ -26,8 +25,8 @@ pub(super) struct Encoding {
 }
 
 impl Encoding {
-    /// As a job says, in a round; 0 makes the initial ones.
-    pub(super) fn of(spec: &TrainSpec, job: &JobId, round: u32, term: u64) -> Self {
+    /// As a job says; the seed is that of the round that made the parameters.
+    pub(super) fn of(spec: &TrainSpec, seed: u64, name: String) -> Self {
         let format = match spec.download {
             Download::Plain => None,
             Download::Float32 => Some(Format::Float32),
@@ -35,8 +34,7 @@ impl Encoding {
             Download::BFloat16 => Some(Format::BFloat16),
             Download::Int8 => Some(Format::Int8 { block: BLOCK }),
         };
-        let seed = spec.seed ^ (u64::from(round) << 32);
-        Self { format, seed, name: encoded_name(job, round, term) }
+        Self { format, seed, name }
     }
 
     /// Stores parameters of a model as they are to travel; where that fails, they travel as they

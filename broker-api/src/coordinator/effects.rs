@@ -7,8 +7,8 @@ use async_nats::header::HeaderMap;
 use jobs::id::{Attempt, BlobRef, DeviceId, ObjectId, RoundNumber};
 use jobs::round::{self, Outcome};
 use jobs::spec::{
-    Download, EvaluateTask, LISTENED_MAX, LocalTraining, Offer, Purpose, Schedule, Strategy, Task,
-    TaskId, TaskWork, TrainTask, Transfer,
+    ControlVariates, Download, EvaluateTask, LISTENED_MAX, LocalTraining, Offer, Purpose, Schedule,
+    Strategy, Task, TaskId, TaskWork, TrainTask, Transfer,
 };
 use jobs::training::{Effect, Event};
 use jobs::{subject, wire};
@@ -226,7 +226,7 @@ impl Owner {
             ..self.spec.local.clone()
         };
         let encoded = self.machine.encoded_of(&parameters).cloned();
-        let control = self.machine.control(&device).filter(|_| purpose == Purpose::Train);
+        let control = self.control(&device).filter(|_| purpose == Purpose::Train);
         let size = encoded.as_ref().unwrap_or(&parameters).size.0
             + control
                 .iter()
@@ -243,7 +243,7 @@ impl Owner {
             | Purpose::Unmask
             | Purpose::Infer
             | Purpose::Telemetry => {
-                let seed = self.spec.seed ^ (u64::from(round.0) << 32);
+                let seed = self.machine.seed(round);
                 // Agents that do not know schedules take part where there is none.
                 let constant = local.schedule == Schedule::Constant && local.warm_up == 0;
                 let (rounds_done, rounds) =
@@ -276,6 +276,12 @@ impl Owner {
         let task = Task { id: self.task_id(round, purpose, attempt), timeout_ms, work };
         self.core.metrics.add(Counter::RoundBytes, "direction=\"down\"".to_owned(), size);
         self.send(&device, &Offer::Task(Box::new(task)), None, true).await;
+    }
+
+    /// The control variates that a device works with, and which of its own it is to keep for others.
+    fn control(&self, device: &DeviceId) -> Option<ControlVariates> {
+        let kept_since = self.stored.kept.first().map(|(oldest, _)| *oldest);
+        Some(ControlVariates { kept_since, ..self.machine.control(device)? })
     }
 
     /// Where devices may listen to the parameters that follow these. NATS keeps a copy for each device

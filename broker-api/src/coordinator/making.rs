@@ -7,7 +7,7 @@ use jobs::training::Event;
 
 use super::download::Encoding;
 use super::owner::Owner;
-use super::state::{parameters_name, server_state_name, unknown};
+use super::state::{encoded_name, parameters_name, server_state_name, unknown};
 use super::updates::{How, Unmade};
 
 impl Owner {
@@ -50,7 +50,8 @@ impl Owner {
     ) {
         let (core, job, term) = (self.core.clone(), self.job.clone(), self.stored.term);
         let (updates, done) = (self.updates.clone(), self.done.clone());
-        let download = Encoding::of(&self.spec, &job, round.0, term);
+        let name = encoded_name(&job, round.0, term);
+        let download = Encoding::of(&self.spec, self.machine.seed(round), name);
         self.core.spawn(self.making.track_future(async move {
             let event = match made.await {
                 Ok(made) => round::Event::Aggregated(download.store_new(&updates, made).await),

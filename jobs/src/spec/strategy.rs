@@ -102,6 +102,10 @@ pub struct ControlVariates {
     /// The job of that round; the task's own when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<JobId>,
+    /// The oldest round of the task's job that another may go on from: what the device has kept that
+    /// counted since, or last until then, stays. When absent only what this round begins with stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_since: Option<RoundNumber>,
 }
 
 impl Default for Strategy {

@@ -1,28 +1,32 @@
 //! What a strategy keeps beside the parameters, and whether it goes along into a training that goes
 //! on from another.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::counted::remember;
+use super::counted::{COUNTED_MAX, remember};
 use crate::id::{BlobRef, DeviceId, JobId, RoundNumber};
 use crate::round::Outcome;
 use crate::spec::Strategy;
 
-/// Control variates that devices keep of another job.
+/// Control variates that devices keep of another job, and of jobs that it went on from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Controls {
     /// Which job.
     pub job: JobId,
     /// Its last round in which a device's update counted; bounded.
     pub counted: BTreeMap<DeviceId, RoundNumber>,
+    /// The same of the jobs before, the newest first, for devices that no later one names; with those
+    /// as bounded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<(JobId, BTreeMap<DeviceId, RoundNumber>)>,
 }
 
 impl Controls {
     /// Of a job of which no round is known yet.
     pub fn of(job: JobId) -> Self {
-        Self { job, counted: BTreeMap::new() }
+        Self { job, counted: BTreeMap::new(), earlier: Vec::new() }
     }
 
     /// The job's next round.
@@ -30,6 +34,32 @@ impl Controls {
         if outcome.failure.is_none() {
             remember(&mut self.counted, outcome);
         }
+    }
+
+    /// Adds those that devices kept of the job before all of these, as far as there is room.
+    pub fn add_earlier(&mut self, Self { job, mut counted, .. }: Self) {
+        let known: BTreeSet<&DeviceId> = self.devices().collect();
+        counted.retain(|device, _| !known.contains(device));
+        let left = COUNTED_MAX.saturating_sub(known.len());
+        while counted.len() > left {
+            counted.pop_last();
+        }
+        if !counted.is_empty() {
+            self.earlier.push((job, counted));
+        }
+    }
+
+    /// The job, and its round, of which a device has its own.
+    pub fn of_device(&self, device: &DeviceId) -> Option<(RoundNumber, &JobId)> {
+        let earlier = self.earlier.iter().map(|(job, counted)| (job, counted));
+        let mut all = std::iter::once((&self.job, &self.counted)).chain(earlier);
+        all.find_map(|(job, counted)| Some((*counted.get(device)?, job)))
+    }
+
+    /// Who has any.
+    pub fn devices(&self) -> impl Iterator<Item = &DeviceId> {
+        let earlier = self.earlier.iter().flat_map(|(_, counted)| counted.keys());
+        self.counted.keys().chain(earlier)
     }
 }
 
@@ -40,8 +70,8 @@ pub struct Before<'a> {
     pub strategy: &'a Strategy,
     /// How the round ended.
     pub outcome: &'a Outcome,
-    /// Whether devices have nothing newer of the job, and never will.
-    pub is_last: bool,
+    /// Whether devices have their own of it, and are to keep them.
+    pub is_kept: bool,
 }
 
 /// Why what a strategy keeps begins at zero.
@@ -56,9 +86,12 @@ pub enum Anew {
     /// It kept nothing with these parameters.
     #[error("nothing was kept with these parameters")]
     Nothing,
-    /// Each device has its own of the newest round alone.
-    #[error("devices keep their own of its last round alone, and until then of none that is sure")]
-    NotLast,
+    /// Devices may have let go of their own.
+    #[error(
+        "devices keep their own of its last round and of those that it keeps, and while it runs of \
+         none that is sure"
+    )]
+    NotKept,
 }
 
 /// What a training of this strategy begins with of what the round before it kept; none where the
@@ -75,8 +108,8 @@ pub fn carried<'a>(now: &Strategy, before: Before<'a>) -> Result<Option<&'a Blob
         let strategy = text.split(':').next().unwrap_or_default().to_owned();
         return Err(Anew::Strategy { strategy });
     }
-    if matches!(now, Strategy::Scaffold(_)) && !before.is_last {
-        return Err(Anew::NotLast);
+    if matches!(now, Strategy::Scaffold(_)) && !before.is_kept {
+        return Err(Anew::NotKept);
     }
     before.outcome.server_state.as_ref().map(Some).ok_or(Anew::Nothing)
 }
@@ -104,11 +137,11 @@ mod tests {
         let (kept, bare) = (outcome(7, &[], true), outcome(7, &[], false));
         let anew = |strategy: &str| Err(Anew::Strategy { strategy: strategy.to_owned() });
         let state = Ok(kept.server_state.as_ref());
-        for (now, before, outcome, is_last, expected) in [
+        for (now, before, outcome, is_kept, expected) in [
             ("fedadam", "fedadam:learning_rate=0.5", &kept, false, state.clone()),
             ("fedavgm", "fedavgm", &kept, true, state.clone()),
             ("scaffold", "scaffold:learning_rate=0.5", &kept, true, state),
-            ("scaffold", "scaffold", &kept, false, Err(Anew::NotLast)),
+            ("scaffold", "scaffold", &kept, false, Err(Anew::NotKept)),
             ("fedadam", "fedyogi", &kept, true, anew("fedyogi")),
             ("scaffold", "fedavg", &bare, true, anew("fedavg")),
             ("fedavgm", "fedavgm:momentum=0", &bare, true, Err(Anew::Nothing)),
@@ -118,7 +151,7 @@ mod tests {
             ("krum", "scaffold", &kept, false, Ok(None)),
         ] {
             let strategy = before.parse().unwrap();
-            let before = Before { strategy: &strategy, outcome, is_last };
+            let before = Before { strategy: &strategy, outcome, is_kept };
             let found = carried(&now.parse().unwrap(), before);
             assert_eq!(found, expected, "{now} after {before:?}");
         }
@@ -134,5 +167,26 @@ mod tests {
         controls.count(&failed);
         let counted = controls.counted.iter().map(|(device, round)| (device.as_str(), round.0));
         assert_eq!(counted.collect::<Vec<_>>(), [("a", 1), ("b", 2)]);
+    }
+
+    #[test]
+    fn a_device_goes_on_with_what_the_newest_job_left_that_it_was_in() {
+        let before = |job: &str, devices: &[&str]| {
+            let mut controls = Controls::of(job.parse().unwrap());
+            controls.count(&outcome(3, devices, true));
+            controls
+        };
+        let mut controls = before("third", &["c"]);
+        controls.add_earlier(before("second", &["b", "c"]));
+        controls.add_earlier(before("none", &["c"]));
+        controls.add_earlier(before("first", &["a", "b"]));
+        let of = |device: &str| controls.of_device(&device.parse().unwrap());
+        let jobs = ["a", "b", "c", "d"].map(|device| of(device).map(|(_, job)| job.as_str()));
+        assert_eq!(jobs, [Some("first"), Some("second"), Some("third"), None]);
+        assert_eq!((controls.earlier.len(), controls.devices().count()), (2, 3));
+        let many: Vec<String> = (0..=COUNTED_MAX).map(|number| format!("d{number}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        controls.add_earlier(before("many", &many));
+        assert_eq!(controls.devices().count(), COUNTED_MAX);
     }
 }

@@ -9,7 +9,7 @@ use crate::round::{DEVICES_MAX, Outcome, Round, Verdict};
 use crate::spec::{ControlVariates, Keeps, Selection, UpdateEncoding};
 
 /// Devices whose last counted round is known, at most.
-const COUNTED_MAX: usize = 2 * DEVICES_MAX;
+pub(super) const COUNTED_MAX: usize = 2 * DEVICES_MAX;
 
 impl Training {
     /// The control variates that a device works with in the round at work, if the strategy has
@@ -20,11 +20,12 @@ impl Training {
         }
         let own = self.counted.get(device).map(|round| (*round, None));
         let of_before = || {
-            let Controls { job, counted } = self.controls.as_ref()?;
-            Some((*counted.get(device)?, Some(job.clone())))
+            let (round, job) = self.controls.as_ref()?.of_device(device)?;
+            Some((round, Some(job.clone())))
         };
         let (device, job) = own.or_else(of_before).unzip();
-        Some(ControlVariates { server: self.server_state.clone(), device, job: job.flatten() })
+        let server = self.server_state.clone();
+        Some(ControlVariates { server, device, job: job.flatten(), kept_since: None })
     }
 
     /// Devices of whom the server's control variate is a mean: those whose own is in it, and those
@@ -32,7 +33,7 @@ impl Training {
     /// Stochastic Controlled Averaging for Federated Learning", algorithm 1, as far as it is known.
     pub fn population(&self) -> usize {
         let eligible = self.round.iter().flat_map(Round::eligible);
-        let before = self.controls.iter().flat_map(|controls| controls.counted.keys());
+        let before = self.controls.iter().flat_map(Controls::devices);
         self.counted.keys().chain(before).chain(eligible).collect::<BTreeSet<_>>().len()
     }
 

@@ -404,6 +404,28 @@ fn the_stored_state_fits_into_one_message() {
     assert!(serde_json::to_vec(&training).unwrap().len() < 200_000);
 }
 
+/// Rounds that follow those of another job are drawn as that one would have drawn them.
+#[test]
+fn what_is_drawn_goes_on_behind_the_rounds_of_a_job_before() {
+    let mut drawing = spec(6);
+    drawing.participation.devices = Some(2);
+    let seen = |rounds_before, rounds| {
+        let spec = TrainSpec { rounds, ..drawing.clone() };
+        let start = Start { rounds_before, ..Start::of(blob(0)) };
+        let (mut training, effects) =
+            Training::begin_with(Millis(0), spec, Millis(1_000_000), start);
+        run(&mut training, effects, 9, 0.5);
+        let drawn = training.history().iter().map(|outcome| {
+            let devices = outcome.updates.iter().map(|(device, _)| device.clone());
+            (training.seed(outcome.round), devices.collect::<Vec<_>>())
+        });
+        drawn.collect::<Vec<_>>()
+    };
+    let whole = seen(0, 6);
+    assert_eq!(seen(4, 2), whole[4..]);
+    assert_ne!(seen(0, 2), whole[4..]);
+}
+
 #[test]
 fn a_second_offer_counts_its_attempts_from_one() {
     let (mut training, effects) = begin(spec(2));

@@ -1,6 +1,6 @@
 //! What a training tells of itself.
 
-use super::{Candidate, Ending, Phase, Training};
+use super::{Candidate, Ending, Phase, Training, seed_of};
 use crate::id::{BlobRef, DeviceId, RoundNumber};
 use crate::round::{Outcome, Round, Stragglers};
 use crate::spec::TrainSpec;
@@ -28,6 +28,16 @@ impl Training {
     /// The number of the newest round, at work or not.
     pub fn number(&self) -> RoundNumber {
         self.number
+    }
+
+    /// The number of a round if those of the jobs that this one goes on from are counted too.
+    pub(super) fn in_all(&self, round: RoundNumber) -> u32 {
+        self.rounds_before.saturating_add(round.0)
+    }
+
+    /// The [seed](seed_of) of a round.
+    pub fn seed(&self, round: RoundNumber) -> u64 {
+        seed_of(self.spec.seed, self.in_all(round))
     }
 
     /// What is trained, and how.

@@ -117,8 +117,12 @@ fn offers(golden: &mut Golden) {
     let next = TrainTask { next, ..train.clone() };
     golden.same("offer-train-next", &offer(Purpose::Train, TaskWork::Train(next)));
     let (server, device) = (Some(blob()), Some(RoundNumber(7)));
-    for (name, job) in [("", None), ("-carried", Some(parse("00job")))] {
-        let control = Some(ControlVariates { server: server.clone(), device, job });
+    let before = Some(parse("00job"));
+    let since = Some(RoundNumber(4));
+    for (name, job, kept_since) in
+        [("", None, None), ("-carried", before, None), ("-kept", None, since)]
+    {
+        let control = Some(ControlVariates { server: server.clone(), device, job, kept_since });
         let control = TrainTask { control, ..train.clone() };
         let offer = offer(Purpose::Train, TaskWork::Train(control));
         golden.same(&format!("offer-train-control{name}"), &offer);

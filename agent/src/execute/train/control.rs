@@ -1,7 +1,6 @@
 //! SCAFFOLD on a device: the difference of two control variates is added to every gradient, and
 //! what the device's own comes to is kept for the round after one whose update counted.
 
-use jobs::id::RoundNumber;
 use jobs::report::{Failure, FailureCode};
 use jobs::spec::{ControlVariates, TaskId};
 use models::federated::scaffold::{ScaffoldError, correction, device_control};
@@ -10,14 +9,14 @@ use models::train::Trainer;
 
 use super::prepare::wrong;
 use crate::execute::failures;
-use crate::kept_local::KeptLocal;
+use crate::kept_local::{Follows, KeptLocal};
 
 /// The control variates of a training.
 pub(super) struct Control<'a> {
     store: &'a KeptLocal,
     id: &'a TaskId,
-    /// The round of this job that left the device's own.
-    began_with: Option<RoundNumber>,
+    /// The round of this job that left the device's own, and what else stays.
+    follows: Follows,
     server: Parameters,
     device: Parameters,
     /// Names of the weights that are trained.
@@ -49,8 +48,12 @@ impl<'a> Control<'a> {
         let weights = trainer.trained_layout();
         let weights: Vec<String> = weights.spans().iter().map(|span| span.name.clone()).collect();
         let device = own.unwrap_or_else(|| zeros(&layout));
-        let began_with = variates.device.filter(|_| *job == id.job);
-        let control = Self { store, id, began_with, server, device, weights };
+        let begun = variates.device.filter(|_| *job == id.job);
+        let follows = Follows {
+            round: begun.map(|round| round.0),
+            kept_since: variates.kept_since.map(|round| round.0),
+        };
+        let control = Self { store, id, follows, server, device, weights };
         let corrections = control.corrections()?;
         let set = trainer.set_control_variate(Some(&corrections));
         set.map_err(|error| failures::of_training(&error))?;
@@ -95,8 +98,7 @@ impl<'a> Control<'a> {
         }
         let (next, change) = (Parameters::new(next), Parameters::new(change));
         let (next, change) = (next.map_err(wrong)?, change.map_err(wrong)?);
-        let began_with = self.began_with.map(|round| round.0);
-        self.store.keep(&self.id.job, self.id.round.0, began_with, &next)?;
+        self.store.keep(&self.id.job, self.id.round.0, self.follows, &next)?;
         Ok(change.to_safetensors())
     }
 }

@@ -6,7 +6,7 @@ use models::params::{Parameters, ParametersError};
 use models::train::{TrainError, Trainer};
 
 use crate::execute::failures;
-use crate::kept_local::KeptLocal;
+use crate::kept_local::{Follows, KeptLocal};
 
 /// Parameters of a round that stay on the device.
 pub(super) struct Kept<'a> {
@@ -48,7 +48,8 @@ impl Kept<'_> {
         }
         let own = parameters.named(self.patterns);
         let (job, round) = (&self.id.job, self.id.round.0);
-        self.store.keep(job, round, self.store.last_before(job, round), &own)?;
+        let follows = Follows::only(self.store.last_before(job, round));
+        self.store.keep(job, round, follows, &own)?;
         parameters.replace(self.received).map_err(wrong)
     }
 }

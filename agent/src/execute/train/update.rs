@@ -18,7 +18,7 @@ use super::prepare::wrong;
 use crate::cache;
 use crate::device::Device;
 use crate::execute::Run;
-use crate::kept_local::KeptLocal;
+use crate::kept_local::{Follows, KeptLocal};
 
 /// Values of what was left out that are read at once.
 const LEFT_PIECE: usize = 64 * 1024;
@@ -136,7 +136,7 @@ impl<'a> Update<'a> {
             let (start, length) = (span.elements.start, span.elements.len());
             self.statistics.within(start, length).for_each(|owed| values[owed].fill(0.0));
         }
-        self.residuals.keep(job, round.0, before, &moved)?;
+        self.residuals.keep(job, round.0, Follows::only(before), &moved)?;
         Ok(bytes)
     }
 

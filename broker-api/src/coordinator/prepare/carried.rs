@@ -5,30 +5,36 @@ use futures::TryStreamExt as _;
 use jobs::id::{BlobRef, Bytes as Size, JobId, RoundNumber};
 use jobs::round::Outcome;
 use jobs::spec::{Keeps, RoundOf, TrainSpec, WorkSpec};
-use jobs::training::{Before, Controls, carried};
+use jobs::training::{Before, Controls};
 use link::blobs::{BlobError, BlobReader, Pieces};
 use models::params::Layout;
 
 use crate::broker::Core;
 use crate::coordinator::state::server_state_name;
 use crate::coordinator::updates;
-use crate::record::StoredJob;
+use crate::record::{StoredJob, WentOn};
 use crate::store::StoreError;
+
+/// Jobs that went on from one another and whose control variates go along, at most.
+const CHAIN_MAX: usize = 100;
 
 /// What a training begins with beside the parameters.
 #[derive(Debug, Default)]
 pub(in crate::coordinator) struct Carried {
     pub(in crate::coordinator) state: Option<BlobRef>,
     pub(in crate::coordinator) controls: Option<Controls>,
-    /// In words, why the strategy begins at zero although another job was before.
-    pub(in crate::coordinator) note: Option<String>,
+    /// The round before, where it is known.
+    pub(in crate::coordinator) went_on: Option<WentOn>,
+    /// In words, what of the strategy begins at zero although another job was before.
+    pub(in crate::coordinator) notes: Vec<String>,
 }
 
 /// The round before, with what devices keep of the job.
 struct Found {
     outcome: Outcome,
     controls: Controls,
-    is_last: bool,
+    /// Whether devices have their control variates of it, and are to keep them.
+    is_kept: bool,
 }
 
 impl Core {
@@ -41,41 +47,94 @@ impl Core {
         (model, is_same): (&Layout, bool),
         (job, term): (&JobId, u64),
     ) -> Result<Carried, StoreError> {
-        let Some(keeps) = spec.strategy.keeps() else { return Ok(Carried::default()) };
         let stored = self.store.jobs.get(from.job.as_str()).await?;
-        let Some(before) = stored.map(|stored| stored.value) else {
-            return Ok(at_zero(keeps, from, "the job is gone"));
+        let before = stored.map(|stored| stored.value);
+        let keeps = spec.strategy.keeps();
+        let found = match &before {
+            // Where nothing is kept the round's number is enough.
+            Some(before) if keeps.is_some() || from.round.is_none() => {
+                self.found(before, from.round).await?
+            }
+            Some(_) | None => None,
         };
-        let found = self.found(&before, from).await?;
-        let (Some(found), WorkSpec::Train(before)) = (found, &before.record.spec.work) else {
-            return Ok(at_zero(keeps, from, "the round is gone"));
+        let round = from.round.or(found.as_ref().map(|found| found.outcome.round));
+        let went_on = went_on(from, before.as_ref(), round);
+        let mut carried = Carried { went_on, ..Carried::default() };
+        let Some(keeps) = keeps else { return Ok(carried) };
+        let work = before.as_ref().map(|before| &before.record.spec.work);
+        let (Some(found), Some(WorkSpec::Train(work))) = (found, work) else {
+            carried.notes.push(at_zero(keeps, from, "the round is gone"));
+            return Ok(carried);
         };
-        let Found { outcome, controls, is_last } = found;
-        let round = Before { strategy: &before.strategy, outcome: &outcome, is_last };
-        let state = match carried(&spec.strategy, round) {
+        let round =
+            Before { strategy: &work.strategy, outcome: &found.outcome, is_kept: found.is_kept };
+        let state = match jobs::training::carried(&spec.strategy, round) {
             Ok(Some(state)) => state,
-            Ok(None) => return Ok(Carried::default()),
-            Err(anew) => return Ok(at_zero(keeps, from, &anew.to_string())),
+            Ok(None) => return Ok(carried),
+            Err(anew) => {
+                carried.notes.push(at_zero(keeps, from, &anew.to_string()));
+                return Ok(carried);
+            }
         };
         if !is_same || state.size != state_size(spec, model) {
-            return Ok(at_zero(keeps, from, "what was kept is of another form"));
+            carried.notes.push(at_zero(keeps, from, "what was kept is of another form"));
+            return Ok(carried);
         }
         match self.copied(state, server_state_name(job, 0, term)).await {
-            Ok(state) => Ok(Carried {
-                state: Some(state),
-                controls: (keeps == Keeps::Controls).then_some(controls),
-                note: None,
-            }),
+            Ok(state) => carried.state = Some(state),
             Err(BlobError::NotFound { .. }) => {
-                Ok(at_zero(keeps, from, "what was kept with that round is not stored any more"))
+                let why = "what was kept with that round is not stored any more";
+                carried.notes.push(at_zero(keeps, from, why));
+                return Ok(carried);
             }
-            Err(error) => Err(error.into()),
+            Err(error) => return Err(error.into()),
         }
+        if keeps == Keeps::Controls {
+            let before = before.as_ref().and_then(|before| before.went_on.clone());
+            let (controls, lacking) = self.chain(found.controls, before).await?;
+            carried.controls = Some(controls);
+            carried.notes.extend(lacking);
+            if let Some(went_on) = &mut carried.went_on {
+                went_on.controls = true;
+            }
+        }
+        Ok(carried)
     }
 
-    /// The round that is gone on from, as it ended.
-    async fn found(&self, before: &StoredJob, from: &RoundOf) -> Result<Option<Found>, StoreError> {
-        let (record, wanted) = (&before.record, from.round);
+    /// Control variates with those of the jobs before that job, for devices that it names none of;
+    /// in words, what is lacking.
+    async fn chain(
+        &self,
+        mut controls: Controls,
+        mut before: Option<WentOn>,
+    ) -> Result<(Controls, Option<String>), StoreError> {
+        for _ in 0..CHAIN_MAX {
+            let Some(WentOn { job, round, controls: true, .. }) = before else {
+                return Ok((controls, None));
+            };
+            let stored = self.store.jobs.get(job.as_str()).await?.map(|stored| stored.value);
+            let found = match &stored {
+                Some(stored) => self.found(stored, Some(round)).await?,
+                None => None,
+            };
+            let (Some(stored), Some(found)) = (stored, found) else {
+                return Ok((controls, Some(lacking(&job, "it is gone"))));
+            };
+            controls.add_earlier(found.controls);
+            before = stored.went_on;
+        }
+        let lacking =
+            before.filter(|it| it.controls).map(|it| lacking(&it.job, "it is too long ago"));
+        Ok((controls, lacking))
+    }
+
+    /// A round, the newest one where none is named, as it ended.
+    async fn found(
+        &self,
+        before: &StoredJob,
+        wanted: Option<RoundNumber>,
+    ) -> Result<Option<Found>, StoreError> {
+        let record = &before.record;
         let (mut found, mut newest) = (None, RoundNumber(0));
         let mut controls = Controls::of(record.id.clone());
         let mut outcomes = self.outcomes(&record.id);
@@ -91,8 +150,9 @@ impl Core {
         }
         let found = found.filter(|found| wanted.is_none_or(|wanted| found.round == wanted));
         Ok(found.map(|outcome| {
-            let is_last = record.state.is_final() && outcome.round == newest;
-            Found { outcome, controls, is_last }
+            let kept = before.kept_states.iter().any(|(round, _)| *round == outcome.round);
+            let is_kept = record.state.is_final() && (kept || outcome.round == newest);
+            Found { outcome, controls, is_kept }
         }))
     }
 
@@ -113,13 +173,31 @@ fn state_size(spec: &TrainSpec, model: &Layout) -> Size {
     })
 }
 
-fn at_zero(keeps: Keeps, from: &RoundOf, why: &str) -> Carried {
+/// What a training goes on from, for those that go on from it.
+fn went_on(
+    from: &RoundOf,
+    before: Option<&StoredJob>,
+    round: Option<RoundNumber>,
+) -> Option<WentOn> {
+    let earlier = before?.went_on.as_ref().map_or(0, |it| it.rounds_before);
+    let round = round?;
+    let rounds_before = earlier.saturating_add(round.0);
+    Some(WentOn { job: from.job.clone(), round, rounds_before, controls: false })
+}
+
+fn at_zero(keeps: Keeps, from: &RoundOf, why: &str) -> String {
     let what = match keeps {
         Keeps::Moments => "the server optimizer's moments begin",
         Keeps::Controls => "the control variates begin",
     };
-    let note = format!("{what} at zero, and not where {from} left them: {why}");
-    Carried { note: Some(note), ..Carried::default() }
+    format!("{what} at zero, and not where {from} left them: {why}")
+}
+
+fn lacking(job: &JobId, why: &str) -> String {
+    format!(
+        "control variates of devices that were in job {job} or before, and in none since, begin at \
+         zero: {why}"
+    )
 }
 
 /// A blob as it is read.

@@ -14,7 +14,7 @@ struct Scene {
     world: World,
     broker: Broker,
     d1: Device,
-    _other: Device,
+    other: Device,
 }
 
 impl Scene {
@@ -24,7 +24,7 @@ impl Scene {
         let d1 = Device::start(&world, "d1").await;
         let other = Device::start(&world, "d2").await;
         joined(&broker, 2).await;
-        Self { world, broker, d1, _other: other }
+        Self { world, broker, d1, other }
     }
 
     /// Rounds of a strategy that has nothing to say of where it began; the job is forgotten, but for
@@ -208,9 +208,83 @@ async fn control_variates_go_on_on_both_sides() {
         let found = values(control);
         assert!(found.iter().all(|it| (it - expected).abs() < 1e-6), "{round}: {found:?}");
     }
-    // Devices have nothing of its own first round any more.
-    let (record, _) = scene.two("scaffold", Some(after(&record, Some(1)))).await;
-    let [note] = &record.notes[..] else { panic!("{record:?}") };
-    assert!(note.starts_with("the control variates begin at zero"), "{note}");
     drop(scene.world);
+}
+
+/// What a device is told in a round.
+#[derive(Debug, Clone, PartialEq)]
+struct Told {
+    seed: u64,
+    /// The round and the job of its own control variate.
+    own: Option<(u32, String)>,
+    /// The oldest round of which it is to keep one.
+    since: Option<u32>,
+}
+
+/// What it is told in each round of a job.
+fn told(device: &Device, job: &JobRecord) -> Vec<Told> {
+    let tasks = device.offered.borrow();
+    let of_job = tasks.iter().filter(|task| task.id.job == job.id);
+    let told = of_job.filter_map(|task| {
+        let TaskWork::Train(work) = &task.work else { return None };
+        let control = work.control.clone().unwrap();
+        let of = control.job.unwrap_or_else(|| job.id.clone()).to_string();
+        let own = control.device.map(|round| (round.0, of));
+        Some(Told { seed: work.seed, own, since: control.kept_since.map(|round| round.0) })
+    });
+    told.collect()
+}
+
+/// Devices keep their control variates of the rounds that the job keeps. Two jobs that follow one
+/// another from such a round are told what the uninterrupted one was, and come to the same.
+#[tokio::test]
+async fn control_variates_of_a_kept_round_go_on_through_several_jobs() {
+    let scene = Scene::start().await;
+    let whole = scene.exactly(5, 3, "scaffold", None).await;
+    let first = whole.id.to_string();
+    let of_whole = told(&scene.d1, &whole);
+    let since: Vec<_> = of_whole.iter().map(|told| told.since).collect();
+    // A round may be offered before the one before is among those that are kept.
+    assert_eq!(since[2..4], [Some(1); 2], "{since:?}");
+    assert!(since[4].is_some_and(|since| since <= 2), "{since:?}");
+    let second = scene.exactly(1, 1, "scaffold", Some(after(&whole, Some(3)))).await;
+    let third = scene.exactly(1, 1, "scaffold", Some(after(&second, None))).await;
+    assert_eq!([made(&second), made(&third)].concat(), made(&whole)[3..]);
+    for (record, index, own) in [(&second, 3, (3, first)), (&third, 4, (1, second.id.to_string()))]
+    {
+        let expected = Told { seed: of_whole[index].seed, own: Some(own), since: None };
+        assert_eq!(told(&scene.d1, record), [expected]);
+    }
+    // Round 2 is not kept.
+    let error = scene.broker.check(&keeping(1, 1, "scaffold", Some(after(&whole, Some(2))))).await;
+    assert!(error.unwrap_err().detail.contains("are gone"));
+}
+
+/// Who was not in the job before goes on with what it kept of the one before that.
+#[tokio::test]
+async fn a_device_that_missed_a_job_goes_on_from_the_one_before() {
+    let scene = Scene::start().await;
+    let first = scene.exactly(2, 1, "scaffold", None).await;
+    let mut one = keeping(1, 1, "scaffold", Some(after(&first, None)));
+    let WorkSpec::Train(train) = &mut one.work else { unreachable!() };
+    (train.participation.devices, train.participation.quorum) = (Some(1), 1);
+    let second = scene.run(one).await;
+    scene.is_forgotten(&second.id).await;
+    let third = scene.exactly(1, 1, "scaffold", Some(after(&second, None))).await;
+    let was_in = second.rounds[0].updates[0].0.as_str();
+    for (name, device) in [("d1", &scene.d1), ("d2", &scene.other)] {
+        let (round, job) = if name == was_in { (1, &second) } else { (2, &first) };
+        assert_eq!(told(device, &third)[0].own, Some((round, job.id.to_string())), "{name}");
+    }
+    // Of a job that is forgotten nobody knows who was in it.
+    scene.broker.core.store.jobs.remove(first.id.as_str()).await.unwrap();
+    let (fourth, _) = scene.two("scaffold", Some(after(&second, None))).await;
+    let expected = format!(
+        "control variates of devices that were in job {} or before, and in none since, begin at \
+         zero: it is gone",
+        first.id
+    );
+    assert_eq!(fourth.notes, [expected]);
+    let away = if was_in == "d1" { &scene.other } else { &scene.d1 };
+    assert_eq!(told(away, &fourth)[0].own, None);
 }

@@ -8,6 +8,7 @@ mod counted;
 mod hoped;
 mod late;
 mod private;
+mod stored;
 
 fn blob(number: u64) -> BlobRef {
     let digest = Digest::parse(&format!("sha256:{number:064x}")).unwrap();
@@ -366,42 +367,6 @@ fn the_state_comes_back_from_json_and_owes_what_it_owed() {
         effects = training.pending_effects();
     }
     assert_eq!(effects.last(), Some(&Effect::Register { parameters: blob(2) }));
-}
-
-/// Length as it is stored.
-fn packed(training: &Training) -> usize {
-    use std::io::Write as _;
-    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    serde_json::to_writer(&mut gzip, training).unwrap();
-    gzip.flush().unwrap();
-    gzip.finish().unwrap().len()
-}
-
-#[test]
-fn the_stored_state_fits_into_one_message() {
-    let (mut training, mut effects) = begin(spec(300));
-    let mut largest = 0;
-    for step in 0.. {
-        let mut following = Vec::new();
-        for effect in &effects {
-            if let Some(event) = answer(effect, 2 * DEVICES_MAX + 100, 0.5) {
-                following.extend(training.step(Millis(1), &event));
-            }
-        }
-        largest = largest.max(packed(&training));
-        effects = following;
-        if effects.is_empty() || step > 20 {
-            break;
-        }
-    }
-    assert!(training.rounds_done() > 3);
-    assert!(training.history().len() <= OUTCOMES_MAX);
-    assert!((100_000..500_000).contains(&largest), "{largest}");
-    let (mut training, effects) = begin(spec(300));
-    run(&mut training, effects, 2, 0.5);
-    assert_eq!(training.history().len(), OUTCOMES_MAX);
-    assert_eq!(training.history().last().unwrap().round, RoundNumber(300));
-    assert!(serde_json::to_vec(&training).unwrap().len() < 200_000);
 }
 
 /// Rounds that follow those of another job are drawn as that one would have drawn them.

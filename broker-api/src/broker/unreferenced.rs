@@ -8,7 +8,8 @@
 //! Nothing that is referred to is removed, whoever stores it and whatever dies in between:
 //!
 //! 1. Whoever is to refer to a blob stores or [renews](link::blobs::Blobs::renew) it before: that
-//!    writes its description, whether the blob was there or not.
+//!    writes its description, whether the blob was there or not. Where there is no room for that, a
+//!    description of less than half an hour does.
 //! 2. Whoever removes blobs lists them first. Suspect are those whose description is an hour old by
 //!    then. After that come references: all that were stored before the list was made are found.
 //!    One that is stored later comes less than an hour after the blob's description was written. So
@@ -16,11 +17,11 @@
 //! 3. A suspect is [removed](link::blobs::Blobs::remove_listed) only if its description is still the
 //!    one that was listed.
 //!
-//! So what has to be bounded is the time from storing a blob to storing a reference to it. In between
-//! are some requests, each with a deadline, and nothing that waits: what takes long comes before, and
-//! whoever cannot store the reference begins again with the blob. A broker that is suspended just
-//! there for the better part of an hour could refer to what is gone; by then its jobs are another's.
-//! Ages are those of the server's clock alone.
+//! So what has to be bounded is the time from storing a blob to storing a reference to it: by half an
+//! hour, since what it finds may be as old. In between are some requests, each with a deadline, and
+//! nothing that waits: what takes long comes before, and whoever cannot store the reference begins
+//! again with the blob. A broker that is suspended just there for half an hour could refer to what is
+//! gone; by then its jobs are another's. Ages are those of the server's clock alone.
 //!
 //! What devices stored for a training and did not report goes when the training is over, and it is
 //! an hour old: an agent that was killed in between has forgotten it.

@@ -9,15 +9,20 @@ use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::object_store::ObjectInfo;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use bytes::Bytes;
-use jobs::id::{Bytes as Size, Digest, ObjectId};
+use jobs::id::{Bytes as Size, Digest, Millis, ObjectId};
 
 use super::reader::header_number;
+use super::unreferenced::millis;
 use super::window::may_pass;
 use super::{ATTEMPTS, BlobError, Blobs, direct_get, meta_subject, refused};
 use crate::publish::{self, rest_after};
 
 /// How often a description is written again while others write it.
 const RENEWALS_TRIED: u32 = 5;
+
+/// How old a description may be that is as good as a new one where there is no room for that: half of
+/// the time after which what nothing refers to is removed.
+const YOUNG: Millis = Millis(1_800_000);
 
 const DOING: &str = "looking up a blob";
 
@@ -30,6 +35,8 @@ pub(super) struct Described {
     pub(super) info: Option<ObjectInfo>,
     /// The upload that its chunks came with, those of a deleted one too, which may be there yet.
     pub(super) upload: Option<ObjectId>,
+    /// When it was written, by the server's clock, as far as its leader was asked.
+    written_at: Option<Millis>,
 }
 
 impl Described {
@@ -37,12 +44,13 @@ impl Described {
         match serde_json::from_slice::<ObjectInfo>(payload) {
             Ok(info) => {
                 let upload = ObjectId::parse(&info.nuid).ok();
-                Self { sequence, info: (!info.deleted).then_some(info), upload }
+                let info = (!info.deleted).then_some(info);
+                Self { sequence, info, upload, written_at: None }
             }
             Err(error) => {
                 // To wait would not mend it; to store the blob again does.
                 tracing::warn!(name, %error, "a blob's description cannot be read");
-                Self { sequence, info: None, upload: None }
+                Self { sequence, info: None, upload: None, written_at: None }
             }
         }
     }
@@ -53,7 +61,8 @@ impl Described {
 }
 
 impl Blobs {
-    /// Makes a blob as young as one that is stored now, if it is there; whether it is.
+    /// Makes a blob as young as one that is stored now, if it is there; whether it is. In a store without
+    /// room it stays as it is where it is less than half an hour old.
     ///
     /// # Errors
     /// [`BlobError::Full`] and [`BlobError::Unavailable`].
@@ -91,7 +100,7 @@ impl Blobs {
             match self.write(name, info, found.sequence).await {
                 Ok(_) => return Ok(None),
                 Err(error) if attempt < RENEWALS_TRIED && may_succeed(&error) => {}
-                Err(error) => return Err(refused(&error)),
+                Err(error) => return self.without_room(name, size, refused(&error), YOUNG).await,
             }
             tokio::time::sleep(rest_after(attempt)).await;
             let now = self.describe_at_leader(name).await?;
@@ -99,6 +108,26 @@ impl Blobs {
             asked_leader = (attempt > 1).then_some(found.sequence);
             (attempt, found) = (attempt + 1, now);
         }
+    }
+
+    /// What [`Blobs::renew_found`] gives where the description cannot be written again: nobody removes
+    /// what is so young, whether there is room or not.
+    pub(super) async fn without_room(
+        &self,
+        name: &str,
+        size: Option<Size>,
+        error: BlobError,
+        young: Millis,
+    ) -> Result<Option<Described>, BlobError> {
+        if !matches!(error, BlobError::Full { .. }) {
+            return Err(error);
+        }
+        let found = self.describe_at_leader(name).await?;
+        if found.info.is_none() || size.is_some() && found.size() != size {
+            return Ok(Some(found));
+        }
+        let written_at = found.written_at.unwrap_or_default();
+        if self.server_time().await?.since(written_at) <= young { Ok(None) } else { Err(error) }
     }
 
     /// Writes a description in the place of the one that is at `expected`; its own place.
@@ -165,7 +194,11 @@ impl Blobs {
     async fn ask_leader(&self, name: &str) -> Result<Described, BlobError> {
         let stream = self.stream().await?;
         match stream.get_last_raw_message_by_subject(&meta_subject(name)).await {
-            Ok(message) => Ok(Described::read(name, message.sequence, &message.payload)),
+            Ok(message) => {
+                let written_at = Some(millis(message.time));
+                let read = Described::read(name, message.sequence, &message.payload);
+                Ok(Described { written_at, ..read })
+            }
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
                 Ok(Described::default())
             }

@@ -6,7 +6,8 @@
 //! its chunks go, and the description that says so at last. Who finds a blob and is to rely on it
 //! writes its description again ([`Blobs::put`] and [`Blobs::renew`] do), also under the condition
 //! that it is the one that was found. Of the two one comes first, and the other learns of it:
-//! either the blob stays, or it is stored anew, with chunks of its own.
+//! either the blob stays, or it is stored anew, with chunks of its own. In a store without room for
+//! another description one is found as it is that is too young to be removed yet.
 //!
 //! What is left when the remover dies in between is a description that says that the blob is
 //! deleted. It is listed again, and what is left of the blob is removed then.

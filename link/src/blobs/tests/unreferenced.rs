@@ -1,5 +1,7 @@
 //! Blobs that are removed as they were listed, or not at all.
 
+use jobs::id::Millis;
+
 use super::super::unreferenced::deletion;
 use super::*;
 
@@ -155,13 +157,33 @@ async fn a_store_without_room_for_a_description_is_made_room_in() {
     let context = async_nats::jetstream::new(client.clone());
     ensure(&context, Layout { blob_bytes: 100 * 1024, ..Layout::default() }).await.unwrap();
     let blobs = Blobs::new(client);
-    let old = blobs.put(pattern(50 * 1024, 1)).await.unwrap();
+    let bytes = pattern(50 * 1024, 1);
+    let old = blobs.put(bytes.clone()).await.unwrap();
     let mut seed = 2;
-    while blobs.put(pattern(100, seed)).await.is_ok() {
-        seed += 1;
-    }
-    let full = blobs.renew(&old.digest).await;
-    assert!(matches!(full, Err(BlobError::Full { .. })), "{full:?}");
+    let full = loop {
+        match blobs.put(pattern(100, seed)).await {
+            Ok(_) => seed += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(full, BlobError::Full { .. }), "{full:?}");
+    // What is young has not to be written again to be found by who is to refer to it.
+    let before = messages(&blobs).await;
+    assert_eq!(blobs.put(bytes.clone()).await.unwrap(), old);
+    assert!(blobs.renew(&old.digest).await.unwrap());
+    assert_eq!(messages(&blobs).await, before);
+    assert!(blobs.get(&old).await.unwrap() == bytes);
+    let absent = crate::digest::of(b"nothing");
+    assert!(!blobs.renew(&absent).await.unwrap());
+    // What is older has.
+    let name = old.object_name();
+    let older = blobs.without_room(name, None, full.clone(), Millis(0)).await;
+    assert_eq!(older.unwrap_err(), full);
+    let other = blobs.without_room(name, Some(Size(7)), full.clone(), Millis(60_000)).await;
+    assert_eq!(other.unwrap().unwrap().size(), Some(old.size));
+    let unavailable = BlobError::unavailable("storing a blob", "no answer");
+    let other = blobs.without_room(name, None, unavailable.clone(), Millis(60_000)).await;
+    assert_eq!(other.unwrap_err(), unavailable);
     let listed = all(&blobs).await.remove(0);
     assert_eq!(listed.digest, old.digest);
     let before = messages(&blobs).await;

@@ -11,6 +11,7 @@ mod bad_requests;
 mod bodies;
 mod cluster;
 mod commands;
+mod continued;
 mod deploy;
 mod disk;
 mod download;

@@ -12,7 +12,7 @@ use tests::world::World;
 use crate::story::join;
 
 /// Runs `dunlin train` with these options to its end; what it said, and the job.
-async fn trained(world: &World, options: &str) -> (String, Value) {
+pub(crate) async fn trained(world: &World, options: &str) -> (String, Value) {
     let words: Vec<&str> = ["train"].into_iter().chain(options.split_whitespace()).collect();
     let output = world.dunlin(&words);
     let text = String::from_utf8(output.stdout).unwrap();
@@ -21,12 +21,12 @@ async fn trained(world: &World, options: &str) -> (String, Value) {
     (text.clone(), world.job(id).await)
 }
 
-fn rounds(job: &Value) -> &Vec<Value> {
+pub(crate) fn rounds(job: &Value) -> &Vec<Value> {
     job["rounds"].as_array().unwrap()
 }
 
 /// Devices whose updates a round counted.
-fn counted(round: &Value) -> Vec<&str> {
+pub(crate) fn counted(round: &Value) -> Vec<&str> {
     let updates = round["updates"].as_array().unwrap();
     updates.iter().map(|update| update[0].as_str().unwrap()).collect()
 }

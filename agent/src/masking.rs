@@ -167,6 +167,7 @@ mod tests {
             control_change: None,
             held: false,
             crc32: None,
+            control_anew: false,
         };
         Session::new([byte; 32], report, 5)
     }

@@ -26,6 +26,7 @@ mod leftovers;
 mod listed;
 mod making;
 mod masking;
+mod notes;
 mod owner;
 mod pace;
 mod prepare;

@@ -339,15 +339,14 @@ impl Agent {
         let ReportBody::Trained(mut update) = body else { return body };
         update.initial_loss = work.initial_loss.then(|| initial_loss(&self.hello.device));
         if let Some(control) = &work.control {
+            update.control_anew = control.device.is_some() && trained::forgets(&self.hello.device);
             if let Some(server) = &control.server {
                 let server = self.blobs.get(server).await.unwrap();
                 let server = Parameters::from_safetensors(&server).unwrap();
                 self.controls.send_modify(|given| drop(given.insert(task.id.round.0, server)));
             }
             let change = number(&self.hello.device) / 8.0;
-            for item in &mut items {
-                item.values.fill(change);
-            }
+            trained::fill(&mut items, change);
             let name = format!("{}/control", update.parameters.object_name());
             let change = Parameters::new(items).unwrap().to_safetensors();
             update.control_change = Some(self.blobs.put_named(name, change.into()).await.unwrap());
@@ -374,6 +373,7 @@ impl Agent {
             control_change: None,
             held: false,
             crc32: None,
+            control_anew: false,
         })
     }
 

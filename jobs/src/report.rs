@@ -127,6 +127,10 @@ pub struct UpdateReport {
     /// them is asked for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crc32: Option<u32>,
+    /// Whether the device had lost its control variate of the round that it was told of, and began with
+    /// zero.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub control_anew: bool,
 }
 
 impl UpdateReport {

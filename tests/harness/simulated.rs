@@ -322,6 +322,7 @@ impl Device {
             control_change: None,
             held: false,
             crc32: None,
+            control_anew: false,
         }
     }
 

@@ -60,8 +60,8 @@ struct Trained {
     sums: Sums,
     steps: u64,
     initial_loss: Option<f64>,
-    /// By what the device's control variate changed, if it has one.
-    control_change: Option<Vec<u8>>,
+    /// By what the device's control variate changed, if it has one, and whether that was lost before.
+    control_change: Option<(Vec<u8>, bool)>,
 }
 
 impl Run {
@@ -82,11 +82,12 @@ impl Run {
         let may_hold = self.holds(&task);
         let trained = self.trained(task, received).await?;
         let Given { parameters, crc32 } = self.hand_over(trained.update, may_hold).await?;
-        let control_change = match trained.control_change {
-            Some(change) => {
-                Some(self.upload(format!("{}/control", self.update_name()), change).await?)
+        let (control_change, control_anew) = match trained.control_change {
+            Some((change, anew)) => {
+                let name = format!("{}/control", self.update_name());
+                (Some(self.upload(name, change).await?), anew)
             }
-            None => None,
+            None => (None, false),
         };
         // The checkpoint stays until the next round: should the agent end before its report is
         // stored, the last steps are all that is done again.
@@ -102,6 +103,7 @@ impl Run {
             control_change,
             held: crc32.is_some(),
             crc32,
+            control_anew,
         }))
     }
 
@@ -229,6 +231,7 @@ impl Run {
             control_change: None,
             held: crc32.is_some(),
             crc32,
+            control_anew: false,
         }))
     }
 

@@ -110,6 +110,11 @@ async fn control_variates_go_on_from_the_round_that_counted() {
     let corrected = task_of(&model, ("job", 5, 1), control(Some(&c_1), None));
     let corrected = trained(&world, &corrected).await;
     assert_ne!(corrected.parameters.digest, plain.parameters.digest);
+    assert!(!corrected.control_anew && !second.control_anew);
+    let lost = task_of(&model, ("job", 6, 1), control(Some(&c_1), Some(2)));
+    let lost = trained(&world, &lost).await;
+    assert!(lost.control_anew, "it has none of round 2 any more");
+    assert_eq!(lost.parameters.digest, corrected.parameters.digest);
     let found = parameters(&world, &corrected.control_change.unwrap()).await;
     let y = parameters(&world, &corrected.parameters).await;
     assert_change(&found, Some(&change), &x, &y);

@@ -170,6 +170,7 @@ mod tests {
             control_change: None,
             held: true,
             crc32: None,
+            control_anew: false,
         });
         TaskReport { task: "j-1-train-1".parse().unwrap(), device: "pi".parse().unwrap(), body }
     }

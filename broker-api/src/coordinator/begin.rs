@@ -18,6 +18,7 @@ use super::kept::Kept;
 use super::leftovers::kept;
 use super::listed::Listed;
 use super::masking::KeyRing;
+use super::notes::tell;
 use super::owner::{DONE_WAITING, Ears, Owner, REST, Stop};
 use super::pace::Pace;
 use super::prepare::{Carried, Model, Ready, Unprepared, model_of};
@@ -25,7 +26,7 @@ use super::state::{Prepared, StoredTraining, encoded_name, unknown};
 use super::updates::Updates;
 use crate::broker::work::{asked_to_stop, failed};
 use crate::broker::{Core, JobEnd};
-use crate::record::{StoredJob, WentOn};
+use crate::record::StoredJob;
 use crate::store::{StoreError, Versioned, unavailable};
 
 /// Loads or prepares the training. Tries for as long as the store does not answer.
@@ -186,28 +187,6 @@ async fn mark_running(core: &Core, job: &JobId) -> Result<(), StoreError> {
         change
     };
     core.store.jobs.modify(job.as_str(), running).await?;
-    Ok(())
-}
-
-/// Says to whoever looks at a job what it went on from, and what began anew.
-async fn tell(
-    core: &Core,
-    job: &JobId,
-    went_on: Option<&WentOn>,
-    notes: &[String],
-) -> Result<(), StoreError> {
-    if went_on.is_none() && notes.is_empty() {
-        return Ok(());
-    }
-    let told = |stored: &mut StoredJob| {
-        let known = &mut stored.record.notes;
-        let new: Vec<String> = notes.iter().filter(|it| !known.contains(it)).cloned().collect();
-        let is_new = !new.is_empty() || stored.went_on.as_ref() != went_on;
-        known.extend(new);
-        stored.went_on = went_on.cloned();
-        is_new
-    };
-    core.store.jobs.modify(job.as_str(), told).await?;
     Ok(())
 }
 

@@ -339,6 +339,7 @@ impl Owner {
             tracing::warn!(job = %self.job, reason = failure.message, "a report is refused");
             report.body = ReportBody::Failed(failure);
         }
+        self.tell_lost(&report);
         if let Some(event) = self.understood(report) {
             self.changed();
             events.push((arrived, event));

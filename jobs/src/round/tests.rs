@@ -38,6 +38,7 @@ fn update(number: u64) -> UpdateReport {
         control_change: None,
         held: false,
         crc32: None,
+        control_anew: false,
     }
 }
 

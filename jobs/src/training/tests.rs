@@ -63,6 +63,7 @@ fn answer(effect: &Effect, count: usize, accuracy: f64) -> Option<Event> {
                     control_change: None,
                     held: false,
                     crc32: None,
+                    control_anew: false,
                 },
             }
         }

@@ -215,8 +215,11 @@ fn reports(golden: &mut Golden) {
         control_change: None,
         held: false,
         crc32: None,
+        control_anew: false,
     };
     golden.same("report-trained", &report(Purpose::Train, ReportBody::Trained(trained.clone())));
+    let anew = UpdateReport { control_anew: true, ..trained.clone() };
+    golden.same("report-trained-anew", &report(Purpose::Train, ReportBody::Trained(anew)));
     let held = UpdateReport { held: true, ..trained };
     let known = UpdateReport { crc32: Some(0xcbf4_3926), ..held.clone() };
     golden.old("report-trained-held", &report(Purpose::Train, ReportBody::Trained(held)));

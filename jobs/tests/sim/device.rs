@@ -208,6 +208,7 @@ impl World {
             control_change: None,
             held: false,
             crc32: None,
+            control_anew: false,
         })
     }
 

@@ -19,6 +19,8 @@ pub(super) struct Control<'a> {
     follows: Follows,
     server: Parameters,
     device: Parameters,
+    /// Whether the device's own was lost.
+    is_anew: bool,
     /// Names of the weights that are trained.
     weights: Vec<String>,
 }
@@ -42,7 +44,8 @@ impl<'a> Control<'a> {
         let job = variates.job.as_ref().unwrap_or(&id.job);
         let own = variates.device.and_then(|round| store.of(job, round.0));
         let own = own.filter(|own| own.check_like(&layout).is_ok());
-        if let (None, Some(round)) = (&own, variates.device) {
+        let is_anew = own.is_none() && variates.device.is_some();
+        if let (true, Some(round)) = (is_anew, variates.device) {
             tracing::warn!(%job, "the control variate of round {round} is gone: it begins with 0");
         }
         let weights = trainer.trained_layout();
@@ -53,7 +56,7 @@ impl<'a> Control<'a> {
             round: begun.map(|round| round.0),
             kept_since: variates.kept_since.map(|round| round.0),
         };
-        let control = Self { store, id, follows, server, device, weights };
+        let control = Self { store, id, follows, server, device, is_anew, weights };
         let corrections = control.corrections()?;
         let set = trainer.set_control_variate(Some(&corrections));
         set.map_err(|error| failures::of_training(&error))?;
@@ -72,14 +75,15 @@ impl<'a> Control<'a> {
     }
 
     /// Keeps the device's next control variate after plain steps of a learning rate from `global`
-    /// to `trained`; gives what it changed by, a safetensors blob.
+    /// to `trained`; gives what it changed by, a safetensors blob, and whether it was lost
+    /// before.
     pub(super) fn end(
         self,
         global: &Parameters,
         trained: &Parameters,
         steps: u64,
         learning_rate: f32,
-    ) -> Result<Vec<u8>, Failure> {
+    ) -> Result<(Vec<u8>, bool), Failure> {
         let steps = (u32::try_from(steps).unwrap_or(u32::MAX), f64::from(learning_rate));
         let (mut next, mut change) = (Vec::new(), Vec::new());
         let ends = global.items().iter().zip(trained.items());
@@ -99,7 +103,7 @@ impl<'a> Control<'a> {
         let (next, change) = (Parameters::new(next), Parameters::new(change));
         let (next, change) = (next.map_err(wrong)?, change.map_err(wrong)?);
         self.store.keep(&self.id.job, self.id.round.0, self.follows, &next)?;
-        Ok(change.to_safetensors())
+        Ok((change.to_safetensors(), self.is_anew))
     }
 }
 

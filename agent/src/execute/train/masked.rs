@@ -68,6 +68,7 @@ impl Run {
                 control_change: None,
                 held: false,
                 crc32: None,
+                control_anew: false,
             };
             let session = Session::new(seed, report, levels.devices);
             device.masking.begin(&id.job, id.round, &vector, &session)?;

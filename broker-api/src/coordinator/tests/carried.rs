@@ -288,3 +288,25 @@ async fn a_device_that_missed_a_job_goes_on_from_the_one_before() {
     let away = if was_in == "d1" { &scene.other } else { &scene.d1 };
     assert_eq!(told(away, &fourth)[0].own, None);
 }
+
+#[tokio::test]
+async fn a_device_that_lost_its_control_variate_is_named() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let _d1 = Device::start(&world, "d1").await;
+    let _d2 = Device::start(&world, "forgetful-2").await;
+    joined(&broker, 2).await;
+    let job = submit(&broker, keeping(3, 1, "scaffold", None)).await;
+    assert_eq!(ended(&broker, &job).await.state, JobState::Succeeded);
+    let note = |round| {
+        format!(
+            "device forgetful-2 had lost its control variate, which began at zero in round {round}"
+        )
+    };
+    until("it is told", async || {
+        let mut notes = broker.job(&job).await.unwrap().notes;
+        notes.sort();
+        notes == [note(2), note(3)]
+    })
+    .await;
+}

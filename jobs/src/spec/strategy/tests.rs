@@ -169,6 +169,7 @@ fn an_update_without_what_its_strategy_needs_is_refused() {
         control_change: None,
         held: false,
         crc32: None,
+        control_anew: false,
     };
     let refused = |strategy: &str, update: &UpdateReport| {
         let local = LocalTraining { epochs: 5, batch_size: 2, ..LocalTraining::default() };

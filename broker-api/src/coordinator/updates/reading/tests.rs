@@ -61,6 +61,7 @@ impl Story {
                 control_change: None,
                 held: false,
                 crc32: None,
+                control_anew: false,
             };
             sent.push((id::<DeviceId>(device), report));
         }

@@ -93,6 +93,10 @@ pub struct Lineage {
     pub job: String,
     /// The data set's name.
     pub dataset: String,
+    /// What it began with, in words: a model and its version, a round of another job, or a built-in
+    /// family.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub began_with: Option<String>,
     /// Rounds that led to it.
     pub rounds: u32,
     /// Everyone whose update is in it.

@@ -275,6 +275,7 @@ fn details(record: &ModelRecord) -> String {
     if let Some(lineage) = &config.lineage {
         row("job", lineage.job.clone());
         row("data set", lineage.dataset.clone());
+        row("began with", lineage.began_with.clone().unwrap_or_default());
         row("rounds", lineage.rounds.to_string());
         row("devices", lineage.devices.join(", "));
         row("accuracy", lineage.accuracy.map_or_else(String::new, table::percent));

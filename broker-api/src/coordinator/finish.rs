@@ -86,7 +86,7 @@ impl Core {
             labels: prepared.labels.clone(),
             preprocessing: prepared.preprocessing.clone(),
             parameters: definition.layout().total_len() as u64,
-            lineage: Some(self.lineage(job, spec, training).await?),
+            lineage: Some(self.lineage(job, spec, prepared, training).await?),
             ..ModelConfig::default()
         };
         let config = declared(inference.clone(), config).await?;
@@ -98,6 +98,7 @@ impl Core {
         &self,
         job: &JobId,
         spec: &TrainSpec,
+        prepared: &Prepared,
         training: &Training,
     ) -> Result<Lineage, StoreError> {
         let result = training.result();
@@ -112,6 +113,7 @@ impl Core {
         Ok(Lineage {
             job: job.to_string(),
             dataset: spec.dataset.to_string(),
+            began_with: prepared.began_with.clone(),
             rounds: result.rounds_done,
             devices: devices.into_iter().collect(),
             accuracy: result.accuracy,

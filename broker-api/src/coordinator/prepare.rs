@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 use jobs::device::DatasetFacts;
-use jobs::id::{BlobRef, JobId, ModelName};
+use jobs::id::{BlobRef, JobId, ModelName, ModelRef};
 use jobs::report::{Failure, FailureCode};
 use jobs::selector::Selector;
-use jobs::spec::TrainSpec;
+use jobs::spec::{RoundOf, TrainSpec};
 use models::federated::statistics::Statistics;
 use models::params::Layout;
 use models::train::Definition;
@@ -100,7 +100,7 @@ impl Core {
         let facts = facts::agreed(&devices, &spec.dataset)?.ok_or(Unprepared::Nobody)?;
         facts::check_augment(&spec.local.augment, &facts)?;
         let normalization = facts::normalization(&spec.local.normalization, &devices, &facts)?;
-        let onnx = self.graph(spec, Some(&facts)).await?;
+        let (onnx, registered) = self.graph(spec, Some(&facts)).await?;
         let begin_from = match &spec.begin_from {
             Some(from) => Some(self.parameters_of(from).await?),
             None => None,
@@ -125,14 +125,18 @@ impl Core {
         let name = parameters_name(job, 0, term);
         let parameters = blobs.put_named(name, parameters).await;
         let parameters = parameters.map_err(StoreError::from)?;
+        let began_with = began_with(spec, from.as_ref(), registered.as_ref());
         let carried = match &from {
-            None => Carried::default(),
+            None => {
+                Carried::noting(registered.as_ref().map(|_| format!("begins with {began_with}")))
+            }
             Some(from) => self.carried(spec, from, (&model.layout, is_same), (job, term)).await?,
         };
         // Last, since it stays only if it is referred to soon.
         let graph = blobs.put(bare.into()).await.map_err(StoreError::from)?;
         let prepared = Prepared {
             graph,
+            began_with: Some(began_with),
             shape: facts.shape.clone(),
             classes: facts.classes,
             labels: facts.labels.clone(),
@@ -143,17 +147,17 @@ impl Core {
         Ok(Ready { prepared, parameters, carried, model })
     }
 
-    /// The graph in training form: a registered model's, or a built-in family's, which is built for
-    /// a data set.
+    /// The graph in training form: a registered model's, which is named, or a built-in family's, which
+    /// is built for a data set.
     async fn graph(
         &self,
         spec: &TrainSpec,
         facts: Option<&DatasetFacts>,
-    ) -> Result<Bytes, Unprepared> {
+    ) -> Result<(Bytes, Option<ModelRef>), Unprepared> {
         if let Some(record) = self.registry.look_up(&spec.model).await? {
             let blob = record.training.as_ref().unwrap_or(&record.onnx);
             let bytes = self.store.blobs.get(blob).await;
-            return Ok(bytes.map_err(StoreError::from)?);
+            return Ok((bytes.map_err(StoreError::from)?, Some(record.reference.clone())));
         }
         let unknown = || {
             let families = models::zoo::FAMILIES.join(", ");
@@ -175,7 +179,16 @@ impl Core {
         let built = built.await.map_err(|_| {
             failed(FailureCode::Internal, "building the graph met a fault of the program")
         })?;
-        built.map(Bytes::from).ok_or_else(unknown)
+        built.map(|onnx| (Bytes::from(onnx), None)).ok_or_else(unknown)
+    }
+}
+
+/// What the first parameters of a training are, in words.
+fn began_with(spec: &TrainSpec, from: Option<&RoundOf>, registered: Option<&ModelRef>) -> String {
+    match (from, registered) {
+        (Some(from), _) => format!("round {from}"),
+        (None, Some(model)) => format!("model {}:{}", model.name, model.version),
+        (None, None) => format!("the built-in family {}, seed {}", spec.model.name, spec.seed),
     }
 }
 

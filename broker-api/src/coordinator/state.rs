@@ -48,6 +48,9 @@ pub struct StoredTraining {
 pub struct Prepared {
     /// The ONNX graph in training form.
     pub graph: BlobRef,
+    /// What the first parameters are, in words.
+    #[serde(default)]
+    pub began_with: Option<String>,
     /// Shape of one example, `[c, h, w]` or `[d]`.
     pub shape: Vec<u32>,
     /// Number of classes.

@@ -82,6 +82,15 @@ async fn every_round_begins_from_the_exact_mean_of_the_one_before() {
     let query = "tiny-mlp".parse().unwrap();
     let lineage = broker.model(&query).await.unwrap().config.lineage.unwrap();
     assert_eq!((lineage.rounds, lineage.devices.len()), (4, 2));
+    assert_eq!(lineage.began_with.unwrap(), "the built-in family mlp, seed 7");
+    // What was registered is trained further, and says so.
+    let mut further = train_spec(1, 2);
+    let WorkSpec::Train(train) = &mut further.work else { panic!() };
+    train.model = query.clone();
+    let record = ended(&broker, &submit(&broker, further).await).await;
+    assert_eq!(record.notes, ["begins with model tiny-mlp:1"]);
+    let lineage = broker.model(&query).await.unwrap().config.lineage.unwrap();
+    assert_eq!(lineage.began_with.unwrap(), "model tiny-mlp:1");
 }
 
 /// A round that failed moves no schedule on.

@@ -78,7 +78,7 @@ impl Core {
         }
         let hint = "take another model, or change what the plan asks of it";
         let graph = self.graph(spec, facts.as_ref()).await;
-        let Some(onnx) = found.keep(graph, hint)? else { return Ok(found.0) };
+        let Some((onnx, _)) = found.keep(graph, hint)? else { return Ok(found.0) };
         let spec = spec.clone();
         let checked = read_blocking(move || {
             let definition =

@@ -29,6 +29,13 @@ pub(in crate::coordinator) struct Carried {
     pub(in crate::coordinator) notes: Vec<String>,
 }
 
+impl Carried {
+    /// Nothing but a note.
+    pub(super) fn noting(note: Option<String>) -> Self {
+        Self { notes: note.into_iter().collect(), ..Self::default() }
+    }
+}
+
 /// The round before, with what devices keep of the job.
 struct Found {
     outcome: Outcome,

@@ -275,7 +275,7 @@ fn models_are_what_the_schemas_say() {
         "labels": ["a"], "parameters": 5,
         "preprocessing": {"width": 8, "height": 8, "channels": 1, "layout": "nchw",
             "divisor": 255.0, "mean": [0.5], "std": [0.5]},
-        "lineage": {"job": "j", "dataset": "d", "rounds": 1, "devices": ["pi"],
+        "lineage": {"job": "j", "dataset": "d", "began_with": "model m:1", "rounds": 1, "devices": ["pi"],
             "accuracy": 0.5}});
     holds::<ModelRecord>("Model", &record);
 }

@@ -44,7 +44,8 @@ pub(super) fn training(model: &Model, job: &str, attempt: u32, local: LocalTrain
         counted: None,
         accept_at_once: false,
     });
-    task(job, Purpose::Train, attempt, work)
+    // Training steps back behind whatever else a machine does.
+    Task { timeout_ms: Millis(120_000), ..task(job, Purpose::Train, attempt, work) }
 }
 
 pub(super) fn update_of(report: TaskReport) -> UpdateReport {

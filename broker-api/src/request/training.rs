@@ -221,6 +221,17 @@ mod tests {
             spec.local.learning_rate spec.model spec.participation.quorum spec.rounds \
             spec.strategy";
         assert_eq!(fields(&body).join(" "), expected);
+        let text = json!({"kind": "train", "spec": {"model": "mlp", "dataset": "digits", "rounds": 3,
+            "strategy": "fedadam:learning_rate=0.1", "participation": {"selection": "by_loss:0"},
+            "privacy": 3}});
+        assert_eq!(
+            fields(&text),
+            [
+                "spec.participation.devices",
+                "spec.participation.selection.candidates",
+                "spec.privacy"
+            ]
+        );
         let right = json!({"kind": "train",
             "spec": {"model": "mlp", "dataset": "digits", "rounds": 3}});
         assert!(fields(&right).is_empty());

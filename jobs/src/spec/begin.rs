@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::settings::text_or_table;
 use crate::id::{IdError, JobId, RoundNumber};
 
 /// Rounds whose parameters a job keeps, at most: each is a model in the object store.
@@ -12,7 +13,7 @@ pub const KEEP_ROUNDS_MAX: u32 = 100;
 
 /// A round of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub struct RoundOf {
     /// Which job.
     pub job: JobId,
@@ -20,6 +21,13 @@ pub struct RoundOf {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round: Option<RoundNumber>,
 }
+
+text_or_table!(
+    RoundOf,
+    "a job or one of its rounds such as \"JOB\" or \"JOB:3\", or a table such as {\"job\": \"JOB\", \
+     \"round\": 3}",
+    RoundOf::deserialize
+);
 
 /// As the command line takes it.
 impl fmt::Display for RoundOf {

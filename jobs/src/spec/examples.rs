@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::settings::text_or_table;
+
 /// A random change of pictures that are trained on, drawn from the task's seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -54,7 +56,7 @@ impl FromStr for Augment {
 /// How values become inputs, `(value - mean) / std`: pixels are 0 to 1, each column of a table is
 /// a channel.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", remote = "Self")]
 pub enum Normalization {
     /// As the data set's format says, which devices declare.
     #[default]
@@ -72,6 +74,13 @@ pub enum Normalization {
         std: Vec<f32>,
     },
 }
+
+text_or_table!(
+    Normalization,
+    "\"format\", \"none\", \"dataset\" or mean/std such as \"0.5/0.25\", or a table such as {\"fixed\": \
+     {\"mean\": [0.5], \"std\": [0.25]}}",
+    Normalization::deserialize
+);
 
 /// Text that is no normalisation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::settings::text_or_table;
 use super::{Selection, Strategy, TrainSpec, settings};
 use crate::id::Millis;
 
@@ -14,7 +15,7 @@ const TIMEOUT_MS_MAX: u64 = 7 * 24 * 3_600_000;
 
 /// What becomes of updates that come when their round is over.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-#[serde(tag = "policy", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(tag = "policy", rename_all = "snake_case", deny_unknown_fields, remote = "Self")]
 pub enum LateUpdates {
     /// Devices that are still at work are told to stop.
     #[default]
@@ -22,6 +23,13 @@ pub enum LateUpdates {
     /// Devices that are still at work go on, and the next round takes their updates.
     Staleness(Staleness),
 }
+
+text_or_table!(
+    LateUpdates,
+    "\"refuse\", \"staleness\" or \"staleness:exponent=0.5,staleness_max=10\", or a table such as \
+     {\"policy\": \"staleness\", \"exponent\": 0.5, \"staleness_max\": 10}",
+    LateUpdates::deserialize
+);
 
 /// How much an update counts that was trained from an earlier version of the parameters:
 /// `(1 + versions)^-exponent` by the versions that were made since (`FedAsync`, Xie et al. 2019).

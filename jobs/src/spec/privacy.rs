@@ -6,13 +6,14 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::settings::text_or_table;
 use super::{Keep, SecureAggregation, Selection, Strategy, TrainSpec, settings};
 use crate::privacy::{self, Releases};
 
 /// Differential privacy of whole devices: who sees all parameters of the job learns next to
 /// nothing of what any one device has, whatever else is known.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub struct Privacy {
     /// Who adds the noise, and so who sees updates without it.
     #[serde(default)]
@@ -31,6 +32,14 @@ pub struct Privacy {
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub sampling_rate: f64,
 }
+
+text_or_table!(
+    Privacy,
+    "text such as \"central:norm=1,noise_multiplier=1.1,epsilon_budget=8,delta=1e-5\", or a table \
+     such as {\"mode\": \"central\", \"clip\": {\"norm\": 1}, \"noise_multiplier\": 1.1, \"epsilon_budget\": 8, \
+     \"delta\": 1e-5}",
+    Privacy::deserialize
+);
 
 fn one() -> f64 {
     1.0

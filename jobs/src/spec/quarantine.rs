@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::settings::text_or_table;
 use super::{Participation, Strategy, settings};
 
 /// A device of which so many updates were refused is not invited for some rounds.
@@ -14,7 +15,7 @@ use super::{Participation, Strategy, settings};
 /// has wrong shapes, or is differences from other parameters. Devices that are slow, lost or fail
 /// are not meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, remote = "Self")]
 pub struct Quarantine {
     /// Rounds in which an update of the device was refused.
     pub refused: u32,
@@ -25,6 +26,13 @@ pub struct Quarantine {
     /// Whether an update that a robust strategy left out counts as refused.
     pub left_out: bool,
 }
+
+text_or_table!(
+    Quarantine,
+    "text such as \"\" or \"refused=2,rounds=50\", or a table such as {} or {\"refused\": 2, \
+     \"rounds\": 50}",
+    Quarantine::deserialize
+);
 
 impl Default for Quarantine {
     fn default() -> Self {

@@ -5,11 +5,13 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::settings::text_or_table;
+
 /// What a device multiplies the step size with, after the warm-up. Steps are the device's own,
 /// counted over the whole job: those of the rounds that succeeded before, each with as many steps
 /// as this round has, and those of this round.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields, remote = "Self")]
 pub enum Schedule {
     /// Nothing.
     #[default]
@@ -31,6 +33,13 @@ pub enum Schedule {
         steps: Option<u32>,
     },
 }
+
+text_or_table!(
+    Schedule,
+    "a schedule such as \"constant\" or \"step:500:0.5\", or a table such as {\"kind\": \"step\", \
+     \"every\": 500, \"factor\": 0.5}",
+    Schedule::deserialize
+);
 
 /// Text that is no schedule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::settings::text_or_table;
 use super::{TrainTask, settings};
 use crate::id::Millis;
 
@@ -14,7 +15,7 @@ use crate::id::Millis;
 /// What is added up is each value's difference from the round's parameters, clipped and rounded to
 /// levels, of which there are as many as 32 bits have room for in the sum of all devices.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, remote = "Self")]
 pub struct SecureAggregation {
     /// Largest difference of a parameter that counts; larger ones count as this.
     pub clip: f32,
@@ -29,6 +30,13 @@ pub struct SecureAggregation {
     /// From the offers of a stage to its close.
     pub stage_deadline_ms: Millis,
 }
+
+text_or_table!(
+    SecureAggregation,
+    "text such as \"\" or \"clip=0.5,drop_out=0.3\", or a table such as {} or {\"clip\": 0.5, \
+     \"drop_out\": 0.3}",
+    SecureAggregation::deserialize
+);
 
 impl Default for SecureAggregation {
     fn default() -> Self {

@@ -6,12 +6,13 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::settings::text_or_table;
 use crate::hours::Hours;
 use crate::id::Millis;
 
 /// How devices are chosen. What decides is what the job has seen of them, and its seed.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields, remote = "Self")]
 pub enum Selection {
     /// At random, each time anew.
     #[default]
@@ -50,6 +51,13 @@ pub enum Selection {
         label: String,
     },
 }
+
+text_or_table!(
+    Selection,
+    "a selection such as \"random\" or \"by_loss:20\", or a table such as {\"kind\": \"by_loss\", \
+     \"candidates\": 20}",
+    Selection::deserialize
+);
 
 fn default_exploration() -> f64 {
     0.1

@@ -5,9 +5,11 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::settings::text_or_table;
+
 /// Ends a job successfully when evaluation does not improve any more.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub struct EarlyStopping {
     /// Judged rounds in a row without an improvement after which the job ends.
     pub patience: u32,
@@ -18,6 +20,13 @@ pub struct EarlyStopping {
     #[serde(default)]
     pub metric: Metric,
 }
+
+text_or_table!(
+    EarlyStopping,
+    "text such as \"3\" or \"3:0.001:accuracy\", or a table such as {\"patience\": 3, \
+     \"min_delta\": 0.001, \"metric\": \"accuracy\"}",
+    EarlyStopping::deserialize
+);
 
 /// What rounds are compared by: the judgement of their parameters, weighted by test examples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -6,10 +6,12 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::settings::text_or_table;
+
 /// How the update of a device is written. Whatever an agent sends says itself how it is written,
 /// so that one which does not know encodings takes part by [`UpdateEncoding::Plain`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "encoding", rename_all = "lowercase", deny_unknown_fields)]
+#[serde(tag = "encoding", rename_all = "lowercase", deny_unknown_fields, remote = "Self")]
 pub enum UpdateEncoding {
     /// The parameters after training, as safetensors of 32-bit floats.
     Plain {},
@@ -25,6 +27,13 @@ pub enum UpdateEncoding {
     /// The largest differences; the device keeps the rest for its next update (Stich et al. 2018).
     TopK(TopK),
 }
+
+text_or_table!(
+    UpdateEncoding,
+    "an encoding such as \"int8\" or \"topk:share=0.01\", or a table such as {\"encoding\": \"topk\", \
+     \"share\": 0.01}",
+    UpdateEncoding::deserialize
+);
 
 impl Default for UpdateEncoding {
     fn default() -> Self {

@@ -1,9 +1,10 @@
 //! Names by which strategies are known elsewhere, and what gives them here.
 
+use serde::Deserializer;
 use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Strategy;
+use crate::spec::settings::text_or_table;
 
 /// The names that there are.
 pub(super) const NAMES: [&str; 17] = [
@@ -77,24 +78,21 @@ pub(super) fn says(name: &str) -> Option<String> {
     Some(says.to_owned())
 }
 
-impl Serialize for Strategy {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Self::serialize(self, serializer)
-    }
-}
+text_or_table!(
+    Strategy,
+    "a strategy such as \"fedadam\" or \"fedadam:learning_rate=0.1\", or a table such as {\"name\": \
+     \"fedadam\", \"learning_rate\": 0.1}",
+    of_table
+);
 
 /// Names that other systems have say what gives that here.
-impl<'de> Deserialize<'de> for Strategy {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::deserialize(deserializer).map_err(|error| {
-            let text = error.to_string();
-            let name = text.strip_prefix("unknown variant `").and_then(|rest| rest.split_once('`'));
-            match name.and_then(|(name, _)| Some((name, says(name)?))) {
-                Some((name, says)) => {
-                    D::Error::custom(format!("no strategy is named {name}: {says}"))
-                }
-                None => error,
-            }
-        })
-    }
+fn of_table<'de, D: Deserializer<'de>>(table: D) -> Result<Strategy, D::Error> {
+    Strategy::deserialize(table).map_err(|error| {
+        let text = error.to_string();
+        let name = text.strip_prefix("unknown variant `").and_then(|rest| rest.split_once('`'));
+        match name.and_then(|(name, _)| Some((name, says(name)?))) {
+            Some((name, says)) => D::Error::custom(format!("no strategy is named {name}: {says}")),
+            None => error,
+        }
+    })
 }

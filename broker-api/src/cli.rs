@@ -116,7 +116,7 @@ where
     I: IntoIterator<Item = T>,
     T: Into<OsString> + Clone,
 {
-    let cli = match Cli::try_parse_from(arguments) {
+    let cli = match parse(arguments.into_iter().map(Into::into).collect()) {
         Ok(cli) => cli,
         Err(error) => {
             // Nothing is left to be done when even this cannot be written.
@@ -140,6 +140,28 @@ where
             ExitCode::from(error.code)
         }
     }
+}
+
+/// Parses the arguments. What is wrong with flags of `dunlin train` is found all at once, and told by the
+/// command.
+fn parse(mut words: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let (mut mistyped, mut first) = (Vec::new(), None);
+    let mut cli = loop {
+        let error = match Cli::try_parse_from(&words) {
+            Ok(cli) => break cli,
+            Err(error) => error,
+        };
+        if !train::mistyped::set_aside(&mut words, &error, &mut mistyped) {
+            return Err(error);
+        }
+        first.get_or_insert(error);
+    };
+    if let Command::Train(given) = &mut cli.command {
+        given.mistyped = mistyped;
+    } else if let Some(error) = first {
+        return Err(error);
+    }
+    Ok(cli)
 }
 
 fn start_log(cli: &Cli) -> Result<(), CliError> {

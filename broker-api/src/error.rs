@@ -150,7 +150,7 @@ impl ApiError {
         Self { code, detail: detail.into(), hint: hint.into(), errors: Vec::new() }
     }
 
-    /// Several in one, with the code and the hint of the first; none when there are none.
+    /// Several in one, with the code of the first and the hints of all; none when there are none.
     pub(crate) fn all(errors: Vec<Self>) -> Option<Self> {
         let texts = errors.iter().flat_map(|error| match &error.errors[..] {
             [] => std::slice::from_ref(&error.detail),
@@ -158,8 +158,15 @@ impl ApiError {
         });
         let texts: Vec<String> = texts.cloned().collect();
         let detail = texts.join("; ");
+        let mut hints: Vec<&str> = Vec::new();
+        for error in errors.iter().filter(|error| !error.hint.is_empty()) {
+            if !hints.contains(&error.hint.as_str()) {
+                hints.push(&error.hint);
+            }
+        }
+        let hint = hints.join("; ");
         let first = errors.into_iter().next()?;
-        Some(Self { detail, errors: texts, ..first })
+        Some(Self { detail, hint, errors: texts, ..first })
     }
 
     /// The body in which people get it.
@@ -237,7 +244,7 @@ mod tests {
         let both = ApiError::all(both).unwrap();
         let again = ApiError::all(vec![both, error(ApiCode::UnknownDataset, "d")]).unwrap();
         let problem = again.problem();
-        assert_eq!((problem.code.as_str(), problem.hint.as_str()), ("invalid_spec", "A; B"));
+        assert_eq!((problem.code.as_str(), problem.hint.as_str()), ("invalid_spec", "A; B; C; D"));
         assert_eq!(problem.detail, "a; b; c; d");
         assert_eq!(problem.errors, ["a; b", "c", "d"]);
     }

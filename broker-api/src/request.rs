@@ -299,8 +299,11 @@ pub fn checked_top(top: u32) -> Result<u32, ApiError> {
 /// [`ApiCode::InvalidSpec`] with every problem.
 pub fn check(spec: &JobSpec) -> Result<(), ApiError> {
     let problems = jobs::spec::validate(spec);
-    let Some(first) = problems.first() else { return Ok(()) };
-    let hint = format!("make {} {}", first.field, first.expected);
+    let hint = match &problems[..] {
+        [] => return Ok(()),
+        [one] => format!("make {} {}", one.field, one.expected),
+        _ => "each says what is expected".to_owned(),
+    };
     let errors: Vec<String> = problems.iter().map(ToString::to_string).collect();
     Err(ApiError { errors: errors.clone(), ..invalid(errors.join("; "), hint) })
 }

@@ -53,13 +53,24 @@ impl CliError {
         let mut to = std::io::stderr().lock();
         // Nothing is left to be done when even this cannot be written.
         let _ = if json {
-            let value = json!({ "code": self.word, "detail": self.detail, "hint": self.hint });
+            let mut value = json!({ "code": self.word, "detail": self.detail, "hint": self.hint });
+            if !self.errors.is_empty() {
+                value["errors"] = json!(self.errors);
+            }
             writeln!(to, "{value}")
         } else if self.hint.is_empty() {
             writeln!(to, "error: {}", self.detail)
         } else {
             writeln!(to, "error: {}\nhint: {}", self.detail, self.hint)
         };
+    }
+}
+
+/// Problems one below the other; one alone is itself.
+pub(super) fn listed(problems: &[String]) -> String {
+    match problems {
+        [one] => one.clone(),
+        problems => format!("{} mistakes:\n  {}", problems.len(), problems.join("\n  ")),
     }
 }
 
@@ -70,10 +81,7 @@ impl From<Problem> for CliError {
             matches!(problem.status, 400 | 404 | 405 | 413 | 415) || problem.code == "unavailable";
         let code = if usage { USAGE } else { FAILED };
         let Problem { code: word, hint, errors, .. } = problem;
-        let detail = match errors.len() {
-            0 | 1 => problem.detail,
-            count => format!("{count} mistakes:\n  {}", errors.join("\n  ")),
-        };
+        let detail = if errors.len() > 1 { listed(&errors) } else { problem.detail };
         Self { code, word, detail, hint, errors }
     }
 }

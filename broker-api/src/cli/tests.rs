@@ -37,7 +37,7 @@ async fn broker(routes: Router) -> String {
 /// Runs `dunlin <words>` against a broker; what it wrote, and how it ended.
 async fn dunlin(server: &str, words: &[&str]) -> (String, Result<(), CliError>) {
     let words = ["dunlin", "--server", server].into_iter().chain(words.iter().copied());
-    let cli = Cli::try_parse_from(words).unwrap();
+    let cli = parse(words.map(OsString::from).collect()).unwrap();
     let written = Written::default();
     let mut output = Output::buffer(written.clone(), cli.global.json);
     let done = perform(cli, &mut output).await;
@@ -200,6 +200,67 @@ async fn the_request_says_what_was_typed() {
     assert_eq!((&participation["devices"], &participation["quorum"]), (&json!(2), &json!(2)));
     assert_eq!(participation["deadline_ms"], 30_000);
     assert_eq!(spec["register_as"], "best");
+}
+
+#[tokio::test]
+async fn all_mistakes_of_flags_are_told_at_once_by_their_names() {
+    let check = || async {
+        let said = ApiError::new(ApiCode::InvalidSpec, "no device has a data set d", "");
+        (StatusCode::BAD_REQUEST, ApiError::all(vec![said]).unwrap().problem().to_json())
+    };
+    let server = broker(Router::new().route("/v1/jobs", post(check))).await;
+    let words = "train --dataset d --model mlp --rounds x --epochs=y --strategy foo --seed -1 \
+        --selection bar --learning-rate -1 --quorum 3 --devices 2 --epohcs 3 --deadline 5y \
+        --augment flip,spin --no-evaluate=3 --batch-size -2";
+    let words: Vec<&str> = words.split_whitespace().collect();
+    let (_, done) = dunlin(&server, &words).await;
+    let error = done.unwrap_err();
+    let mut mistakes: Vec<&str> = error.detail.lines().skip(1).map(str::trim).collect();
+    mistakes.sort_unstable();
+    let expected = [
+        "--augment: \"spin\" is no augmentation: expected flip, pad_crop or cutout",
+        "--batch-size is -2: expected a whole number, 0 to 4294967295",
+        "--deadline is 5y: expected a time such as 30s, 10m or 2h",
+        "--epochs is y: expected a whole number, 0 to 4294967295",
+        "--epohcs: there is no such flag; --epochs is similar",
+        "--learning-rate is -1: expected above 0, finite",
+        "--no-evaluate: unexpected value '3' for '--no-evaluate' found; no more were expected",
+        "--quorum is 3: expected 1 to 2",
+        "--rounds is x: expected a whole number, 0 to 4294967295",
+        "--seed is -1: expected a whole number, 0 to 18446744073709551615",
+        "--selection: \"bar\" is no selection: expected random",
+        "--strategy: \"foo\" is no strategy",
+        "no device has a data set d",
+    ];
+    assert_eq!(mistakes.len(), expected.len(), "{mistakes:#?}");
+    for (mistake, expected) in mistakes.iter().zip(expected) {
+        assert!(mistake.starts_with(expected), "{mistake:?}: {expected:?}");
+    }
+    assert_eq!((error.code, error.hint.as_str()), (failure::USAGE, "see 'dunlin train --help'"));
+    // What a job cannot be without is a mistake as others are, unless it cannot be read.
+    let (_, done) = dunlin(&server, &["train", "--dataset", "D", "--rounds", "0"]).await;
+    let detail = done.unwrap_err().detail;
+    let mistakes: Vec<&str> = detail.lines().skip(1).map(str::trim).collect();
+    assert!(mistakes[0].starts_with("--dataset: "), "{mistakes:?}");
+    let missing = "--model: missing, expected a registered model or a family";
+    assert_eq!(mistakes[1..], [missing, "--rounds is 0: expected 1 to 10000"]);
+}
+
+#[tokio::test]
+async fn what_only_the_broker_finds_is_told_by_the_names_of_flags() {
+    let check = || async {
+        let error = |detail: &str| ApiError::new(ApiCode::InvalidSpec, detail, "hint");
+        let said = vec![error("work.evaluate is both: expected"), error("no data set d")];
+        (StatusCode::BAD_REQUEST, ApiError::all(said).unwrap().problem().to_json())
+    };
+    let routes = Router::new().route("/v1/jobs/{id}", put(check)).route("/v1/jobs", post(check));
+    let server = broker(routes).await;
+    for flag in ["--detach", "--dry-run"] {
+        let words = ["train", "--dataset", "d", "--model", "mlp", "--evaluate", "both", flag];
+        let error = dunlin(&server, &words).await.1.unwrap_err();
+        let detail = "2 mistakes:\n  --evaluate is both: expected\n  no data set d";
+        assert_eq!((error.detail.as_str(), error.hint.as_str()), (detail, "hint"));
+    }
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ use crate::record::{JobRecord, JobResult};
 
 mod given;
 pub(super) mod live;
+pub(super) mod mistyped;
 mod plan;
 pub(super) mod rounds;
 
@@ -333,19 +334,21 @@ pub(super) async fn run(
     };
     let asked = match plan::request(&given, before.as_ref()) {
         Ok(asked) => asked,
-        Err(refused) => return Err(refused.told(client).await),
+        Err(refused) => return Err(refused.told(client, &given).await),
     };
-    let Given { args, .. } = given;
+    let Given { args, .. } = &given;
     let body = asked.body();
     if args.dry_run {
         let request = client.request(Method::POST, "/v1/jobs", &[("dry_run", "true")]);
-        let answer: serde_json::Value = client.json(request.json(&body)).await?;
+        let answer: Result<serde_json::Value, CliError> = client.json(request.json(&body)).await;
+        let answer = answer.map_err(|error| plan::by_flags(error, &given))?;
         return Ok(output.document(&answer["devices"])?);
     }
     // An id of our own: a request that is sent again cannot begin a second job.
     let id = ulid::Ulid::generate().to_string().to_lowercase();
     let request = client.request(Method::PUT, &format!("/v1/jobs/{id}"), &[]).json(&body);
-    let job: JobRecord = client.json(request).await?;
+    let job: Result<JobRecord, CliError> = client.json(request).await;
+    let job = job.map_err(|error| plan::by_flags(error, &given))?;
     if args.detach {
         if output.json {
             return Ok(output.document(&job)?);

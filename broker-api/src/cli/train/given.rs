@@ -14,11 +14,17 @@ pub(in crate::cli) struct Given {
     pub(super) args: TrainArgs,
     /// Names of those that were typed.
     pub(super) typed: BTreeSet<String>,
+    /// What is wrong with flags that cannot be read, and so are not among those.
+    pub(in crate::cli) mistyped: Vec<String>,
 }
 
 impl Args for Given {
     fn augment_args(command: Command) -> Command {
-        TrainArgs::augment_args(command)
+        // A number below 0 is out of range, and no flag.
+        TrainArgs::augment_args(command).mut_args(|flag| {
+            let takes_values = flag.get_action().takes_values();
+            if takes_values { flag.allow_negative_numbers(true) } else { flag }
+        })
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -31,7 +37,7 @@ impl FromArgMatches for Given {
         let typed = matches.ids().map(clap::Id::as_str);
         let typed = typed.filter(|id| matches.value_source(id) == Some(ValueSource::CommandLine));
         let typed = typed.map(str::to_owned).collect();
-        Ok(Self { args: TrainArgs::from_arg_matches(matches)?, typed })
+        Ok(Self { args: TrainArgs::from_arg_matches(matches)?, typed, mistyped: Vec::new() })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {

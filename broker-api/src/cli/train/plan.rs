@@ -1,5 +1,5 @@
-//! What is asked for: by flags, or by a plan, the job as TOML with the field names of the HTTP
-//! API, which flags override.
+//! What is asked for: by a plan, the job as TOML with the field names of the HTTP API, by the flags
+//! that override it, or by flags alone, which are those of an empty plan.
 
 use std::path::{Path, PathBuf};
 
@@ -7,13 +7,16 @@ use jobs::id::{DatasetName, Millis, ModelName};
 use jobs::spec::{JobSpec, ModelQuery, TrainSpec, WorkSpec};
 use serde_json::{Value, json};
 
+use super::mistyped::PLACEHOLDER;
 use super::{Given, TrainArgs, millis, spec};
-use crate::cli::failure::CliError;
+use crate::cli::failure::{self, CliError};
 use crate::record::JobRecord;
 use crate::request::training::{Training, at, put, read as read_fields};
 
+mod named;
 mod refused;
 
+pub(super) use named::by_flags;
 use refused::Mistakes;
 pub(super) use refused::Refused;
 
@@ -98,24 +101,29 @@ pub(super) fn request(given: &Given, before: Option<&JobRecord>) -> Result<Reque
     let (plan, of) = match (&given.args.plan, before) {
         (Some(path), _) => {
             let text = read(path)?;
-            let plan = toml::from_str(&text).map_err(|error| wrong(path, &[error.to_string()]))?;
-            (plan, path.clone())
+            let plan = toml::from_str(&text);
+            let plan = plan.map_err(|error| wrong(Some(path), &[error.to_string()]))?;
+            (plan, Some(path.clone()))
         }
-        (None, Some(job)) => (of_job(job)?, PathBuf::from(format!("job {}", job.id))),
-        (None, None) => return Ok(of_flags(&given.args)),
+        (None, Some(job)) => (of_job(job)?, Some(PathBuf::from(format!("job {}", job.id)))),
+        (None, None) => (json!({}), None),
     };
     complete(plan, given).map_err(|mistakes| Refused::Mistaken(of, mistakes))
 }
 
-fn wrong(plan: &Path, problems: &[String]) -> CliError {
+/// The mistakes of a plan, or of flags alone.
+fn wrong(plan: Option<&Path>, problems: &[String]) -> CliError {
+    let Some(plan) = plan else {
+        let error = CliError::usage(failure::listed(problems), "see 'dunlin train --help'");
+        return CliError { errors: problems.to_vec(), ..error };
+    };
     let count = match problems.len() {
         1 => "a mistake".to_owned(),
         count => format!("{count} mistakes"),
     };
-    CliError::usage(
-        format!("{} has {count}:\n  {}", plan.display(), problems.join("\n  ")),
-        "its fields are those of POST /v1/jobs, see /openapi.json of the broker",
-    )
+    let detail = format!("{} has {count}:\n  {}", plan.display(), problems.join("\n  "));
+    let hint = "its fields are those of POST /v1/jobs, see /openapi.json of the broker";
+    CliError { errors: problems.to_vec(), ..CliError::usage(detail, hint) }
 }
 
 /// A training that was asked for before, as a plan.
@@ -141,14 +149,13 @@ fn read(path: &Path) -> Result<String, CliError> {
 
 /// What flags alone ask for. A model and a data set that were not given are placeholders.
 fn of_flags(args: &TrainArgs) -> Request {
-    let placeholder = "placeholder";
     let model = args.model.clone().unwrap_or_else(|| ModelQuery {
-        name: ModelName::parse(placeholder).expect("letters are a name"),
+        name: ModelName::parse(PLACEHOLDER).expect("letters are a name"),
         version: None,
     });
     let dataset = args.dataset.clone();
     let dataset =
-        dataset.unwrap_or_else(|| DatasetName::parse(placeholder).expect("letters are a name"));
+        dataset.unwrap_or_else(|| DatasetName::parse(PLACEHOLDER).expect("letters are a name"));
     Request {
         selector: args.selector.clone(),
         deadline: args.deadline.map(millis),
@@ -166,7 +173,7 @@ fn complete(mut plan: Value, given: &Given) -> Result<Request, Mistakes> {
     if at(&plan, "spec.rounds").is_none() {
         put(&mut plan, "spec.rounds", at(&flags, "spec.rounds").cloned());
     }
-    let mut problems = Vec::new();
+    let mut problems = given.mistyped.clone();
     if let Some(read) = read_fields(&plan, &flags, &NEEDED, &mut problems) {
         problems.extend(read.problems());
         let Training { selector, deadline, spec } = read;
@@ -175,11 +182,9 @@ fn complete(mut plan: Value, given: &Given) -> Result<Request, Mistakes> {
             return Ok(request);
         }
         // Of placeholders the broker knows nothing.
-        let named = !NEEDED.iter().any(|(name, _)| {
-            let field = format!("spec.{name}");
-            problems.iter().any(|problem| problem.starts_with(&field))
-        });
-        return Err(Mistakes { problems, request: named.then(|| Box::new(request)) });
+        let (model, dataset) = (request.spec.model.name.as_str(), request.spec.dataset.as_str());
+        let is_whole = model != PLACEHOLDER && dataset != PLACEHOLDER;
+        return Err(Mistakes { problems, request: is_whole.then(|| Box::new(request)) });
     }
     Err(Mistakes { problems, request: None })
 }

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use reqwest::Method;
 
+use super::named::named;
 use super::{Request, wrong};
 use crate::cli::client::Client;
 use crate::cli::failure::CliError;
+use crate::cli::train::Given;
 use crate::request::training::in_body;
 
 /// What is wrong with a plan, and the plan as far as it can be read.
@@ -23,8 +25,8 @@ pub(in crate::cli::train) struct Mistakes {
 pub(in crate::cli::train) enum Refused {
     /// There is no plan.
     Unread(CliError),
-    /// It has mistakes.
-    Mistaken(PathBuf, Mistakes),
+    /// It has mistakes; without a name the flags alone have.
+    Mistaken(Option<PathBuf>, Mistakes),
 }
 
 impl From<CliError> for Refused {
@@ -35,7 +37,7 @@ impl From<CliError> for Refused {
 
 impl Refused {
     /// All mistakes, with those that only the broker knows of, if it answers; it accepts nothing.
-    pub(in crate::cli::train) async fn told(self, client: &Client) -> CliError {
+    pub(in crate::cli::train) async fn told(self, client: &Client, given: &Given) -> CliError {
         let (of, Mistakes { mut problems, request }) = match self {
             Self::Unread(error) => return error,
             Self::Mistaken(of, mistakes) => (of, mistakes),
@@ -50,6 +52,8 @@ impl Refused {
                 }
             }
         }
-        wrong(&of, &problems)
+        let problems: Vec<String> =
+            problems.into_iter().map(|problem| named(problem, given)).collect();
+        wrong(of.as_deref(), &problems)
     }
 }

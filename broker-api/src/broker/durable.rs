@@ -422,6 +422,6 @@ fn unknown(id: &JobId) -> ApiError {
     ApiError::new(
         ApiCode::UnknownJob,
         format!("no job {id}"),
-        "see which jobs there are with GET /v1/jobs",
+        "see which jobs there are with 'dunlin jobs', or GET /v1/jobs",
     )
 }

@@ -219,6 +219,9 @@ fn details(job: &JobRecord) -> String {
     if !outcome.is_empty() {
         row("outcome", outcome);
     }
+    for note in &job.notes {
+        row("note", note.clone());
+    }
     let mut text = rows.to_string();
     if !job.rounds.is_empty() {
         text = format!("{text}\n\n{}", rounds::HEADING);

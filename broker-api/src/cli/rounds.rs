@@ -160,15 +160,13 @@ fn cells(member: &MemberRecord) -> Vec<String> {
     let MemberRecord { device, part, update, sent, evaluation, .. } = member;
     let mut cells = vec![device.to_string(), part.as_str().to_owned()];
     cells.extend(match update {
-        Some(update) => [
-            update.examples.to_string(),
-            format!("{:.4}", update.loss),
-            table::percent(update.accuracy),
-        ],
+        Some(update) => {
+            [update.examples.to_string(), table::loss(update.loss), table::percent(update.accuracy)]
+        }
         None => Default::default(),
     });
     cells.extend(match evaluation {
-        Some(judged) => [format!("{:.4}", judged.loss), table::percent(judged.accuracy)],
+        Some(judged) => [table::loss(judged.loss), table::percent(judged.accuracy)],
         None => Default::default(),
     });
     cells.extend(match update {

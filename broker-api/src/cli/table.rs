@@ -89,6 +89,15 @@ pub(super) fn ago(now: Millis, then: Millis) -> String {
     format!("{} ago", duration(past.saturating_mul(1000)))
 }
 
+/// A loss, in eight characters: `0.2500`, `1234.57`, `3.40e38`.
+pub(super) fn loss(value: f64) -> String {
+    match value.abs() {
+        size if size < 999.999_95 => format!("{value:.4}"),
+        size if size < 99_999.5 => format!("{value:.2}"),
+        _ => format!("{value:.2e}"),
+    }
+}
+
 /// A share as percent: `98.2 %`.
 pub(super) fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
@@ -111,6 +120,23 @@ mod tests {
         table.row(vec!["größer-2".into(), "16".into(), String::new()]);
         let text = "device    cpus  data\npi-1         4  digits\ngrößer-2    16";
         assert_eq!(table.to_string(), text);
+    }
+
+    #[test]
+    fn a_loss_has_eight_characters() {
+        for (value, text) in [
+            (0.25, "0.2500"),
+            (-0.5, "-0.5000"),
+            (999.999_9, "999.9999"),
+            (999.999_99, "1000.00"),
+            (99_999.4, "99999.40"),
+            (99_999.9, "1.00e5"),
+            (3.402_823_5e38, "3.40e38"),
+            (1.5e300, "1.50e300"),
+        ] {
+            assert_eq!(loss(value), text);
+            assert!(text.len() <= 8, "{text}");
+        }
     }
 
     #[test]

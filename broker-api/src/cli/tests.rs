@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 
 use crate::error::{ApiCode, ApiError};
 
+mod following;
+
 /// What a command wrote.
 #[derive(Debug, Clone, Default)]
 struct Written(Arc<Mutex<Vec<u8>>>);

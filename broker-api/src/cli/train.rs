@@ -37,8 +37,8 @@ pub(super) struct TrainArgs {
     plan: Option<PathBuf>,
     /// Goes on from the parameters of a round of another job, the newest when absent, with its
     /// model, data set and settings; flags that are given besides override them. What strategies keep
-    /// (moments, control variates) begins anew, and so does the ledger of --privacy: budgets of both
-    /// jobs add up. See --keep-rounds.
+    /// (moments, control variates) goes along where it can, and the job's notes say where it cannot.
+    /// The ledger of --privacy begins anew: budgets of both jobs add up. See --keep-rounds.
     #[arg(long = "continue", id = "continue", value_name = "JOB[:ROUND]", conflicts_with = "plan")]
     begin_from: Option<RoundOf>,
     /// What devices train on; those without it are not asked.
@@ -116,7 +116,8 @@ pub(super) struct TrainArgs {
         default_value_t = Strategy::default(),
         help = "How updates become new parameters: fedavg; fedavgm, fedadagrad, fedadam, fedyogi, \
                 with settings such as fedadam:learning_rate=0.1,beta1=0.9; qfedavg:q=1, fednova, \
-                scaffold, which make up for devices that differ; fedmedian, \
+                scaffold, which make up for devices that differ; \
+                fedbuff:exponent=0.5,staleness_max=10, which does not wait for slow devices; fedmedian, \
                 fedtrimmedavg:fraction=0.2, krum:byzantine=1, multikrum:byzantine=1, \
                 bulyan:byzantine=1, geometricmedian, centredclipping:radius=1 or normbound:norm=1, \
                 which bear wrong updates"
@@ -200,6 +201,9 @@ pub(super) struct TrainArgs {
     /// A round waits so long for its updates: 30s, 10m, 2h.
     #[arg(long, value_parser = duration, default_value = "10m", value_name = "TIME")]
     round_deadline: Duration,
+    /// Rounds in a row without new parameters after which the job fails.
+    #[arg(long, default_value_t = Participation::default().failed_rounds_max, value_name = "N")]
+    failed_rounds_max: u32,
     /// The whole job takes so long, at most.
     #[arg(long, value_parser = duration, value_name = "TIME")]
     deadline: Option<Duration>,
@@ -300,10 +304,10 @@ fn spec(args: &TrainArgs, model: ModelQuery, dataset: DatasetName) -> TrainSpec 
             over_selection: args.over_selection,
             quorum: args.quorum,
             deadline_ms: millis(args.round_deadline),
+            failed_rounds_max: args.failed_rounds_max,
             selection: args.selection.clone(),
             quarantine: args.quarantine,
             late_updates: args.late_updates,
-            ..Participation::default()
         },
         strategy: args.strategy,
         rule: args.rule,
@@ -395,8 +399,16 @@ fn announcement(asked: &Request) -> String {
 async fn finish(client: &Client, id: &JobId, output: &mut Output) -> Result<(), CliError> {
     let job: JobRecord = client.get(&format!("/v1/jobs/{id}"), &[]).await?;
     if let Some(failure) = &job.failure {
-        let hint =
-            format!("see it with 'dunlin jobs show {id}', try again with 'dunlin jobs retry {id}'");
+        let made = job.rounds.iter().any(|round| round.failure.is_none());
+        let next = if made {
+            format!(
+                "go on from its newest round with 'dunlin train --continue {id}', or begin anew with \
+                 'dunlin jobs retry {id}'"
+            )
+        } else {
+            format!("try again with 'dunlin jobs retry {id}'")
+        };
+        let hint = format!("see it with 'dunlin jobs show {id}', {next}");
         return Err(CliError::failed(failure.code.as_str(), failure.message.clone(), hint));
     }
     if job.state == JobState::Cancelled {

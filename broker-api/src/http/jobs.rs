@@ -301,7 +301,10 @@ pub(super) async fn result(
         None if job.state.is_final() => Err(ApiError::new(
             ApiCode::Job(FailureCode::Cancelled),
             format!("job {} was stopped and has no result", job.id),
-            format!("POST to /v1/jobs/{}:retry to run it again", job.id),
+            format!(
+                "run it again with 'dunlin jobs retry {0}', or POST to /v1/jobs/{0}:retry",
+                job.id
+            ),
         )),
         None => Err(ApiError::new(
             ApiCode::NotEnded,

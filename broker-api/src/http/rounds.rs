@@ -65,7 +65,9 @@ pub(super) async fn show(State(app): State<App>, names: Names) -> Result<Respons
         ApiError::new(
             ApiCode::UnknownRound,
             format!("job {id} has no round {:?} that ended", names.text("round")),
-            format!("see which there are with GET /v1/jobs/{id}/rounds"),
+            format!(
+                "see which there are with 'dunlin rounds show {id}', or GET /v1/jobs/{id}/rounds"
+            ),
         )
     };
     let round = names.text("round").parse().map_err(|_| unknown())?;

@@ -151,7 +151,7 @@ fn at_work(round: u32, devices: &BTreeMap<String, Option<Progress>>) -> String {
     let done = told.iter().filter(|progress| progress.step >= progress.steps).count();
     rounds::columns(
         round,
-        &loss.map_or_else(|| "-".to_owned(), |loss| format!("{loss:.4}")),
+        &loss.map_or_else(|| "-".to_owned(), table::loss),
         &accuracy.map_or_else(|| "-".to_owned(), table::percent),
         &format!("{done}/{}", devices.len()),
         "-",

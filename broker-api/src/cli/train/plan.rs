@@ -57,6 +57,7 @@ const FIELDS: &[(&str, &str)] = &[
     ("late_updates", "spec.participation.late_updates"),
     ("over_selection", "spec.participation.over_selection"),
     ("round_deadline", "spec.participation.deadline_ms"),
+    ("failed_rounds_max", "spec.participation.failed_rounds_max"),
     ("target_accuracy", "spec.target_accuracy"),
     ("early_stopping", "spec.early_stopping"),
     ("keep", "spec.keep"),

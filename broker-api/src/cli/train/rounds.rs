@@ -22,7 +22,7 @@ pub(in crate::cli) fn progress(progress: &Progress) -> String {
     if let Some(epoch) = progress.epoch {
         let _ = write!(text, ", epoch {epoch}");
     }
-    let _ = write!(text, ", loss {loss:.4}");
+    let _ = write!(text, ", loss {}", table::loss(*loss));
     if let Some(accuracy) = progress.accuracy {
         let _ = write!(text, ", accuracy {}", table::percent(accuracy));
     }
@@ -87,7 +87,7 @@ fn missing(round: &RoundRecord) -> String {
 
 /// The columns of the table but the last one.
 pub(in crate::cli) fn row(round: &RoundRecord) -> String {
-    let loss = round.loss.map_or_else(|| "-".to_owned(), |loss| format!("{loss:.4}"));
+    let loss = round.loss.map_or_else(|| "-".to_owned(), table::loss);
     let accuracy = round.accuracy.map_or_else(|| "-".to_owned(), table::percent);
     let devices = format!("{}/{}", round.devices, round.invited);
     columns(round.round, &loss, &accuracy, &devices, &table::bytes(round.bytes))
@@ -139,7 +139,7 @@ pub(in crate::cli) fn sentence(round: &RoundRecord) -> String {
         None => format!("{} updates", round.devices),
     }];
     if let (Some(loss), Some(accuracy)) = (round.loss, round.accuracy) {
-        parts.push(format!("loss {loss:.4}"));
+        parts.push(format!("loss {}", table::loss(loss)));
         parts.push(format!("accuracy {}", table::percent(accuracy)));
     }
     if let Some(spent) = &round.privacy {
@@ -174,8 +174,8 @@ pub(in crate::cli) fn ended_early(
     if let (Some(result), Some(best)) = (result, last.best)
         && result != last.round
     {
-        let (metric, value) = (best.metric.as_str(), best.value);
-        let _ = writeln!(text, "round {result} was the best: {metric} {value:.4}");
+        let (metric, value) = (best.metric.as_str(), table::loss(best.value));
+        let _ = writeln!(text, "round {result} was the best: {metric} {value}");
     }
     text
 }

@@ -92,7 +92,7 @@ pub(super) async fn run(
             let request = client.request(Method::POST, &format!("/v1/jobs/{id}:retry"), &[]);
             let job: JobRecord = client.json(request).await?;
             print(output, &job, |job| {
-                format!("job {} runs; follow it with: dunlin jobs events {}", job.id, job.id)
+                format!("job {0} runs; follow it with: dunlin rounds show {0} --watch", job.id)
             })
         }
         Action::Events { id, after } => {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use jobs::spec::WorkSpec;
 use reqwest::Method;
 use serde::Deserialize;
 
@@ -10,8 +11,9 @@ use super::client::Client;
 use super::failure::CliError;
 use super::output::Output;
 use super::table::{self, Table};
-use super::train::rounds;
+use super::train::{self, rounds};
 use crate::history::{MemberRecord, RoundRecord};
+use crate::record::JobRecord;
 
 /// `dunlin rounds`
 #[derive(Debug, Args)]
@@ -29,6 +31,9 @@ enum Action {
         /// Only this round, with what every device did.
         #[arg(long, value_name = "N")]
         round: Option<u32>,
+        /// Follow the job as 'dunlin train' does, until it ends.
+        #[arg(long, short, conflicts_with = "round")]
+        watch: bool,
     },
     /// Every round that ended, for programs: CSV with a line for each, or for each device in each,
     /// or JSON with both.
@@ -66,7 +71,8 @@ pub(super) async fn run(
     output: &mut Output,
 ) -> Result<(), CliError> {
     match args.action {
-        Action::Show { job, round: None } => {
+        Action::Show { job, watch: true, .. } => watch(&job, client, output).await,
+        Action::Show { job, round: None, .. } => {
             let path = format!("/v1/jobs/{job}/rounds");
             if output.json {
                 let list: serde_json::Value = client.get(&path, &[]).await?;
@@ -78,7 +84,7 @@ pub(super) async fn run(
             }
             Ok(output.line(all(&rounds))?)
         }
-        Action::Show { job, round: Some(round) } => {
+        Action::Show { job, round: Some(round), .. } => {
             let round: RoundRecord =
                 client.get(&format!("/v1/jobs/{job}/rounds/{round}"), &[]).await?;
             if output.json {
@@ -99,6 +105,17 @@ pub(super) async fn run(
             export(client, output, &job, query, file).await
         }
     }
+}
+
+/// The rounds that ended, and those that follow.
+async fn watch(job: &str, client: &Client, output: &mut Output) -> Result<(), CliError> {
+    let record: JobRecord = client.get(&format!("/v1/jobs/{job}"), &[]).await?;
+    let WorkSpec::Train(spec) = &record.spec.work else {
+        let hint = format!("follow it with: dunlin jobs events {job}");
+        return Err(CliError::usage(format!("job {job} is no training"), hint));
+    };
+    let RoundList { rounds } = client.get(&format!("/v1/jobs/{job}/rounds"), &[]).await?;
+    train::watch(&record.id, spec.rounds, &rounds, client, output).await
 }
 
 async fn export(

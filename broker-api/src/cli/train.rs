@@ -17,6 +17,7 @@ use super::client::Client;
 use super::failure::CliError;
 use super::follow::{self, Followed};
 use super::output::Output;
+use crate::history::RoundRecord;
 use crate::record::{JobRecord, JobResult};
 
 mod given;
@@ -241,7 +242,7 @@ pub(super) struct TrainArgs {
     /// Seeds selection, initial weights and the order of examples.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Do not wait: print the job's id.
+    /// Do not wait: print the job's id; 'dunlin rounds show ID --watch' follows it.
     #[arg(long, short = 'd')]
     detach: bool,
     /// Accept nothing; show which devices would take part.
@@ -364,20 +365,48 @@ pub(super) async fn run(
         output.line(format_args!("job {}: {}", job.id, announcement(&asked)))?;
         output.line(live::HEADING)?;
     }
-    let mut view = live::View::new(output, asked.spec.rounds);
-    let followed = follow::follow(client, &id, 0, |event| view.show(event, output)).await;
+    let view = live::View::new(output, asked.spec.rounds);
+    follow_on(view, &job.id, client, output).await
+}
+
+/// Shows the rounds of a job that ended, and follows it from there.
+pub(super) async fn watch(
+    id: &JobId,
+    rounds: u32,
+    ended: &[RoundRecord],
+    client: &Client,
+    output: &mut Output,
+) -> Result<(), CliError> {
+    let mut view = live::View::new(output, rounds);
+    if !output.json {
+        output.line(live::HEADING)?;
+        for round in ended {
+            view.ended(round, output)?;
+        }
+    }
+    follow_on(view, id, client, output).await
+}
+
+/// Follows a job to its end, and says how it ended.
+async fn follow_on(
+    mut view: live::View,
+    id: &JobId,
+    client: &Client,
+    output: &mut Output,
+) -> Result<(), CliError> {
+    let followed = follow::follow(client, id.as_str(), 0, |event| view.show(event, output)).await;
     view.finish();
     match followed? {
         Followed::Interrupted => {
             if !output.json {
                 output.line(format_args!(
-                    "the job goes on; follow it with: dunlin jobs events {id}, \
+                    "the job goes on; follow it with: dunlin rounds show {id} --watch, \
                      stop it with: dunlin jobs cancel {id}"
                 ))?;
             }
             Ok(())
         }
-        Followed::Ended => finish(client, &job.id, output).await,
+        Followed::Ended => finish(client, id, output).await,
     }
 }
 

@@ -6,7 +6,6 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use jobs::id::Millis;
 use jobs::report::Progress;
-use jobs::round::Outcome;
 
 use super::rounds;
 use crate::cli::failure::CliError;
@@ -35,10 +34,12 @@ struct Pace {
 }
 
 impl Pace {
-    fn ended(&mut self, outcome: &Outcome) {
-        self.done += u32::from(outcome.failure.is_none());
-        self.began_at.get_or_insert(outcome.started_at);
-        self.ended_at = self.ended_at.max(outcome.ended_at);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bounded before")]
+    fn ended(&mut self, round: &RoundRecord) {
+        self.done += u32::from(round.failure.is_none());
+        self.began_at.get_or_insert(round.started_at);
+        let took = Millis((round.seconds * 1000.0).round().clamp(0.0, 1e15) as u64);
+        self.ended_at = self.ended_at.max(round.started_at.plus(took));
     }
 
     /// Time until the last round ends, `elapsed` after the beginning of one of which `share` is
@@ -66,6 +67,8 @@ pub(super) struct View {
     bar: ProgressBar,
     pace: Pace,
     round: u32,
+    /// The newest round of the table.
+    shown: u32,
     /// Devices of the round at work: how far each is, as far as it told.
     devices: BTreeMap<String, Option<Progress>>,
 }
@@ -75,7 +78,22 @@ impl View {
     pub(super) fn new(output: &Output, rounds: u32) -> Self {
         let bar = if output.terminal { ProgressBar::new(1000) } else { ProgressBar::hidden() };
         let pace = Pace { rounds, ..Pace::default() };
-        Self { bar, pace, round: 0, devices: BTreeMap::new() }
+        Self { bar, pace, round: 0, shown: 0, devices: BTreeMap::new() }
+    }
+
+    /// Puts a round that ended into the table, once.
+    pub(super) fn ended(
+        &mut self,
+        round: &RoundRecord,
+        output: &mut Output,
+    ) -> Result<(), CliError> {
+        if round.round <= self.shown {
+            return Ok(());
+        }
+        self.shown = round.round;
+        self.pace.ended(round);
+        let line = self.line(round);
+        Ok(self.bar.suspend(|| output.line(line))?)
     }
 
     /// Takes the round at work off the terminal.
@@ -89,6 +107,8 @@ impl View {
             return Ok(output.document(event)?);
         }
         match &event.body {
+            // Of a round that ended before one came to look.
+            EventBody::RoundStarted { round, .. } if *round <= self.shown => Ok(()),
             EventBody::RoundStarted { round, devices } => {
                 self.round = *round;
                 self.devices = devices.iter().map(|device| (device.to_string(), None)).collect();
@@ -104,11 +124,9 @@ impl View {
                 Ok(())
             }
             EventBody::RoundEnded(outcome) => {
-                self.pace.ended(outcome);
-                let line = self.ended(&RoundRecord::of(outcome));
                 // Until another round begins none is at work.
                 self.bar.finish_and_clear();
-                Ok(self.bar.suspend(|| output.line(line))?)
+                self.ended(&RoundRecord::of(outcome), output)
             }
             EventBody::Progress { .. }
             | EventBody::Accepted
@@ -117,7 +135,7 @@ impl View {
         }
     }
 
-    fn ended(&self, round: &RoundRecord) -> String {
+    fn line(&self, round: &RoundRecord) -> String {
         let eta = shown(self.pace.left(Duration::ZERO, 0.0));
         let line = format!("{}  {eta:>8}  {}", rounds::row(round), rounds::remarks(round));
         line.trim_end().to_owned()
@@ -175,6 +193,7 @@ fn style(pace: Pace) -> ProgressStyle {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use jobs::round::Outcome;
     use serde_json::json;
 
     fn outcome(from: u64, to: u64, failed: bool) -> Outcome {
@@ -187,23 +206,27 @@ mod tests {
         .unwrap()
     }
 
+    fn record(from: u64, to: u64, failed: bool) -> RoundRecord {
+        RoundRecord::of(&outcome(from, to, failed))
+    }
+
     #[test]
     fn rounds_to_come_take_as_long_as_those_before() {
         let s = Duration::from_secs;
         let mut pace = Pace { rounds: 4, ..Pace::default() };
         assert_eq!(pace.left(s(5), 0.0), None, "nothing is known yet");
         assert_eq!(pace.left(s(5), 0.5), Some(s(35)), "four of 10 s, less 5 s");
-        pace.ended(&outcome(1000, 9000, false));
+        pace.ended(&record(1000, 9000, false));
         assert_eq!(pace.left(s(0), 0.0), Some(s(24)));
         assert_eq!(pace.left(s(3), 0.9), Some(s(21)));
         assert_eq!(pace.left(s(99), 0.1), Some(s(16)), "late, but the others are still to come");
-        pace.ended(&outcome(9000, 11_000, true));
+        pace.ended(&record(9000, 11_000, true));
         assert_eq!(pace.left(s(0), 0.0), Some(s(30)), "a failed round costs its time");
         for _ in 0..3 {
-            pace.ended(&outcome(11_000, 12_000, false));
+            pace.ended(&record(11_000, 12_000, false));
         }
         assert_eq!(pace.left(s(0), 0.0), None);
-        pace.ended(&outcome(11_000, 12_000, false));
+        pace.ended(&record(11_000, 12_000, false));
         assert_eq!(pace.left(s(0), 0.0), None, "more rounds than were asked for");
     }
 
@@ -231,8 +254,8 @@ mod tests {
         let target = indicatif::ProgressDrawTarget::term_like(Box::new(terminal.clone()));
         let bar = ProgressBar::with_draw_target(Some(1000), target);
         let pace = Pace { rounds: 4, ..Pace::default() };
-        let mut view = View { bar, pace, round: 0, devices: BTreeMap::new() };
-        view.pace.ended(&outcome(0, 8000, false));
+        let mut view = View { bar, pace, round: 0, shown: 0, devices: BTreeMap::new() };
+        view.pace.ended(&record(0, 8000, false));
         let mut output = Output::buffer(std::io::sink(), false);
         let mut show = |view: &mut View, body: serde_json::Value| {
             let event = json!({"sequence": 1, "job": "j", "at": 0, "body": body});

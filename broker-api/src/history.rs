@@ -40,7 +40,7 @@ pub struct RoundRecord {
     pub devices_accuracy: Option<f64>,
     /// Devices whose updates are in the new parameters.
     pub devices: usize,
-    /// Devices that were invited.
+    /// Devices that were invited, or at work since earlier rounds.
     pub invited: usize,
     /// Bytes of parameters that went to devices, and of updates that came back, with control variates
     /// and the stages of a secure aggregation.
@@ -148,6 +148,11 @@ impl RoundRecord {
         self.members.iter().filter(without)
     }
 
+    /// Who was at work still when it ended.
+    pub fn stragglers(&self) -> impl Iterator<Item = &MemberRecord> {
+        self.members.iter().filter(|member| member.part == Part::Straggler)
+    }
+
     /// Whose judgement loss and accuracy are; nobody's when they are of the devices' own training.
     pub fn judged_by(&self) -> Option<&'static str> {
         let by = if self.judgement.is_some() { "broker" } else { "devices" };
@@ -208,6 +213,7 @@ impl MemberRecord {
             (Some(Failure { code, message }), _) if message.is_empty() => code.as_str().to_owned(),
             (Some(Failure { code, message }), _) => format!("{}: {message}", code.as_str()),
             (None, Some(reason)) => format!("{}: {reason}", self.part.as_str()),
+            (None, None) if self.part == Part::Straggler => "straggler: at work still".to_owned(),
             (None, None) => String::new(),
         }
     }
@@ -394,6 +400,18 @@ mod tests {
         assert_eq!(missing, ["a", "c"]);
         let written = serde_json::to_value(&record).unwrap();
         assert_eq!(serde_json::from_value::<RoundRecord>(written).unwrap(), record);
+    }
+
+    #[test]
+    fn who_is_at_work_still_was_invited_and_is_told() {
+        let mut outcome = outcome(&json!([]));
+        outcome.stragglers = vec!["d".parse().unwrap(), "e".parse().unwrap()];
+        let record = RoundRecord::of(&outcome);
+        assert_eq!((record.devices, record.invited, record.members.len()), (1, 5, 5));
+        let stragglers: Vec<&str> = record.stragglers().map(|it| it.device.as_str()).collect();
+        assert_eq!(stragglers, ["d", "e"]);
+        let rows = record.devices_csv();
+        assert!(rows.contains("2,e,straggler,,,,,,,,,\"straggler: at work still\"\n"), "{rows}");
     }
 
     #[test]

@@ -148,6 +148,9 @@ fn all(rounds: &[RoundRecord]) -> String {
         for member in round.missing() {
             lines.push(format!("       without {} ({})", member.device, member.why()));
         }
+        if let Some(still) = rounds::at_work_still(round) {
+            lines.push(format!("       {still}"));
+        }
     }
     lines.join("\n")
 }

@@ -105,13 +105,13 @@ impl Outcome {
         self.devices_judged(|evaluation| evaluation.loss)
     }
 
-    /// Devices that were invited: all that are missing but those in quarantine or without room, and
-    /// all whose updates are counted.
+    /// Devices that were at work for the round: all that are missing but those that were not invited,
+    /// all whose updates are counted, and all that are at work still.
     pub fn invited(&self) -> usize {
         let missing = self.missing.iter();
         let kept_out = [FailureCode::Quarantined, FailureCode::NoRoom];
         let missing = missing.filter(|(_, failure)| !kept_out.contains(&failure.code));
-        self.updates.len() + missing.count()
+        self.updates.len() + missing.count() + self.stragglers.len()
     }
 
     /// Whether a device was in the round, or kept out of it.

@@ -67,6 +67,9 @@ fn left(ms: u64) -> String {
     }
 }
 
+/// Devices of a kind that a line names, at most.
+const NAMED_MAX: usize = 5;
+
 /// Whose updates are not in the new parameters, and why. Those for whom there was no room are
 /// many, and named by `dunlin rounds show`.
 fn missing(round: &RoundRecord) -> String {
@@ -83,6 +86,19 @@ fn missing(round: &RoundRecord) -> String {
         [first, ..] => texts.push(format!("{} devices ({})", crowd.len(), first.why())),
     }
     texts.join(", ")
+}
+
+/// Who is at work still, if anyone is.
+pub(in crate::cli) fn at_work_still(round: &RoundRecord) -> Option<String> {
+    let devices: Vec<&str> = round.stragglers().map(|member| member.device.as_str()).collect();
+    let named = devices.iter().take(NAMED_MAX).copied().collect::<Vec<_>>().join(", ");
+    match devices.len() {
+        0 => None,
+        count if count > NAMED_MAX => {
+            Some(format!("at work still: {named} and {} more", count - NAMED_MAX))
+        }
+        _ => Some(format!("at work still: {named}")),
+    }
 }
 
 /// The columns of the table but the last one.
@@ -111,7 +127,14 @@ pub(in crate::cli) fn remarks(round: &RoundRecord) -> String {
     let spent = round.privacy.map(|spent| format!("epsilon {:.4}", spent.epsilon));
     let failed = round.failure.as_ref().map(|failure| format!("failed: {}", failure.message));
     let judged = beside(round);
-    missing.into_iter().chain(spent).chain(judged).chain(failed).collect::<Vec<_>>().join("  ")
+    missing
+        .into_iter()
+        .chain(at_work_still(round))
+        .chain(spent)
+        .chain(judged)
+        .chain(failed)
+        .collect::<Vec<_>>()
+        .join("  ")
 }
 
 /// What is to be said where the broker was asked to judge: what devices said beside it, or why it
@@ -150,6 +173,7 @@ pub(in crate::cli) fn sentence(round: &RoundRecord) -> String {
     if !missing.is_empty() {
         parts.push(format!("missing: {missing}"));
     }
+    parts.extend(at_work_still(round));
     format!("round {}: {}", round.round, parts.join(", "))
 }
 
@@ -285,6 +309,17 @@ mod tests {
         outcome.missing.pop();
         let said = missing(&RoundRecord::of(&outcome));
         assert!(said.ends_with("y (no_room: why)"), "{said}");
+    }
+
+    #[test]
+    fn who_is_at_work_still_is_told() {
+        let mut outcome = outcome(&json!([]));
+        outcome.missing.clear();
+        outcome.stragglers = vec!["d".parse().unwrap(), "e".parse().unwrap()];
+        let record = RoundRecord::of(&outcome);
+        let line = line(&record);
+        assert!(line.contains("  2/4  ") && line.ends_with("  at work still: d, e"), "{line}");
+        assert!(sentence(&record).ends_with(", at work still: d, e"));
     }
 
     #[test]

@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::coordinator::Trainings;
 use crate::coordinator::state::round_key;
+use crate::coordinator::waiting::Checked;
 use crate::error::ApiError;
 use crate::fleet::Fleet;
 use crate::gateway::{self, Gateway};
@@ -30,7 +31,7 @@ use crate::history::RoundRecord;
 use crate::judge::Judge;
 use crate::metrics::Metrics;
 use crate::nats_server;
-use crate::record::{DeviceRecord, JobEvent, JobRecord, ModelRecord};
+use crate::record::{DeviceRecord, JobEvent, JobRecord, ModelRecord, Waiting};
 use crate::room::Room;
 use crate::store::{Store, StoreError};
 
@@ -75,6 +76,9 @@ pub struct Broker {
     pub(crate) core: Arc<Core>,
     _guard: Arc<DropGuard>,
 }
+
+/// Rounds of a training that ended, as they are read.
+pub type Rounds = BoxStream<'static, Result<RoundRecord, StoreError>>;
 
 /// Everything that the broker's tasks share.
 #[derive(Debug)]
@@ -218,7 +222,7 @@ impl Broker {
     ///
     /// # Errors
     /// What [`Broker::submit`] would refuse.
-    pub async fn check(&self, spec: &JobSpec) -> Result<Vec<DeviceId>, ApiError> {
+    pub async fn check(&self, spec: &JobSpec) -> Result<Checked, ApiError> {
         self.core.check(spec).await
     }
 
@@ -296,17 +300,15 @@ impl Broker {
         self.core.events(id, after).await
     }
 
-    /// Rounds of a training that ended, the oldest first, as they are read.
+    /// Rounds of a training that ended, the oldest first, as they are read; and what it waits for.
     ///
     /// # Errors
     /// An unknown job, or NATS that does not answer.
-    pub async fn rounds(
-        &self,
-        id: &JobId,
-    ) -> Result<BoxStream<'static, Result<RoundRecord, StoreError>>, ApiError> {
-        self.core.stored(id).await?;
+    pub async fn rounds(&self, id: &JobId) -> Result<(Rounds, Option<Waiting>), ApiError> {
+        let stored = self.core.stored(id).await?;
         let outcomes = self.core.outcomes(id);
-        Ok(outcomes.map(|outcome| Ok(RoundRecord::of(&outcome?))).boxed())
+        let rounds = outcomes.map(|outcome| Ok(RoundRecord::of(&outcome?))).boxed();
+        Ok((rounds, stored.record.waiting))
     }
 
     /// A round of a training, if it ended.

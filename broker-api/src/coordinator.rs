@@ -32,6 +32,7 @@ mod pace;
 mod prepare;
 pub mod state;
 mod updates;
+pub mod waiting;
 
 use state::StoredTraining;
 

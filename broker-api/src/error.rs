@@ -124,6 +124,7 @@ fn job_status(code: FailureCode) -> u16 {
         | FailureCode::OutOfMemory
         | FailureCode::Metered
         | FailureCode::Guarded
+        | FailureCode::NotThere
         | FailureCode::Quarantined
         | FailureCode::NoRoom => 503,
         FailureCode::Internal => 500,

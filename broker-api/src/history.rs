@@ -50,7 +50,8 @@ pub struct RoundRecord {
     pub privacy: Option<Spent>,
     /// Why there are no new parameters.
     pub failure: Option<Failure>,
-    /// Everyone invited, and who was not because it is in quarantine; ordered by device.
+    /// Everyone invited, and who was not because it was not there, is in quarantine, or the round had no
+    /// room for it; ordered by device.
     pub members: Vec<MemberRecord>,
 }
 
@@ -438,6 +439,10 @@ mod tests {
         outcome.missing.push(("e".parse().unwrap(), Failure::new(FailureCode::NoRoom, "1 of 2")));
         let record = RoundRecord::of(&outcome);
         assert_eq!((record.invited, record.members[4].why().as_str()), (3, "no_room: 1 of 2"));
+        let offline = Failure::new(FailureCode::NotThere, "offline");
+        outcome.missing.push(("f".parse().unwrap(), offline));
+        let record = RoundRecord::of(&outcome);
+        assert_eq!((record.invited, record.members[5].why().as_str()), (3, "not_there: offline"));
         assert_eq!(record.bytes, 5000);
     }
 

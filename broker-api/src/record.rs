@@ -32,6 +32,9 @@ pub struct JobRecord {
     pub failure: Option<Failure>,
     /// What came out.
     pub result: Option<JobResult>,
+    /// What a training waits for now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<Waiting>,
     /// For training: what went otherwise than the plan lets expect, in words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -81,6 +84,19 @@ pub enum JobResult {
     },
 }
 
+/// Too few devices are there for a round to begin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// Which round.
+    pub round: u32,
+    /// What is waited for, in words: how many devices could take part, and why others cannot.
+    pub reason: String,
+    /// When that began to be so, since the Unix epoch.
+    pub since: Millis,
+    /// Until when it is waited for, at the latest: the round fails then, or the job.
+    pub until: Millis,
+}
+
 /// Something that happened to a job, as on `events.<job>.<event>` and in SSE.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobEvent {
@@ -122,6 +138,8 @@ pub enum EventBody {
         /// Who was invited.
         devices: Vec<DeviceId>,
     },
+    /// A round that is to begin waits for devices; told when it begins to, and when the reason changes.
+    Waiting(Waiting),
     /// A round ended.
     RoundEnded(Box<Outcome>),
     /// The job is over; nothing follows.
@@ -153,6 +171,7 @@ impl EventBody {
             EventBody::Placed { .. } => "placed",
             EventBody::Progress { .. } => "progress",
             EventBody::RoundStarted { .. } => "round_started",
+            EventBody::Waiting(_) => "waiting",
             EventBody::RoundEnded(_) => "round_ended",
             EventBody::Ended { .. } => "ended",
         }

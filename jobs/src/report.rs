@@ -319,6 +319,9 @@ failure_codes! {
     Quarantined = "quarantined", false;
     /// More devices were there than a round has room for.
     NoRoom = "no_room", true;
+    /// A round that would have invited the device began without it: it was offline, or outside of its
+    /// window.
+    NotThere = "not_there", true;
     /// A fault of the program; the message says where.
     Internal = "internal", true;
 }

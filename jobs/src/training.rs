@@ -30,6 +30,7 @@ use crate::round::{
 };
 use crate::spec::{Strategy, TrainSpec};
 
+mod absent;
 mod carried;
 mod counted;
 mod ledger;
@@ -154,6 +155,9 @@ pub struct Training {
     /// Devices that were there when the newest round invited some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     there: Option<usize>,
+    /// Who would have taken part in the round at work, had it been there, and why it was not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    absent: Vec<(DeviceId, Failure)>,
     /// Between two rounds, those who are at work since earlier ones.
     #[serde(default, skip_serializing_if = "Stragglers::is_empty")]
     stragglers: Stragglers,
@@ -226,6 +230,7 @@ impl Training {
             quarantines: Quarantines::default(),
             round: None,
             there: None,
+            absent: Vec::new(),
             stragglers: Stragglers::default(),
             history: Vec::new(),
             counted: BTreeMap::new(),
@@ -352,7 +357,7 @@ impl Training {
         of: RoundNumber,
         event: &round::Event,
     ) -> (Vec<Effect>, Option<Box<Outcome>>) {
-        let last = self.last_in_turn();
+        let (last, misses_absent) = (self.last_in_turn(), self.misses_absent());
         let Some(round) = &mut self.round else {
             let late = self.stragglers.between_rounds(now, of, event);
             return (late.into_iter().map(|effect| self.of_round(effect)).collect(), None);
@@ -369,6 +374,8 @@ impl Training {
         }
         if let Some(outcome) = &mut ended {
             self.add_controls(outcome);
+            let absent = std::mem::take(&mut self.absent);
+            outcome.name_absent(if misses_absent { absent } else { Vec::new() });
             if let Some(policy) = &self.spec.participation.quarantine {
                 let most = self.spec.left_out_max(outcome.updates.len());
                 self.quarantines.ended(policy, most, outcome);

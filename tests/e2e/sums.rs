@@ -78,8 +78,10 @@ fn mean_of(round: &Value, before: &Parameters, sums: Sums) -> Parameters {
     match sums {
         Sums::Plain => plain_mean_of(&updates, before),
         Sums::Masked { clip } => {
-            let asked = updates.len() + round["missing"].as_array().unwrap().len();
-            let asked = u32::try_from(asked).unwrap();
+            let missing = round["missing"].as_array().unwrap().iter();
+            // Who was not there when the round began was not asked.
+            let missing = missing.filter(|missing| missing[1]["code"] != "not_there").count();
+            let asked = u32::try_from(updates.len() + missing).unwrap();
             let quantisation = Quantisation::new(clip, asked, EXAMPLES).unwrap();
             masked_mean_of(&updates, before, &quantisation)
         }

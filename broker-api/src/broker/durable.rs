@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
-use jobs::id::{BlobRef, DatasetName, DeviceId, JobId, Millis};
+use jobs::id::{BlobRef, DatasetName, JobId, Millis};
 use jobs::job::JobState;
 use jobs::report::{Failure, FailureCode};
 use jobs::round::Outcome;
@@ -18,6 +18,7 @@ use link::digest;
 
 use super::{Core, new_job_id};
 use crate::coordinator::state::round_key;
+use crate::coordinator::waiting::Checked;
 use crate::error::{ApiCode, ApiError};
 use crate::metrics::Counter;
 use crate::record::{EventBody, JobEvent, JobRecord, JobResult, StoredJob, StoredKey};
@@ -41,14 +42,13 @@ pub(crate) struct JobEnd {
 
 impl Core {
     /// Checks a job, and tells everything that is wrong with it; the devices that match now.
-    pub(crate) async fn check(&self, spec: &JobSpec) -> Result<Vec<DeviceId>, ApiError> {
+    pub(crate) async fn check(&self, spec: &JobSpec) -> Result<Checked, ApiError> {
         let said = request::check(spec);
-        let dataset = match &spec.work {
+        match &spec.work {
             WorkSpec::Infer(infer) => {
                 said?;
                 let model = self.registry.find(&infer.model).await?;
                 request::fit(infer.input.clone(), &model.config.inputs)?;
-                None
             }
             WorkSpec::Train(train) => {
                 let mut errors: Vec<ApiError> = said.err().into_iter().collect();
@@ -62,15 +62,13 @@ impl Core {
                 if let Some(error) = ApiError::all(errors) {
                     return Err(error);
                 }
-                Some(&train.dataset)
+                return Ok(self.would_take_part(&spec.selector, train));
             }
-            WorkSpec::Telemetry => {
-                said?;
-                None
-            }
-        };
-        let matching = self.fleet.matching(&spec.selector, dataset);
-        Ok(matching.into_iter().map(|hello| hello.device).collect())
+            WorkSpec::Telemetry => said?,
+        }
+        let devices = self.fleet.matching(&spec.selector, None);
+        let devices = devices.into_iter().map(|hello| hello.device).collect();
+        Ok(Checked { devices, warnings: Vec::new() })
     }
 
     /// Whether any device that ever joined has the data set: one that has may come back.
@@ -140,6 +138,7 @@ impl Core {
             devices: Vec::new(),
             failure: None,
             result: None,
+            waiting: None,
             notes: Vec::new(),
             rounds: Vec::new(),
         };
@@ -367,6 +366,7 @@ impl Core {
                 record.failure.clone_from(&end.failure);
                 record.result.clone_from(&end.result);
                 record.ended_at = Some(store::now());
+                record.waiting = None;
             }
             ended
         };

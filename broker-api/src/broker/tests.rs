@@ -148,6 +148,7 @@ async fn a_record_without_its_place_in_the_queue_is_queued() {
         devices: Vec::new(),
         failure: None,
         result: None,
+        waiting: None,
         notes: Vec::new(),
         rounds: Vec::new(),
     };

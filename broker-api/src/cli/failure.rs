@@ -66,6 +66,12 @@ impl CliError {
     }
 }
 
+/// Prints `warning: ...` on standard error.
+pub(super) fn warn(text: &str) {
+    // Nothing is left to be done when even this cannot be written.
+    let _ = writeln!(std::io::stderr().lock(), "warning: {text}");
+}
+
 /// Problems one below the other; one alone is itself.
 pub(super) fn listed(problems: &[String]) -> String {
     match problems {

@@ -219,6 +219,9 @@ fn details(job: &JobRecord) -> String {
     if !outcome.is_empty() {
         row("outcome", outcome);
     }
+    if let Some(waiting) = &job.waiting {
+        row("waits", rounds::waiting(waiting, now));
+    }
     for note in &job.notes {
         row("note", note.clone());
     }
@@ -244,6 +247,7 @@ fn event_line(event: &JobEvent) -> String {
             let names: Vec<&str> = devices.iter().map(jobs::id::DeviceId::as_str).collect();
             format!("round {round}: {}", names.join(", "))
         }
+        EventBody::Waiting(waiting) => rounds::waiting(waiting, event.at),
         EventBody::RoundEnded(outcome) => rounds::sentence(&RoundRecord::of(outcome)),
         EventBody::Ended { state: ended, failure, .. } => {
             failure.as_ref().map_or_else(|| state(*ended).to_owned(), failed)
@@ -270,6 +274,11 @@ mod tests {
             (
                 json!({"event": "round_started", "round": 2, "devices": ["a", "b"]}),
                 "      12  round_started  round 2: a, b",
+            ),
+            (
+                json!({"event": "waiting", "round": 2, "reason": "waiting for devices: 1 of quorum 2",
+                    "since": 5, "until": 60_005}),
+                "      12  waiting        round 2: waiting for devices: 1 of quorum 2, 60.0 s at most",
             ),
             (
                 json!({"event": "ended", "state": "failed",

@@ -13,7 +13,7 @@ use super::output::Output;
 use super::table::{self, Table};
 use super::train::{self, rounds};
 use crate::history::{MemberRecord, RoundRecord};
-use crate::record::JobRecord;
+use crate::record::{JobRecord, Waiting};
 
 /// `dunlin rounds`
 #[derive(Debug, Args)]
@@ -62,6 +62,8 @@ enum Format {
 #[derive(Debug, Deserialize)]
 struct RoundList {
     rounds: Vec<RoundRecord>,
+    #[serde(default)]
+    waiting: Option<Waiting>,
 }
 
 /// Shows and exports.
@@ -78,11 +80,16 @@ pub(super) async fn run(
                 let list: serde_json::Value = client.get(&path, &[]).await?;
                 return Ok(output.document(&list["rounds"])?);
             }
-            let RoundList { rounds } = client.get(&path, &[]).await?;
+            let RoundList { rounds, waiting } = client.get(&path, &[]).await?;
             if rounds.is_empty() {
-                return Ok(output.line("no round has ended yet")?);
+                output.line("no round has ended yet")?;
+            } else {
+                output.line(all(&rounds))?;
             }
-            Ok(output.line(all(&rounds))?)
+            if let Some(waiting) = waiting {
+                output.line(rounds::waiting(&waiting, table::now()))?;
+            }
+            Ok(())
         }
         Action::Show { job, round: Some(round), .. } => {
             let round: RoundRecord =
@@ -114,7 +121,7 @@ async fn watch(job: &str, client: &Client, output: &mut Output) -> Result<(), Cl
         let hint = format!("follow it with: dunlin jobs events {job}");
         return Err(CliError::usage(format!("job {job} is no training"), hint));
     };
-    let RoundList { rounds } = client.get(&format!("/v1/jobs/{job}/rounds"), &[]).await?;
+    let RoundList { rounds, .. } = client.get(&format!("/v1/jobs/{job}/rounds"), &[]).await?;
     train::watch(&record.id, spec.rounds, &rounds, client, output).await
 }
 

@@ -14,7 +14,7 @@ use jobs::spec::{
 use reqwest::Method;
 
 use super::client::Client;
-use super::failure::CliError;
+use super::failure::{self, CliError};
 use super::follow::{self, Followed};
 use super::output::Output;
 use crate::history::RoundRecord;
@@ -245,7 +245,7 @@ pub(super) struct TrainArgs {
     /// Do not wait: print the job's id; 'dunlin rounds show ID --watch' follows it.
     #[arg(long, short = 'd')]
     detach: bool,
-    /// Accept nothing; show which devices would take part.
+    /// Accept nothing; show which devices would take part now, and warn where the job would wait.
     #[arg(long)]
     dry_run: bool,
 }
@@ -347,6 +347,9 @@ pub(super) async fn run(
         let request = client.request(Method::POST, "/v1/jobs", &[("dry_run", "true")]);
         let answer: Result<serde_json::Value, CliError> = client.json(request.json(&body)).await;
         let answer = answer.map_err(|error| plan::by_flags(error, &given))?;
+        for warning in answer["warnings"].as_array().into_iter().flatten() {
+            failure::warn(warning.as_str().unwrap_or_default());
+        }
         return Ok(output.document(&answer["devices"])?);
     }
     // An id of our own: a request that is sent again cannot begin a second job.

@@ -24,9 +24,10 @@ use super::pace::Pace;
 use super::prepare::{Carried, Model, Ready, Unprepared, model_of};
 use super::state::{Prepared, StoredTraining, encoded_name, unknown};
 use super::updates::Updates;
+use super::waiting::{Absent, Told};
 use crate::broker::work::{asked_to_stop, failed};
 use crate::broker::{Core, JobEnd};
-use crate::record::StoredJob;
+use crate::record::{StoredJob, Waiting};
 use crate::store::{StoreError, Versioned, unavailable};
 
 /// Loads or prepares the training. Tries for as long as the store does not answer.
@@ -131,6 +132,7 @@ async fn try_begin(
         stored_at: Instant::now(),
         storing_took: Duration::ZERO,
         pace: Pace::default(),
+        told: Told::default(),
         lost_lease: false,
         changed_at: None,
         done,
@@ -184,7 +186,8 @@ async fn mark_running(core: &Core, job: &JobId) -> Result<(), StoreError> {
         if change {
             stored.record.state = JobState::Running;
         }
-        change
+        let waited = stored.record.waiting.take().is_some();
+        change || waited
     };
     core.store.jobs.modify(job.as_str(), running).await?;
     Ok(())
@@ -289,6 +292,7 @@ impl Patience<'_> {
     ) -> Result<Result<Ready, Unprepared>, StoreError> {
         let mut chances = self.core.fleet.chances();
         let mut signal = self.core.index.watch(self.job);
+        let mut told = String::new();
         loop {
             if signal.borrow().cancel {
                 let failure = Failure::new(FailureCode::Cancelled, "stopped on request");
@@ -296,7 +300,7 @@ impl Patience<'_> {
             }
             let (selector, term) = (&self.job_spec.selector, stored.value.term);
             match self.core.prepare(self.job, self.spec, selector, term).await {
-                Err(Unprepared::Nobody) => {}
+                Err(Unprepared::Nobody) => self.tell_waiting(&mut told).await?,
                 prepared => return Ok(prepared),
             }
             let left = self.deadline.since(self.core.fleet.now());
@@ -317,6 +321,23 @@ impl Patience<'_> {
                 }
             }
         }
+    }
+
+    /// Says why nobody is there, if that is not what was told last.
+    async fn tell_waiting(&self, told: &mut String) -> Result<(), StoreError> {
+        let Self { core, job, spec, job_spec, deadline } = *self;
+        let absent = Absent::of(&core.fleet, &job_spec.selector, spec, None);
+        let needed = spec.participation.quorum.max(1) as usize;
+        let reason = absent.reason(0, needed, (&job_spec.selector, spec));
+        // Somebody came just now.
+        let Some(reason) = reason else { return Ok(()) };
+        if reason != *told {
+            told.clone_from(&reason);
+            let since = core.fleet.now();
+            let waiting = Waiting { round: 1, reason, since, until: deadline };
+            core.tell_waiting(job, Some(waiting)).await?;
+        }
+        Ok(())
     }
 
     async fn write(&self, stored: &mut Versioned<StoredTraining>) -> Result<(), StoreError> {

@@ -32,6 +32,7 @@ impl Owner {
         while let Some(effect) = queue.pop_front() {
             match effect {
                 Effect::Round { round, effect: round::Effect::FindDevices } => {
+                    self.note_absent();
                     let event = Event::Round { round, event: self.devices_found() };
                     queue.extend(self.machine.step(self.core.fleet.now(), &event));
                     self.begin_folding(queue).await;

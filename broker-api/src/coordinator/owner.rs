@@ -30,6 +30,7 @@ use super::pace::Pace;
 use super::prepare::eligible;
 use super::state::{Prepared, StoredTraining};
 use super::updates::Updates;
+use super::waiting::Told;
 use crate::broker::work::asked_to_stop;
 use crate::broker::{Core, Signal};
 use crate::fleet::FleetEvent;
@@ -92,6 +93,8 @@ pub(super) struct Owner {
     /// Where offers that nobody listens to come back.
     pub(super) returns: String,
     pub(super) pace: Pace,
+    /// What was told that it waits for.
+    pub(super) told: Told,
 }
 
 /// What an owner listens to.
@@ -144,6 +147,7 @@ impl Owner {
             if let Err(stop) = self.send_offers().await {
                 return stop;
             }
+            self.tell_waiting().await;
             let closing = self.core.closing.clone();
             let Some(events) = closing.run_until_cancelled(Box::pin(self.hear(ears))).await else {
                 self.stored.owner = None;
@@ -270,6 +274,7 @@ impl Owner {
             Some(FleetEvent::Returned(device)) => {
                 self.changed();
                 let mut events = self.in_round(now, round::Event::DeviceReturned { device });
+                self.note_absent();
                 events.extend(self.in_round(now, self.devices_found()));
                 events
             }
@@ -294,7 +299,7 @@ impl Owner {
 
     pub(super) fn devices_found(&self) -> round::Event {
         let devices =
-            eligible(&self.core.fleet, &self.job_spec.selector, &self.spec, &self.prepared);
+            eligible(&self.core.fleet, &self.job_spec.selector, &self.spec, Some(&self.prepared));
         let devices = devices.into_iter().map(|hello| hello.device).collect();
         round::Event::DevicesFound { devices }
     }

@@ -22,7 +22,7 @@ mod facts;
 mod resume;
 
 pub(super) use carried::Carried;
-pub(super) use facts::{eligible, fits};
+pub(super) use facts::{eligible, fits, unfit};
 
 /// Values of an example, at most, and classes: devices declare them, and sizes follow from them.
 const VALUES_MAX: usize = 1 << 26;

@@ -28,6 +28,7 @@ mod resume;
 mod selection;
 mod stopping;
 mod strategies;
+mod waiting;
 
 async fn submit(broker: &Broker, spec: JobSpec) -> JobId {
     broker.submit(spec, bytes::Bytes::new(), None, None).await.unwrap().id

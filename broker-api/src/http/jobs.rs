@@ -136,8 +136,7 @@ async fn submit(
     let (spec, binary) = parse(&body)?;
     drop((body, turn));
     if query.dry_run {
-        let devices = app.broker.check(&spec).await?;
-        return json(StatusCode::OK, &json!({ "devices": devices }));
+        return json(StatusCode::OK, &app.broker.check(&spec).await?);
     }
     let job = app.broker.submit(spec, binary, id, key).await?;
     drop(place);

@@ -13,8 +13,10 @@ use serde::Deserialize;
 use super::App;
 use super::answer::json;
 use super::extract::{Asked, Names};
+use crate::broker::Rounds;
 use crate::error::{ApiCode, ApiError};
 use crate::history::RoundRecord;
+use crate::record::Waiting;
 use crate::store::StoreError;
 
 #[derive(Debug, Deserialize)]
@@ -50,9 +52,9 @@ pub(super) async fn list(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let id: JobId = names.id("id", ApiCode::UnknownJob)?;
-    let rounds = app.broker.rounds(&id).await?;
+    let (rounds, waiting) = app.broker.rounds(&id).await?;
     let (media_type, pieces) = match query.format.unwrap_or_else(|| accepted(&headers)) {
-        Format::Json => ("application/json", as_json(&id, rounds)),
+        Format::Json => ("application/json", as_json(&id, waiting.as_ref(), rounds)),
         Format::Csv => ("text/csv; charset=utf-8", as_csv(rounds, query.rows)),
     };
     Ok(([(header::CONTENT_TYPE, media_type)], Body::from_stream(pieces)).into_response())
@@ -74,7 +76,6 @@ pub(super) async fn show(State(app): State<App>, names: Names) -> Result<Respons
     json(StatusCode::OK, &app.broker.round(&id, round).await?.ok_or_else(unknown)?)
 }
 
-type Rounds = BoxStream<'static, Result<RoundRecord, StoreError>>;
 type Pieces = BoxStream<'static, Result<Bytes, StoreError>>;
 
 fn accepted(headers: &HeaderMap) -> Format {
@@ -94,8 +95,13 @@ fn as_csv(rounds: Rounds, rows: Rows) -> Pieces {
     heading.chain(rounds.map(move |round| Ok(csv(&round?).into()))).boxed()
 }
 
-fn as_json(id: &JobId, rounds: Rounds) -> Pieces {
-    let opening = stream::iter([Ok(format!("{{\"job\":\"{id}\",\"rounds\":[").into())]);
+fn as_json(id: &JobId, waiting: Option<&Waiting>, rounds: Rounds) -> Pieces {
+    let waiting = waiting.map_or_else(String::new, |waiting| {
+        let waiting = serde_json::to_string(waiting).expect("plain data is JSON");
+        format!("\"waiting\":{waiting},")
+    });
+    let opening = format!("{{\"job\":\"{id}\",{waiting}\"rounds\":[");
+    let opening = stream::iter([Ok(opening.into())]);
     let rows = rounds.enumerate().map(|(index, round)| {
         let comma = if index == 0 { "" } else { "," };
         let row = serde_json::to_string(&round?).expect("plain data is JSON");

@@ -14,9 +14,7 @@ const SETTLE_MS_MAX: u64 = 10_000;
 /// Selecting.
 impl Round {
     pub(super) fn devices_found(&mut self, now: Millis, devices: &[DeviceId]) -> Vec<Effect> {
-        let wait = (self.plan.participation.deadline_ms.0 / 10).min(SETTLE_MS_MAX);
-        let settled = now >= self.started_at.plus(Millis(wait));
-        let (quorum, room, participation) = (self.quorum(), self.room(), &self.plan.participation);
+        let (room, participation) = (self.room(), &self.plan.participation);
         let Phase::Selecting { found, .. } = &mut self.phase else { return Vec::new() };
         let mut eligible = if participation.selection.remembers() {
             as_given(devices)
@@ -32,9 +30,7 @@ impl Round {
         if wanted.is_some() {
             invited = invited.saturating_sub(self.stragglers.promising());
         }
-        let hoped = wanted.map(|wanted| self.plan.hoped.map_or(wanted, |hoped| hoped.min(wanted)));
-        let enough = if settled { quorum } else { hoped.unwrap_or(quorum).max(quorum) };
-        if there < enough {
+        if there < self.enough(now, there) {
             return effects;
         }
         self.there = there;
@@ -56,6 +52,24 @@ impl Round {
             effects.extend(self.settle(now));
         }
         effects
+    }
+
+    /// Devices without which it does not begin, where so many are there.
+    fn enough(&self, now: Millis, there: usize) -> usize {
+        let wait = (self.plan.participation.deadline_ms.0 / 10).min(SETTLE_MS_MAX);
+        let (quorum, room) = (self.quorum(), self.room());
+        if now >= self.started_at.plus(Millis(wait)) {
+            return quorum;
+        }
+        let wanted = wanted(&self.plan.participation, there).map(|wanted| wanted.min(room));
+        let hoped = wanted.map(|wanted| self.plan.hoped.map_or(wanted, |hoped| hoped.min(wanted)));
+        hoped.unwrap_or(quorum).max(quorum)
+    }
+
+    /// While it waits for devices: how many were there last time, and how many it needs.
+    pub fn waits_for(&self, now: Millis) -> Option<(usize, usize)> {
+        let Phase::Selecting { found, .. } = self.phase else { return None };
+        Some((found, self.enough(now, found)))
     }
 
     fn invite(&mut self, now: Millis, device: DeviceId) -> Effect {

@@ -41,7 +41,7 @@ pub struct Outcome {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub judgement: Option<Judgement>,
     /// Everyone invited whose update is not in the mean, and exactly why, and who was not invited
-    /// because it is in quarantine or the round had no room for it; ordered by device.
+    /// because it was not there, is in quarantine, or the round had no room for it; ordered by device.
     pub missing: Vec<(DeviceId, Failure)>,
     /// Devices that are at work on this round or an earlier one still, and whose updates the next
     /// round takes.
@@ -109,9 +109,21 @@ impl Outcome {
     /// all whose updates are counted, and all that are at work still.
     pub fn invited(&self) -> usize {
         let missing = self.missing.iter();
-        let kept_out = [FailureCode::Quarantined, FailureCode::NoRoom];
+        let kept_out = [FailureCode::NotThere, FailureCode::Quarantined, FailureCode::NoRoom];
         let missing = missing.filter(|(_, failure)| !kept_out.contains(&failure.code));
         self.updates.len() + missing.count() + self.stragglers.len()
+    }
+
+    /// Names those who were not there as missing, unless they are named already.
+    pub(crate) fn name_absent(&mut self, absent: Vec<(DeviceId, Failure)>) {
+        for (device, failure) in absent {
+            let at_work = self.stragglers.contains(&device);
+            let counts = self.updates.binary_search_by(|(other, _)| other.cmp(&device)).is_ok();
+            let place = self.missing.binary_search_by(|(other, _)| other.cmp(&device));
+            if let (false, false, Err(place)) = (at_work, counts, place) {
+                self.missing.insert(place, (device, failure));
+            }
+        }
     }
 
     /// Whether a device was in the round, or kept out of it.

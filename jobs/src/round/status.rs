@@ -68,6 +68,11 @@ impl Round {
         }
     }
 
+    /// Whether it waits for devices.
+    pub(crate) fn is_selecting(&self) -> bool {
+        matches!(self.phase, Phase::Selecting { .. })
+    }
+
     /// Devices that train from an earlier round's parameters.
     pub fn stragglers(&self) -> &Stragglers {
         &self.stragglers

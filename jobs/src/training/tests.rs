@@ -4,6 +4,7 @@ use crate::report::{EXAMPLES_MAX, EvaluationReport, UpdateReport};
 use crate::round::{Aggregate, DEVICES_MAX, Effect as RoundEffect, Event as RoundEvent};
 use crate::spec::{Keep, Purpose, Selection};
 
+mod absent;
 mod counted;
 mod hoped;
 mod late;

@@ -1,7 +1,7 @@
 //! What a training tells of itself.
 
 use super::{Candidate, Ending, Phase, Training, seed_of};
-use crate::id::{BlobRef, DeviceId, RoundNumber};
+use crate::id::{BlobRef, DeviceId, Millis, RoundNumber};
 use crate::round::{Outcome, Round, Stragglers};
 use crate::spec::TrainSpec;
 
@@ -38,6 +38,11 @@ impl Training {
     /// The [seed](seed_of) of a round.
     pub fn seed(&self, round: RoundNumber) -> u64 {
         seed_of(self.spec.seed, self.in_all(round))
+    }
+
+    /// All is over by then.
+    pub fn deadline(&self) -> Millis {
+        self.deadline
     }
 
     /// What is trained, and how.

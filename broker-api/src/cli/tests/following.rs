@@ -25,13 +25,34 @@ async fn a_running_job_is_watched_from_where_it_is() {
 }
 
 #[tokio::test]
-async fn the_notes_of_a_job_are_shown() {
+async fn what_a_job_waits_for_and_its_notes_are_shown() {
+    let waiting = json!({"round": 3, "reason": "waiting for devices: 1 of quorum 2 eligible (x offline)",
+        "since": 5, "until": 60_005});
     let mut shown = job("j", "running", &Value::Null);
+    shown["waiting"] = waiting.clone();
     shown["notes"] = json!(["moments begin at zero"]);
-    let show = get(move || async move { json_of(&shown) });
-    let server = broker(Router::new().route("/v1/jobs/{id}", show)).await;
+    let list = json!({"job": "j", "waiting": waiting, "rounds": []});
+    let mut told = waiting;
+    told["event"] = json!("waiting");
+    let events = event(1, &told)
+        + &event(
+            2,
+            &json!({"event": "ended", "state": "cancelled", "failure": null, "result": null}),
+        );
+    let stream = || async move { ([(header::CONTENT_TYPE, "text/event-stream")], events) };
+    let routes = Router::new()
+        .route("/v1/jobs/{id}", get(move || async move { json_of(&shown) }))
+        .route("/v1/jobs/{id}/rounds", get(move || async move { json_of(&list) }))
+        .route("/v1/jobs/{id}/events", get(stream));
+    let server = broker(routes).await;
+    let reason = "round 3: waiting for devices: 1 of quorum 2 eligible (x offline), ";
     let (text, _) = dunlin(&server, &["jobs", "show", "j"]).await;
+    assert!(text.contains(&format!("waits    {reason}")), "{text}");
     assert!(text.contains("note     moments begin at zero"), "{text}");
+    let (text, _) = dunlin(&server, &["rounds", "show", "j"]).await;
+    assert!(text.starts_with(&format!("no round has ended yet\n{reason}")), "{text}");
+    let (text, _) = dunlin(&server, &["rounds", "show", "j", "--watch"]).await;
+    assert!(text.lines().nth(1).unwrap().ends_with(&format!("  {reason}60.0 s at most")), "{text}");
 }
 
 #[tokio::test]

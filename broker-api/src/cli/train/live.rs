@@ -12,7 +12,7 @@ use crate::cli::failure::CliError;
 use crate::cli::output::Output;
 use crate::cli::table;
 use crate::history::RoundRecord;
-use crate::record::{EventBody, JobEvent};
+use crate::record::{EventBody, JobEvent, Waiting};
 
 /// Stands above the lines of [`View`].
 pub(in crate::cli) const HEADING: &str =
@@ -108,7 +108,15 @@ impl View {
         }
         match &event.body {
             // Of a round that ended before one came to look.
-            EventBody::RoundStarted { round, .. } if *round <= self.shown => Ok(()),
+            EventBody::RoundStarted { round, .. } | EventBody::Waiting(Waiting { round, .. })
+                if *round <= self.shown =>
+            {
+                Ok(())
+            }
+            EventBody::Waiting(waiting) => {
+                let line = format!("       {}", rounds::waiting(waiting, event.at));
+                Ok(self.bar.suspend(|| output.line(line))?)
+            }
             EventBody::RoundStarted { round, devices } => {
                 self.round = *round;
                 self.devices = devices.iter().map(|device| (device.to_string(), None)).collect();

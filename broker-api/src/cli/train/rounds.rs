@@ -10,6 +10,7 @@ use jobs::training::Enough;
 
 use crate::cli::table;
 use crate::history::{MemberRecord, RoundRecord};
+use crate::record::Waiting;
 
 /// Stands above the lines of [`line()`].
 pub(in crate::cli) const HEADING: &str =
@@ -70,16 +71,23 @@ fn left(ms: u64) -> String {
 /// Devices of a kind that a line names, at most.
 const NAMED_MAX: usize = 5;
 
-/// Whose updates are not in the new parameters, and why. Those for whom there was no room are
-/// many, and named by `dunlin rounds show`.
+/// Whose updates are not in the new parameters, and why. Those for whom there was no room, or who were
+/// not there, may be many; all are named by `dunlin rounds show`.
 fn missing(round: &RoundRecord) -> String {
-    let no_room = |member: &&MemberRecord| {
-        member.failure.as_ref().is_some_and(|failure| failure.code == FailureCode::NoRoom)
+    let is = |member: &&MemberRecord, code| {
+        member.failure.as_ref().is_some_and(|failure| failure.code == code)
     };
     let (crowd, others): (Vec<&MemberRecord>, Vec<&MemberRecord>) =
-        round.missing().partition(no_room);
+        round.missing().partition(|member| is(member, FailureCode::NoRoom));
+    let (away, others): (Vec<&MemberRecord>, Vec<&MemberRecord>) =
+        others.into_iter().partition(|member| is(member, FailureCode::NotThere));
     let name = |member: &&MemberRecord| format!("{} ({})", member.device, member.why());
     let mut texts: Vec<String> = others.iter().map(name).collect();
+    texts.extend(away.iter().take(NAMED_MAX).map(name));
+    match away.len().saturating_sub(NAMED_MAX) {
+        0 => {}
+        more => texts.push(format!("{more} more ({})", FailureCode::NotThere.as_str())),
+    }
     match &crowd[..] {
         [] => {}
         [one] => texts.push(name(one)),
@@ -99,6 +107,13 @@ pub(in crate::cli) fn at_work_still(round: &RoundRecord) -> Option<String> {
         }
         _ => Some(format!("at work still: {named}")),
     }
+}
+
+/// What is waited for, and for how long at most.
+pub(in crate::cli) fn waiting(waiting: &Waiting, now: Millis) -> String {
+    let Waiting { round, reason, until, .. } = waiting;
+    let left = table::duration(until.since(now).0.saturating_mul(1000));
+    format!("round {round}: {reason}, {left} at most")
 }
 
 /// The columns of the table but the last one.
@@ -312,14 +327,21 @@ mod tests {
     }
 
     #[test]
-    fn who_is_at_work_still_is_told() {
+    fn who_was_not_there_and_who_is_at_work_still_are_told() {
         let mut outcome = outcome(&json!([]));
         outcome.missing.clear();
+        let offline = || Failure::new(FailureCode::NotThere, "offline");
+        outcome.missing.push(("x".parse().unwrap(), offline()));
         outcome.stragglers = vec!["d".parse().unwrap(), "e".parse().unwrap()];
         let record = RoundRecord::of(&outcome);
         let line = line(&record);
-        assert!(line.contains("  2/4  ") && line.ends_with("  at work still: d, e"), "{line}");
-        assert!(sentence(&record).ends_with(", at work still: d, e"));
+        assert!(line.contains("  2/4  "), "{line}");
+        assert!(line.ends_with("  x (not_there: offline)  at work still: d, e"), "{line}");
+        assert!(sentence(&record).ends_with("x (not_there: offline), at work still: d, e"));
+        let more = (0..9).map(|number| (format!("z{number}").parse().unwrap(), offline()));
+        outcome.missing.extend(more);
+        let said = missing(&RoundRecord::of(&outcome));
+        assert!(said.ends_with("z3 (not_there: offline), 5 more (not_there)"), "{said}");
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! What devices declare of a data set: whether they agree, and how its values become inputs.
 
 use jobs::device::{DatasetFacts, Hello};
-use jobs::id::DatasetName;
+use jobs::id::{DatasetName, Millis};
 use jobs::report::FailureCode;
 use jobs::selector::Selector;
-use jobs::spec::{Augment, Normalization, TrainSpec};
+use jobs::spec::{Augment, Normalization, Selection, TrainSpec};
 use models::picture::{Layout, Preprocessing};
 
 use super::{Unprepared, failed};
@@ -78,22 +78,39 @@ pub(in crate::coordinator) fn fits(facts: &DatasetFacts, prepared: &Prepared) ->
         && agree(&facts.columns, columns)
 }
 
-/// Devices that may take part in a round of a prepared training.
+/// Devices that may take part in a round of a training, which before it is prepared takes any data set
+/// of the name.
 pub(in crate::coordinator) fn eligible(
     fleet: &Fleet,
     selector: &Selector,
     spec: &TrainSpec,
-    prepared: &Prepared,
+    prepared: Option<&Prepared>,
 ) -> Vec<Hello> {
-    let (dataset, selection, now) = (&spec.dataset, &spec.participation.selection, fleet.now());
-    let mut devices = fleet.matching(selector, Some(dataset));
-    devices.retain(|hello| {
-        selection.admits(&hello.labels, now)
-            && (hello.masks || spec.secure_aggregation.is_none())
-            && (hello.masks_within || !spec.masks_within())
-            && of(hello, dataset).is_some_and(|facts| fits(facts, prepared))
-    });
+    let mut devices = fleet.matching(selector, Some(&spec.dataset));
+    devices.retain(|hello| unfit(hello, spec, prepared, fleet.now()).is_none());
     devices
+}
+
+/// Why a device that is there cannot take part now, if it cannot.
+pub(in crate::coordinator) fn unfit(
+    hello: &Hello,
+    spec: &TrainSpec,
+    prepared: Option<&Prepared>,
+    now: Millis,
+) -> Option<String> {
+    let (dataset, selection) = (&spec.dataset, &spec.participation.selection);
+    let Some(facts) = of(hello, dataset) else { return Some(format!("has no data set {dataset}")) };
+    if prepared.is_some_and(|prepared| !fits(facts, prepared)) {
+        return Some(format!("has another data set {dataset} than the job began with"));
+    }
+    let no_masks = spec.secure_aggregation.is_some() && !hello.masks;
+    if no_masks || (spec.masks_within() && !hello.masks_within) {
+        return Some("has an agent that does not know these masks".to_owned());
+    }
+    let Selection::Windows { label } = selection else { return None };
+    let window = hello.labels.get(label).map_or("", String::as_str);
+    let is_open = selection.admits(&hello.labels, now);
+    (!is_open).then(|| format!("outside of its window {label}={window}"))
 }
 
 /// Refuses random changes of what is no picture.

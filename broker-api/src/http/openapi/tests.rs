@@ -247,6 +247,7 @@ fn types_are_what_the_schemas_say() {
             &json!({"id": "j", "spec": {"selector": "", "deadline_ms": 5, "work": work},
                 "state": "succeeded", "accepted_at": 1, "ended_at": 2, "devices": ["pi"],
                 "failure": {"code": "busy", "message": "m"}, "result": result,
+                "waiting": {"round": 1, "reason": "r", "since": 1, "until": 2},
                 "rounds": [outcome()]}),
         );
     }
@@ -259,6 +260,7 @@ fn types_are_what_the_schemas_say() {
             {"step": 1, "steps": 2, "loss": 0.5, "examples_per_second": 1.5, "accuracy": 0.5,
                 "epoch": 1, "remaining_ms": 5}}),
         json!({"event": "round_started", "round": 1, "devices": ["pi"]}),
+        json!({"event": "waiting", "round": 1, "reason": "r", "since": 1, "until": 2}),
         ended,
         json!({"event": "ended", "state": "failed", "failure": null, "result": trained}),
     ] {

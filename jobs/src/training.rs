@@ -419,20 +419,6 @@ impl Training {
         if self.enough().is_some() { self.register() } else { self.begin_round(now) }
     }
 
-    /// Whether a round that gave new parameters was the last one, and why.
-    fn enough(&self) -> Option<Enough> {
-        let judged = self.history.last().and_then(Outcome::accuracy);
-        if self.succeeded >= self.spec.rounds {
-            Some(Enough::Rounds)
-        } else if self.spec.target_accuracy.zip(judged).is_some_and(|(target, now)| now >= target) {
-            Some(Enough::TargetAccuracy)
-        } else {
-            let stale = self.spec.early_stopping.filter(|early| self.progress.is_stale(early));
-            let stale = stale.map(|_| Enough::EarlyStopping);
-            stale.or_else(|| self.budget_spent().map(|_| Enough::PrivacyBudget))
-        }
-    }
-
     fn register(&mut self) -> Vec<Effect> {
         self.phase = Phase::Registering;
         let mut effects = self.dismiss_stragglers();

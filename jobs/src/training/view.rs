@@ -1,6 +1,6 @@
 //! What a training tells of itself.
 
-use super::{Candidate, Ending, Phase, Training, seed_of};
+use super::{Candidate, Ending, Enough, Phase, Training, seed_of};
 use crate::id::{BlobRef, DeviceId, Millis, RoundNumber};
 use crate::round::{Outcome, Round, Stragglers};
 use crate::spec::TrainSpec;
@@ -104,6 +104,20 @@ impl Training {
         match &self.phase {
             Phase::Ended { ending } => Some(ending),
             Phase::Training | Phase::Resting { .. } | Phase::Registering => None,
+        }
+    }
+
+    /// Whether a round that gave new parameters was the last one, and why.
+    pub(super) fn enough(&self) -> Option<Enough> {
+        let judged = self.history.last().and_then(Outcome::accuracy);
+        if self.succeeded >= self.spec.rounds {
+            Some(Enough::Rounds)
+        } else if self.spec.target_accuracy.zip(judged).is_some_and(|(target, now)| now >= target) {
+            Some(Enough::TargetAccuracy)
+        } else {
+            let stale = self.spec.early_stopping.filter(|early| self.progress.is_stale(early));
+            let stale = stale.map(|_| Enough::EarlyStopping);
+            stale.or_else(|| self.budget_spent().map(|_| Enough::PrivacyBudget))
         }
     }
 }

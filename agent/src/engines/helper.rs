@@ -222,12 +222,12 @@ impl Inner {
         let rests = state.starts >= STARTS_MAX;
         state.rest_until = rests.then(|| Instant::now() + REST);
         state.generation += 1;
-        let started = self.program.command().and_then(|mut started| {
-            started.command.args(["serve", self.engine]);
+        let started = self.program.start(|command| {
+            command.args(["serve", self.engine]);
             if self.threads > 0 {
-                started.command.env("DUNLIN_THREADS", self.threads.to_string());
+                command.env("DUNLIN_THREADS", self.threads.to_string());
             }
-            Process::start(&mut started.command)
+            Process::start(command)
         });
         let mut process = match started {
             Ok(process) => process,

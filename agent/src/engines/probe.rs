@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::child::{Running, describe};
 use super::pipe;
-use super::program::{Program, Started, stamp};
+use super::program::{Program, stamp};
 
 /// How long the probe of one engine may take: the first use of a GPU can take half a minute.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -75,20 +75,25 @@ enum Unprobed {
 }
 
 /// What a helper says that is started with these arguments; whatever happens becomes a reason.
-fn ask(program: &Program, arguments: &[&str], limit: Duration) -> Result<Vec<u8>, Unprobed> {
-    ask_by(program.command(), arguments, limit)
+fn ask(
+    program: &Program,
+    arguments: &[&OsStr],
+    limit: Duration,
+) -> Result<Vec<u8>, Unprobed> {
+    ask_at(program, None, arguments, limit)
 }
 
-/// The same by the command that starts it.
-fn ask_by(
-    command: std::io::Result<Started>,
-    arguments: &[&str],
+/// The same with this `home` directory in place of this process's.
+fn ask_at(
+    program: &Program,
+    home: Option<&Path>,
+    arguments: &[&OsStr],
     limit: Duration,
 ) -> Result<Vec<u8>, Unprobed> {
     let deadline = Instant::now() + limit;
-    let started = command.and_then(|mut started| {
-        started.command.args(arguments).stdin(Stdio::null());
-        Running::start(&mut started.command)
+    let started = program.start(|command| {
+        command.args(arguments).envs(home.map(|home| ("HOME", home))).stdin(Stdio::null());
+        Running::start(command)
     });
     let not_started =
         |error| Unprobed::NotStarted(format!("the helper cannot be started: {error}"));
@@ -116,7 +121,7 @@ fn ask_by(
 
 /// Probes an engine in a child.
 fn probe_within(program: &Program, engine: &str, limit: Duration) -> Result<Probed, Unprobed> {
-    let said = ask(program, &["probe", engine], limit)?;
+    let said = ask(program, &["probe".as_ref(), engine.as_ref()], limit)?;
     let nonsense = |what: String| Unprobed::Failed(format!("its probe answered {what}"));
     let probed: Probed = serde_json::from_slice(&said)
         .map_err(|error| nonsense(format!("what is no result: {error}")))?;
@@ -277,7 +282,7 @@ fn key(program: &Program) -> String {
 
 /// The libraries that a helper would load, each with its length and time of change.
 fn libraries(program: &Program) -> Vec<String> {
-    match ask(program, &["libraries"], LIBRARIES_LIMIT) {
+    match ask(program, &["libraries".as_ref()], LIBRARIES_LIMIT) {
         Ok(said) => {
             let said = String::from_utf8_lossy(&said);
             said.lines().map(|line| stamp(Path::new(line))).collect()
@@ -289,11 +294,7 @@ fn libraries(program: &Program) -> Vec<String> {
 /// The library of ONNX Runtime that a helper would load for most engines, by the home directory
 /// that is given, else this process's.
 pub(super) fn library(program: &Program, home: Option<&Path>) -> Option<PathBuf> {
-    let command = program.command().map(|mut started| {
-        started.command.envs(home.map(|home| ("HOME", home)));
-        started
-    });
-    let said = ask_by(command, &["library"], LIBRARIES_LIMIT).ok()?;
+    let said = ask_at(program, home, &["library".as_ref()], LIBRARIES_LIMIT).ok()?;
     let line = said.split(|byte| *byte == b'\n').next().filter(|line| !line.is_empty())?;
     Some(PathBuf::from(OsStr::from_bytes(line)))
 }

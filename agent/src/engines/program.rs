@@ -115,25 +115,28 @@ impl Program {
         }
     }
 
-    /// The command that starts it.
+    /// Starts it by what makes a process of its command, which may be called again for another one.
     ///
     /// # Errors
-    /// When it cannot be brought into memory, nor into a file.
-    pub(super) fn command(&self) -> Result<Started> {
+    /// When it cannot be started, nor brought into memory or into a file.
+    pub(super) fn start<T>(&self, mut start: impl FnMut(&mut Command) -> Result<T>) -> Result<T> {
+        self.start_by(&mut start)
+    }
+
+    fn start_by<T>(&self, start: &mut dyn FnMut(&mut Command) -> Result<T>) -> Result<T> {
         match self {
-            Self::File(path) => Ok(Started { command: Command::new(path), _held: None }),
+            Self::File(path) => start(&mut Command::new(path)),
             Self::Inside { name, compressed, scratch } => {
-                embedded::command(name, compressed, scratch.as_deref())
+                embedded::start((name, compressed), scratch.as_deref(), start)
             }
-            Self::Told { program, onnxruntime } => {
-                let mut started = program.command()?;
+            Self::Told { program, onnxruntime } => program.start_by(&mut |command| {
                 if onnxruntime.is_dir() {
-                    started.command.env_remove(LIBRARY).env(LIBRARIES, onnxruntime);
+                    command.env_remove(LIBRARY).env(LIBRARIES, onnxruntime);
                 } else {
-                    started.command.env(LIBRARY, onnxruntime);
+                    command.env(LIBRARY, onnxruntime);
                 }
-                Ok(started)
-            }
+                start(command)
+            }),
         }
     }
 
@@ -152,7 +155,7 @@ impl Program {
         let (what, start) = match self {
             Self::File(path) => (path.display().to_string(), start_of(path)),
             Self::Inside { name, compressed, .. } => {
-                (format!("the {name} inside"), embedded::start(compressed))
+                (format!("the {name} inside"), embedded::beginning(compressed))
             }
             Self::Told { program, .. } => return program.check(),
         };
@@ -165,13 +168,6 @@ impl Program {
             _ => Ok(()),
         }
     }
-}
-
-/// A command, and what must live until it was started.
-#[derive(Debug)]
-pub(super) struct Started {
-    pub(super) command: Command,
-    pub(super) _held: Option<std::os::fd::OwnedFd>,
 }
 
 /// Length and time of change of a file; says so where it is absent.

@@ -2,7 +2,7 @@
 
 use std::fs::Permissions;
 use std::io::{Read as _, Result, Write as _};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +10,7 @@ use std::process::Command;
 use lzma_rust2::XzReader;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
-use super::{LIBRARIES, Started};
+use super::LIBRARIES;
 
 /// `MFD_EXEC` of Linux 6.3 and newer: runs also where that is not the default.
 const EXECUTABLE: MemfdFlags = MemfdFlags::from_bits_retain(0x10);
@@ -23,30 +23,43 @@ fn unpacked(compressed: &[u8]) -> XzReader<&[u8]> {
 }
 
 /// The first bytes of a program that xz compressed.
-pub(super) fn start(compressed: &[u8]) -> Result<Vec<u8>> {
+pub(super) fn beginning(compressed: &[u8]) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     unpacked(compressed).take(4096).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
 /// Starts a program from memory; from a file in `scratch`, a folder of this agent alone, where the
-/// system forbids that. It looks for libraries beside this program, for it lies in no folder
-/// itself.
-pub(super) fn command(name: &str, compressed: &[u8], scratch: Option<&Path>) -> Result<Started> {
-    let mut started = match (from_memory(name, compressed), scratch) {
-        (Err(_), Some(scratch)) => from_file(name, compressed, scratch)?,
-        (started, _) => started?,
+/// system forbids that or has no `/proc`. It looks for libraries beside this program, for it lies
+/// in no folder itself.
+pub(super) fn start<T>(
+    (name, compressed): (&str, &[u8]),
+    scratch: Option<&Path>,
+    start: &mut dyn FnMut(&mut Command) -> Result<T>,
+) -> Result<T> {
+    let mut begin = |mut found: Found| {
+        let own = std::env::current_exe().ok();
+        if let (None, Some(folder)) =
+            (std::env::var_os(LIBRARIES), own.as_deref().and_then(Path::parent))
+        {
+            found.command.env(LIBRARIES, folder);
+        }
+        start(&mut found.command)
     };
-    let own = std::env::current_exe().ok();
-    if let (None, Some(folder)) =
-        (std::env::var_os(LIBRARIES), own.as_deref().and_then(Path::parent))
-    {
-        started.command.env(LIBRARIES, folder);
+    match (from_memory(name, compressed).and_then(&mut begin), scratch) {
+        (Err(_), Some(scratch)) => begin(from_file(name, compressed, scratch)?),
+        (started, _) => started,
     }
-    Ok(started)
 }
 
-fn from_file(name: &str, compressed: &[u8], scratch: &Path) -> Result<Started> {
+/// The command that starts a program, and what must live until then.
+#[derive(Debug)]
+struct Found {
+    command: Command,
+    _held: Option<OwnedFd>,
+}
+
+fn from_file(name: &str, compressed: &[u8], scratch: &Path) -> Result<Found> {
     let path = scratch.join(name);
     let beside = path.with_extension("new");
     let mut file = std::fs::File::create(&beside)?;
@@ -55,10 +68,10 @@ fn from_file(name: &str, compressed: &[u8], scratch: &Path) -> Result<Started> {
     drop(file);
     std::fs::set_permissions(&beside, Permissions::from_mode(0o700))?;
     std::fs::rename(&beside, &path)?;
-    Ok(Started { command: Command::new(path), _held: None })
+    Ok(Found { command: Command::new(path), _held: None })
 }
 
-fn from_memory(name: &str, compressed: &[u8]) -> Result<Started> {
+fn from_memory(name: &str, compressed: &[u8]) -> Result<Found> {
     // With vm.memfd_noexec=2 such files cannot be run at all.
     let forbidden = std::fs::read_to_string("/proc/sys/vm/memfd_noexec");
     if forbidden.is_ok_and(|value| value.trim() == "2") {
@@ -71,7 +84,7 @@ fn from_memory(name: &str, compressed: &[u8]) -> Result<Started> {
     // Nobody changes it between here and its start.
     fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)?;
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    Ok(Started { command: Command::new(path), _held: Some(file.into()) })
+    Ok(Found { command: Command::new(path), _held: Some(file.into()) })
 }
 
 #[cfg(test)]
@@ -104,14 +117,41 @@ mod tests {
     fn a_program_runs_from_memory_and_from_a_file() {
         let program = std::fs::read("/bin/true").unwrap();
         let compressed = packed(&program, 1 << 24);
-        assert_eq!(start(&compressed).unwrap(), program[..4096]);
+        assert_eq!(beginning(&compressed).unwrap(), program[..4096]);
         let folder = tempfile::tempdir().unwrap();
         let mut from_file = from_file("it", &compressed, folder.path()).unwrap();
         assert!(from_file.command.status().unwrap().success());
         assert!(folder.path().join("it").is_file());
-        let mut from_memory = command("it", &compressed, Some(folder.path())).unwrap();
-        assert!(from_memory.command.status().unwrap().success());
-        let folder = from_memory.command.get_envs().find(|(name, _)| *name == LIBRARIES);
-        assert!(folder.is_some() || std::env::var_os(LIBRARIES).is_some());
+        let mut told = false;
+        let status = start(("it", &compressed), Some(folder.path()), &mut |command| {
+            told = command.get_envs().any(|(name, _)| name == LIBRARIES);
+            command.status()
+        });
+        assert!(status.unwrap().success());
+        assert!(told || std::env::var_os(LIBRARIES).is_some());
+    }
+
+    /// As in a chroot without `/proc`.
+    #[test]
+    fn a_program_that_does_not_start_from_memory_starts_from_a_file() {
+        let compressed = packed(&std::fs::read("/bin/true").unwrap(), 1 << 24);
+        let folder = tempfile::tempdir().unwrap();
+        let mut tried = Vec::new();
+        let mut start = |scratch| {
+            tried.clear();
+            let status = start(("it", &compressed), scratch, &mut |command| {
+                tried.push(command.get_program().to_owned());
+                if command.get_program().as_encoded_bytes().starts_with(b"/proc/") {
+                    return Err(std::io::ErrorKind::NotFound.into());
+                }
+                command.status()
+            });
+            (status, tried.len())
+        };
+        let (status, tried) = start(Some(folder.path()));
+        assert!(status.unwrap().success());
+        assert!(tried <= 2);
+        let (status, _) = start(None);
+        assert!(status.is_err());
     }
 }

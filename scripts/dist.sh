@@ -62,8 +62,9 @@ carry() {
         say "this xz has no filter ${filter[*]}, as xz 5.4 has: $file takes more of the agent"
         filter=()
     fi
-    # The agent refuses larger dictionaries.
-    xz --stdout --check=crc32 "${filter[@]}" --lzma2=preset=9e,dict=16MiB "dist/$file" >"dist/.$file.xz"
+    # The agent refuses larger dictionaries, and knows a program by the checksum of its one block.
+    xz --stdout --threads=1 --check=crc32 "${filter[@]}" --lzma2=preset=9e,dict=16MiB \
+        "dist/$file" >"dist/.$file.xz"
     variable=DUNLIN_$(printf %s "$1" | tr '[:lower:]' '[:upper:]')_PROGRAM
     export "$variable=$PWD/dist/.$file.xz"
     features+=(--features "embedded-$1")

@@ -63,7 +63,8 @@ pub enum Program {
     Inside {
         /// The file's name, if it were one.
         name: &'static str,
-        /// The program, compressed by xz.
+        /// The program, compressed by xz: a part of this program's file, which is in memory only while
+        /// it is read.
         compressed: &'static [u8],
         /// A folder of this agent alone, for systems that do not run it from memory.
         scratch: Option<PathBuf>,
@@ -127,7 +128,8 @@ impl Program {
         match self {
             Self::File(path) => start(&mut Command::new(path)),
             Self::Inside { name, compressed, scratch } => {
-                embedded::start((name, compressed), scratch.as_deref(), start)
+                let started = embedded::start((name, compressed), scratch.as_deref(), start);
+                embedded::released(compressed, started)
             }
             Self::Told { program, onnxruntime } => program.start_by(&mut |command| {
                 if onnxruntime.is_dir() {
@@ -144,7 +146,9 @@ impl Program {
     pub(super) fn stamp(&self) -> String {
         match self {
             Self::File(path) => stamp(path),
-            Self::Inside { compressed, .. } => models::digest::of(compressed),
+            Self::Inside { compressed, .. } => {
+                embedded::released(compressed, embedded::stamp(compressed))
+            }
             Self::Told { program, onnxruntime } => {
                 format!("{} {}", program.stamp(), onnxruntime.display())
             }
@@ -155,7 +159,8 @@ impl Program {
         let (what, start) = match self {
             Self::File(path) => (path.display().to_string(), start_of(path)),
             Self::Inside { name, compressed, .. } => {
-                (format!("the {name} inside"), embedded::beginning(compressed))
+                let start = embedded::beginning(compressed);
+                (format!("the {name} inside"), embedded::released(compressed, start))
             }
             Self::Told { program, .. } => return program.check(),
         };
@@ -214,6 +219,52 @@ fn loader(elf: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Bytes of a mapping of a file that are in this process's memory.
+    fn resident(mapped: &[u8]) -> u64 {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut lines = maps.lines().skip_while(|line| {
+            let begin = line.split('-').next().unwrap();
+            u64::from_str_radix(begin, 16).ok() != Some(mapped.as_ptr() as u64)
+        });
+        let line = lines.find_map(|line| line.strip_prefix("Rss:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
+    #[test]
+    #[expect(unsafe_code, reason = "a file that nobody changes is mapped")]
+    fn a_program_inside_is_in_no_memory_until_it_is_started() {
+        let mut file = tempfile::tempfile().unwrap();
+        let mut compressed = embedded::testing::packed(&[7; 10_000], 1 << 16);
+        compressed.resize(16 << 20, 1);
+        std::io::Write::write_all(&mut file, &compressed).unwrap();
+        // SAFETY: nobody else has the file.
+        let mapped = unsafe { memmap2::Mmap::map(&file) }.unwrap();
+        let mapped: &'static memmap2::Mmap = Box::leak(mapped.into());
+        let program = Program::Inside { name: "it", compressed: mapped, scratch: None };
+        let edges = 2 << 16;
+        program.check().unwrap();
+        assert!(resident(mapped) <= edges, "{}", resident(mapped));
+        assert!(program.stamp().len() < 300);
+        assert!(resident(mapped) <= edges, "{}", resident(mapped));
+        // What follows the end of a program is none.
+        let read = mapped.iter().fold(0_u8, |sum, byte| sum ^ byte);
+        assert!(resident(mapped) > 8 << 20, "{read}: it counts");
+        assert!(program.start(|command| command.status()).is_err());
+        assert!(resident(mapped) <= edges, "{}", resident(mapped));
+    }
+
+    #[test]
+    fn another_program_inside_has_another_stamp() {
+        let stamp = |program: &[u8]| embedded::stamp(&embedded::testing::packed(program, 1 << 16));
+        let mut program = vec![7; 10_000];
+        let first = stamp(&program);
+        assert_eq!(stamp(&program), first);
+        program[5000] ^= 1;
+        assert_ne!(stamp(&program), first, "one bit");
+        assert_ne!(stamp(&program[1..]), first);
+        assert_eq!(embedded::stamp(&[]), "0 ");
+    }
 
     #[test]
     fn a_loader_that_is_missing_is_named() {

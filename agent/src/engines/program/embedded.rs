@@ -1,5 +1,6 @@
 //! A helper inside of this program, compressed.
 
+use std::fmt::Write as _;
 use std::fs::Permissions;
 use std::io::{Read as _, Result, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -9,6 +10,7 @@ use std::process::Command;
 
 use lzma_rust2::XzReader;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::mm::{Advice, madvise};
 
 use super::LIBRARIES;
 
@@ -17,6 +19,13 @@ const EXECUTABLE: MemfdFlags = MemfdFlags::from_bits_retain(0x10);
 
 /// The most that unpacking may take, in KiB: the build's dictionary of 16 MiB, and tables.
 const MEMORY_KIB: u32 = 17 * 1024;
+
+/// Bytes at the end that hold the checksum of the block, the index and the footer: 8, 32 and 12 at
+/// most.
+const STAMPED: usize = 52;
+
+/// A multiple of every system's page.
+const PAGE: usize = 1 << 16;
 
 fn unpacked(compressed: &[u8]) -> XzReader<&[u8]> {
     XzReader::new_mem_limit(compressed, false, MEMORY_KIB)
@@ -27,6 +36,32 @@ pub(super) fn beginning(compressed: &[u8]) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     unpacked(compressed).take(4096).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Gives what was read of a part of a mapped file back to the system, for it is read again where it
+/// is needed; and then `value`.
+#[expect(unsafe_code, reason = "the system is told of a range of memory")]
+pub(super) fn released<T>(part: &'static [u8], value: T) -> T {
+    let range = part.as_ptr_range();
+    let (begin, end) = (range.start.addr().next_multiple_of(PAGE), range.end.addr() & !(PAGE - 1));
+    if let Some(length @ 1..) = end.checked_sub(begin) {
+        let begin = range.start.with_addr(begin).cast_mut().cast();
+        // SAFETY: nobody writes there, and whoever reads gets what the file has.
+        let _ = unsafe { madvise(begin, length, Advice::LinuxDontNeed) };
+    }
+    value
+}
+
+/// Changes when a program that xz compressed does, and reads only the end of it. With the length there are the checksum of the
+/// unpacked program (the last field of the only block), and both lengths with their checksum
+/// (index and footer).
+pub(super) fn stamp(compressed: &[u8]) -> String {
+    let end = &compressed[compressed.len().saturating_sub(STAMPED)..];
+    let mut stamp = format!("{} ", compressed.len());
+    for byte in end {
+        let _ = write!(stamp, "{byte:02x}");
+    }
+    stamp
 }
 
 /// Starts a program from memory; from a file in `scratch`, a folder of this agent alone, where the
@@ -88,18 +123,25 @@ fn from_memory(name: &str, compressed: &[u8]) -> Result<Found> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod testing {
+    use std::io::Write as _;
+
     use lzma_rust2::{XzOptions, XzWriter};
 
-    use super::*;
-
-    fn packed(program: &[u8], dictionary: u32) -> Vec<u8> {
+    /// A program compressed by xz, with a dictionary of so many bytes.
+    pub(in super::super) fn packed(program: &[u8], dictionary: u32) -> Vec<u8> {
         let mut options = XzOptions::with_preset(0);
         options.lzma_options.dict_size = dictionary;
         let mut writer = XzWriter::new(Vec::new(), options).unwrap();
         writer.write_all(program).unwrap();
         writer.finish().unwrap()
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::packed;
+    use super::*;
 
     #[test]
     fn what_is_damaged_or_takes_too_much_memory_does_not_start() {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_nats::{Message, Subscriber};
 use bytes::Bytes;
 use futures::StreamExt as _;
-use jobs::id::Millis;
+use jobs::id::{JobId, Millis};
 use jobs::report::{Failure, TaskReport};
 use jobs::spec::{Offer, Purpose, Task, TaskId};
 use jobs::worker::{Effect, Event, Worker};
@@ -52,6 +52,8 @@ pub(crate) struct Work {
     executor: Executor,
     reporter: Reporter,
     told: mpsc::Receiver<Told>,
+    /// The newest failure of a task, which is told once.
+    failed: Option<(JobId, String)>,
 }
 
 /// A task that an executor has.
@@ -76,6 +78,7 @@ impl Work {
             executor: Executor::new(device.clone(), tell),
             reporter: Reporter::start(device.clone()),
             told,
+            failed: None,
             device: device.clone(),
         })
     }
@@ -191,7 +194,13 @@ impl Work {
     async fn report(&mut self, report: TaskReport, outputs: Bytes, reply: Option<String>) {
         if let jobs::report::ReportBody::Failed(failure) = &report.body {
             let (job, code) = (&report.task.job, failure.code.as_str());
-            tracing::warn!(%job, code, "task failed: {}", failure.message);
+            let failed = Some((job.clone(), failure.message.clone()));
+            if self.failed == failed {
+                tracing::debug!(%job, code, "task failed again for the same reason");
+            } else {
+                tracing::warn!(%job, code, "task failed: {}", failure.message);
+            }
+            self.failed = failed;
         }
         match report.task.purpose {
             Purpose::Train

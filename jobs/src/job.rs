@@ -14,7 +14,8 @@
 //!   then half of the remaining time, but at least 30 s, to answer.
 //! - [`TRIES_MAX`] attempts may fail. That a device is busy does not count: the job waits for it,
 //!   as it waits for a first device, until its deadline.
-//! - A device that failed is only tried again after a pause; another one at once.
+//! - A device that failed is only tried again after a pause; another one at once. One whose engines
+//!   cannot answer, and say the same of it again, is not asked a third time.
 //! - The result of an attempt that was given up is taken if it comes after all.
 
 use serde::{Deserialize, Serialize};
@@ -160,6 +161,9 @@ pub struct Job {
     pause_until: Millis,
     /// Devices that failed, the newest last.
     avoid: Vec<DeviceId>,
+    /// Devices whose engines could not answer, with what they said, the newest last.
+    #[serde(default)]
+    unavailable: Vec<(DeviceId, String)>,
     /// What went wrong last, and where.
     last: Option<Failure>,
     /// A training was asked to stop.
@@ -196,6 +200,7 @@ impl Job {
             ask_again_at: now.plus(ASK_AGAIN_MS),
             pause_until: now,
             avoid: Vec::new(),
+            unavailable: Vec::new(),
             last: None,
             cancelling: false,
             ended: None,
@@ -367,6 +372,14 @@ impl Job {
         if !failure.code.is_transient() {
             let failure = Failure::new(failure.code, format!("{device}: {message}"));
             return self.end(JobState::Failed, None, Some(failure));
+        }
+        if failure.code == FailureCode::EngineUnavailable {
+            let said = (device.clone(), message.clone());
+            if self.unavailable.contains(&said) {
+                let failure = Failure::new(failure.code, format!("{device}: {message}"));
+                return self.end(JobState::Failed, None, Some(failure));
+            }
+            self.unavailable.push(said);
         }
         self.tries += u32::from(failure.code != FailureCode::Busy);
         if self.tries >= TRIES_MAX {

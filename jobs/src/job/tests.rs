@@ -88,6 +88,26 @@ fn the_job_waits_for_a_device_until_its_deadline() {
 }
 
 #[test]
+fn a_device_whose_engines_cannot_answer_is_not_asked_a_third_time() {
+    let unavailable = |name: &str, attempt, message: &str| {
+        let failure = Failure::new(FailureCode::EngineUnavailable, message);
+        report(name, attempt, ReportBody::Failed(failure))
+    };
+    let mut job = telemetry(60_000);
+    job.step(Millis(0), &chosen("a"));
+    assert_eq!(job.step(Millis(1), &unavailable("a", 1, "operator Mod")), [find(&["a"])]);
+    job.step(Millis(1), &chosen("b"));
+    assert_eq!(job.step(Millis(2), &unavailable("b", 2, "operator Mod")), [find(&["a", "b"])]);
+    job.step(Millis(5000), &chosen("a"));
+    // Another reason may pass.
+    assert_eq!(job.step(Millis(5001), &unavailable("a", 3, "signal 9")), [find(&["b", "a"])]);
+    job.step(Millis(9000), &chosen("a"));
+    let effects = job.step(Millis(9001), &unavailable("a", 4, "operator Mod"));
+    let (state, failure) = ending(&effects);
+    assert_eq!((state, failure.unwrap().message.as_str()), (JobState::Failed, "a: operator Mod"));
+}
+
+#[test]
 fn another_device_is_tried_at_once_and_the_same_after_a_pause() {
     let mut job = telemetry(60_000);
     job.step(Millis(0), &chosen("a"));

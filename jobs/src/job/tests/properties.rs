@@ -24,7 +24,12 @@ enum Said {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let codes = vec![FailureCode::Busy, FailureCode::DiskFull, FailureCode::InvalidInput];
+    let codes = vec![
+        FailureCode::Busy,
+        FailureCode::DiskFull,
+        FailureCode::EngineUnavailable,
+        FailureCode::InvalidInput,
+    ];
     let said = prop_oneof![
         3 => Just(Said::Accepted),
         1 => Just(Said::Done),
@@ -45,15 +50,22 @@ struct Model {
     at: Option<String>,
     attempt: u32,
     tries: u32,
+    /// Devices whose engines could not answer.
+    unavailable: Vec<String>,
     ended: Option<JobState>,
 }
 
 impl Model {
     fn fail(&mut self, code: FailureCode) {
-        self.at = None;
+        let device = self.at.take().unwrap();
         self.tries += u32::from(code != FailureCode::Busy);
-        if !code.is_transient() || self.tries == TRIES_MAX {
+        let unavailable = code == FailureCode::EngineUnavailable;
+        let again = unavailable && self.unavailable.contains(&device);
+        if !code.is_transient() || self.tries == TRIES_MAX || again {
             self.ended = Some(JobState::Failed);
+        }
+        if unavailable {
+            self.unavailable.push(device);
         }
     }
 

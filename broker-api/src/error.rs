@@ -220,7 +220,14 @@ impl Problem {
 
 impl From<Failure> for ApiError {
     fn from(failure: Failure) -> Self {
-        Self::new(ApiCode::Job(failure.code), failure.message, "")
+        let placing = [FailureCode::NoDevice, FailureCode::EngineUnavailable];
+        let hint = if placing.contains(&failure.code) {
+            "see which devices are there with 'dunlin devices', and the engines of one with \
+             'dunlin devices NAME'"
+        } else {
+            ""
+        };
+        Self::new(ApiCode::Job(failure.code), failure.message, hint)
     }
 }
 

@@ -24,7 +24,7 @@ use crate::store::{self, Store};
 
 pub mod placement;
 
-use placement::{Candidate, Choice, Wanted};
+use placement::{Candidate, Choice, Lacking, Wanted};
 
 /// How often silence is looked at.
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
@@ -93,6 +93,13 @@ pub enum Placed {
     Busy,
     /// No device that matches is online.
     Nobody,
+    /// Devices that match are online, and none has an engine that may answer; see [`Choice`].
+    Lacking {
+        /// These.
+        devices: Vec<Lacking>,
+        /// Whether one may have such an engine later.
+        may_come: bool,
+    },
 }
 
 impl Fleet {
@@ -189,6 +196,7 @@ impl Fleet {
             Choice::Device(device) => device,
             Choice::Busy => return Placed::Busy,
             Choice::Nobody => return Placed::Nobody,
+            Choice::Lacking { devices, may_come } => return Placed::Lacking { devices, may_come },
         };
         let turn = self.shared.turn.fetch_add(1, Ordering::Relaxed);
         if let Some(device) = devices.get_mut(&chosen) {

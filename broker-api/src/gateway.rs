@@ -40,9 +40,11 @@ pub mod inbox;
 pub mod input;
 pub mod micro;
 pub mod telemetry;
+mod unplaced;
 
 use inbox::{Inbox, Mailbox, Reply};
 use input::Binary;
+use unplaced::nobody;
 
 /// Requests that are answered at the same time; more are refused.
 const REQUESTS_MAX: usize = 4096;
@@ -297,7 +299,8 @@ impl Driver<'_> {
         Ok(None)
     }
 
-    /// Looks for a device. Who does not wait for one gets an error at once when there is none.
+    /// Looks for a device. Who does not wait for one gets an error at once when there is none, and
+    /// who waits where those that are there have said that they lack the engines.
     fn find(&mut self, avoid: Vec<DeviceId>) -> Result<(), ApiError> {
         let selector = &self.errand.spec.selector;
         let engine = Some(&self.errand.engine);
@@ -312,8 +315,15 @@ impl Driver<'_> {
                     self.chosen = None;
                 }
             }
-            Placed::Nobody if !self.errand.patient => return Err(nobody(selector)),
-            Placed::Busy | Placed::Nobody => self.looking = Some(avoid),
+            Placed::Busy => {
+                let message = "every device that matches has its hands full";
+                self.look_again(avoid, FailureCode::Busy, message.to_owned());
+            }
+            Placed::Nobody => self.unplaced(avoid, nobody(selector), true)?,
+            Placed::Lacking { devices, may_come } => {
+                let error = unplaced::lacking(selector, &self.errand.engine, &devices);
+                self.unplaced(avoid, error, may_come)?;
+            }
         }
         Ok(())
     }
@@ -465,17 +475,6 @@ fn too_large(error: &SendError) -> ApiError {
         error.to_string(),
         "send a smaller batch or picture, or raise max_payload in the nats-server's configuration",
     )
-}
-
-pub(crate) fn nobody(selector: &Selector) -> ApiError {
-    let text = String::from(selector.clone());
-    let detail = if text.is_empty() {
-        "no device is online".to_owned()
-    } else {
-        format!("no device that matches {text:?} is online")
-    };
-    let hint = "start dunlin-agent on a device, or see which are there with 'dunlin devices'";
-    ApiError::new(ApiCode::Job(FailureCode::NoDevice), detail, hint)
 }
 
 fn overloaded() -> ApiError {

@@ -61,6 +61,11 @@ pub enum Event {
         /// The best device now, or none.
         device: Option<DeviceId>,
     },
+    /// The shell looked for a device, and goes on looking.
+    Unplaced {
+        /// Why there is none now.
+        failure: Failure,
+    },
     /// A device said something about its task.
     Reported(Box<TaskReport>),
     /// A device is offline, or its subject has no subscriber.
@@ -216,6 +221,10 @@ impl Job {
         }
         match event {
             Event::DeviceChosen { device } => self.device_chosen(now, device.as_ref()),
+            Event::Unplaced { failure } => {
+                self.unplaced(failure);
+                Vec::new()
+            }
             Event::Reported(report) => self.reported(now, report),
             Event::DeviceLost { device } => {
                 let here = self.placed.as_ref().is_some_and(|placed| placed.device == *device);
@@ -315,6 +324,15 @@ impl Job {
         let until = now.plus(Millis((left.0 / 2).min(ACCEPT_MS_MAX)));
         self.placed = Some(Placed { device: device.clone(), timeout_ms: left, until });
         self.pending_effects()
+    }
+
+    /// What a device said counts for more.
+    fn unplaced(&mut self, failure: &Failure) {
+        let waits =
+            |last: &Failure| [FailureCode::NoDevice, FailureCode::Busy].contains(&last.code);
+        if !self.is_training() && self.placed.is_none() && self.last.as_ref().is_none_or(waits) {
+            self.last = Some(failure.clone());
+        }
     }
 
     fn reported(&mut self, now: Millis, report: &TaskReport) -> Vec<Effect> {

@@ -2,7 +2,7 @@
 //! what the agent's own engine answers, or the report says why it did not.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_nats::Request;
 use models::train::{Loss, Trainer};
@@ -127,4 +127,20 @@ async fn a_job_that_names_an_engine_is_told_that_its_library_is_missing() {
     };
     assert!(reason.contains("/nowhere/libonnxruntime.so, which is no file"), "{reason}");
     assert_eq!(fleet.ask("").await["refused_engines"], Value::Null, "nobody asked for it");
+
+    // Where no device has it, nobody waits, and the device's reason is told.
+    let begun = Instant::now();
+    let refused = fleet.ask("ort-cpu").await;
+    assert_eq!(refused["code"], "no_device", "{refused:#}");
+    let detail = refused["detail"].as_str().unwrap();
+    assert!(detail.starts_with("no online device has ort-cpu; one: "), "{detail}");
+    assert!(detail.contains("/nowhere/libonnxruntime.so"), "{detail}");
+    let spec = json!({"model": "m", "input": [[0.0]], "engine": "ort-cpu"});
+    let job = json!({"kind": "infer", "deadline_ms": 60_000, "spec": spec});
+    let id = fleet.world.submit(&job).await;
+    fleet.world.ended_within(&id, PATIENCE).await;
+    let ended = fleet.world.get(&format!("/v1/jobs/{id}/result")).await.body;
+    assert!(ended["detail"].as_str().unwrap().starts_with(detail), "{ended:#}");
+    assert!(ended["hint"].as_str().unwrap().contains("dunlin devices NAME"), "{ended:#}");
+    assert!(begun.elapsed() < Duration::from_secs(30), "it waited");
 }

@@ -1,7 +1,7 @@
 //! Which device gets a piece of work: pure.
 
 use jobs::device::{Hello, Presence};
-use jobs::engine::EnginePolicy;
+use jobs::engine::{ENGINES, EnginePolicy};
 use jobs::id::{DatasetName, DeviceId};
 use jobs::selector::Selector;
 
@@ -52,19 +52,64 @@ pub enum Choice {
     Busy,
     /// No device that matches is online.
     Nobody,
+    /// Devices that match are online, and none has an engine that may answer.
+    Lacking {
+        /// These.
+        devices: Vec<Lacking>,
+        /// Whether one may have such an engine later: it is offline, or has not said yet what it
+        /// has.
+        may_come: bool,
+    },
+}
+
+/// A device without an engine that may answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lacking {
+    /// Which.
+    pub device: DeviceId,
+    /// Why it has none.
+    pub reason: String,
 }
 
 impl Wanted<'_> {
     /// Whether a device may take part, online or not.
     pub fn matches(&self, hello: &Hello) -> bool {
+        self.matches_but_for_engines(hello) && self.answers(hello)
+    }
+
+    fn matches_but_for_engines(&self, hello: &Hello) -> bool {
         let has = |name: &DatasetName| hello.datasets.iter().any(|dataset| dataset.name == *name);
+        self.dataset.is_none_or(has) && self.selector.matches(hello)
+    }
+
+    /// Whether a device has an engine that may answer.
+    fn answers(&self, hello: &Hello) -> bool {
         // Older agents tell no engines.
-        let answers = |policy: &EnginePolicy| {
+        self.engine.is_none_or(|policy| {
             hello.engines.is_empty() || hello.engines.iter().any(|engine| policy.allows(engine))
+        })
+    }
+
+    /// Why a device has no engine that may answer, by what it says of them.
+    fn lack(&self, hello: &Hello) -> String {
+        let allowed = |engine: &&str| self.engine.is_none_or(|policy| policy.allows(engine));
+        let reason = |engine: &str| {
+            let facts = hello.engine_facts.iter().find(|facts| facts.engine == engine);
+            match facts.map(|facts| facts.unusable.as_deref()) {
+                Some(Some(reason)) => reason,
+                Some(None) => "it is not there any more",
+                None if hello.engine_facts.is_empty() => "it has not been looked for so far",
+                None => "the device does not know it",
+            }
         };
-        self.dataset.is_none_or(has)
-            && self.engine.is_none_or(answers)
-            && self.selector.matches(hello)
+        match ENGINES.into_iter().filter(allowed).collect::<Vec<_>>()[..] {
+            [] => "the request allows none".to_owned(),
+            [engine] => reason(engine).to_owned(),
+            ref engines => {
+                let each = engines.iter().map(|engine| format!("{engine}: {}", reason(engine)));
+                each.collect::<Vec<_>>().join(", ")
+            }
+        }
     }
 }
 
@@ -72,15 +117,30 @@ impl Wanted<'_> {
 pub fn choose<'a>(wanted: &Wanted<'_>, candidates: impl Iterator<Item = Candidate<'a>>) -> Choice {
     let mut best: Option<((bool, u64, u64), &DeviceId)> = None;
     let mut busy = false;
+    let (mut lacking, mut may_come) = (Vec::new(), false);
     for candidate in candidates {
-        if candidate.presence != Presence::Online || !wanted.matches(candidate.hello) {
+        let hello = candidate.hello;
+        if !wanted.matches_but_for_engines(hello) {
             continue;
         }
-        if candidate.in_flight >= candidate.hello.slots.max(1) {
+        match (candidate.presence, wanted.answers(hello)) {
+            (Presence::Online, true) => {}
+            (Presence::Online, false) => {
+                may_come |= hello.engine_facts.is_empty();
+                let (device, reason) = (hello.device.clone(), wanted.lack(hello));
+                lacking.push(Lacking { device, reason });
+                continue;
+            }
+            (Presence::Stale | Presence::Offline, answers) => {
+                may_come |= answers;
+                continue;
+            }
+        }
+        if candidate.in_flight >= hello.slots.max(1) {
             busy = true;
             continue;
         }
-        let device = &candidate.hello.device;
+        let device = &hello.device;
         let rank = (wanted.avoid.contains(device), candidate.cost_us(), candidate.last_turn);
         if best.is_none_or(|(least, _)| rank < least) {
             best = Some((rank, device));
@@ -89,7 +149,8 @@ pub fn choose<'a>(wanted: &Wanted<'_>, candidates: impl Iterator<Item = Candidat
     match best {
         Some((_, device)) => Choice::Device(device.clone()),
         None if busy => Choice::Busy,
-        None => Choice::Nobody,
+        None if lacking.is_empty() => Choice::Nobody,
+        None => Choice::Lacking { devices: lacking, may_come },
     }
 }
 
@@ -105,6 +166,7 @@ impl Candidate<'_> {
 #[cfg(test)]
 mod tests {
     use jobs::device::Facts;
+    use jobs::engine::EngineFacts;
     use jobs::id::Millis;
 
     use super::*;
@@ -180,7 +242,39 @@ mod tests {
         };
         assert_eq!(place("cuda", &[&plain, &gpu]), Choice::Device(gpu.device.clone()));
         assert_eq!(place("!cuda,!tract", &[&plain, &gpu]), Choice::Device(plain.device.clone()));
-        assert_eq!(place("webgpu", &[&plain, &gpu]), Choice::Nobody);
+        let lacking = |choice| match choice {
+            Choice::Lacking { devices, may_come } => {
+                let reasons = devices.into_iter().map(|it| (it.device.to_string(), it.reason));
+                (reasons.collect::<Vec<_>>(), may_come)
+            }
+            other => panic!("{other:?}"),
+        };
+        let reason = |name: &str, reason: &str| (name.to_owned(), reason.to_owned());
+        let unknown = "it has not been looked for so far";
+        assert_eq!(
+            lacking(place("webgpu", &[&plain, &gpu])),
+            (vec![reason("a", unknown), reason("b", unknown)], true)
+        );
+        let facts = |engine: &str, unusable: &str| EngineFacts {
+            engine: engine.to_owned(),
+            unusable: Some(unusable.to_owned()),
+            ..EngineFacts::default()
+        };
+        let known = Hello { engine_facts: vec![facts("cuda", "no NVIDIA GPU")], ..plain.clone() };
+        assert_eq!(lacking(place("cuda", &[&known])), (vec![reason("a", "no NVIDIA GPU")], false));
+        let both = "cuda: no NVIDIA GPU, webgpu: the device does not know it";
+        assert_eq!(lacking(place("webgpu,cuda", &[&known])), (vec![reason("a", both)], false));
+        let none = "!native,!tract,!cuda,!webgpu,!ort-cpu";
+        let expected = (vec![reason("a", "the request allows none")], false);
+        assert_eq!(lacking(place(none, &[&known])), expected);
+        // One that has it comes back.
+        let (selector, policy) = (Selector::default(), "cuda".parse().unwrap());
+        let wanted =
+            Wanted { selector: &selector, dataset: None, engine: Some(&policy), avoid: &[] };
+        let away = Candidate { presence: Presence::Offline, ..idle(&gpu) };
+        let choice = choose(&wanted, [idle(&known), away].into_iter());
+        assert_eq!(lacking(choice), (vec![reason("a", "no NVIDIA GPU")], true));
+        assert_eq!(choose(&wanted, [away].into_iter()), Choice::Nobody);
     }
 
     #[test]

@@ -88,6 +88,25 @@ fn the_job_waits_for_a_device_until_its_deadline() {
 }
 
 #[test]
+fn why_there_is_no_device_is_told_at_the_deadline() {
+    let unplaced = |code, message: &str| Event::Unplaced { failure: Failure::new(code, message) };
+    let overdue = |job: &mut Job| {
+        let effects = job.step(Millis(2500), &Event::Tick);
+        ending(&effects).1.unwrap().message.clone()
+    };
+    let mut job = telemetry(2500);
+    job.step(Millis(0), &unplaced(FailureCode::Busy, "all are busy"));
+    job.step(Millis(1), &unplaced(FailureCode::NoDevice, "none has cuda"));
+    let expected = "not done within 2500 ms; the last reason: no_device: none has cuda";
+    assert_eq!(overdue(&mut job), expected);
+    let mut job = telemetry(2500);
+    job.step(Millis(0), &chosen("a"));
+    job.step(Millis(1), &declined("a", 1, FailureCode::DiskFull));
+    job.step(Millis(2), &unplaced(FailureCode::NoDevice, "it is gone"));
+    assert!(overdue(&mut job).ends_with("disk_full: a: because"));
+}
+
+#[test]
 fn a_device_whose_engines_cannot_answer_is_not_asked_a_third_time() {
     let unavailable = |name: &str, attempt, message: &str| {
         let failure = Failure::new(FailureCode::EngineUnavailable, message);

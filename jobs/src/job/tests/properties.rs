@@ -12,6 +12,7 @@ enum Op {
     /// A report of the newest attempt, or of one before or after it.
     Reported(u8, i8, Said),
     Lost(u8),
+    Unplaced,
     Cancel,
     Tick,
 }
@@ -39,6 +40,7 @@ fn op() -> impl Strategy<Value = Op> {
         6 => prop::option::weighted(0.9, 0..3_u8).prop_map(Op::Chosen),
         6 => (0..3_u8, -1..2_i8, said).prop_map(|(d, attempt, said)| Op::Reported(d, attempt, said)),
         2 => (0..3_u8).prop_map(Op::Lost),
+        1 => Just(Op::Unplaced),
         1 => Just(Op::Cancel),
         6 => Just(Op::Tick),
     ]
@@ -125,6 +127,9 @@ proptest! {
             let event = match op {
                 Op::Chosen(d) => Event::DeviceChosen { device: d.map(|d| device(name(d))) },
                 Op::Lost(d) => Event::DeviceLost { device: device(name(d)) },
+                Op::Unplaced => {
+                    Event::Unplaced { failure: Failure::new(FailureCode::NoDevice, "none") }
+                }
                 Op::Cancel => Event::CancelRequested,
                 Op::Tick => Event::Tick,
                 Op::Reported(d, attempt, said) => {

@@ -16,7 +16,7 @@ use self::probe::Keep;
 pub(crate) use self::program::BESIDE;
 pub use self::program::{Kind, Program};
 use self::rates::Rates;
-pub(crate) use self::session::{AnySession, SessionError};
+pub(crate) use self::session::{AnySession, Ran, SessionError};
 
 mod child;
 mod helper;

@@ -20,6 +20,7 @@ use models::tensor::Tensor;
 use super::polling::Usual;
 use super::process::Process;
 use super::program::Program;
+use super::session::Ran;
 
 /// Starts in a row without one good answer, at most; then the helper is left alone for a while.
 const STARTS_MAX: u32 = 3;
@@ -353,6 +354,12 @@ impl HelperSession {
         inputs: &[Tensor],
         limit: Duration,
     ) -> Result<(Vec<Tensor>, Duration), HelperError> {
+        let Ran { outputs, took, .. } = self.run_timed(inputs, limit)?;
+        Ok((outputs, took))
+    }
+
+    /// The same with the time of the whole call.
+    pub(super) fn run_timed(&self, inputs: &[Tensor], limit: Duration) -> Result<Ran, HelperError> {
         let (headers, body) = frames::pack(inputs);
         let request = Request::Run { session: self.session, inputs: headers };
         let helper = &self.helper.0;
@@ -360,12 +367,13 @@ impl HelperSession {
         let generation = Some(self.generation);
         let (usual, began) = (self.usual().median(), Instant::now());
         let (reply, body) = helper.call(&mut state, generation, (&request, &body), usual, limit)?;
-        self.usual().note(began.elapsed());
+        let whole = began.elapsed();
+        self.usual().note(whole);
         let Reply::Answered { engine_us, outputs } = reply else {
             return Err(helper.nonsense(&mut state, &reply));
         };
         match frames::unpack(&outputs, &body) {
-            Ok(outputs) => Ok((outputs, Duration::from_micros(engine_us))),
+            Ok(outputs) => Ok(Ran { outputs, took: Duration::from_micros(engine_us), whole }),
             Err(error) => Err(helper.failed(&mut state, &error.to_string())),
         }
     }

@@ -18,6 +18,16 @@ pub(crate) enum AnySession {
     Helped(Arc<HelperSession>),
 }
 
+/// What an engine gave.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) outputs: Vec<Tensor>,
+    /// The engine's own time.
+    pub(crate) took: Duration,
+    /// The same with the ways to a helper and back, without the wait for others there.
+    pub(crate) whole: Duration,
+}
+
 /// Why an engine did not do it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SessionError {
@@ -49,23 +59,19 @@ impl AnySession {
         }
     }
 
-    /// Runs the model; the outputs with the engine's own time. An engine of this program cannot be
-    /// stopped at the limit.
+    /// Runs the model. An engine of this program cannot be stopped at the limit.
     ///
     /// # Errors
     /// [`SessionError`].
-    pub(crate) fn run(
-        &self,
-        inputs: &[Tensor],
-        limit: Duration,
-    ) -> Result<(Vec<Tensor>, Duration), SessionError> {
+    pub(crate) fn run(&self, inputs: &[Tensor], limit: Duration) -> Result<Ran, SessionError> {
         match self {
             Self::Own(session) => {
                 let began = Instant::now();
                 let outputs = session.run(inputs)?;
-                Ok((outputs, began.elapsed()))
+                let took = began.elapsed();
+                Ok(Ran { outputs, took, whole: took })
             }
-            Self::Helped(session) => Ok(session.run_within(inputs, limit)?),
+            Self::Helped(session) => Ok(session.run_timed(inputs, limit)?),
         }
     }
 

@@ -112,7 +112,7 @@ fn rate(cpu: &Cpu, engine: &str) -> Result<f64, String> {
         let extents: Vec<usize> = std::iter::once(examples.into()).chain(shape).collect();
         let values = vec![0.5; extents.iter().product()];
         let input = [Tensor::f32(&extents, values).map_err(text)?];
-        Ok(session.run(&input, RUN_LIMIT).map_err(text)?.1 / u32::from(examples))
+        Ok(session.run(&input, RUN_LIMIT).map_err(text)?.took / u32::from(examples))
     };
     let (began, mut best) = (Instant::now(), time(1)?);
     for _ in 0..RUNS {

@@ -40,7 +40,7 @@ impl Run {
         let (answered, classes) = answered?;
         if !answered.again.is_empty() {
             let (ready, device, again) = (ready.clone(), device.clone(), answered.again.clone());
-            tokio::spawn(async move { ready.try_again(again, &device).await });
+            tokio::spawn(async move { ready.try_again(again, device).await });
         }
         let report = InferReport {
             model: task.model.clone(),

@@ -22,6 +22,7 @@ use crate::device::{Device, EnginesHere};
 mod calibrate;
 mod health;
 pub(super) mod loaded;
+mod pace;
 mod turns;
 
 /// Models ready at once, at most.
@@ -154,10 +155,14 @@ impl Ready {
         }
     }
 
-    /// Tries engines that failed anew.
-    pub(super) async fn try_again(&self, engines: Vec<&'static str>, device: &Arc<Device>) {
-        match device.cache.get(&self.onnx, Keep::Disk).await {
-            Ok(onnx) => calibrate::some(self.model.clone(), engines, onnx, device.engines()).await,
+    /// Tries engines anew that failed, or measures them.
+    pub(super) async fn try_again(&self, engines: Vec<&'static str>, device: Arc<Device>) {
+        let onnx = device.cache.get(&self.onnx, Keep::Disk).await;
+        // An engine may take minutes; the agent may end meanwhile.
+        let here = device.engines();
+        drop(device);
+        match onnx {
+            Ok(onnx) => calibrate::some(self.model.clone(), engines, onnx, here).await,
             Err(failure) => tracing::warn!("{}", failure.message),
         }
     }

@@ -16,7 +16,7 @@ use self::place::Place;
 pub(super) use self::place::{BATCH, Batches, Trial};
 pub(super) use self::unchecked::Unloaded;
 use super::turns::Turns;
-use crate::engines::{AnySession, CPU, Cpu, HELPED, HelperError, SessionError};
+use crate::engines::{AnySession, CPU, Cpu, HELPED, HelperError, Ran, SessionError};
 use crate::execute::compute::Seat;
 use crate::execute::failures;
 
@@ -136,13 +136,13 @@ impl Loaded {
             refused.retain(|refused| refused.engine != *engine);
             let left = deadline.saturating_duration_since(Instant::now());
             let error = match call.make(self, left, index + 1 == ranked.len(), seat) {
-                Ok(Ok((outputs, took))) => {
+                Ok(Ok(Ran { outputs, took, whole })) => {
                     // The input was none that nobody can answer.
                     for (call, reason) in refusing {
                         call.session.retire(&reason);
                         self.failed(call.engine, &call.session, reason);
                     }
-                    let again = self.answered(&call);
+                    let again = self.answered(&call, whole);
                     let unchecked = call.trusted && !CPU.contains(engine);
                     refused.extend(self.unchecked.iter().filter(|_| unchecked).cloned());
                     return Ok(Answered { outputs, engine, took, refused, again });
@@ -199,9 +199,9 @@ impl Loaded {
     }
 
     /// Notes that an engine answered; what is to be tried in the background.
-    fn answered(&self, call: &Call) -> Vec<&'static str> {
-        let now = Instant::now();
-        self.change(call.engine, &call.session, |place| place.answered(call.at_once()));
+    fn answered(&self, call: &Call, whole: Duration) -> Vec<&'static str> {
+        let (now, examples) = (Instant::now(), call.examples);
+        self.change(call.engine, &call.session, |place| place.answered(examples, whole, now));
         let mut places = self.lock();
         let due =
             places.iter_mut().filter_map(|place| place.take_trial(now).then_some(place.engine));
@@ -221,10 +221,10 @@ impl Loaded {
             place.late = place.late.saturating_sub(1);
         }
         self.change(call.engine, &call.session, |place| match outcome {
-            Ok((_, took)) => match call.too_long(took) {
+            Ok(ran) => match call.too_long(ran.took) {
                 // Measured anew it may not be the best one any more.
                 Some(reason) => place.fail(reason, Instant::now()),
-                None => place.answered(call.at_once()),
+                None => place.answered(call.examples, ran.whole, Instant::now()),
             },
             Err(SessionError::Helped(HelperError::Failed(reason))) => {
                 place.fail(reason, Instant::now());
@@ -348,6 +348,20 @@ impl Loaded {
         Some((place.session.clone()?, time))
     }
 
+    /// Whether an engine is to be measured again, and has the model.
+    pub(super) fn is_review_due(&self, engine: &str) -> bool {
+        let now = Instant::now();
+        let due = |place: &Place| place.session.is_some() && place.is_review_due(now);
+        self.lock().iter().any(|place| place.engine == engine && due(place))
+    }
+
+    /// Notes what came of measuring an engine again.
+    pub(super) fn put_review(&self, engine: &str, run: Option<Duration>, took: Duration) {
+        if let Some(place) = self.lock().iter_mut().find(|place| place.engine == engine) {
+            place.put_review(run, took, Instant::now());
+        }
+    }
+
     /// The time that an engine of the CPU was measured to take, with the model in it or without.
     pub(super) fn time_of_cpu(&self, engine: &str) -> Option<Duration> {
         let places = self.lock();
@@ -400,8 +414,12 @@ impl Loaded {
 
     /// Lets go of the model in every engine of the CPU but the fastest, and those that answer.
     pub(super) fn keep_fastest_cpu(&self) {
-        let fastest = self.choice(1, |engine| self.trusts(engine)).ranked.into_iter().next();
+        let ranked = self.choice(1, |engine| self.trusts(engine)).ranked;
         let mut places = self.lock();
+        let has = |engine: &&str| {
+            places.iter().any(|place| place.engine == *engine && place.session.is_some())
+        };
+        let fastest = ranked.into_iter().find(has);
         for place in places.iter_mut().filter(|place| place.cpu) {
             if Some(place.engine) != fastest && !place.wanted {
                 place.session = None;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use models::tensor::Tensor;
 
 use super::Loaded;
-use crate::engines::{AnySession, SessionError};
+use crate::engines::{AnySession, Ran, SessionError};
 use crate::execute::compute::Seat;
 
 /// How many times its measured time an engine may take before it counts as slow, and one that is
@@ -27,7 +27,7 @@ const PATIENCE_CPU: Duration = Duration::from_mins(1);
 /// Engines that do not compute on the processor.
 const GPU: [&str; 2] = ["cuda", "webgpu"];
 
-pub(super) type Outcome = Result<(Vec<Tensor>, Duration), SessionError>;
+pub(super) type Outcome = Result<Ran, SessionError>;
 
 /// What is asked, and for how long.
 #[derive(Debug, Clone)]
@@ -92,15 +92,16 @@ impl Call {
         if self.at_once() == self.examples {
             return self.session.run(&self.inputs, limit);
         }
-        let (began, mut took) = (Instant::now(), Duration::ZERO);
+        let (began, mut took, mut whole) = (Instant::now(), Duration::ZERO, Duration::ZERO);
         let piece = |piece: &[Tensor]| -> Result<Vec<Tensor>, SessionError> {
             let left = limit.saturating_sub(began.elapsed());
-            let (outputs, own) = self.session.run(piece, left)?;
-            took += own;
-            Ok(outputs)
+            let ran = self.session.run(piece, left)?;
+            took += ran.took;
+            whole += ran.whole;
+            Ok(ran.outputs)
         };
         let outputs = model.declared.run(self.engine, self.most, &self.inputs, piece)?;
-        Ok((outputs, took))
+        Ok(Ran { outputs, took, whole })
     }
 
     /// The number of examples that it is given at once.

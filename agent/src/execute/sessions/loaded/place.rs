@@ -8,6 +8,7 @@ use models::engine::choice::{Standing, State};
 use models::engine::frames::Cause;
 
 use super::super::health::Health;
+use super::super::pace::{Review, Runs};
 use crate::engines::{AnySession, HelperError, SessionError};
 
 /// After so long a trial that was asked for and did not end is asked for again.
@@ -85,6 +86,11 @@ pub(super) struct Place {
     /// Whether it is one of the CPU's.
     pub(super) cpu: bool,
     pub(super) state: State,
+    /// Times of one example; their figure is the measured state's.
+    one: Runs,
+    /// Times of [`BATCH`] examples at once.
+    many: Runs,
+    review: Review,
     batches: Batches,
     pub(super) session: Option<AnySession>,
     pub(super) health: Health,
@@ -106,10 +112,15 @@ impl Place {
         let (session, trial, tried_since) = (None, None, None);
         let (batches, wanted, late) = (Batches::default(), false, 0);
         let seen = BTreeSet::new();
+        let (one, many) = (Runs::default(), Runs::default());
+        let review = Review::new(Instant::now());
         Self {
             engine,
             cpu,
             state,
+            one,
+            many,
+            review,
             batches,
             session,
             health,
@@ -139,11 +150,47 @@ impl Place {
     /// measured.
     fn time(&self, one: Duration, examples: usize) -> Duration {
         let examples = u32::try_from(examples).unwrap_or(u32::MAX);
-        let each = match self.batches {
-            Batches::Whole(Some(all)) => all.saturating_sub(one) / (BATCH - 1),
-            Batches::Whole(None) | Batches::Untried | Batches::Singly => one,
+        let each = match self.many.figure().filter(|_| self.gets_many()) {
+            Some(all) => all.saturating_sub(one) / (BATCH - 1),
+            None => one,
         };
         one.saturating_add(each.saturating_mul(examples.saturating_sub(1)))
+    }
+
+    /// Whether many examples are one run.
+    fn gets_many(&self) -> bool {
+        match self.batches {
+            Batches::Whole(all) => all.is_some(),
+            Batches::Untried | Batches::Singly => self.cpu,
+        }
+    }
+
+    /// Notes how long it took for so many examples.
+    fn timed(&mut self, examples: usize, whole: Duration) {
+        let State::Measured(one) = self.state else { return };
+        match u32::try_from(examples).unwrap_or(u32::MAX) {
+            0 | 1 => self.one.note(whole),
+            examples if self.gets_many() => {
+                let others = whole.saturating_sub(one).saturating_mul(BATCH - 1) / (examples - 1);
+                self.many.note(one.saturating_add(others));
+            }
+            examples => self.one.note(whole / examples),
+        }
+        self.state = State::Measured(self.one.figure().unwrap_or(one));
+    }
+
+    /// Whether it is to be measured again, though it does not answer.
+    pub(super) fn is_review_due(&self, now: Instant) -> bool {
+        matches!(self.state, State::Measured(_)) && self.late == 0 && self.review.is_due(now)
+    }
+
+    /// Notes what came of measuring it again, which took so long.
+    pub(super) fn put_review(&mut self, run: Option<Duration>, took: Duration, now: Instant) {
+        (self.trial, self.tried_since) = (None, None);
+        if let Some(run) = run {
+            self.timed(1, run);
+        }
+        self.review.reviewed(took, now);
     }
 
     /// Examples that it is given at once, at most.
@@ -181,7 +228,7 @@ impl Place {
         let due = match self.state {
             State::Failed(_) => self.health.is_due(now),
             State::Untried | State::Ready => !self.cpu,
-            State::Measured(_) => self.uncompared().is_some(),
+            State::Measured(_) => self.uncompared().is_some() || self.is_review_due(now),
             State::Refused(_) => false,
         };
         let asked = self.trial.is_some_and(|since| now.duration_since(since) < TRIAL_LOST);
@@ -197,10 +244,17 @@ impl Place {
         // The golden input is one example.
         self.seen = BTreeSet::from([1]);
         if let Batches::Whole(_) = self.batches {
-            self.batches = Batches::Untried;
+            (self.batches, self.many) = (Batches::Untried, Runs::default());
         }
         (self.state, self.session) = match trial {
-            Trial::Well(state, session) => (state, Some(session)),
+            Trial::Well(state, session) => {
+                if let State::Measured(time) = state
+                    && self.one.figure() != Some(time)
+                {
+                    self.one = Runs::of(time);
+                }
+                (state, Some(session))
+            }
             Trial::Busy => (State::Untried, None),
             Trial::Refused(reason) => (State::Refused(reason), None),
             Trial::Failed(reason) => {
@@ -221,7 +275,7 @@ impl Place {
             self.state = State::Ready;
         }
         if let Batches::Whole(_) = self.batches {
-            self.batches = Batches::Untried;
+            (self.batches, self.many) = (Batches::Untried, Runs::default());
         }
     }
 
@@ -240,8 +294,9 @@ impl Place {
             // There was nobody to compare with, or others were at work: not at once again.
             Ok(Batches::Untried) => self.trial = Some(now),
             Ok(batches) => {
-                if let Batches::Whole(Some(_)) = batches {
+                if let Batches::Whole(Some(time)) = batches {
                     self.seen.insert(BATCH as usize);
+                    self.many = Runs::of(time);
                 }
                 self.batches = batches;
             }
@@ -252,11 +307,17 @@ impl Place {
         }
     }
 
-    /// Notes that it answered for so many examples.
-    pub(super) fn answered(&mut self, examples: usize) {
+    /// Notes that it answered for so many examples, and how long it took.
+    pub(super) fn answered(&mut self, examples: usize, whole: Duration, now: Instant) {
         self.health.answered();
+        let at_once = examples.min(self.most());
+        // Otherwise it may have compiled.
+        if self.has_seen(at_once) {
+            self.timed(examples, whole);
+        }
+        self.review.answered(now);
         if self.seen.len() < SEEN_MAX {
-            self.seen.insert(examples);
+            self.seen.insert(at_once);
         }
     }
 
@@ -279,115 +340,4 @@ impl Place {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LONG: Duration = Duration::from_hours(2);
-
-    #[test]
-    fn who_failed_is_tried_again_after_a_while_and_says_when() {
-        let now = Instant::now();
-        let mut place = Place::new("cuda", false);
-        assert!(place.is_open(now) && place.take_trial(now));
-        assert!(!place.take_trial(now), "it was asked for");
-        place.put(Trial::Failed("out of memory".into()), now);
-        assert!(!place.is_open(now) && !place.take_trial(now), "no request waits for it");
-        let State::Failed(reason) = place.standing(1, now).state else { panic!("{place:?}") };
-        assert!(reason.starts_with("out of memory (it is tried again in "), "{reason}");
-        assert!(place.is_open(now + LONG) && place.take_trial(now + LONG));
-        let State::Failed(reason) = place.standing(1, now + LONG).state else {
-            panic!("{place:?}")
-        };
-        assert_eq!(reason, "out of memory");
-        assert!(place.take_trial(now + LONG + TRIAL_LOST), "a trial that was lost");
-    }
-
-    #[test]
-    fn who_was_not_asked_is_tried_with_the_next_request() {
-        let now = Instant::now();
-        let mut place = Place::new("cuda", false);
-        place.put(Trial::Busy, now);
-        assert!(place.is_open(now) && place.take_trial(now));
-    }
-
-    #[test]
-    fn who_cannot_or_is_wrong_is_not_tried_again() {
-        let now = Instant::now();
-        for trial in [Trial::Refused("operator Mod".into()), Trial::Wrong("it differs".into())] {
-            let mut place = Place::new("cuda", false);
-            place.put(trial, now);
-            assert!(!place.is_open(now + LONG) && !place.take_trial(now + LONG), "{place:?}");
-        }
-    }
-
-    #[test]
-    fn a_number_of_examples_is_new_until_it_was_answered() {
-        let now = Instant::now();
-        let mut place = Place::new("webgpu", false);
-        place.put(Trial::Busy, now);
-        assert!(place.has_seen(1) && !place.has_seen(16));
-        place.answered(16);
-        assert!(place.has_seen(16));
-        place.put(Trial::Busy, now);
-        assert!(!place.has_seen(16), "another session compiles again");
-    }
-
-    #[test]
-    fn many_examples_take_what_was_measured_and_come_singly_where_they_were_not_compared() {
-        let now = Instant::now();
-        let millis = Duration::from_millis;
-        let session = || {
-            let tract = crate::engines::Cpu::find(&crate::engines::Options::default());
-            tract.load("native", &models::zoo::build("mlp", [1, 4, 4], 2, 1).unwrap()).unwrap()
-        };
-        for (batches, most, of_21, of_41) in [
-            (Batches::Untried, 1, 210, 410),
-            (Batches::Singly, 1, 210, 410),
-            (Batches::Whole(None), usize::MAX, 210, 410),
-            (Batches::Whole(Some(millis(30))), usize::MAX, 30, 50),
-            (Batches::Whole(Some(millis(5))), usize::MAX, 10, 10),
-        ] {
-            let mut place = Place::new("webgpu", false);
-            let session = session();
-            place.put(Trial::Well(State::Measured(millis(10)), session.clone()), now);
-            assert!(place.uncompared().is_some() && place.take_trial(now) && place.most() == 1);
-            place.put_batches(Ok(batches), &session, now);
-            assert!(!place.take_trial(now), "not at once again");
-            assert_eq!(place.take_trial(now + TRIAL_LOST), batches == Batches::Untried);
-            let time = |examples| place.standing(examples, now).state;
-            assert_eq!(time(1), State::Measured(millis(10)));
-            assert_eq!(time(21), State::Measured(millis(of_21)), "{batches:?}");
-            assert_eq!(time(41), State::Measured(millis(of_41)), "{batches:?}");
-            assert_eq!(place.most(), most);
-            assert_eq!(place.has_seen(BATCH as usize), matches!(batches, Batches::Whole(Some(_))));
-        }
-    }
-
-    #[test]
-    fn who_failed_with_many_examples_gets_one_after_the_other_once_it_is_back() {
-        let now = Instant::now();
-        let native = crate::engines::Cpu::find(&crate::engines::Options::default());
-        let onnx = models::zoo::build("mlp", [1, 4, 4], 2, 1).unwrap();
-        let session = || native.load("native", &onnx).unwrap();
-        let well = || Trial::Well(State::Measured(Duration::from_millis(10)), session());
-        let mut place = Place::new("webgpu", false);
-        place.put(well(), now);
-        let tried = place.session.clone().unwrap();
-        place.tried_since = Some(now);
-        assert!(place.is_tried());
-        place.put_batches(Ok(Batches::Whole(None)), &session(), now);
-        assert!(!place.is_tried() && place.most() == 1, "another session was tried");
-        place.put_batches(Err(Trial::Failed("signal 9".into())), &tried, now);
-        assert!(place.session.is_none() && !place.is_open(now) && place.take_trial(now + LONG));
-        place.put(well(), now + LONG);
-        assert!(place.most() == 1 && place.uncompared().is_none());
-    }
-
-    #[test]
-    fn the_cpus_engine_is_open_to_requests_while_it_rests() {
-        let now = Instant::now();
-        let mut place = Place::new("tract", true);
-        place.put(Trial::Failed("signal 9".into()), now);
-        assert!(place.is_open(now) && !place.take_trial(now));
-    }
-}
+mod tests;

@@ -100,6 +100,7 @@ if [ "$1" = probe ]; then
         echo "{{\"engine\":\"$2\",\"unusable\":\"this is a fake\"}}"
     exit 0
 fi
+echo $$ >>"$0.processes"
 exec 3>&1 1>&2
 DUNLIN_FAKE="{fake:?} $2 $0" exec {own} --exact engines::testing::fake_helper --nocapture --test-threads 1
 "#,
@@ -108,6 +109,16 @@ DUNLIN_FAKE="{fake:?} $2 $0" exec {own} --exact engines::testing::fake_helper --
     std::fs::write(&path, text).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
     path
+}
+
+/// Stops every process of a helper, as one that hangs.
+pub(crate) fn stop_all(helper: &Path) {
+    let processes = std::fs::read_to_string(helper.with_extension("processes")).unwrap();
+    for process in processes.lines() {
+        let process = rustix::process::Pid::from_raw(process.parse().unwrap()).unwrap();
+        // It may have ended.
+        let _ = rustix::process::kill_process(process, rustix::process::Signal::STOP);
+    }
 }
 
 /// The helper, where the script says so; nothing among the tests.

@@ -10,7 +10,7 @@ use models::engine::choice::{State, compare};
 use models::tensor::{Data, Tensor};
 
 use super::super::compute::apart;
-use super::loaded::{BATCH, Batches, Loaded, Trial};
+use super::loaded::{BATCH, Batches, Loaded, Reference, Trial};
 use crate::device::EnginesHere;
 use crate::engines::{AnySession, CPU, Cpu, Engines, HELPED, HelperError, SessionError, TOLERANCE};
 
@@ -190,12 +190,7 @@ fn judge(model: &Loaded, engine: &'static str, session: AnySession) -> Trial {
             Trial::Refused("there is nothing to compare it with".to_owned())
         };
     };
-    let reference = match engine {
-        REFERENCE => Some(session.clone()),
-        _ => model.reference(REFERENCE),
-    };
-    let expected = reference.and_then(|reference| Some(reference.run(&inputs, RUN_LIMIT).ok()?.outputs));
-    let Some(expected) = expected else {
+    let Some(expected) = expected(model, engine, &session, &inputs) else {
         return if trusted {
             Trial::Well(State::Ready, session)
         } else {
@@ -221,6 +216,28 @@ fn judge(model: &Loaded, engine: &'static str, session: AnySession) -> Trial {
     }
 }
 
+/// What the CPU's engine gives for the golden input: remembered, for it may hang when another one is
+/// tried anew.
+fn expected(
+    model: &Loaded,
+    engine: &'static str,
+    session: &AnySession,
+    inputs: &[Tensor],
+) -> Option<Vec<Tensor>> {
+    let (name, reference) = match engine {
+        REFERENCE => (engine, session.clone()),
+        _ => match (model.golden(), model.reference(REFERENCE)) {
+            (Some(outputs), _) => return Some(outputs),
+            (None, reference) => reference.map(|it| (it.engine, it.session))?,
+        },
+    };
+    let outputs = reference.run(inputs, RUN_LIMIT).ok()?.outputs;
+    if CPU.contains(&name) {
+        model.put_golden(&outputs);
+    }
+    Some(outputs)
+}
+
 /// Holds an engine to the reference with [`BATCH`] examples at once, and measures it. The reference
 /// gets one after the other, so that requests which it answers do not wait.
 fn batches(model: &Loaded, session: &AnySession) -> Result<Batches, Trial> {
@@ -230,7 +247,10 @@ fn batches(model: &Loaded, session: &AnySession) -> Result<Batches, Trial> {
     let Some(inputs) = golden(model.inputs(), BATCH as usize, BATCH_ELEMENTS_MAX) else {
         return Ok(Batches::Singly);
     };
-    let Some(reference) = model.reference(REFERENCE) else { return Ok(Batches::Untried) };
+    let reference = model.reference(REFERENCE).filter(|reference| !reference.late);
+    let Some(Reference { session: reference, .. }) = reference else {
+        return Ok(Batches::Untried);
+    };
     let until = Instant::now() + BATCH_TIME_MAX;
     let one = |piece: &[Tensor]| {
         if Instant::now() > until {

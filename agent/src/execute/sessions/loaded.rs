@@ -14,6 +14,7 @@ use models::tensor::Tensor;
 use self::call::{Call, Outcome};
 use self::place::Place;
 pub(super) use self::place::{BATCH, Batches, Trial};
+use self::refusals::{refusal, telling, unavailable};
 pub(super) use self::unchecked::Unloaded;
 use super::turns::Turns;
 use crate::engines::{AnySession, CPU, Cpu, HELPED, HelperError, Ran, SessionError};
@@ -22,19 +23,33 @@ use crate::execute::failures;
 
 mod call;
 mod place;
+mod refusals;
 mod unchecked;
 
 /// A trial that takes longer is news.
 const LONG: Duration = Duration::from_secs(20);
+/// Bytes of outputs for the golden input that are remembered.
+const GOLDEN_MAX: usize = 1 << 20;
 
 /// A model with its engines.
 #[derive(Debug)]
 pub(in crate::execute) struct Loaded {
     declared: Declared,
     places: Mutex<Vec<Place>>,
+    /// What an engine of the CPU gave for the golden input, unless that is large.
+    golden: Mutex<Option<Vec<Tensor>>>,
     /// Where no engine of the CPU took it: why nobody checks the engine in their place.
     unchecked: Option<RefusedEngine>,
     pub(super) turns: Turns,
+}
+
+/// An engine that others are held to.
+#[derive(Debug)]
+pub(super) struct Reference {
+    pub(super) engine: &'static str,
+    pub(super) session: AnySession,
+    /// Whether it owes an answer to an earlier request.
+    pub(super) late: bool,
 }
 
 /// What an engine gave.
@@ -92,7 +107,7 @@ impl Loaded {
         }
         let declared = Declared::new(ready.inputs().to_vec(), ready.outputs().to_vec());
         let turns = Turns::new(places.iter().map(|place| place.engine));
-        Self { declared, places: Mutex::new(places), unchecked, turns }
+        Self { declared, places: Mutex::new(places), golden: Mutex::default(), unchecked, turns }
     }
 
     /// Declared inputs, in order.
@@ -135,7 +150,8 @@ impl Loaded {
             // What is known so far is not news any more.
             refused.retain(|refused| refused.engine != *engine);
             let left = deadline.saturating_duration_since(Instant::now());
-            let error = match call.make(self, left, index + 1 == ranked.len(), seat) {
+            let alone = index + 1 == ranked.len() && !self.may_come_back(&call, policy);
+            let error = match call.make(self, left, alone, seat) {
                 Ok(Ok(Ran { outputs, took, whole })) => {
                     // The input was none that nobody can answer.
                     for (call, reason) in refusing {
@@ -148,9 +164,8 @@ impl Loaded {
                     return Ok(Answered { outputs, engine, took, refused, again });
                 }
                 Ok(Err(error)) => error,
-                Err(waited) => {
-                    let reason = format!("no answer within {waited:?}");
-                    refused.push(RefusedEngine { engine: (*engine).to_owned(), reason });
+                Err(unanswered) => {
+                    refused.push(refusal(engine, &unanswered));
                     continue;
                 }
             };
@@ -196,6 +211,17 @@ impl Loaded {
             Call { engine, trusted, session, inputs, examples, most, time, usual: false };
         call.usual = place.has_seen(call.at_once());
         Some(call)
+    }
+
+    /// Whether another engine failed and may be started anew for the same request, so that it need
+    /// not be spent on waiting for this one, whose time is known.
+    fn may_come_back(&self, call: &Call, policy: &EnginePolicy) -> bool {
+        let now = Instant::now();
+        let comes = |place: &Place| {
+            let failed = matches!(place.state, State::Failed(_)) && place.health.is_due(now);
+            failed && place.engine != call.engine && policy.allows(place.engine)
+        };
+        call.time.is_some() && self.lock().iter().any(comes)
     }
 
     /// Notes that an engine answered; what is to be tried in the background.
@@ -371,13 +397,26 @@ impl Loaded {
         }
     }
 
-    /// The session of an engine of the CPU whose outputs count: the named one if it is there, and
-    /// owes no answer.
-    pub(super) fn reference(&self, named: &str) -> Option<AnySession> {
+    /// An engine of the CPU whose outputs count: the named one if it has the model, and owes no
+    /// answer.
+    pub(super) fn reference(&self, named: &str) -> Option<Reference> {
         let places = self.lock();
         let cpu = || places.iter().filter(|place| place.cpu && place.session.is_some());
-        let named = cpu().min_by_key(|place| (place.late > 0, place.engine != named));
-        named?.session.clone()
+        let place = cpu().min_by_key(|place| (place.late > 0, place.engine != named))?;
+        let (engine, session, late) = (place.engine, place.session.clone()?, place.late > 0);
+        Some(Reference { engine, session, late })
+    }
+
+    /// What an engine of the CPU gave for the golden input.
+    pub(super) fn golden(&self) -> Option<Vec<Tensor>> {
+        self.golden.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Remembers it.
+    pub(super) fn put_golden(&self, outputs: &[Tensor]) {
+        let bytes: usize = outputs.iter().map(Tensor::size).sum();
+        let golden = (bytes <= GOLDEN_MAX).then(|| outputs.to_vec());
+        *self.golden.lock().unwrap_or_else(PoisonError::into_inner) = golden;
     }
 
     /// Notes what came of a trial. Where an engine of the CPU has the model at last, those that were
@@ -430,33 +469,4 @@ impl Loaded {
     fn lock(&self) -> MutexGuard<'_, Vec<Place>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The refusals that a reader of the answer wants to know: of engines that the request allows and
-/// that failed, not of those that this device never had, unless the request names them.
-fn telling(
-    ranked: &[&'static str],
-    refused: Vec<Refusal>,
-    policy: &EnginePolicy,
-) -> Vec<RefusedEngine> {
-    let failed = |refusal: &Refusal| refusal.failed && policy.allows(refusal.engine);
-    // With nothing ranked every reason counts.
-    let worth =
-        |refusal: &Refusal| ranked.is_empty() || failed(refusal) || policy.names(refusal.engine);
-    let named = |refusal: Refusal| RefusedEngine {
-        engine: refusal.engine.to_owned(),
-        reason: refusal.reason,
-    };
-    refused.into_iter().filter(worth).map(named).collect()
-}
-
-fn refusal(engine: &str, error: &dyn std::fmt::Display) -> RefusedEngine {
-    RefusedEngine { engine: engine.to_owned(), reason: error.to_string() }
-}
-
-fn unavailable(refused: &[RefusedEngine]) -> Failure {
-    let reasons: Vec<String> =
-        refused.iter().map(|refused| format!("{}: {}", refused.engine, refused.reason)).collect();
-    let message = format!("no engine that the request allows can answer: {}", reasons.join("; "));
-    Failure::new(FailureCode::EngineUnavailable, message)
 }

@@ -48,6 +48,31 @@ async fn what_no_engine_of_the_cpu_takes_onnx_runtime_answers_unchecked() {
     }
 }
 
+/// `native` does not take the model, and all others hang that have it. What one gave for the golden
+/// input is known still.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_every_engine_hangs_one_is_started_anew_in_time() {
+    let world = World::new().await;
+    let tract = testing::write(world.dir.path(), Fake::Plain);
+    let accel = testing::write(world.dir.path(), Fake::Good);
+    let config =
+        Config { accel: Some(accel.clone()), tract: Some(tract.clone()), ..world.config() };
+    let agent = world.join(config).await;
+    let model = world.register(waves(), &ModelConfig::default()).await;
+    let helped = Helped { world, agent, model };
+    let (_, expected) = helped.ask_until(|report| report.engine == "cuda").await;
+    testing::stop_all(&tract);
+    testing::stop_all(&accel);
+    for _ in 0..2 {
+        let task = ask(&helped.model, "");
+        let (report, outputs) = helped.world.infer_within(2 * DEADLINE, &task, &input(1)).await;
+        let report = inferred(report);
+        assert!(report.engine == "cuda" && near(&outputs, &expected), "{report:?}");
+        assert!(report.refused_engines.iter().all(|refused| refused.engine != "ort-cpu"));
+    }
+    helped.agent.stop().await;
+}
+
 /// `native` does not take the model, and the other engine of the CPU hangs or ends while it loads
 /// it. Once that one has it the numbers are checked.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

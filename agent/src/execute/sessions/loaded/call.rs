@@ -29,6 +29,20 @@ const GPU: [&str; 2] = ["cuda", "webgpu"];
 
 pub(super) type Outcome = Result<Ran, SessionError>;
 
+/// Why a call has no outcome, which tells nothing of the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unanswered {
+    /// The request's time was over before it was asked.
+    #[error("no time was left for it")]
+    NoTime,
+    /// The processor's places were taken for so long.
+    #[error("others were at work on the processor for {0:.1?}")]
+    NoSeat(Duration),
+    /// It goes on, and nobody waits any more.
+    #[error("no answer within {0:.1?}")]
+    Late(Duration),
+}
+
 /// What is asked, and for how long.
 #[derive(Debug, Clone)]
 pub(super) struct Call {
@@ -53,23 +67,23 @@ impl Call {
     /// it was, which rather waits for something.
     ///
     /// # Errors
-    /// How long it was waited for, where it goes on.
+    /// Why there is no outcome so far.
     pub(super) fn make(
         &self,
         model: &Arc<Loaded>,
         left: Duration,
         last: bool,
         seat: &mut Seat,
-    ) -> Result<Outcome, Duration> {
+    ) -> Result<Outcome, Unanswered> {
         let patience = self.patience();
         let share = if last { left } else { left / 2 };
         if left.is_zero() {
-            return Err(left);
+            return Err(Unanswered::NoTime);
         }
         if GPU.contains(&self.engine) {
             seat.leave();
         } else if !seat.take(left) {
-            return Err(left);
+            return Err(Unanswered::NoSeat(left));
         }
         // A helper that is at work for others is waited for as long again.
         if matches!(self.session, AnySession::Own(_)) || patience.saturating_mul(2) <= share {
@@ -83,7 +97,7 @@ impl Call {
         }
         seat.leave();
         let outcome = aside.wait(wait.saturating_sub(computes));
-        outcome.or_else(|| aside.leave(model, self.engine)).ok_or(wait)
+        outcome.or_else(|| aside.leave(model, self.engine)).ok_or(Unanswered::Late(wait))
     }
 
     /// All examples within `limit`, as many at once as it may be given; the time is the engine's
@@ -260,6 +274,13 @@ mod tests {
         assert_eq!(large.patience(), Duration::from_secs(200));
         assert!(call("webgpu", true).too_long(Duration::from_secs(3)).is_some());
         assert_eq!(call("webgpu", false).too_long(Duration::from_secs(3)), None, "it compiled");
+    }
+
+    #[test]
+    fn who_was_not_asked_is_not_said_to_be_late() {
+        assert_eq!(Unanswered::NoTime.to_string(), "no time was left for it");
+        let late = Unanswered::Late(Duration::from_micros(7_999_870));
+        assert_eq!(late.to_string(), "no answer within 8.0s");
     }
 
     #[test]

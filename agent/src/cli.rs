@@ -22,7 +22,9 @@ pub fn main() -> ExitCode {
         Some(Command::Service(service)) => return manage(&service),
         None => {}
     }
-    match Config::resolve(args.settings).map_err(AgentError::from).and_then(run) {
+    let program = std::env::current_exe().ok();
+    let config = Config::resolve(args.settings).map(|config| Config { program, ..config });
+    match config.map_err(AgentError::from).and_then(run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             #[expect(clippy::print_stderr, reason = "the log may not have begun yet")]

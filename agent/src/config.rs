@@ -66,6 +66,9 @@ pub struct Config {
     pub onnxruntime: Option<PathBuf>,
     /// Engines that are not to be used.
     pub forbidden_engines: Vec<String>,
+    /// This program, which measures the processor's engines in a process of its own; they are not
+    /// measured when absent.
+    pub program: Option<PathBuf>,
     /// Form of the log.
     pub log: LogFormat,
     /// What is logged, such as `info` or `agent=debug`.
@@ -206,6 +209,7 @@ impl Config {
             tract: None,
             onnxruntime: None,
             forbidden_engines: Vec::new(),
+            program: None,
             log: LogFormat::Human,
             log_level: "info".to_owned(),
         }
@@ -267,6 +271,7 @@ impl Config {
             } else {
                 args.forbid_engines
             })?,
+            program: None,
             log: args.log.or(file.log).unwrap_or_default(),
             log_level: args.log_level.or(file.log_level).unwrap_or(defaults.log_level),
             link: link::connect::Options {

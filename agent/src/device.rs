@@ -33,6 +33,9 @@ use crate::state::State;
 use crate::telemetry::Probe;
 use crate::telemetry::buffer::Buffer;
 
+/// After how long the processor's engines are measured: a start has other things to do.
+const RATES_AFTER: Duration = Duration::from_mins(5);
+
 /// The device with its connection, stores and measurements.
 #[derive(Debug)]
 pub(crate) struct Device {
@@ -171,6 +174,25 @@ impl Device {
         let again = engines.again_after();
         self.engines.send_replace(Some(Arc::new(engines)));
         again
+    }
+
+    /// Lets the processor's engines be measured, if they were not, by a process of its own and once
+    /// nothing else is to be done; whether that is known then.
+    pub(crate) async fn rate_engines(&self) -> bool {
+        let Some(own) = self.config.program.clone().filter(|_| self.cpu.lacks_rates()) else {
+            return false;
+        };
+        tokio::time::sleep(RATES_AFTER).await;
+        let _ = self.tasks.subscribe().wait_for(Vec::is_empty).await;
+        let (cpu, options) =
+            (self.cpu.clone(), engines::Options::of(&self.config, self.state.dir()));
+        let measuring = move || cpu.measure_rates(&own, &options);
+        let measured = tokio::task::spawn_blocking(measuring).await;
+        let measured = measured.unwrap_or_else(|error| Err(error.to_string()));
+        measured.unwrap_or_else(|reason| {
+            tracing::warn!("how fast the processor's engines are is not known: {reason}");
+            false
+        })
     }
 
     /// The engines, for work that may go on when the agent has ended.

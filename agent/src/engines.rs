@@ -2,7 +2,7 @@
 //! drivers.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use jobs::engine::EngineFacts;
@@ -48,7 +48,7 @@ pub(crate) struct Cpu {
     tract: Result<Helper, String>,
     /// What measured rates depend on.
     key: String,
-    rates: Rates,
+    rates: Arc<Mutex<Rates>>,
 }
 
 impl Cpu {
@@ -61,7 +61,27 @@ impl Cpu {
         let read = options.kept.first().filter(|_| !options.afresh);
         let rates = read.map(|kept| rates::read(kept, &key)).unwrap_or_default();
         let tract = program.map(|program| Helper::new("tract", program, *threads));
-        Self { tract, key, rates }
+        Self { tract, key, rates: Arc::new(Mutex::new(rates)) }
+    }
+
+    /// Whether it was not measured how fast they are.
+    pub(crate) fn lacks_rates(&self) -> bool {
+        self.rates().is_empty()
+    }
+
+    /// Lets the agent's program, `own`, measure how fast they are; whether that is known then.
+    ///
+    /// # Errors
+    /// Why it could not be measured.
+    pub(crate) fn measure_rates(&self, own: &Path, options: &Options) -> Result<bool, String> {
+        let Some(kept) = options.kept.first() else { return Ok(false) };
+        rates::measure(own, kept.parent().unwrap_or(kept), options.tract.as_deref())?;
+        *self.rates() = rates::read(kept, &self.key);
+        Ok(!self.lacks_rates())
+    }
+
+    fn rates(&self) -> MutexGuard<'_, Rates> {
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What a device says of them; `device` is the processor's name.
@@ -70,7 +90,7 @@ impl Cpu {
             engine: engine.to_owned(),
             unusable: self.tract.as_ref().err().filter(|_| engine == "tract").cloned(),
             device: Some(device.to_owned()).filter(|device| !device.is_empty()),
-            gflops: self.rates.get(engine).copied(),
+            gflops: self.rates().get(engine).copied(),
             ..EngineFacts::default()
         };
         CPU.map(facts).into()
@@ -80,7 +100,7 @@ impl Cpu {
     fn keep(&self, rates: &Rates, files: &[PathBuf]) -> Vec<String> {
         let write = |file: &PathBuf| {
             let written = rates::write(file, self.key.clone(), rates.clone());
-            Some(format!("{}: {}", file.display(), written.err()?))
+            Some(format!("{}: {}", rates::file(file).display(), written.err()?))
         };
         files.iter().filter_map(write).collect()
     }

@@ -127,6 +127,12 @@ async fn serve(
     let guarded = device.clone();
     tasks.spawn(async move { guarded.tell_blind_guards().await });
     tasks.spawn(watch_engines(device.clone()));
+    let rated = device.clone();
+    tasks.spawn(async move {
+        if rated.rate_engines().await {
+            presence::say_hello(&rated).await;
+        }
+    });
     let data = device.datasets.read_all();
     let outcome = tokio::select! {
         outcome = watch_data(device, data) => outcome,

@@ -67,7 +67,7 @@ pub(super) fn unusable(engine: &str, reason: String) -> Probed {
 
 /// Why there is no result.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Unprobed {
+pub(super) enum Unprobed {
     /// There was no process for it.
     NotStarted(String),
     /// It crashed, hung or answered nonsense.
@@ -75,7 +75,7 @@ enum Unprobed {
 }
 
 /// What a helper says that is started with these arguments; whatever happens becomes a reason.
-fn ask(
+pub(super) fn ask(
     program: &Program,
     arguments: &[&OsStr],
     limit: Duration,

@@ -32,6 +32,9 @@ pub struct ProbeArgs {
     /// The result as JSON
     #[arg(long)]
     pub json: bool,
+    /// The processor's engines alone, behind everything else: as an agent lets them be measured
+    #[arg(long, hide = true)]
+    pub processor: bool,
 }
 
 /// The family whose answers are timed, with the shape of an example.
@@ -56,7 +59,12 @@ pub fn run(args: &ProbeArgs) -> String {
     let ProbeArgs { accel, tract, onnxruntime, .. } = args.clone();
     let kept = kept(args);
     let options = Options { accel, tract, onnxruntime, kept, afresh: true, ..Options::default() };
-    let helped = Engines::probe(&options, None);
+    let helped = if args.processor {
+        step_back();
+        Engines::default()
+    } else {
+        Engines::probe(&options, None)
+    };
     let cpu = Cpu::find(&options);
     let own = CPU.map(|engine| probe_cpu(&cpu, engine));
     let rate = |probed: &Probed| Some((probed.engine.clone(), probed.gflops?));
@@ -75,6 +83,8 @@ pub fn run(args: &ProbeArgs) -> String {
 /// Files that keep results for agents on this device.
 fn kept(args: &ProbeArgs) -> Vec<PathBuf> {
     if let Some(state) = &args.state_dir {
+        // What stands in the way is told when files are written.
+        let _ = std::fs::create_dir_all(state);
         return vec![state.join(KEPT)];
     }
     let below = crate::config::state_base().join("dunlin");
@@ -86,6 +96,13 @@ fn kept(args: &ProbeArgs) -> Vec<PathBuf> {
     files.sort();
     files.dedup();
     files
+}
+
+/// Leaves processor and memory to others: where memory is short this ends before the agent.
+fn step_back() {
+    // Only a courtesy.
+    let _ = rustix::process::setpriority_process(None, 19);
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
 }
 
 fn probe_cpu(cpu: &Cpu, engine: &str) -> Probed {
@@ -154,7 +171,8 @@ mod tests {
         let accel = Some(testing::write(folder.path(), Fake::Good));
         let tract = Some(testing::write(folder.path(), Fake::Plain));
         let state_dir = Some(folder.path().to_owned());
-        let args = ProbeArgs { accel, tract, onnxruntime: None, state_dir, json: false };
+        let args =
+            ProbeArgs { accel, tract, onnxruntime: None, state_dir, json: false, processor: false };
         std::fs::write(folder.path().join(KEPT), "of an earlier probe").unwrap();
         let shown = run(&args);
         let line = |engine: &str| shown.lines().find(|line| line.starts_with(engine)).unwrap();
@@ -188,5 +206,73 @@ mod tests {
         for engine in ["tract", "cuda"] {
             assert!(line(engine).contains("absent: No such file"), "{shown}");
         }
+    }
+
+    #[test]
+    fn a_state_folder_is_made_and_one_that_cannot_be_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let absent = Some(folder.path().join("absent"));
+        let probe = |state: &Path| {
+            run(&ProbeArgs {
+                accel: absent.clone(),
+                tract: absent.clone(),
+                onnxruntime: None,
+                state_dir: Some(state.to_owned()),
+                json: false,
+                processor: true,
+            })
+        };
+        let state = folder.path().join("state/new");
+        let shown = probe(&state);
+        assert!(!shown.contains("not refreshed") && !shown.contains("cuda"), "{shown}");
+        assert!(state.join("rates.json").is_file());
+        std::fs::write(folder.path().join("file"), "").unwrap();
+        let state = folder.path().join("file/state");
+        let shown = probe(&state);
+        let expected = format!("not refreshed: {}", state.join("rates.json").display());
+        assert!(shown.contains(&expected), "{shown}");
+    }
+
+    /// The process that an agent starts, where its program, a script, says so; nothing among
+    /// the tests.
+    #[test]
+    fn measures_for_an_agent() {
+        let Ok(arguments) = std::env::var("DUNLIN_MEASURES") else { return };
+        let words: Vec<&str> = arguments.split(' ').collect();
+        let [state, tract] = [4, 6].map(|index| Some(PathBuf::from(words[index])));
+        assert_eq!(words[..4], ["probe", "--processor", "--json", "--state-dir"]);
+        let args = ProbeArgs {
+            accel: None,
+            tract,
+            onnxruntime: None,
+            state_dir: state,
+            json: true,
+            processor: true,
+        };
+        run(&args);
+    }
+
+    #[test]
+    fn an_agent_lets_its_engines_be_measured_by_a_process_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("agent");
+        let own = std::env::current_exe().unwrap();
+        let text = format!(
+            "#!/bin/sh\nDUNLIN_MEASURES=\"$*\" exec {} --exact \
+             engines::table::tests::measures_for_an_agent\n",
+            own.display()
+        );
+        std::fs::write(&program, text).unwrap();
+        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .unwrap();
+        let tract = Some(testing::write(folder.path(), Fake::Plain));
+        let kept = vec![folder.path().join("state").join(KEPT)];
+        let options = Options { tract, kept, ..Options::default() };
+        let cpu = Cpu::find(&options);
+        assert!(cpu.lacks_rates());
+        assert_eq!(cpu.measure_rates(&program, &options), Ok(true));
+        assert!(cpu.facts("").iter().all(|facts| facts.gflops.is_some()));
+        let failure = cpu.measure_rates(&folder.path().join("none"), &options).unwrap_err();
+        assert!(failure.contains("No such file"), "{failure}");
     }
 }

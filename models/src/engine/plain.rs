@@ -35,6 +35,9 @@ pub const OPERATORS: [(&str, &str); 17] = [
     ("Transpose", "in any order"),
 ];
 
+/// What an operator without a plain form is not supported for.
+const PURPOSE: &str = "webgpu, which runs convolutional networks";
+
 /// A model in plain form.
 #[derive(Debug)]
 pub struct Plain {
@@ -116,7 +119,7 @@ fn for_inference(error: GraphError) -> GraphError {
         GraphError::Operator { node, operator, .. } => GraphError::Operator {
             node,
             operator,
-            purpose: "engines that infer nothing",
+            purpose: PURPOSE,
             advice: "another engine may run it".to_owned(),
         },
         other @ (GraphError::NotOnnx(_)

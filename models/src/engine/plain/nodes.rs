@@ -60,7 +60,7 @@ pub(super) fn write(writer: &mut Writer<'_>, node: &Node) -> Result<(), GraphErr
             return Err(GraphError::Operator {
                 node: node.name.clone(),
                 operator: node.op.label(),
-                purpose: "engines that infer nothing",
+                purpose: super::PURPOSE,
                 advice: "another engine may run it".to_owned(),
             });
         }

@@ -55,6 +55,19 @@ fn check(name: &str, onnx: &[u8]) {
 }
 
 #[test]
+fn an_operator_without_a_plain_form_is_named_for_people() {
+    let mut model = onnx::parse(&zoo::build("lenet", [1, 8, 8], 4, 1).unwrap()).unwrap();
+    let graph = model.graph.as_mut().unwrap();
+    let name = std::mem::replace(&mut graph.output[0].name, "waves".to_owned());
+    graph.node.push(onnx::NodeProto::new("waves", "Sin", &[&name], &["waves"]));
+    assert_eq!(
+        Plain::read(&model.to_bytes()).unwrap_err().to_string(),
+        "node \"waves\": operator Sin is not supported for webgpu, which runs convolutional \
+         networks: another engine may run it"
+    );
+}
+
+#[test]
 fn every_family_of_the_zoo_answers_as_before() {
     let sgd = Sgd { learning_rate: 0.01, momentum: 0.0, weight_decay: 0.0 };
     let large = ["vgg11", "resnet101"];

@@ -135,7 +135,8 @@ async fn a_job_that_names_an_engine_is_told_that_its_library_is_missing() {
     let detail = refused["detail"].as_str().unwrap();
     assert!(detail.starts_with("no online device has ort-cpu; one: "), "{detail}");
     assert!(detail.contains("/nowhere/libonnxruntime.so"), "{detail}");
-    let spec = json!({"model": "m", "input": [[0.0]], "engine": "ort-cpu"});
+    let input = vec![vec![vec![[0.5; 16]; 16]; 3]];
+    let spec = json!({"model": "m", "input": input, "engine": "ort-cpu"});
     let job = json!({"kind": "infer", "deadline_ms": 60_000, "spec": spec});
     let id = fleet.world.submit(&job).await;
     fleet.world.ended_within(&id, PATIENCE).await;

@@ -250,7 +250,7 @@ mod tests {
         // What follows the end of a program is none.
         let read = mapped.iter().fold(0_u8, |sum, byte| sum ^ byte);
         assert!(resident(mapped) > 8 << 20, "{read}: it counts");
-        assert!(program.start(|command| command.status()).is_err());
+        assert!(program.start(Command::status).is_err());
         assert!(resident(mapped) <= edges, "{}", resident(mapped));
     }
 

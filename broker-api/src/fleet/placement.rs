@@ -242,12 +242,10 @@ mod tests {
         };
         assert_eq!(place("cuda", &[&plain, &gpu]), Choice::Device(gpu.device.clone()));
         assert_eq!(place("!cuda,!tract", &[&plain, &gpu]), Choice::Device(plain.device.clone()));
-        let lacking = |choice| match choice {
-            Choice::Lacking { devices, may_come } => {
-                let reasons = devices.into_iter().map(|it| (it.device.to_string(), it.reason));
-                (reasons.collect::<Vec<_>>(), may_come)
-            }
-            other => panic!("{other:?}"),
+        let lacking = |choice| {
+            let Choice::Lacking { devices, may_come } = choice else { panic!("{choice:?}") };
+            let reasons = devices.into_iter().map(|it| (it.device.to_string(), it.reason));
+            (reasons.collect::<Vec<_>>(), may_come)
         };
         let reason = |name: &str, reason: &str| (name.to_owned(), reason.to_owned());
         let unknown = "it has not been looked for so far";

@@ -90,9 +90,10 @@ fn answers_move_what_was_measured() {
     let onnx = models::zoo::build("mlp", [1, 4, 4], 2, 1).unwrap();
     let session = native.load("native", &onnx).unwrap();
     let mut place = Place::new("ort-cpu", false);
-    let time = |place: &Place, examples| match place.standing(examples, now).state {
-        State::Measured(time) => time,
-        other => panic!("{other:?}"),
+    let time = |place: &Place, examples| {
+        let state = place.standing(examples, now).state;
+        let State::Measured(time) = state else { panic!("{state:?}") };
+        time
     };
     place.put(Trial::Well(State::Measured(micros(12_280)), session.clone()), now);
     place.answered(1, micros(240), now);

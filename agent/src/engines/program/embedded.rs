@@ -52,9 +52,9 @@ pub(super) fn released<T>(part: &'static [u8], value: T) -> T {
     value
 }
 
-/// Changes when a program that xz compressed does, and reads only the end of it. With the length there are the checksum of the
-/// unpacked program (the last field of the only block), and both lengths with their checksum
-/// (index and footer).
+/// Changes when a program that xz compressed does, and reads only the end of it. With the length there
+/// are the checksum of the unpacked program (the last field of the only block), and both lengths with
+/// their checksum (index and footer).
 pub(super) fn stamp(compressed: &[u8]) -> String {
     let end = &compressed[compressed.len().saturating_sub(STAMPED)..];
     let mut stamp = format!("{} ", compressed.len());

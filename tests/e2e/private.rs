@@ -68,7 +68,7 @@ async fn a_promise_that_cannot_be_kept_is_refused() {
     let output = world.dunlin(&[&train[..], &["--privacy", privacy]].concat());
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     let text = String::from_utf8(output.stderr).unwrap();
-    for words in ["epsilon_budget", "noise_multiplier 3.", "target_accuracy", "devices"] {
+    for words in ["epsilon_budget", "noise_multiplier 3.", "--target-accuracy", "--devices"] {
         assert!(text.contains(words), "{text} lacks {words}");
     }
 }

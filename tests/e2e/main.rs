@@ -6,6 +6,8 @@
     reason = "a test program: it stops at the first surprise, and what is not tested is said"
 )]
 
+use tests::sums;
+
 mod bad_files;
 mod bad_requests;
 mod bodies;
@@ -30,6 +32,5 @@ mod private;
 mod secure;
 mod service;
 mod story;
-mod sums;
 mod systemd;
 mod transfer;

@@ -4,7 +4,8 @@
 //! [`cluster::Cluster`] has three NATS servers and two brokers, [`proxy`] stands between programs,
 //! [`simulated`] plays many devices, [`helper`] starts engines in processes, [`data`] makes data
 //! sets, [`disk::Disk`] can be full, [`writes`] sees what is stored of a training as it is written,
-//! [`untested`] says what a machine lets nobody test.
+//! [`sums`] tells from parameters whose updates were counted, [`untested`] says what a machine lets
+//! nobody test.
 
 #![expect(
     clippy::unwrap_used,
@@ -20,6 +21,7 @@ pub mod process;
 #[path = "../../link/testing/proxy.rs"]
 pub mod proxy;
 pub mod simulated;
+pub mod sums;
 pub mod untested;
 pub mod world;
 pub mod writes;

@@ -7,22 +7,26 @@ use models::params::Parameters;
 use models::train::{Sgd, Trainer};
 use secagg::{Quantisation, Rounding};
 use serde_json::Value;
-use tests::simulated::added;
+
+use crate::simulated::added;
 
 /// A device reports as many examples.
 const EXAMPLES: u32 = 8;
 
 /// How what devices send becomes a mean.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Sums {
+pub enum Sums {
     /// By their examples.
     Plain,
     /// Of differences as levels, up to this one, with as much weight as a device has examples.
-    Masked { clip: f32 },
+    Masked {
+        /// The greatest magnitude of a difference.
+        clip: f32,
+    },
 }
 
 /// Holds what each round began with to what the one before says of itself, to the last bit.
-pub(crate) fn assert_each_counts_once(rounds: &[Value], folder: &Path) {
+pub fn assert_each_counts_once(rounds: &[Value], folder: &Path) {
     for pair in rounds.windows(2) {
         let (before, after) = (given(&pair[0], folder), given(&pair[1], folder));
         let expected = if pair[0]["failure"].is_null() {
@@ -35,7 +39,7 @@ pub(crate) fn assert_each_counts_once(rounds: &[Value], folder: &Path) {
 }
 
 /// The same of a job's rounds that gave new parameters, and of the model that was registered.
-pub(crate) fn assert_result(rounds: &[Value], folder: &Path, sums: Sums, onnx: &[u8]) {
+pub fn assert_result(rounds: &[Value], folder: &Path, sums: Sums, onnx: &[u8]) {
     let made: Vec<&Value> = rounds.iter().filter(|round| round["failure"].is_null()).collect();
     for (at, round) in made.iter().enumerate() {
         let expected = mean_of(round, &given(round, folder), sums);
@@ -47,7 +51,7 @@ pub(crate) fn assert_result(rounds: &[Value], folder: &Path, sums: Sums, onnx: &
 }
 
 /// Holds a model to what a round was to come to.
-pub(crate) fn assert_model(onnx: &[u8], expected: &Parameters, round: &Value) {
+pub fn assert_model(onnx: &[u8], expected: &Parameters, round: &Value) {
     let sgd = Sgd { learning_rate: 0.0, momentum: 0.0, weight_decay: 0.0 };
     assert_same(&Trainer::new(onnx, sgd).unwrap().parameters(), expected, round);
 }
@@ -95,7 +99,7 @@ fn plain_mean_of(numbers: &[u32], before: &Parameters) -> Parameters {
 }
 
 /// The mean of updates of as many examples each.
-pub(crate) fn mean(updates: &[Parameters]) -> Parameters {
+pub fn mean(updates: &[Parameters]) -> Parameters {
     let mut items = updates[0].items().to_vec();
     for (at, item) in items.iter_mut().enumerate() {
         for (index, value) in item.values.iter_mut().enumerate() {

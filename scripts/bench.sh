@@ -20,6 +20,9 @@
 #   scripts/bench.sh reference           ResNet-50 on CIFAR-10 beside PyTorch; an hour or more
 #   scripts/bench.sh reference --examples 1000 --seeds 1
 #
+# At the end are the bars that were missed; with BENCH_STRICT=1 the exit code is 3 where there are any
+# (of make 2, with "Error 3").
+#
 # PyTorch is that of python3, or of the Python that DUNLIN_PYTORCH names; without one ours is
 # printed alone.
 set -euo pipefail

@@ -1,6 +1,24 @@
-//! Figures, and how they are shown.
+//! Figures, how they are shown, and which bars they missed.
 
+use std::sync::Mutex;
 use std::time::Duration;
+
+/// What is known until now.
+static REPORT: Mutex<Report> = Mutex::new(Report { part: String::new(), missed: Vec::new() });
+
+struct Report {
+    /// The heading of the part at hand.
+    part: String,
+    missed: Vec<Missed>,
+}
+
+/// A bar that did not hold, in words.
+struct Missed {
+    part: String,
+    what: String,
+    found: String,
+    bar: String,
+}
 
 /// Measured times.
 #[derive(Default)]
@@ -41,11 +59,38 @@ pub(crate) fn mb(bytes: u64) -> String {
 /// A part of the report.
 pub(crate) fn heading(text: &str) {
     println!("\n{text}");
+    text.clone_into(&mut REPORT.lock().unwrap().part);
 }
 
 /// One figure with its bar: what, ours, the bar, and whether it holds.
 pub(crate) fn against_bar(what: &str, ours: &str, bar: &str, holds: bool) {
-    println!("  {what:<44} {ours:>12}   bar {bar:<22} {}", if holds { "held" } else { "MISSED" });
+    println!("  {what:<44} {ours:>12}   bar {bar:<22} {}", verdict(what, ours, bar, holds));
+}
+
+/// Whether a bar holds, in a word; one that does not is told again at the end.
+pub(crate) fn verdict(what: &str, found: &str, bar: &str, holds: bool) -> &'static str {
+    if holds {
+        return "held";
+    }
+    let mut report = REPORT.lock().unwrap();
+    let [part, what, found, bar] = [&report.part, what, found, bar].map(str::to_owned);
+    report.missed.push(Missed { part, what, found, bar });
+    "MISSED"
+}
+
+/// Tells which bars were missed; whether none was.
+pub(crate) fn conclude() -> bool {
+    let report = REPORT.lock().unwrap();
+    println!("\nbars that were missed: {}", report.missed.len());
+    let mut part = "";
+    for missed in &report.missed {
+        if missed.part != part {
+            part = &missed.part;
+            println!("  {part}");
+        }
+        println!("    {}: {}, bar {}", missed.what.trim(), missed.found.trim(), missed.bar);
+    }
+    report.missed.is_empty()
 }
 
 /// One figure with its limit: what, ours, the limit's name and value, the ratio.

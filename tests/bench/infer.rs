@@ -14,7 +14,7 @@ use serde::Deserialize;
 use tests::helper::Started;
 use tests::process::{static_agent, static_agent_with_malloc};
 
-use crate::figures::heading;
+use crate::figures::{heading, verdict};
 
 use self::helped::Helped;
 use self::shipped::Shipped;
@@ -127,25 +127,28 @@ async fn measure_one(family: &str, side: usize, turns: usize, shipped: &[Shipped
         println!("  ONNX Runtime is missing: scripts/setup.sh tests");
         return;
     };
-    let (ratio, bar) = against_bar(native_ms.min(tract_ms), peer_ms);
+    let what = format!("{family}, {side}");
+    let (ratio, bar) = against_bar(&what, native_ms.min(tract_ms), peer_ms);
     let [ours, theirs] = [&native, &tract].map(|ours| difference(&ours.output, &peer.output));
     print!("{peer_ms:>14.3}{ratio:>8.2}  {bar:<12}{ours:>10.1e}{theirs:>10.1e}");
     for asked in asked {
         let [native_ms, tract_ms] = asked.medians();
-        let (ratio, bar) = against_bar(native_ms.min(tract_ms), peer_ms);
+        let static_agent = format!("{what}, a static agent");
+        let (ratio, bar) = against_bar(&static_agent, native_ms.min(tract_ms), peer_ms);
         print!("{native_ms:>16.3}{tract_ms:>10.3}{ratio:>8.2}  {bar}");
     }
     println!();
-    println!("{}", tract_helper.report("tract", None));
+    println!("{}", tract_helper.report(&what, "tract", None));
     if let Some(helper) = onnx_runtime {
-        println!("{}", helper.report("ort-cpu", Some(peer_wall_ms)));
+        println!("{}", helper.report(&what, "ort-cpu", Some(peer_wall_ms)));
     }
 }
 
 /// The share of ONNX Runtime's time, and whether it is within the bar.
-fn against_bar(ms: f64, peer_ms: f64) -> (f64, String) {
+fn against_bar(what: &str, ms: f64, peer_ms: f64) -> (f64, String) {
     let ratio = ms / peer_ms;
-    (ratio, format!("{BAR} {}", if ratio <= BAR { "held" } else { "MISSED" }))
+    let said = verdict(what, &format!("{ratio:.2}"), &BAR.to_string(), ratio <= BAR);
+    (ratio, format!("{BAR} {said}"))
 }
 
 /// A family for inference, and an example.

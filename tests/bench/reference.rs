@@ -20,7 +20,7 @@ use tests::process::{program, static_agent};
 use tests::world::World;
 
 use crate::accuracy::judged;
-use crate::figures::heading;
+use crate::figures::{heading, verdict};
 use crate::pytorch::PyTorch;
 
 /// How much of the reference task is done.
@@ -173,14 +173,17 @@ fn show(epochs: u32, ours: &[f64], theirs: &[f64]) {
     if !theirs.is_empty() {
         let ((our_least, our_most), (least, most)) = (spread(ours), spread(theirs));
         let mean = mean(ours);
-        let said = if (least..=most).contains(&mean) {
-            "the agent's mean is within PyTorch's spread: held"
+        let is_within = (least..=most).contains(&mean);
+        let said = if is_within {
+            "the agent's mean is within PyTorch's spread"
         } else if our_least <= most && least <= our_most {
-            "the agent's mean is outside of PyTorch's spread, the spreads overlap: MISSED"
+            "the agent's mean is outside of PyTorch's spread, the spreads overlap"
         } else {
-            "the spreads do not overlap: MISSED"
+            "the spreads do not overlap"
         };
-        println!("  {:<44} {said}", "");
+        let (what, bar) = (format!("epoch {epochs}"), format!("{least:.2} to {most:.2} %"));
+        let verdict = verdict(&what, &format!("{mean:.2} %"), &bar, is_within);
+        println!("  {:<44} {said}: {verdict}", "");
     }
 }
 

@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Deserialize;
 use tests::process::{program, static_agent, static_agent_with_malloc};
 
-use crate::figures::heading;
+use crate::figures::{heading, verdict};
 use crate::pytorch::{PyTorch, json_lines};
 
 /// What is measured of a training step.
@@ -212,15 +212,20 @@ fn show(bars: &Bars, threads: usize, measured: &Measured) {
         match &measured.pytorch {
             Some(peer) => {
                 let ratio = time(run) / time(peer);
+                let held = |figure: &str, ratio: f64, bar: f64| {
+                    let what = format!("{}, {build}, {threads} threads, {figure}", bars.family);
+                    verdict(&what, &format!("{ratio:.2}"), &format!("{bar:.1}"), ratio <= bar)
+                };
                 let said = match (waited, one) {
-                    (false, _) => verdict(ratio <= bars.time).to_owned(),
-                    (true, true) => format!("{} CPU", verdict(ratio <= bars.time)),
+                    (false, _) => held("time", ratio, bars.time).to_owned(),
+                    (true, true) => format!("{} CPU", held("time", ratio, bars.time)),
                     // What threads do at the same time cannot be told from processor time.
                     (true, false) => "busy".to_owned(),
                 };
                 let time_bar = format!("{:.1} {said}", bars.time);
                 let memory = run.peak_memory / peer.peak_memory;
-                let memory_bar = format!("{:.1} {}", bars.memory, verdict(memory <= bars.memory));
+                let said = held("memory", memory, bars.memory);
+                let memory_bar = format!("{:.1} {said}", bars.memory);
                 print!(
                     "{:>9.1}{:>9.1}{ratio:>7.2}  {time_bar:<15}{:>8.0}{:>9.0}{memory:>7.2}  \
                      {memory_bar:<11}",
@@ -234,8 +239,4 @@ fn show(bars: &Bars, threads: usize, measured: &Measured) {
         }
         println!("{share:>6.0} %");
     }
-}
-
-fn verdict(holds: bool) -> &'static str {
-    if holds { "held" } else { "MISSED" }
 }

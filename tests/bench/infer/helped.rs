@@ -11,6 +11,7 @@ use models::tensor::Tensor;
 use tests::helper::Started;
 
 use super::{TURN, answers, median};
+use crate::figures::verdict;
 
 /// What a helper may add, in milliseconds.
 const ADDED_BAR: f64 = 0.3;
@@ -68,16 +69,19 @@ impl Helped {
         self.added_ms.push(median(added_ms));
     }
 
-    /// The figures, beside ONNX Runtime's time in Python if they are to be.
-    pub(super) fn report(self, name: &str, peer_ms: Option<f64>) -> String {
+    /// The figures of a model, beside ONNX Runtime's time in Python if they are to be.
+    pub(super) fn report(self, model: &str, name: &str, peer_ms: Option<f64>) -> String {
         let (engine_ms, added_ms) = (median(self.engine_ms), median(self.added_ms));
-        let held = |holds: bool| if holds { "held" } else { "MISSED" };
+        let held = |figure: &str, found: f64, bar: f64| {
+            let what = format!("{model}, {name} in its helper, {figure}");
+            verdict(&what, &format!("{found:.3}"), &bar.to_string(), found <= bar)
+        };
         let engine = peer_ms.map_or_else(String::new, |peer_ms| {
             let ratio = engine_ms / peer_ms;
-            let bar = held(ratio <= ENGINE_BAR);
+            let bar = held("share of ONNX Runtime's time", ratio, ENGINE_BAR);
             format!(", {ratio:.2} of ONNX Runtime's in Python, bar {ENGINE_BAR} {bar}")
         });
-        let bar = held(added_ms <= ADDED_BAR);
+        let bar = held("ms that it adds", added_ms, ADDED_BAR);
         let beside = if self.here.is_some() {
             "beside a call in this process"
         } else {

@@ -65,7 +65,7 @@ fmt: ## Format the code.
 BENCHES := start answer round memory aggregate takeover attack bytes scale privacy infer train secagg accuracy reference
 
 bench: ## Measure start, answer, round, infer and train; WHAT="bytes scale" chooses, WHAT=all is every promise of the README, in hours. BENCH_STRICT=1 fails where a bar is missed.
-	@scripts/setup.sh
+	@scripts/setup.sh bench
 	@scripts/bench.sh $(if $(filter all,$(WHAT)),$(BENCHES),$(WHAT))
 
 clean: ## Remove what was built and fetched.

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Provides what is not built from source: nats-server 2.11 or newer, and for the tests ONNX
-# Runtime as a reference and the ONNX project's tests. Everything goes into .tools; nothing outside
+# Provides what is not built from source: nats-server 2.11 or newer, for the benchmarks ONNX Runtime
+# and numpy as peers, and for the tests the ONNX project's tests besides. Everything goes into .tools; nothing outside
 # this folder is changed, but for a Vulkan adapter that root gets from the distribution's packages for
 # the tests.
 #
 #   scripts/setup.sh         what the programs need
+#   scripts/setup.sh bench   what the benchmarks need as well
 #   scripts/setup.sh tests   what the tests need as well
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -66,9 +67,10 @@ PY
     rm -rf "$folder"
 }
 
-# ONNX Runtime checks in the tests that what is trained here is ONNX for others too.
+# ONNX Runtime checks in the tests that what is trained here is ONNX for others too. Beside it and
+# numpy, which comes with it, benchmarks are run.
 onnx_runtime() {
-    if .tools/onnx/bin/python -c 'import onnx, onnxruntime' 2>/dev/null; then return; fi
+    if .tools/onnx/bin/python -c 'import numpy, onnx, onnxruntime' 2>/dev/null; then return; fi
     find_python "$onnx_python"
     say "getting ${onnx_packages[*]} from PyPI"
     rm -rf .tools/onnx
@@ -140,6 +142,9 @@ nextest() {
 
 compiler
 nats_server
+if [ "${1:-}" = bench ]; then
+    (onnx_runtime) || say "benchmarks go without ONNX Runtime and numpy, and say so"
+fi
 if [ "${1:-}" = tests ]; then
     onnx_runtime
     onnx_tests

@@ -122,7 +122,7 @@ fn numpy() -> Option<Vec<Value>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = root.join("../.tools/onnx/bin/python");
     if !python.exists() {
-        println!("  numpy is not there: scripts/setup.sh tests");
+        println!("  numpy is not there: scripts/setup.sh bench");
         return None;
     }
     let mut command = Command::new(python);

@@ -124,7 +124,7 @@ async fn measure_one(family: &str, side: usize, turns: usize, shipped: &[Shipped
     let [native_ms, tract_ms, peer_ms, peer_wall_ms] = times.map(median);
     print!("  {family:<16}{side:>5}{native_ms:>10.3}{tract_ms:>10.3}");
     let Some(peer) = peer else {
-        println!("  ONNX Runtime is missing: scripts/setup.sh tests");
+        println!("  ONNX Runtime is missing: scripts/setup.sh bench");
         return;
     };
     let what = format!("{family}, {side}");

@@ -13,7 +13,7 @@
 #   scripts/bench.sh infer --families resnet8 --sides 32
 #   scripts/bench.sh train               training steps beside PyTorch; ten minutes
 #   scripts/bench.sh train --networks cnn,resnet8 --threads 1 --steps 5
-#   scripts/bench.sh secagg              secure aggregation; ten minutes
+#   scripts/bench.sh secagg              secure aggregation, sums and costs; ten minutes
 #   scripts/bench.sh secagg --devices 10,100 --megabytes 1
 #   scripts/bench.sh privacy             accuracy beside epsilon, with and without masks; minutes
 #   scripts/bench.sh accuracy            CIFAR-10, federated against central; minutes to hours

@@ -11,6 +11,7 @@ use tests::data::Digits;
 use tests::world::World;
 
 use crate::accuracy::judged;
+use crate::draws::Draws;
 use crate::figures::heading;
 
 /// As `--update` takes them.
@@ -83,17 +84,9 @@ pub(crate) async fn measure() {
 
 /// Differences of a model of 25 MB: layers of several scales, each nearly normal.
 fn differences() -> Vec<f32> {
-    let mut state = 1_u64;
-    let mut uniform = || {
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        f32::from(u16::try_from(state >> 48).unwrap()) / 65_536.0
-    };
-    let mut value = |layer: usize| {
-        let normal: f32 = (0..6).map(|_| uniform()).sum::<f32>() - 3.0;
-        normal * [1e-2, 1e-3, 3e-3, 1e-4][layer % 4]
-    };
-    (0..VALUES).map(|at| value(at / 100_000)).collect()
+    let mut draws = Draws::new(1);
+    let scale = |layer: usize| [1e-2, 1e-3, 3e-3, 1e-4][layer % 4];
+    (0..VALUES).map(|at| draws.normal() * scale(at / 100_000)).collect()
 }
 
 fn code(name: &str, format: Format, share: Option<f64>, values: &[f32]) {

@@ -21,6 +21,7 @@ mod aggregate;
 mod answer;
 mod attack;
 mod bytes;
+mod draws;
 mod figures;
 mod infer;
 mod memory;

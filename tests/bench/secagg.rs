@@ -1,9 +1,11 @@
-//! What secure aggregation costs a device and the server: processor time and bytes.
+//! What secure aggregation costs a device and the server, processor time and bytes, and whether the
+//! sum that is unmasked is the plain sum.
 //!
 //! The messages of every device are made and read, of all stages. Vectors are those of one device
 //! and one sum; where all masks of a vector would take minutes they are timed on a part of it,
 //! which costs what any other part does.
 
+use std::hint::black_box;
 use std::time::Duration;
 
 use clap::Args;
@@ -11,7 +13,8 @@ use rustix::time::{ClockId, clock_gettime};
 use secagg::{Client, Masks, PIECE, Party, Quantisation, Risk, Rounding, Secret, Server, Topology};
 use serde::Serialize;
 
-use crate::figures::heading;
+use crate::draws::Draws;
+use crate::figures::{against_bar, heading};
 
 /// What is measured of secure aggregation.
 #[derive(Debug, Args)]
@@ -30,6 +33,10 @@ pub(crate) struct Options {
 
 /// Up to how many devices everyone is also everyone's neighbour.
 const COMPLETE_MAX: usize = 100;
+/// Values of each vector whose sum is compared: pieces, and a part of one.
+const COMPARED: usize = 2 * PIECE + 1000;
+/// A device says that it has so many examples at most.
+const WEIGHT_MAX: u16 = 8;
 /// Values of masks that are computed for one figure, about.
 const TIMED: usize = 1_000_000_000;
 
@@ -50,6 +57,7 @@ pub(crate) fn measure(options: &Options) {
         "IN",
         "OUT"
     );
+    let mut exact = Vec::new();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     pool.install(|| {
         for &devices in &options.devices {
@@ -67,17 +75,23 @@ pub(crate) fn measure(options: &Options) {
                     for &megabytes in &options.megabytes {
                         session.show(name, percent, megabytes);
                     }
+                    let what = format!("{devices} devices, {name}, {percent} % drop-outs");
+                    exact.push((what, session.wrong()));
                 }
             }
         }
     });
+    heading(&format!("the unmasked sum of {COMPARED} random values and the plain sum of levels"));
+    for (what, wrong) in exact {
+        let found = if wrong == 0 { "equal".to_owned() } else { format!("{wrong} differ") };
+        against_bar(&what, &found, "equal", wrong == 0);
+    }
 }
 
 /// All messages of a session, as they were.
 struct Session {
     devices: usize,
     topology: Topology,
-    survivors: usize,
     /// Processor time of one device, without its vector.
     device: Duration,
     /// Of the server, without vectors.
@@ -85,8 +99,8 @@ struct Session {
     /// Bytes of messages, of one device.
     up: usize,
     down: usize,
-    /// The masks of one device.
-    masks: Masks,
+    /// The masks of each device that did not drop out.
+    masks: Vec<Masks>,
     /// What the server takes off the sum.
     unmask: Masks,
 }
@@ -150,12 +164,12 @@ impl Session {
             (party.0 as usize + 1) * dropped / devices > party.0 as usize * dropped / devices
         };
         let survivors: Vec<Party> = all.iter().copied().filter(|it| !is_lost(it)).collect();
-        let mut masks = Masks::default();
+        let mut masks = Vec::new();
         for party in &survivors {
             let inbox = spent.server(|| server.inbox(*party)).unwrap();
             spent.received(&inbox);
             let client = &mut clients[party.0 as usize];
-            masks = spent.device(|| client.mask(&inbox)).unwrap();
+            masks.push(spent.device(|| client.mask(&inbox)).unwrap());
             spent.server(|| server.masked(*party)).unwrap();
         }
         spent.server(|| server.close_masked()).unwrap();
@@ -172,7 +186,6 @@ impl Session {
         Self {
             devices,
             topology,
-            survivors: survivors.len(),
             device: spent.devices / each,
             server: spent.server,
             up: spent.up / devices,
@@ -180,6 +193,28 @@ impl Session {
             masks,
             unmask,
         }
+    }
+
+    /// Masks random vectors of random weights for each survivor, adds them and unmasks the sum; how
+    /// many of its values are others than those of the plain sum of the same levels.
+    fn wrong(&self) -> usize {
+        let count = u32::try_from(self.devices).unwrap();
+        let quantisation = Quantisation::new(1.0, count, WEIGHT_MAX.into()).unwrap();
+        let mut draws = Draws::new(count.into());
+        let (mut unmasked, mut plain) = (vec![0_u32; COMPARED], vec![0_u64; COMPARED]);
+        for masks in &self.masks {
+            // Some are beyond the clip.
+            let values: Vec<f32> = (0..COMPARED).map(|_| 2.2 * draws.uniform() - 1.1).collect();
+            let (weight, mut levels) = (1 + draws.bits() % WEIGHT_MAX, Vec::new());
+            let rounding = Rounding::Nearest;
+            quantisation.encode(0, &values, weight.into(), &rounding, &mut levels).unwrap();
+            plain.iter_mut().zip(&levels).for_each(|(sum, level)| *sum += u64::from(*level));
+            masks.apply(0, &mut levels);
+            secagg::add(&mut unmasked, &levels);
+        }
+        self.unmask.apply(0, &mut unmasked);
+        let pairs = unmasked.iter().zip(&plain);
+        pairs.filter(|(unmasked, plain)| u64::from(**unmasked) != **plain).count()
     }
 
     #[expect(clippy::cast_precision_loss, reason = "megabytes are shown")]
@@ -192,15 +227,14 @@ impl Session {
         let mut vector = Vec::with_capacity(length);
         let (_, encoding) =
             timed(|| quantisation.encode(0, &values, 1, &Rounding::Nearest, &mut vector).unwrap());
-        let device = self.device + encoding + applied(&self.masks, &mut vector);
+        let device = self.device + encoding + applied(&self.masks[0], &mut vector);
         // Not zeros, which would be pages that are not there yet.
         let mut sum = vec![1; length];
         let ((), one) = timed(|| secagg::add(&mut sum, &vector));
-        let adding = one * u32::try_from(self.survivors).unwrap();
+        let adding = one * u32::try_from(self.masks.len()).unwrap();
         let unmasking = applied(&self.unmask, &mut sum);
-        let (mean, decoding) =
-            timed(|| sum.iter().map(|sum| quantisation.mean(*sum, count)).sum::<f64>());
-        assert!(mean.is_finite());
+        let (_, decoding) =
+            timed(|| black_box(sum.iter().map(|sum| quantisation.mean(*sum, count)).sum::<f64>()));
         let server = self.server + adding + unmasking + decoding;
         let mb = |bytes: usize| bytes as f64 / 1e6;
         let (up, down) = (self.up + 4 * (length + 1), self.down);
@@ -215,7 +249,7 @@ impl Session {
             mb(up),
             mb(down),
             server.as_secs_f64(),
-            mb(self.up * self.devices + 4 * (length + 1) * self.survivors),
+            mb(self.up * self.devices + 4 * (length + 1) * self.masks.len()),
             mb(down * self.devices),
         );
     }

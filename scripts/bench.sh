@@ -5,7 +5,8 @@
 #   scripts/bench.sh start answer round  some
 #   scripts/bench.sh memory              rounds of 100 MB by strategy: peaks; five minutes
 #   scripts/bench.sh aggregate           the mean of large updates beside the memory and numpy
-#   scripts/bench.sh attack              strategies where devices send wrong updates
+#   scripts/bench.sh attack              strategies where devices send wrong updates; half an hour
+#   scripts/bench.sh attack --strategies krum --rounds 100
 #   scripts/bench.sh takeover            how soon a killed broker or device is missed, nothing lost
 #   scripts/bench.sh scale               a round of 1,000 devices, 10,000 that are there
 #   scripts/bench.sh bytes               encodings of updates: bytes, time, accuracy

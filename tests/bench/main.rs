@@ -45,6 +45,8 @@ struct Args {
     #[arg(value_enum)]
     sections: Vec<Section>,
     #[command(flatten)]
+    attack: attack::Options,
+    #[command(flatten)]
     memory: memory::Options,
     #[command(flatten)]
     infer: infer::Options,
@@ -106,7 +108,7 @@ async fn main() -> ExitCode {
             Section::Memory => memory::measure(&args.memory).await,
             Section::Aggregate => aggregate::measure(),
             Section::Bytes => bytes::measure().await,
-            Section::Attack => attack::measure().await,
+            Section::Attack => attack::measure(&args.attack).await,
             Section::Takeover => takeover::measure().await,
             Section::Scale => scale::measure().await,
             Section::Infer => infer::measure(&args.infer).await,

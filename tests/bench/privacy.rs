@@ -106,7 +106,7 @@ async fn moved(world: &World) -> (f64, f64) {
 }
 
 /// The share of pictures that no device has which the job's model tells rightly.
-async fn accuracy(world: &World, digits: &Digits, job: &Value) -> f64 {
+pub(crate) async fn accuracy(world: &World, digits: &Digits, job: &Value) -> f64 {
     let model = &job["result"]["model"];
     let (name, version) = (model["name"].as_str().unwrap(), model["version"].as_str().unwrap());
     let path = format!("/v2/models/{name}/versions/{version}/infer");

@@ -9,7 +9,8 @@
 #   scripts/bench.sh attack --strategies krum --rounds 100
 #   scripts/bench.sh takeover            how soon a killed broker or device is missed, nothing lost
 #   scripts/bench.sh scale               a round of 1,000 devices, 10,000 that are there
-#   scripts/bench.sh bytes               encodings of updates: bytes, time, accuracy
+#   scripts/bench.sh bytes               encodings of updates: bytes, seconds, accuracy; zstd
+#   scripts/bench.sh bytes --bytes-per-second 1000000
 #   scripts/bench.sh infer               answers beside ONNX Runtime; five minutes
 #   scripts/bench.sh infer --families resnet8 --sides 32
 #   scripts/bench.sh train               training steps beside PyTorch; ten minutes
@@ -25,7 +26,7 @@
 # (of make 2, with "Error 3").
 #
 # PyTorch is that of python3, or of the Python that DUNLIN_PYTORCH names; without one ours is
-# printed alone.
+# printed alone, and so is ours where there is no zstd.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

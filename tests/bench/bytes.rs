@@ -1,18 +1,33 @@
 //! How updates and parameters travel: bytes, time, and what a model learns, encoding beside encoding.
 
+use std::path::Path;
 use std::time::Instant;
 
+use clap::Args;
 use models::federated::encoding::{
     Decoder, Encoder, Format, Header, encode_largest, layout_digest,
 };
 use models::params::Layout;
 use serde_json::{Value, json};
 use tests::data::Digits;
+use tests::process::Process;
 use tests::world::World;
 
 use crate::accuracy::judged;
 use crate::draws::Draws;
-use crate::figures::heading;
+use crate::figures::{Times, heading};
+use crate::round::between_ends;
+
+mod zstd;
+
+/// What is measured of bytes.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub(crate) struct Options {
+    /// bytes: what devices behind a limited way may move in a second
+    #[arg(long, value_name = "BYTES", default_value_t = 250_000)]
+    bytes_per_second: u64,
+}
 
 /// As `--update` takes them.
 const ENCODINGS: [&str; 9] = [
@@ -40,8 +55,11 @@ const VALUES: usize = 6_250_000;
 const DEVICES: usize = 3;
 const ROUNDS: u32 = 15;
 const SEEDS: u64 = 3;
+/// What devices are labelled with.
+const OPEN: &str = "open";
+const LIMITED: &str = "limited";
 
-pub(crate) async fn measure() {
+pub(crate) async fn measure(options: &Options) {
     heading("an update of 25 MB whose differences are normally distributed, layer by layer");
     println!(
         "  {:<30} {:>9} {:>8} {:>11} {:>11}",
@@ -59,27 +77,59 @@ pub(crate) async fn measure() {
     ] {
         code(name, format, share, &values);
     }
-    heading("digits, 3 devices, Dirichlet(0.5), LeNet, 15 rounds, mean of 3 seeds");
+    zstd::measure();
+    trainings(options.bytes_per_second).await;
+}
+
+/// Devices of two kinds learn in turn: what an encoding costs and saves, and what is learnt with it.
+async fn trainings(bytes_per_second: u64) {
+    heading("digits, 3 devices, Dirichlet(0.5), LeNet, 15 rounds, accuracy: mean of 3 seeds");
     println!(
-        "  {:<19} {:<30} {:>9} {:>9} {:>8} {:>11}",
-        "download", "update", "down", "up", "of plain", "accuracy"
+        "  a round of all devices: KB, and seconds on loopback and where each device may move {} KB \
+         a second",
+        bytes_per_second / 1000
+    );
+    println!(
+        "  {:<19} {:<29} {:>8} {:>8} {:>8} {:>8} {:>8} {:>9}",
+        "DOWNLOAD", "UPDATE", "DOWN", "UP", "OF PLAIN", "LOOPBACK", "LIMITED", "ACCURACY"
     );
     let world = World::start().await;
     let digits = Digits::write(world.folder(), DEVICES);
     let mut agents = Vec::new();
     for number in 1..=DEVICES {
         let share = digits.share(number);
-        agents.push(world.join(&format!("device-{number}"), Some(("digits", &share))).await);
+        agents.push(joined(&world, number, &share, None).await);
+        agents.push(joined(&world, number, &share, Some(bytes_per_second)).await);
     }
     let mut plain = 0.0;
     for (update, download) in ENCODINGS.map(|update| (update, "plain")).into_iter().chain(BOTH) {
-        let Learnt { down, up, accuracy } = learn(&world, update, download).await;
+        let Learnt { down, up, seconds, accuracy } =
+            learn(&world, OPEN, SEEDS, (update, download)).await;
+        let limited = learn(&world, LIMITED, 1, (update, download)).await.seconds;
         plain = if (update, download) == ("plain", "plain") { down + up } else { plain };
         let (share, percent) = (100.0 * (down + up) / plain, 100.0 * accuracy);
         println!(
-            "  {download:<19} {update:<30} {down:>9.0} {up:>9.0} {share:>6.1} % {percent:>9.1} %"
+            "  {download:<19} {update:<29} {:>8.1} {:>8.1} {share:>6.1} % {seconds:>8.2} \
+             {limited:>8.2} {percent:>7.1} %",
+            down / 1e3,
+            up / 1e3
         );
     }
+}
+
+/// An agent, with a limit or without.
+async fn joined(world: &World, number: usize, share: &Path, limit: Option<u64>) -> Process {
+    let way = if limit.is_some() { LIMITED } else { OPEN };
+    let name = format!("{way}-{number}");
+    let mut command = world.agent_command(&name);
+    command.args(["--label", &format!("way={way}")]);
+    command.arg("--data").arg(format!("digits={}", share.display()));
+    if let Some(limit) = limit {
+        command.args(["--bytes-per-second", &limit.to_string()]);
+    }
+    let agent = world.run_agent(&name, command);
+    world.online(&name, true).await;
+    agent
 }
 
 /// Differences of a model of 25 MB: layers of several scales, each nearly normal.
@@ -122,18 +172,20 @@ fn code(name: &str, format: Format, share: Option<f64>, values: &[f32]) {
     println!("  {name:<30} {megabytes:>9.2} {of_plain:>6.1} % {encode_s:>11.3} {decode_s:>11.3}");
 }
 
-/// Mean bytes of the parameters that a device gets and of its update, and the accuracy after the
-/// last round.
+/// Mean bytes of a round, those of parameters that devices get and those of their updates, the median
+/// of its seconds, and the accuracy after the last one.
 struct Learnt {
     down: f64,
     up: f64,
+    seconds: f64,
     accuracy: f64,
 }
 
-async fn learn(world: &World, update: &str, download: &str) -> Learnt {
-    let (mut down, mut up, mut updates, mut accuracy) = (0.0, 0.0, 0.0, 0.0);
-    for seed in 0..SEEDS {
-        let job = json!({"kind": "train", "spec": {
+async fn learn(world: &World, way: &str, seeds: u64, (update, download): (&str, &str)) -> Learnt {
+    let (mut down, mut up, mut all, mut accuracy) = (0.0, 0.0, 0.0, 0.0);
+    let mut times = Times::default();
+    for seed in 0..seeds {
+        let job = json!({"kind": "train", "selector": format!("label.way={way}"), "spec": {
             "model": "lenet", "dataset": "digits", "rounds": ROUNDS, "seed": seed,
             "register_as": "measured", "update": written(update), "download": download,
             "participation": {"devices": DEVICES, "quorum": DEVICES},
@@ -148,14 +200,16 @@ async fn learn(world: &World, update: &str, download: &str) -> Learnt {
             for update in round["updates"].as_array().unwrap() {
                 down += fetched["size"].as_f64().unwrap();
                 up += update[1]["parameters"]["size"].as_f64().unwrap();
-                updates += 1.0;
             }
+            all += 1.0;
         }
+        between_ends(rounds).for_each(|time| times.push(time));
         accuracy += judged(rounds.last().unwrap());
     }
     #[expect(clippy::cast_precision_loss, reason = "few seeds")]
-    let seeds = SEEDS as f64;
-    Learnt { down: down / updates, up: up / updates, accuracy: accuracy / seeds }
+    let seeds = seeds as f64;
+    let seconds = times.median().as_secs_f64();
+    Learnt { down: down / all, up: up / all, seconds, accuracy: accuracy / seeds }
 }
 
 /// An encoding as a job says it.

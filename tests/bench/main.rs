@@ -47,6 +47,8 @@ struct Args {
     #[command(flatten)]
     attack: attack::Options,
     #[command(flatten)]
+    bytes: bytes::Options,
+    #[command(flatten)]
     memory: memory::Options,
     #[command(flatten)]
     infer: infer::Options,
@@ -107,7 +109,7 @@ async fn main() -> ExitCode {
             Section::Round => round::measure().await,
             Section::Memory => memory::measure(&args.memory).await,
             Section::Aggregate => aggregate::measure(),
-            Section::Bytes => bytes::measure().await,
+            Section::Bytes => bytes::measure(&args.bytes).await,
             Section::Attack => attack::measure(&args.attack).await,
             Section::Takeover => takeover::measure().await,
             Section::Scale => scale::measure().await,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use models::dataset::{Examples, idx};
+use models::dataset::{Dataset, Examples, Limits, decode, idx};
 
 use crate::process::program;
 
@@ -49,6 +49,17 @@ impl Digits {
         found.sort();
         found
     }
+}
+
+/// The data set in a folder.
+pub fn read(folder: &Path) -> Dataset {
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| {
+        let path = entry.unwrap().path();
+        (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(path).unwrap())
+    });
+    let mut files: Vec<(String, Vec<u8>)> = files.collect();
+    files.sort();
+    decode(&files, Limits::default()).unwrap()
 }
 
 /// Eight black pictures, so many pixels across and down; `mlp` has 64 weights for each pixel.

@@ -105,7 +105,7 @@ struct Device {
 /// Plays the devices; never returns.
 pub async fn play(options: Options) {
     let options = Arc::new(options);
-    let dataset = options.data.as_deref().map(|folder| Arc::new(attacker::dataset(folder)));
+    let dataset = options.data.as_deref().map(|folder| Arc::new(crate::data::read(folder)));
     let mut devices = tokio::task::JoinSet::new();
     let numbers: Vec<u32> = (options.first..options.first + options.count).collect();
     for numbers in numbers.chunks(options.sharing.max(1) as usize) {

@@ -1,23 +1,10 @@
 //! A device that trains as the task says and sends the opposite of what it learnt.
 
-use std::path::Path;
-
 use jobs::device::DatasetFacts;
 use jobs::spec::TrainTask;
-use models::dataset::{Batches, Dataset, Limits, Order, decode};
+use models::dataset::{Batches, Dataset, Order};
 use models::params::Parameters;
 use models::train::{Sgd, Trainer};
-
-/// The data set in a folder.
-pub(super) fn dataset(folder: &Path) -> Dataset {
-    let files = std::fs::read_dir(folder).unwrap().map(|entry| {
-        let path = entry.unwrap().path();
-        (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(path).unwrap())
-    });
-    let mut files: Vec<(String, Vec<u8>)> = files.collect();
-    files.sort();
-    decode(&files, Limits::default()).unwrap()
-}
 
 /// What a device says of it.
 pub(super) fn facts(name: &str, dataset: &Dataset) -> DatasetFacts {

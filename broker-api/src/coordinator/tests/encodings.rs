@@ -47,7 +47,9 @@ async fn given_as(update: &str, download: &str, strategy: &str) -> (Given, Given
 /// Devices add the same to each value, which every encoding holds nearly.
 #[tokio::test]
 async fn encoded_updates_come_to_what_plain_ones_do() {
-    for strategy in ["fedavg", "fedadam:tau=0.1", "fedmedian", "geometricmedian", "normbound:norm=2"] {
+    for strategy in
+        ["fedavg", "fedadam:tau=0.1", "fedmedian", "geometricmedian", "normbound:norm=2"]
+    {
         let expected = given("plain", strategy).await;
         assert_eq!(expected.len(), 4);
         for update in ["int8", "bfloat16", "topk:share=0.5,values=int8"] {

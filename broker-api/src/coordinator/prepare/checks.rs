@@ -108,13 +108,13 @@ fn patterns(local: &LocalTraining, layout: &Layout) -> Vec<Failure> {
     }
     let nowhere = [&local.frozen[..], &local.kept_local].concat();
     if names().all(|name| is_named(&nowhere, name)) {
-        let named: Vec<&str> = [("frozen", &local.frozen), ("kept_local", &local.kept_local)]
+        let by: Vec<&str> = [("frozen", &local.frozen), ("kept_local", &local.kept_local)]
             .into_iter()
             .filter_map(|(what, patterns)| (!patterns.is_empty()).then_some(what))
             .collect();
         messages.push(format!(
             "local.{} names every parameter: none would be learnt together",
-            named.join(" or local.")
+            by.join(" or local.")
         ));
     }
     let failure = |message| Failure::new(FailureCode::InvalidSpec, message);

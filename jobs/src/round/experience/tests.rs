@@ -71,8 +71,8 @@ fn told() -> impl Strategy<Value = Vec<(usize, Option<(f64, u64)>)>> {
 /// Nobody has a second turn before everyone had the first.
 fn turns(count: usize, wanted: u32, rounds: u64, seed: u64) -> Result<(), TestCaseError> {
     let participation = participation(wanted, "round_robin");
-    let mut experience = Experience::default();
-    experience.turns = Some(Turns { seed, forgotten: None });
+    let turns = Some(Turns { seed, forgotten: None });
+    let mut experience = Experience { turns, ..Experience::default() };
     let devices = devices(count);
     let mut turns: BTreeMap<&DeviceId, u32> = devices.iter().map(|it| (it, 0)).collect();
     for round in 1..rounds {

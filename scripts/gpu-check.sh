@@ -33,7 +33,7 @@ left_out=()
 check_machine() {
     local missing=()
     gpu=$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null) ||
-        gpu=$(cat /proc/device-tree/model 2>/dev/null | tr -d '\0' | grep -i -e nvidia -e jetson) ||
+        gpu=$(tr -d '\0' 2>/dev/null </proc/device-tree/model | grep -i -e nvidia -e jetson) ||
         missing+=("an NVIDIA GPU with its driver: nvidia-smi finds none")
     if [ -n "$offline" ]; then
         [ -x "${PROGRAM:-}" ] || missing+=("PROGRAM, a dunlin-accel that was built elsewhere")

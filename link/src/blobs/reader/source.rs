@@ -5,16 +5,17 @@ use bytes::Bytes;
 use jobs::held::{HeldRequest, OFFSET_HEADER, REFUSAL_HEADER};
 use jobs::id::Bytes as Size;
 
-use super::super::{chunk_subject, direct_get};
+use super::super::{CHUNK_BYTES, chunk_subject, direct_get};
 
-/// Chunks asked for at once; the bytes decide.
-const BATCH_CHUNKS: u32 = 256;
+/// Chunks asked for at once, at most.
+const BATCH_CHUNKS: u64 = 256;
 
 /// Who is asked.
 #[derive(Debug)]
 pub(super) enum Source {
-    /// The object store, for the messages of a subject from this one of the stream on.
-    Store { chunk_subject: String, next_sequence: u64 },
+    /// The object store, for the messages of a subject from this one of the stream on; so many of
+    /// those that it was asked for last may still come.
+    Store { chunk_subject: String, next_sequence: u64, left: u64 },
     /// The device that holds the blob; what it was asked for last ends here.
     Device { subject: String, name: String, until: u64 },
 }
@@ -40,17 +41,20 @@ pub(super) enum Said {
 impl Source {
     /// The chunks of an object of this id.
     pub(super) fn in_store(id: &str) -> Self {
-        Self::Store { chunk_subject: chunk_subject(id), next_sequence: 1 }
+        Self::Store { chunk_subject: chunk_subject(id), next_sequence: 1, left: 0 }
     }
 
     /// A request for the bytes behind the first `received` of `size`: its subject and payload.
     pub(super) fn request(&mut self, received: u64, size: u64, bytes: u64) -> (String, Bytes) {
         match self {
-            Self::Store { chunk_subject, next_sequence } => {
+            Self::Store { chunk_subject, next_sequence, left } => {
+                // What comes behind the last of them, the word that it was the last, would hold the
+                // memory that it was read into until somebody looks.
+                *left = (bytes / CHUNK_BYTES as u64).clamp(1, BATCH_CHUNKS);
                 let request = serde_json::json!({
                     "seq": next_sequence,
                     "next_by_subj": chunk_subject,
-                    "batch": BATCH_CHUNKS,
+                    "batch": left,
                     "max_bytes": bytes,
                 });
                 (direct_get(), request.to_string().into())
@@ -69,7 +73,7 @@ impl Source {
     /// Whether nothing more comes of a batch, which does not say so itself.
     pub(super) fn is_over(&self, received: u64) -> bool {
         match self {
-            Self::Store { .. } => false,
+            Self::Store { left, .. } => *left == 0,
             Self::Device { until, .. } => received >= *until,
         }
     }
@@ -77,7 +81,13 @@ impl Source {
     /// What a message is that comes behind the first `received` bytes of `size`.
     pub(super) fn hear(&mut self, message: &Message, received: u64, size: Size) -> Said {
         match self {
-            Self::Store { next_sequence, .. } => of_store(message, next_sequence, received, size),
+            Self::Store { next_sequence, left, .. } => {
+                let said = of_store(message, next_sequence, received, size);
+                if matches!(said, Said::Chunk) {
+                    *left = left.saturating_sub(1);
+                }
+                said
+            }
             Self::Device { .. } => of_device(message, received),
         }
     }
@@ -125,4 +135,43 @@ fn of_device(message: &Message, received: u64) -> Said {
 
 fn status_text(message: &Message, status: StatusCode) -> String {
     format!("status {status} {}", message.description.as_deref().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use async_nats::HeaderMap;
+
+    use super::*;
+
+    #[test]
+    fn a_batch_ends_with_the_last_chunk_that_was_asked_for() {
+        let mut source = Source::in_store("id");
+        let chunk = CHUNK_BYTES as u64;
+        let size = Size(10 * chunk);
+        for (bytes, chunks) in [(1, 1), (chunk, 1), (2 * chunk - 1, 1), (3 * chunk, 3)] {
+            let (_, request) = source.request(0, size.0, bytes);
+            let request: serde_json::Value = serde_json::from_slice(&request).unwrap();
+            assert_eq!((&request["batch"], &request["max_bytes"]), (&chunks.into(), &bytes.into()));
+            let first = request["seq"].as_u64().unwrap();
+            for sequence in first..first + chunks {
+                assert!(!source.is_over(0), "{bytes} bytes");
+                assert!(matches!(source.hear(&numbered(sequence), 0, size), Said::Chunk));
+            }
+            assert!(source.is_over(0), "{bytes} bytes");
+        }
+    }
+
+    fn numbered(sequence: u64) -> Message {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::NATS_SEQUENCE, sequence.to_string());
+        Message {
+            subject: "chunk".into(),
+            reply: None,
+            payload: Bytes::from_static(b"bytes"),
+            headers: Some(headers),
+            status: None,
+            description: None,
+            length: 5,
+        }
+    }
 }

@@ -2,12 +2,17 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use jobs::id::BlobRef;
 use link::blobs::{BlobReader, Blobs};
 use models::params::from_le_bytes;
 
 use super::ReadError;
 use crate::coordinator::fold::content::{Content, Expected};
+
+/// Bytes of a chunk that become values at once: what is ready is little more than was asked for then,
+/// and the rest of the chunk waits as bytes.
+const BITE: usize = 16 * 1024;
 
 /// The values of a blob, in pieces of any length.
 pub(super) struct Values {
@@ -16,6 +21,11 @@ pub(super) struct Values {
     content: Option<Content>,
     /// What it has to be, where that is its own.
     expected: Option<Expected>,
+    /// What is left of the last chunk.
+    chunk: Bytes,
+    /// Whether it lies where the connection read it, among bytes that nobody needs.
+    is_borrowed: bool,
+    /// Of nothing but values, the first bytes of the next one.
     bytes: Vec<u8>,
     ready: VecDeque<f32>,
 }
@@ -33,6 +43,8 @@ impl Values {
             reader,
             content: None,
             expected: None,
+            chunk: Bytes::new(),
+            is_borrowed: false,
             bytes: Vec::new(),
             ready: VecDeque::new(),
         })
@@ -60,8 +72,14 @@ impl Values {
         length: usize,
         expected: &Expected,
     ) -> Result<Vec<f32>, ReadError> {
+        let most = length + BITE / size_of::<f32>();
+        self.ready.reserve_exact(most.saturating_sub(self.ready.len()));
         while self.ready.len() < length {
-            let piece = self.reader.next().await?.ok_or(ReadError::Cut)?;
+            if self.chunk.is_empty() {
+                self.chunk = self.reader.next().await?.ok_or(ReadError::Cut)?;
+                self.is_borrowed = true;
+            }
+            let piece = self.chunk.split_to(self.chunk.len().min(BITE));
             let ready = &mut self.ready;
             let expected = self.expected.as_ref().unwrap_or(expected);
             if let Some(content) = &mut self.content {
@@ -73,12 +91,15 @@ impl Values {
                 self.bytes.drain(..whole);
             }
         }
+        if std::mem::take(&mut self.is_borrowed) {
+            self.chunk = Bytes::copy_from_slice(&self.chunk);
+        }
         Ok(self.ready.drain(..length).collect())
     }
 
     /// Checks that this was all of it, and what its digest says.
     pub(super) async fn end(&mut self) -> Result<(), ReadError> {
-        let more = self.reader.next().await?.is_some();
+        let more = !self.chunk.is_empty() || self.reader.next().await?.is_some();
         if more || !self.ready.is_empty() || !self.bytes.is_empty() {
             return Err(ReadError::Cut);
         }

@@ -7,6 +7,7 @@ use jobs::id::BlobRef;
 use jobs::round::Base;
 use models::federated::distances::{Distances, PairwiseDistances, UpdateNorms};
 use models::params::Layout;
+use tokio::sync::Semaphore;
 
 use super::RuleError;
 use crate::coordinator::fold::content::Expected;
@@ -17,8 +18,11 @@ use crate::coordinator::updates::{ReadError, Updates};
 const TILE_VALUES: usize = if cfg!(test) { 240 } else { 2 * 1024 * 1024 };
 /// Values of one device in a tile, at least.
 const ROW_MIN: usize = if cfg!(test) { 31 } else { 4096 };
-/// Bytes of all updates that may be under way to this broker.
-const BATCHES_BYTES: u64 = 64 * 1024 * 1024;
+/// Bytes of all updates that may be asked for ahead: the connection takes twice as much memory for
+/// a chunk as it has bytes.
+const BATCHES_BYTES: u64 = 32 * 1024 * 1024;
+/// Updates that are asked for their next values at the same time.
+const ROWS_AT_ONCE: usize = 32;
 
 /// Puts the centre's values where they are fixed, in a tile at `offset`.
 pub(in crate::coordinator) fn fix(
@@ -101,7 +105,10 @@ impl Rows {
             return Ok(None);
         }
         let (expected, whole) = (&self.expected, offset + length == total);
+        let turns = Semaphore::new(ROWS_AT_ONCE);
         let next = self.base.iter_mut().chain(&mut self.values).map(async |values| {
+            // It is never closed.
+            let _turn = turns.acquire().await;
             let row = values.next(length, expected).await?;
             if whole {
                 values.end().await?;

@@ -8,7 +8,7 @@
 #   scripts/bench.sh attack              strategies where devices send wrong updates; half an hour
 #   scripts/bench.sh attack --strategies krum --rounds 100
 #   scripts/bench.sh takeover            how soon a killed broker or device is missed, nothing lost
-#   scripts/bench.sh scale               a round of 1,000 devices, 10,000 that are there
+#   scripts/bench.sh scale               rounds of 1,000 and 400 devices, 10,000 that are there
 #   scripts/bench.sh bytes               encodings of updates: bytes, seconds, accuracy; zstd
 #   scripts/bench.sh bytes --bytes-per-second 1000000
 #   scripts/bench.sh infer               answers beside ONNX Runtime; five minutes

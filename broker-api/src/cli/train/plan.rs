@@ -196,7 +196,7 @@ mod tests {
     use clap::{Args as _, Command, FromArgMatches as _};
     use jobs::spec::Evaluate;
 
-    fn given(words: &str) -> Given {
+    pub(super) fn given(words: &str) -> Given {
         let command = Given::augment_args(Command::new("train"));
         let words = ["train"].into_iter().chain(words.split_whitespace());
         Given::from_arg_matches(&command.try_get_matches_from(words).unwrap()).unwrap()

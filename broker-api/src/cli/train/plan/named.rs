@@ -39,14 +39,8 @@ pub(in crate::cli::train) fn by_flags(error: CliError, given: &Given) -> CliErro
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::given;
     use super::*;
-    use clap::{Args as _, Command, FromArgMatches as _};
-
-    fn given(words: &str) -> Given {
-        let command = Given::augment_args(Command::new("train"));
-        let words = ["train"].into_iter().chain(words.split_whitespace());
-        Given::from_arg_matches(&command.try_get_matches_from(words).unwrap()).unwrap()
-    }
 
     #[test]
     fn problems_are_told_by_what_was_typed() {

@@ -167,6 +167,11 @@ impl Fleet {
             .collect()
     }
 
+    /// Looks at all devices that ever joined, by id.
+    pub(crate) fn for_each(&self, mut look: impl FnMut(&Hello, Presence)) {
+        self.read().values().for_each(|device| look(&device.hello, device.presence));
+    }
+
     /// Devices that match, of all that ever joined, by id.
     pub(crate) fn known(&self, selector: &Selector, dataset: &DatasetName) -> Vec<Hello> {
         let wanted = Wanted { selector, dataset: Some(dataset), engine: None, avoid: &[] };

@@ -43,22 +43,21 @@ impl Absent {
         prepared: Option<&Prepared>,
     ) -> Self {
         let (mut absent, now) = (Self::default(), fleet.now());
-        for record in fleet.records() {
-            let hello = &record.hello;
+        fleet.for_each(|hello, presence| {
             if !selector.matches(hello) {
-                continue;
+                return;
             }
-            let device = hello.device.clone();
+            let device = || hello.device.clone();
             if !hello.datasets.iter().any(|facts| facts.name == spec.dataset) {
-                absent.without.push(device);
-            } else if record.presence != Presence::Online {
-                absent.away.push((device, "offline".to_owned()));
+                absent.without.push(device());
+            } else if presence != Presence::Online {
+                absent.away.push((device(), "offline".to_owned()));
             } else if let Some(why) = unfit(hello, spec, prepared, now) {
-                absent.away.push((device, why));
+                absent.away.push((device(), why));
             } else {
                 absent.there += 1;
             }
-        }
+        });
         absent
     }
 

@@ -301,7 +301,7 @@ pub(crate) fn explain(error: &BlobError) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use models::federated::encoding::{Encoder, Format, Header, layout_digest};
+    use models::federated::encoding::{Coder, Encoder, Format, Header, layout_digest};
     use models::params::{Layout, Parameter, Parameters};
 
     use super::*;
@@ -347,6 +347,7 @@ mod tests {
         let layout = Layout::of(&exact);
         let header = Header {
             format: Format::Int8 { block: 256 },
+            coder: Coder::Rans,
             sparse: false,
             values: values.len(),
             layout: layout_digest(&layout),

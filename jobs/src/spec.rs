@@ -53,7 +53,7 @@ pub use self::strategy::{
 pub use self::task_id::TaskId;
 pub use self::transfer::{Transfer, TransferError};
 pub use self::update::{
-    Exact, Int8, Rounded, TopK, UpdateEncoding, UpdateEncodingError, ValueFormat,
+    Coder, Exact, Int8, Rounded, TopK, UpdateEncoding, UpdateEncodingError, ValueFormat,
 };
 pub use self::validate::{Problem, validate};
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use clap::Args;
 use models::federated::encoding::{
-    Decoder, Encoder, Format, Header, encode_largest, layout_digest,
+    Coder, Decoder, Encoder, Format, Header, encode_largest, layout_digest,
 };
 use models::params::Layout;
 use serde_json::{Value, json};
@@ -30,13 +30,16 @@ pub(crate) struct Options {
 }
 
 /// As `--update` takes them.
-const ENCODINGS: [&str; 9] = [
+const ENCODINGS: [&str; 12] = [
     "plain",
     "float32",
     "float32:delta=true",
+    "float32:delta=true,coder=zstd",
     "float16",
     "bfloat16",
+    "bfloat16:coder=zstd",
     "int8",
+    "int8:coder=zstd",
     "topk:share=0.1",
     "topk:share=0.01",
     "topk:share=0.01,values=int8",
@@ -62,7 +65,7 @@ const LIMITED: &str = "limited";
 pub(crate) async fn measure(options: &Options) {
     heading("an update of 25 MB whose differences are normally distributed, layer by layer");
     println!(
-        "  {:<30} {:>9} {:>8} {:>11} {:>11}",
+        "  {:<40} {:>9} {:>8} {:>11} {:>11}",
         "encoding", "MB", "of plain", "encode s", "decode s"
     );
     let values = differences();
@@ -75,7 +78,9 @@ pub(crate) async fn measure(options: &Options) {
         ("topk:share=0.01", Format::BFloat16, Some(0.01)),
         ("topk:share=0.01,values=int8", Format::Int8 { block: 1024 }, Some(0.01)),
     ] {
-        code(name, format, share, &values);
+        code(name, (format, Coder::Rans), share, &values);
+        let name = format!("{name}{}coder=zstd", if name.contains(':') { ',' } else { ':' });
+        code(&name, (format, Coder::Zstd), share, &values);
     }
     zstd::measure();
     trainings(options.bytes_per_second).await;
@@ -139,12 +144,12 @@ fn differences() -> Vec<f32> {
     (0..VALUES).map(|at| draws.normal() * scale(at / 100_000)).collect()
 }
 
-fn code(name: &str, format: Format, share: Option<f64>, values: &[f32]) {
+fn code(name: &str, (format, coder): (Format, Coder), share: Option<f64>, values: &[f32]) {
     let layout = Layout::new(std::iter::once(("w", &[values.len()][..])));
     let digest = layout_digest(&layout);
     let base = Some("base".to_owned());
-    let header =
-        Header { format, sparse: share.is_some(), values: values.len(), layout: digest, base };
+    let (sparse, count) = (share.is_some(), values.len());
+    let header = Header { format, coder, sparse, values: count, layout: digest, base };
     let mut left = values.to_vec();
     let began = Instant::now();
     let file = if let Some(share) = share {
@@ -169,7 +174,7 @@ fn code(name: &str, format: Format, share: Option<f64>, values: &[f32]) {
     #[expect(clippy::cast_precision_loss, reason = "megabytes are shown")]
     let megabytes = file.len() as f64 / 1e6;
     let of_plain = 100.0 * megabytes / 25.0;
-    println!("  {name:<30} {megabytes:>9.2} {of_plain:>6.1} % {encode_s:>11.3} {decode_s:>11.3}");
+    println!("  {name:<40} {megabytes:>9.2} {of_plain:>6.1} % {encode_s:>11.3} {decode_s:>11.3}");
 }
 
 /// Mean bytes of a round, those of parameters that devices get and those of their updates, the median

@@ -2,7 +2,7 @@
 
 use jobs::id::RoundNumber;
 use jobs::spec::{LocalTraining, UpdateEncoding};
-use models::federated::encoding::{Decoder, Encoder, Format, Header, layout_digest};
+use models::federated::encoding::{Coder, Decoder, Encoder, Format, Header, layout_digest};
 use models::params::Layout;
 
 use super::train::{Model, training, update_of};
@@ -76,8 +76,10 @@ async fn an_update_is_written_as_the_task_wants_it() {
         ("float32", 100, 0.0),
         ("float32:delta=true", 96, 0.0),
         ("float16", 60, 1e-3),
+        ("float16:coder=zstd", 60, 1e-3),
         ("bfloat16", 50, 1e-2),
         ("int8:block=256", 50, 1e-2),
+        ("int8:coder=zstd", 50, 1e-2),
         ("int8:delta=false", 50, 1e-2),
     ]) {
         // A device remembers what it did for a job and a round.
@@ -191,7 +193,8 @@ async fn parameters_may_come_encoded() {
     let layout = Layout::of_whole(&model.values).unwrap();
     let sent = async |job: &str, format: Format, update: &str| {
         let (values, digest) = (layout.total_len(), layout_digest(&layout));
-        let header = Header { format, sparse: false, values, layout: digest, base: None };
+        let (coder, base) = (Coder::Rans, None);
+        let header = Header { format, coder, sparse: false, values, layout: digest, base };
         let mut file = layout.header();
         let mut encoder = Encoder::dense(header, 0, &mut file);
         encoder.push(&self::values(&model.values), &mut file).unwrap();

@@ -1,9 +1,11 @@
 //! Updates as agents encode them, and parameters as they decode them.
 
 use bytes::Bytes;
-use jobs::spec::{TrainTask, UpdateEncoding};
+use jobs::spec::{self, TrainTask, UpdateEncoding};
 use link::blobs::Blobs;
-use models::federated::encoding::{Encoder, Format, Header, decode_parameters, layout_digest};
+use models::federated::encoding::{
+    Coder, Encoder, Format, Header, decode_parameters, layout_digest,
+};
 use models::params::{Layout, Parameters};
 
 /// The parameters of a task, as safetensors; the exact ones for an agent that knows no others.
@@ -28,7 +30,11 @@ pub(super) fn encoded(work: &TrainTask, bytes: &[u8], trained: &Parameters) -> O
     let difference = work.update.is_difference();
     let base = difference.then(|| work.parameters.digest.to_string());
     let (values, digest) = (layout.total_len(), layout_digest(&layout));
-    let header = Header { format, sparse: false, values, layout: digest, base };
+    let coder = match work.update.coder() {
+        None | Some(spec::Coder::Rans) => Coder::Rans,
+        Some(spec::Coder::Zstd) => Coder::Zstd,
+    };
+    let header = Header { format, coder, sparse: false, values, layout: digest, base };
     let mut file = Vec::new();
     let mut encoder = Encoder::dense(header, 1, &mut file);
     let base = Parameters::from_safetensors(bytes).unwrap();

@@ -46,11 +46,23 @@ impl UpdateEncoding {
     pub fn is_difference(&self) -> bool {
         match *self {
             Self::Plain {} => false,
-            Self::Float32(Exact { delta })
-            | Self::Float16(Rounded { delta })
-            | Self::BFloat16(Rounded { delta })
+            Self::Float32(Exact { delta, .. })
+            | Self::Float16(Rounded { delta, .. })
+            | Self::BFloat16(Rounded { delta, .. })
             | Self::Int8(Int8 { delta, .. }) => delta,
             Self::TopK(_) => true,
+        }
+    }
+
+    /// What codes the bytes of values; nothing where parameters are plain.
+    pub fn coder(&self) -> Option<Coder> {
+        match *self {
+            Self::Plain {} => None,
+            Self::Float32(Exact { coder, .. })
+            | Self::Float16(Rounded { coder, .. })
+            | Self::BFloat16(Rounded { coder, .. })
+            | Self::Int8(Int8 { coder, .. })
+            | Self::TopK(TopK { coder, .. }) => Some(coder),
         }
     }
 
@@ -74,6 +86,24 @@ impl UpdateEncoding {
     }
 }
 
+/// What codes the bytes of values, after they were rounded and taken apart into planes of bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Coder {
+    /// An entropy coder alone: asymmetric numeral systems (Duda 2013).
+    #[default]
+    Rans,
+    /// Zstandard (RFC 8878), which sees repetitions too.
+    Zstd,
+}
+
+impl Coder {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// Without loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -81,6 +111,9 @@ pub struct Exact {
     /// Differences from the round's parameters in place of parameters: a little shorter, and
     /// rounded once more.
     pub delta: bool,
+    /// What codes the bytes.
+    #[serde(skip_serializing_if = "Coder::is_default")]
+    pub coder: Coder,
 }
 
 /// With fewer bits.
@@ -89,11 +122,14 @@ pub struct Exact {
 pub struct Rounded {
     /// Differences from the round's parameters in place of parameters.
     pub delta: bool,
+    /// What codes the bytes.
+    #[serde(skip_serializing_if = "Coder::is_default")]
+    pub coder: Coder,
 }
 
 impl Default for Rounded {
     fn default() -> Self {
-        Self { delta: true }
+        Self { delta: true, coder: Coder::default() }
     }
 }
 
@@ -108,11 +144,14 @@ pub struct Int8 {
     pub delta: bool,
     /// Values that share a scale, 256 to 4096.
     pub block: u32,
+    /// What codes the bytes.
+    #[serde(skip_serializing_if = "Coder::is_default")]
+    pub coder: Coder,
 }
 
 impl Default for Int8 {
     fn default() -> Self {
-        Self { delta: true, block: BLOCK }
+        Self { delta: true, block: BLOCK, coder: Coder::default() }
     }
 }
 
@@ -126,11 +165,15 @@ pub struct TopK {
     pub values: ValueFormat,
     /// Values that share a scale, with `int8`; 256 to 4096.
     pub block: u32,
+    /// What codes the bytes.
+    #[serde(skip_serializing_if = "Coder::is_default")]
+    pub coder: Coder,
 }
 
 impl Default for TopK {
     fn default() -> Self {
-        Self { share: 0.01, values: ValueFormat::BFloat16, block: BLOCK }
+        let (values, coder) = (ValueFormat::BFloat16, Coder::default());
+        Self { share: 0.01, values, block: BLOCK, coder }
     }
 }
 
@@ -149,7 +192,7 @@ pub enum ValueFormat {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{text:?} is no encoding of updates: {reason}; expected plain, float32, float16, bfloat16, int8 \
-     or topk, with settings such as int8:block=1024 or topk:share=0.01,values=int8"
+     or topk, with settings such as int8:block=1024, topk:share=0.01,values=int8 or float16:coder=zstd"
 )]
 pub struct UpdateEncodingError {
     text: String,
@@ -212,6 +255,8 @@ mod tests {
                 r#"{"encoding":"topk","values":"int8","share":0.5,"block":256}"#,
                 true,
             ),
+            ("bfloat16:coder=zstd,delta=true", r#"{"encoding":"bfloat16","coder":"zstd"}"#, true),
+            ("float32:delta=false", r#"{"encoding":"float32","coder":"rans"}"#, false),
         ] {
             let encoding: UpdateEncoding = text.parse().unwrap();
             assert_eq!(serde_json::from_str::<UpdateEncoding>(json).unwrap(), encoding);
@@ -227,6 +272,11 @@ mod tests {
         }
         assert_eq!("plain".parse(), Ok(UpdateEncoding::default()));
         assert_eq!("int8".parse(), Ok(UpdateEncoding::Int8(Int8::default())));
+        let coder = |text: &str| text.parse::<UpdateEncoding>().unwrap().coder();
+        assert_eq!((coder("plain"), coder("topk")), (None, Some(Coder::Rans)));
+        for name in ["float32", "float16", "bfloat16", "int8", "topk"] {
+            assert_eq!(coder(&format!("{name}:coder=zstd")), Some(Coder::Zstd), "{name}");
+        }
     }
 
     #[test]
@@ -237,6 +287,8 @@ mod tests {
             ("topk:delta=false", "unknown field `delta`"),
             ("int8:block=many", "expected u32"),
             ("topk:values=float64", "unknown variant `float64`"),
+            ("float32:coder=lzma", "unknown variant `lzma`, expected `rans` or `zstd`"),
+            ("plain:coder=zstd", "unknown field `coder`"),
             ("int8:block", "\"block\" has no value"),
             ("int8:block=256,block=256", "block is there twice"),
         ] {

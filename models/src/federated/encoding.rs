@@ -11,7 +11,7 @@
 //!   differences from, if they are. Integers are little-endian.
 //! - A frame has [`FRAME_VALUES`] values, the last one fewer. Values are the model's parameters
 //!   in the order of its layout, [elements](element) of a [`Format`] taken apart into planes: all
-//!   first bytes, all second bytes. A plane is [coded](rans) where that makes it shorter: of
+//!   first bytes, all second bytes. A plane is [coded](Coder) where that makes it shorter: of
 //!   floats the exponents, of integers nearly all; the lower bits of a mantissa are noise.
 //! - A sparse file has only some values of a frame, by index; the others are 0.
 //! - Of [`Format::Int8`] each block has a scale of its own, and values are rounded up or down at
@@ -22,11 +22,13 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use self::coder::Coder;
 pub use self::decoder::{Decoder, decode_parameters};
 pub use self::encoder::Encoder;
 pub use self::largest::{Largest, encode_largest};
 use crate::params::{Layout, ParametersError};
 
+mod coder;
 mod decoder;
 mod element;
 mod encoder;
@@ -70,6 +72,8 @@ pub enum Format {
 pub struct Header {
     /// How a value is written.
     pub format: Format,
+    /// What codes the values.
+    pub coder: Coder,
     /// Whether values that are not there are 0.
     pub sparse: bool,
     /// Values of the model.
@@ -184,6 +188,8 @@ struct Described {
     format: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     block: Option<usize>,
+    #[serde(default, skip_serializing_if = "Coder::is_default")]
+    coder: Coder,
     #[serde(default)]
     sparse: bool,
     values: usize,
@@ -209,6 +215,7 @@ impl Header {
             version: VERSION,
             format: self.format.as_str().to_owned(),
             block,
+            coder: self.coder,
             sparse: self.sparse,
             values: self.values,
             layout: self.layout.clone(),
@@ -242,12 +249,12 @@ impl Header {
         if version != VERSION {
             return Err(EncodingError::Version { found: version });
         }
-        let Described { format, block, sparse, values, layout, base, .. } =
+        let Described { format, block, coder, sparse, values, layout, base, .. } =
             serde_json::from_slice(json).map_err(json_error)?;
         let Some(format) = Format::parse(&format, block) else {
             return Err(wrong(format!("format {format:?} with block {block:?} is not known")));
         };
-        let header = Self { format, sparse, values, layout, base };
+        let header = Self { format, coder, sparse, values, layout, base };
         Ok(Some((header, MAGIC.len() + 4 + length)))
     }
 }

@@ -1,18 +1,18 @@
-//! The entropy coder of updates beside Zstandard's command, on differences that were learnt: as they
-//! lie in memory, and byte by byte, as our frames take them apart. Our times include that, and of
-//! formats that round the rounding.
+//! The coders of updates beside Zstandard's command, on differences that were learnt: as they lie in
+//! memory, and byte by byte, as our frames take them apart. Our times include that, and of formats
+//! that round the rounding.
 
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use models::dataset::{Batches, Dataset, Order};
-use models::federated::encoding::{Decoder, Encoder, Format, Header, layout_digest};
+use models::federated::encoding::{Coder, Decoder, Encoder, Format, Header, layout_digest};
 use models::params::{Layout, Parameters};
 use models::train::{Sgd, Trainer};
 use tests::data::{Digits, read};
 
-use crate::figures::{Times, heading};
+use crate::figures::heading;
 
 /// One that uses all of its weights on pictures as small as the digits are, and one most of whose
 /// weights only ever see the border of zeros there: their differences are 0.
@@ -31,15 +31,17 @@ struct Coded {
 pub(super) fn measure() {
     heading("differences after an epoch of digits beside zstd -3: shares and MB/s of the format");
     println!(
-        "  {:<10} {:<9} {:>8} {:>8} {:>8} {:>8} {:>13} {:>13} {:>13}",
+        "  {:<10} {:<9} {:>8} {:>8} {:>8} {:>8} {:>8} {:>11} {:>11} {:>11} {:>11}",
         "NETWORK",
         "FORMAT",
         "MB",
-        "OURS",
+        "RANS",
         "ZSTD",
+        "-3",
         "PLANES",
-        "OURS MB/s",
+        "RANS MB/s",
         "ZSTD MB/s",
+        "-3 MB/s",
         "PLANES MB/s"
     );
     let folder = tempfile::tempdir().unwrap();
@@ -81,53 +83,57 @@ fn differences(family: &str, dataset: &Dataset) -> (Vec<f32>, Layout) {
 }
 
 fn compare(folder: &Path, format: Format, (values, layout): (&[f32], &Layout)) {
-    let (mut encode, mut decode) = (Times::default(), Times::default());
-    let (mut whole, mut planes): (Option<Coded>, Option<Coded>) = (None, None);
-    let mut bytes = 0;
-    let (raw, width) = raw(format, &decoded(&encoded(format, values, layout), layout));
+    let known = decoded(&encoded((format, Coder::Rans), values, layout), layout);
+    let (raw, width) = raw(format, &known);
     let paths = [folder.join("elements"), folder.join("planes")];
     std::fs::write(&paths[0], &raw).unwrap();
     std::fs::write(&paths[1], in_planes(&raw, width)).unwrap();
     let size = raw.len();
+    let mut best: [Option<Coded>; 4] = [const { None }; 4];
     for _ in 0..TURNS {
-        let began = Instant::now();
-        let file = encoded(format, values, layout);
-        encode.push(began.elapsed());
-        let began = Instant::now();
-        let found = decoded(&file, layout);
-        decode.push(began.elapsed());
-        assert_eq!(found.len(), values.len());
-        bytes = file.len();
-        for (best, path) in [(&mut whole, &paths[0]), (&mut planes, &paths[1])] {
-            let Some(run) = zstd(path) else { continue };
+        let own = [Coder::Rans, Coder::Zstd]
+            .map(|coder| Some(own((format, coder), values, layout, size)));
+        let theirs = [zstd(&paths[0]), zstd(&paths[1])];
+        for (best, run) in best.iter_mut().zip(own.into_iter().chain(theirs)) {
+            let Some(run) = run else { continue };
             let known = best.get_or_insert(Coded { ..run });
             known.encode = known.encode.max(run.encode);
             known.decode = known.decode.max(run.decode);
         }
     }
-    let rate = |time: Duration| megabytes(size) / time.as_secs_f64();
-    let ours =
-        Coded { bytes: megabytes(bytes), encode: rate(encode.best()), decode: rate(decode.best()) };
-    let speed = |it: &Coded| format!("{:.0} / {:.0}", it.encode, it.decode);
-    let share = |it: &Coded| format!("{:.1} %", 100.0 * it.bytes / megabytes(size));
-    print!(" {:>8.2} {:>8}", megabytes(size), share(&ours));
-    let (Some(whole), Some(planes)) = (whole, planes) else {
-        println!("  beside nothing: zstd is not there, apt-get install zstd");
-        return;
-    };
-    println!(
-        " {:>8} {:>8} {:>13} {:>13} {:>13}",
-        share(&whole),
-        share(&planes),
-        speed(&ours),
-        speed(&whole),
-        speed(&planes)
-    );
+    print!(" {:>8.2}", megabytes(size));
+    let missing = || "-".to_owned();
+    for it in &best {
+        let share = |it: &Coded| format!("{:.1} %", 100.0 * it.bytes / megabytes(size));
+        print!(" {:>8}", it.as_ref().map_or_else(missing, share));
+    }
+    for it in &best {
+        let speed = |it: &Coded| format!("{:.0} / {:.0}", it.encode, it.decode);
+        print!(" {:>11}", it.as_ref().map_or_else(missing, speed));
+    }
+    println!();
+    if best[2].is_none() {
+        println!("  -3 is missing: zstd is not there, apt-get install zstd");
+    }
 }
 
-fn encoded(format: Format, values: &[f32], layout: &Layout) -> Vec<u8> {
+/// What our coder makes of values, `size` bytes of their format.
+fn own(written_as: (Format, Coder), values: &[f32], layout: &Layout, size: usize) -> Coded {
+    let rate = |began: Instant| megabytes(size) / began.elapsed().as_secs_f64();
+    let began = Instant::now();
+    let file = encoded(written_as, values, layout);
+    let encode = rate(began);
+    let began = Instant::now();
+    let found = decoded(&file, layout);
+    let decode = rate(began);
+    assert_eq!(found.len(), values.len());
+    Coded { bytes: megabytes(file.len()), encode, decode }
+}
+
+fn encoded((format, coder): (Format, Coder), values: &[f32], layout: &Layout) -> Vec<u8> {
     let (layout, base) = (layout_digest(layout), Some("base".to_owned()));
-    let header = Header { format, sparse: false, values: values.len(), layout, base };
+    let (sparse, count) = (false, values.len());
+    let header = Header { format, coder, sparse, values: count, layout, base };
     let mut file = Vec::new();
     let mut encoder = Encoder::dense(header, 1, &mut file);
     encoder.push(values, &mut file).unwrap();

@@ -1,7 +1,7 @@
 //! A device whose training moves each value a little, as if at random.
 
 use jobs::spec::{Int8, TrainTask, UpdateEncoding};
-use models::federated::encoding::{Encoder, Format, Header, layout_digest};
+use models::federated::encoding::{Coder, Encoder, Format, Header, layout_digest};
 use models::params::{Layout, append_le_bytes, from_le_bytes};
 
 /// Values after which the movements come again: more than a frame of an encoding has.
@@ -21,6 +21,7 @@ pub(super) fn moved(received: &[u8], work: &TrainTask, seed: u64) -> Vec<u8> {
     };
     let header = Header {
         format: Format::Int8 { block: block as usize },
+        coder: Coder::Rans,
         sparse: false,
         values: layout.total_len(),
         layout: layout_digest(&layout),

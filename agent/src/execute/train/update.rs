@@ -6,10 +6,12 @@ use std::io::Read as _;
 use bytes::Bytes;
 use jobs::id::{BlobRef, Bytes as Size, DeviceId, Digest, RoundNumber};
 use jobs::report::{Failure, FailureCode};
-use jobs::spec::{Exact, Int8, Rounded, TaskId, TopK, TrainTask, UpdateEncoding, ValueFormat};
+use jobs::spec::{
+    self, Exact, Int8, Rounded, TaskId, TopK, TrainTask, UpdateEncoding, ValueFormat,
+};
 use link::blobs::Existing;
 use models::federated::encoding::{
-    Encoder, EncodingError, Format, Header, encode_largest, layout_digest,
+    Coder, Encoder, EncodingError, Format, Header, encode_largest, layout_digest,
 };
 use models::federated::statistics::Statistics;
 use models::params::{Layout, Parameters, ParametersBlob, from_le_bytes};
@@ -78,7 +80,7 @@ impl<'a> Update<'a> {
             UpdateEncoding::Float16(Rounded { .. }) => (Format::Float16, None),
             UpdateEncoding::BFloat16(Rounded { .. }) => (Format::BFloat16, None),
             UpdateEncoding::Int8(Int8 { block, .. }) => (int8(block), None),
-            UpdateEncoding::TopK(TopK { share, values, block }) => {
+            UpdateEncoding::TopK(TopK { share, values, block, .. }) => {
                 let format = match values {
                     ValueFormat::Float32 => Format::Float32,
                     ValueFormat::Float16 => Format::Float16,
@@ -91,6 +93,7 @@ impl<'a> Update<'a> {
         let layout = Layout::of(&parameters);
         let header = Header {
             format,
+            coder: coder(self.encoding),
             sparse: share.is_some(),
             values: layout.total_len(),
             layout: layout_digest(&layout),
@@ -145,6 +148,13 @@ impl<'a> Update<'a> {
         let digest = link::digest::of(self.device.as_str().as_bytes());
         let own = u64::from_str_radix(&digest.hex()[..16], 16);
         self.seed ^ own.expect("16 hexadecimal digits fit")
+    }
+}
+
+fn coder(encoding: UpdateEncoding) -> Coder {
+    match encoding.coder() {
+        None | Some(spec::Coder::Rans) => Coder::Rans,
+        Some(spec::Coder::Zstd) => Coder::Zstd,
     }
 }
 

@@ -52,7 +52,7 @@ async fn encoded_updates_come_to_what_plain_ones_do() {
     {
         let expected = given("plain", strategy).await;
         assert_eq!(expected.len(), 4);
-        for update in ["int8", "bfloat16", "topk:share=0.5,values=int8"] {
+        for update in ["int8", "bfloat16:coder=zstd", "topk:share=0.5,values=int8"] {
             if strategy == "fedmedian" && update.starts_with("topk") {
                 continue;
             }
@@ -134,12 +134,13 @@ async fn differences_that_nobody_asked_for_are_refused() {
 
 /// An encoded update of the tests' model that says nothing but what it is a difference from.
 fn difference_of_nothing(base: &BlobRef) -> Vec<u8> {
-    use models::federated::encoding::{Encoder, Format, Header, layout_digest};
+    use models::federated::encoding::{Coder, Encoder, Format, Header, layout_digest};
     let onnx = models::zoo::build("mlp", [1, 2, 2], 3, 7).unwrap();
     let definition = models::train::Definition::read(&onnx.into()).unwrap();
     let layout = definition.layout();
     let header = Header {
         format: Format::Float32,
+        coder: Coder::Rans,
         sparse: false,
         values: layout.total_len(),
         layout: layout_digest(layout),

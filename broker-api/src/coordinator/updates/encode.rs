@@ -2,7 +2,7 @@
 
 use jobs::id::BlobRef;
 use link::blobs::Blobs;
-use models::federated::encoding::{Encoder, Format, Header, layout_digest};
+use models::federated::encoding::{Coder, Encoder, Format, Header, layout_digest};
 use models::params::Layout;
 
 use super::values::Values;
@@ -24,7 +24,8 @@ pub(in crate::coordinator) async fn encode(
 ) -> Result<BlobRef, ReadError> {
     let mut left = model.total_len();
     let layout = layout_digest(model);
-    let header = Header { format, sparse: false, values: left, layout, base: None };
+    let (coder, base) = (Coder::Rans, None);
+    let header = Header { format, coder, sparse: false, values: left, layout, base };
     let mut file = model.header();
     let mut encoder = Encoder::dense(header, seed, &mut file);
     let mut values = Values::of_parameters(blobs, parameters).await?;

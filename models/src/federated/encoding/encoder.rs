@@ -69,13 +69,14 @@ impl Encoder {
 
     fn write(&mut self, out: &mut Vec<u8>) -> Result<(), EncodingError> {
         let (format, values) = (self.header.format, &self.waiting[..]);
+        let written_as = (format, self.header.coder);
         let start = out.len();
         out.extend([0; 4]);
         let written = match &mut self.largest {
-            None => frame::write_dense(format, values, &mut self.rng, out),
+            None => frame::write_dense(written_as, values, &mut self.rng, out),
             Some(largest) => {
                 let keep = |value| largest.takes(value);
-                frame::write_sparse(format, values, keep, &mut self.rng, out)
+                frame::write_sparse(written_as, values, keep, &mut self.rng, out)
             }
         };
         written.map_err(|at| EncodingError::NotFinite {

@@ -3,7 +3,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng as _;
 
-use super::{BLOCK_VALUES, FRAME_VALUES, Format, element, rans};
+use super::{BLOCK_VALUES, Coder, FRAME_VALUES, Format, element};
 
 /// What a frame is wrong in.
 pub(super) type Problem = &'static str;
@@ -30,17 +30,17 @@ pub(super) fn bytes_max(format: Format, sparse: bool, values: usize) -> usize {
 
 /// Appends a frame of all values.
 pub(super) fn write_dense(
-    format: Format,
+    (format, coder): (Format, Coder),
     values: &[f32],
     rng: &mut ChaCha8Rng,
     frame: &mut Vec<u8>,
 ) -> Result<(), usize> {
-    write_values(format, values, rng, frame)
+    write_values((format, coder), values, rng, frame)
 }
 
 /// Appends a frame of the values that are kept; the others are 0.
 pub(super) fn write_sparse(
-    format: Format,
+    (format, coder): (Format, Coder),
     values: &[f32],
     mut keep: impl FnMut(f32) -> bool,
     rng: &mut ChaCha8Rng,
@@ -56,8 +56,8 @@ pub(super) fn write_sparse(
     }
     append_number(kept.len(), frame);
     append_number(gaps.len(), frame);
-    write_plane(&gaps, frame);
-    write_values(format, &kept, rng, frame).map_err(|at| places[at])
+    write_plane(coder, &gaps, frame);
+    write_values((format, coder), &kept, rng, frame).map_err(|at| places[at])
 }
 
 /// The values of a whole frame of `count`.
@@ -96,7 +96,7 @@ fn read_sparse(format: Format, frame: &mut &[u8], count: usize) -> Result<Vec<f3
 
 /// Appends the planes of values; the place of the first that the format cannot hold.
 fn write_values(
-    format: Format,
+    (format, coder): (Format, Coder),
     values: &[f32],
     rng: &mut ChaCha8Rng,
     frame: &mut Vec<u8>,
@@ -106,6 +106,7 @@ fn write_values(
             check(values, f32::is_finite)?;
             // The sign goes to the end: then the first plane is the exponents alone.
             write_planes(
+                coder,
                 &values.iter().map(|value| value.to_bits().rotate_left(1).to_be_bytes()),
                 frame,
             );
@@ -113,6 +114,7 @@ fn write_values(
         Format::Float16 => {
             check(values, |value| element::to_float16(value) & 0x7c00 != 0x7c00)?;
             write_planes(
+                coder,
                 &values
                     .iter()
                     .map(|value| element::to_float16(*value).rotate_left(1).to_be_bytes()),
@@ -122,6 +124,7 @@ fn write_values(
         Format::BFloat16 => {
             check(values, |value| element::to_bfloat16(value) & 0x7f80 != 0x7f80)?;
             write_planes(
+                coder,
                 &values
                     .iter()
                     .map(|value| element::to_bfloat16(*value).rotate_left(1).to_be_bytes()),
@@ -131,12 +134,12 @@ fn write_values(
         Format::Int8 { block } => {
             check(values, f32::is_finite)?;
             let scales: Vec<f32> = values.chunks(block).map(scale).collect();
-            write_planes(&scales.iter().map(|scale| scale.to_be_bytes()), frame);
+            write_planes(coder, &scales.iter().map(|scale| scale.to_be_bytes()), frame);
             let mut integers = Vec::with_capacity(values.len());
             for (values, scale) in values.chunks(block).zip(scales) {
                 integers.extend(values.iter().map(|value| quantise(*value, scale, rng)));
             }
-            write_plane(&integers, frame);
+            write_plane(coder, &integers, frame);
         }
     }
     Ok(())
@@ -208,6 +211,7 @@ fn read_values(format: Format, frame: &mut &[u8], count: usize) -> Result<Vec<f3
 
 /// Appends the planes of elements of `N` bytes.
 fn write_planes<const N: usize>(
+    coder: Coder,
     elements: &(impl ExactSizeIterator<Item = [u8; N]> + Clone),
     frame: &mut Vec<u8>,
 ) {
@@ -215,7 +219,7 @@ fn write_planes<const N: usize>(
     for at in 0..N {
         plane.clear();
         plane.extend(elements.clone().map(|bytes| bytes[at]));
-        write_plane(&plane, frame);
+        write_plane(coder, &plane, frame);
     }
 }
 
@@ -234,13 +238,13 @@ fn read_planes<const N: usize>(
     Ok(elements.into_iter())
 }
 
-/// Appends a plane: 0 and its bytes, or 1, a length, and its bytes coded.
-fn write_plane(plane: &[u8], frame: &mut Vec<u8>) {
+/// Appends a plane: 0 and its bytes, or what coded them, a length, and its bytes coded.
+fn write_plane(coder: Coder, plane: &[u8], frame: &mut Vec<u8>) {
     let start = frame.len();
-    frame.extend([1, 0, 0]);
-    if rans::encode(plane, frame) {
-        let coded = frame.len() - start - PLANE_SLACK;
-        let length = u16::try_from(coded).expect("shorter than the plane of a frame");
+    frame.extend([coder.kind(), 0, 0]);
+    if coder.encode(plane, frame) {
+        let length = frame.len() - start - PLANE_SLACK;
+        let length = u16::try_from(length).expect("shorter than the plane of a frame");
         frame[start + 1..start + PLANE_SLACK].copy_from_slice(&length.to_le_bytes());
     } else {
         frame.truncate(start);
@@ -252,15 +256,16 @@ fn write_plane(plane: &[u8], frame: &mut Vec<u8>) {
 fn read_plane(frame: &mut &[u8], length: usize) -> Result<Vec<u8>, Problem> {
     match frame.split_off_first().ok_or(CUT)? {
         0 => frame.split_off(..length).map(<[u8]>::to_vec).ok_or(CUT),
-        1 => {
-            let coded = frame.split_off(..2).ok_or(CUT)?;
-            let coded = usize::from(u16::from_le_bytes([coded[0], coded[1]]));
-            let coded = frame.split_off(..coded).ok_or(CUT)?;
+        kind => {
+            let coder = Coder::of(*kind).ok_or("it has a plane of an unknown kind")?;
+            let shorter = frame.split_off(..2).ok_or(CUT)?;
+            let shorter = usize::from(u16::from_le_bytes([shorter[0], shorter[1]]));
+            let bytes = frame.split_off(..shorter).ok_or(CUT)?;
             let mut plane = Vec::new();
-            rans::decode(coded, length, &mut plane).map_err(|_| "its coded bytes are damaged")?;
+            let decoded = coder.decode(bytes, length, &mut plane);
+            decoded.map_err(|_| "its coded bytes are damaged")?;
             Ok(plane)
         }
-        _ => Err("it has a plane of an unknown kind"),
     }
 }
 

@@ -9,6 +9,8 @@
 //! The decoder ends in the states that the encoder began with, and with no word left: so much
 //! damage shows here. All of it shows in the digest of the blob.
 
+use super::coder::Damaged;
+
 /// Bits of a frequency.
 const SCALE_BITS: u32 = 12;
 /// The sum of all frequencies.
@@ -17,10 +19,6 @@ const SCALE: u32 = 1 << SCALE_BITS;
 const LOW: u32 = 1 << 16;
 /// States in turn: the processor works on one while it waits for another.
 const STATES: usize = 4;
-
-/// Coded bytes that cannot be decoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Damaged;
 
 /// Frequencies of the bytes, with the sum [`SCALE`].
 struct Frequencies {
@@ -110,16 +108,14 @@ impl Frequencies {
     }
 }
 
-/// Appends the coded bytes; `false`, with nothing appended, where they would not be shorter by a
-/// fortieth at least.
-pub(super) fn encode(bytes: &[u8], coded: &mut Vec<u8>) -> bool {
+/// Appends the coded bytes; `false`, with nothing appended, where they would be more than `most`.
+pub(super) fn encode(bytes: &[u8], most: usize, coded: &mut Vec<u8>) -> bool {
     if bytes.is_empty() {
         return false;
     }
     let frequencies = Frequencies::counted(bytes);
-    let worth = bytes.len() - (bytes.len() / 40).max(1);
     let tables = 4 * STATES + 2 + frequencies.last - frequencies.first;
-    if frequencies.bits(bytes) / 8 + tables as u64 >= worth as u64 {
+    if frequencies.bits(bytes) / 8 + tables as u64 >= most as u64 {
         return false;
     }
     let begin = coded.len();
@@ -139,7 +135,7 @@ pub(super) fn encode(bytes: &[u8], coded: &mut Vec<u8>) -> bool {
     }
     coded.extend(states.iter().flat_map(|state| state.to_le_bytes()));
     coded.extend(words.iter().rev().flat_map(|word| word.to_le_bytes()));
-    let pays = coded.len() - begin <= worth;
+    let pays = coded.len() - begin <= most;
     if !pays {
         coded.truncate(begin);
     }
@@ -233,7 +229,7 @@ mod tests {
         #[test]
         fn bytes_come_back_as_the_reference_reads_them(bytes in skewed()) {
             let mut coded = vec![7];
-            if !encode(&bytes, &mut coded) {
+            if !encode(&bytes, bytes.len() - 1, &mut coded) {
                 prop_assert_eq!(coded, [7]);
                 return Ok(());
             }
@@ -251,7 +247,7 @@ mod tests {
             let mut out = Vec::new();
             let _ = decode(&noise, length, &mut out);
             let mut coded = Vec::new();
-            if encode(&bytes, &mut coded) {
+            if encode(&bytes, bytes.len(), &mut coded) {
                 let at = at.index(coded.len());
                 coded[at] = byte;
                 let _ = decode(&coded, length, &mut out);
@@ -265,21 +261,21 @@ mod tests {
         // Three quarters of one, a quarter of another: 0.811 bits each.
         let bytes: Vec<u8> = (0..16_384).map(|at| if at % 4 == 0 { 3 } else { 200 }).collect();
         let mut coded = Vec::new();
-        assert!(encode(&bytes, &mut coded));
+        assert!(encode(&bytes, bytes.len(), &mut coded));
         assert!((1662..1900).contains(&coded.len()), "{}", coded.len());
         coded.clear();
-        assert!(encode(&[5; 16_384], &mut coded));
+        assert!(encode(&[5; 16_384], 100, &mut coded));
         assert_eq!(coded.len(), 2 + 2 + 16);
         let noise: Vec<u8> = (0..=255).cycle().take(16_384).collect();
-        assert!(!encode(&noise, &mut coded));
-        assert!(!encode(&[1, 2, 3], &mut coded) && !encode(&[], &mut coded));
+        assert!(!encode(&noise, 16_000, &mut coded));
+        assert!(!encode(&[1, 2, 3], 3, &mut coded) && !encode(&[], 0, &mut coded));
     }
 
     #[test]
     fn much_damage_shows() {
         let bytes: Vec<u8> = (0..5000_u32).map(|at| (at * at % 17) as u8).collect();
         let mut coded = Vec::new();
-        assert!(encode(&bytes, &mut coded));
+        assert!(encode(&bytes, bytes.len(), &mut coded));
         let mut out = Vec::new();
         for length in [0, 4999, 5001] {
             assert_eq!(decode(&coded, length, &mut out), Err(Damaged), "{length}");

@@ -1,6 +1,6 @@
 //! Updates that travel encoded, differences among them.
 
-use models::federated::encoding::{Encoder, Format, Header, layout_digest};
+use models::federated::encoding::{Coder, Encoder, Format, Header, layout_digest};
 
 use super::*;
 
@@ -14,6 +14,7 @@ const BASE: [f32; 5] = [0.5, -0.25, 8.0, 1e-3, -3.0];
 fn encoded(format: Format, values: &[f32], difference: bool) -> Vec<u8> {
     let header = Header {
         format,
+        coder: Coder::Rans,
         sparse: false,
         values: 5,
         layout: layout_digest(&model()),

@@ -17,12 +17,21 @@ fn number(file: &mut &[u8]) -> usize {
 }
 
 fn plane(file: &mut &[u8], length: usize) -> Vec<u8> {
-    if bytes(file, 1) == [0] {
+    let kind = bytes(file, 1)[0];
+    if kind == 0 {
         return bytes(file, length).to_vec();
     }
     let coded = little(bytes(file, 2));
-    let mut plane = Vec::new();
-    super::super::rans::decode(bytes(file, coded), length, &mut plane).unwrap();
+    let coded = bytes(file, coded);
+    let mut plane = vec![0; length];
+    match kind {
+        1 => {
+            plane.clear();
+            super::super::rans::decode(coded, length, &mut plane).unwrap();
+        }
+        2 => assert_eq!(zstd_safe::decompress(&mut plane[..], coded), Ok(length)),
+        _ => panic!("a plane of kind {kind}"),
+    }
     plane
 }
 

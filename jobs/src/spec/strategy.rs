@@ -13,6 +13,10 @@ use crate::report::{LOSS_MAX, UpdateReport};
 
 mod elsewhere;
 mod quorum;
+mod server;
+
+use self::server::V0_MAX;
+pub use self::server::{FedAdagrad, FedAdam, FedAvgM, FedYogi};
 
 /// How a broker makes new parameters of a round's updates.
 ///
@@ -138,19 +142,21 @@ impl Strategy {
     pub(super) fn problems(&self) -> Vec<(&'static str, f64, &'static str)> {
         let above_0 = |name, value: f64| (name, value, value > 0.0, "above 0, finite");
         let share = |name, value: f64| (name, value, (0.0..1.0).contains(&value), "0 to below 1");
+        let second = |v0: f64| ("v0", v0, (0.0..=V0_MAX).contains(&v0), "0 to 1e30");
         let checked = match *self {
             Self::FedAvgM(FedAvgM { learning_rate, momentum }) => {
                 vec![above_0("learning_rate", learning_rate), share("momentum", momentum)]
             }
-            Self::FedAdagrad(FedAdagrad { learning_rate, tau }) => {
-                vec![above_0("learning_rate", learning_rate), above_0("tau", tau)]
+            Self::FedAdagrad(FedAdagrad { learning_rate, tau, v0 }) => {
+                vec![above_0("learning_rate", learning_rate), above_0("tau", tau), second(v0)]
             }
-            Self::FedAdam(FedAdam { learning_rate, beta1, beta2, tau })
-            | Self::FedYogi(FedYogi { learning_rate, beta1, beta2, tau }) => vec![
+            Self::FedAdam(FedAdam { learning_rate, beta1, beta2, tau, v0 })
+            | Self::FedYogi(FedYogi { learning_rate, beta1, beta2, tau, v0 }) => vec![
                 above_0("learning_rate", learning_rate),
                 share("beta1", beta1),
                 share("beta2", beta2),
                 above_0("tau", tau),
+                second(v0),
             ],
             Self::QFedAvg(QFedAvg { q, learning_rate }) => vec![
                 ("q", q, (0.0..=100.0).contains(&q), "0 to 100"),
@@ -254,79 +260,6 @@ impl Strategy {
         } else {
             None
         }
-    }
-}
-
-/// `v = momentum v + g`, `x -= learning_rate v`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct FedAvgM {
-    /// Step size, above 0.
-    pub learning_rate: f64,
-    /// 0 to below 1.
-    pub momentum: f64,
-}
-
-impl Default for FedAvgM {
-    fn default() -> Self {
-        Self { learning_rate: 1.0, momentum: 0.9 }
-    }
-}
-
-/// `v += g^2`, `x -= learning_rate g / (sqrt v + tau)`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct FedAdagrad {
-    /// Step size, above 0.
-    pub learning_rate: f64,
-    /// How far the step adapts, above 0.
-    pub tau: f64,
-}
-
-impl Default for FedAdagrad {
-    fn default() -> Self {
-        Self { learning_rate: 0.1, tau: 1e-3 }
-    }
-}
-
-/// `m = beta1 m + (1 - beta1) g`, `v = beta2 v + (1 - beta2) g^2`,
-/// `x -= learning_rate m / (sqrt v + tau)`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct FedAdam {
-    /// Step size, above 0.
-    pub learning_rate: f64,
-    /// 0 to below 1.
-    pub beta1: f64,
-    /// 0 to below 1.
-    pub beta2: f64,
-    /// How far the step adapts, above 0.
-    pub tau: f64,
-}
-
-impl Default for FedAdam {
-    fn default() -> Self {
-        Self { learning_rate: 0.1, beta1: 0.9, beta2: 0.99, tau: 1e-3 }
-    }
-}
-
-/// As [`FedAdam`] with `v -= (1 - beta2) g^2 sign(v - g^2)`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct FedYogi {
-    /// Step size, above 0.
-    pub learning_rate: f64,
-    /// 0 to below 1.
-    pub beta1: f64,
-    /// 0 to below 1.
-    pub beta2: f64,
-    /// How far the step adapts, above 0.
-    pub tau: f64,
-}
-
-impl Default for FedYogi {
-    fn default() -> Self {
-        Self { learning_rate: 0.01, beta1: 0.9, beta2: 0.99, tau: 1e-3 }
     }
 }
 

@@ -39,7 +39,9 @@ pub(super) fn assert_stepped(
 
 #[tokio::test]
 async fn a_server_optimizer_steps_from_round_to_round() {
-    for text in ["fedavgm:learning_rate=0.5", "fedadagrad", "fedadam:tau=0.1", "fedyogi"] {
+    for text in
+        ["fedavgm:learning_rate=0.5", "fedadagrad:v0=1e-6", "fedadam:tau=0.1", "fedyogi:v0=0.01"]
+    {
         let strategy: Strategy = text.parse().unwrap();
         let world = World::new().await;
         let broker = world.broker().await;

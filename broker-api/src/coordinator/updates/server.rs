@@ -9,7 +9,7 @@
 
 use bytes::{Bytes, BytesMut};
 use jobs::id::{BlobRef, Bytes as Size};
-use jobs::spec::Strategy;
+use jobs::spec::{FedAdam, FedYogi, Strategy};
 use link::blobs::Pieces;
 use models::federated::server::{Adaptive, Aggregate, Moments, ServerOptimizer};
 use models::params::{Layout, append_le_bytes};
@@ -36,13 +36,8 @@ pub(in crate::coordinator) struct Base {
 
 /// The optimizer of a strategy; none where the mean is the result.
 pub(in crate::coordinator) fn optimizer(strategy: &Strategy) -> Option<ServerOptimizer> {
-    let adaptive = |learning_rate, beta1, beta2, tau| Adaptive {
-        learning_rate,
-        beta1,
-        beta2,
-        tau,
-        initial: 0.0,
-    };
+    #[expect(clippy::cast_possible_truncation, reason = "within the range, and kept as this")]
+    let initial = |v0: f64| v0 as f32;
     match *strategy {
         Strategy::FedAvg {}
         | Strategy::QFedAvg(_)
@@ -62,13 +57,20 @@ pub(in crate::coordinator) fn optimizer(strategy: &Strategy) -> Option<ServerOpt
             Some(ServerOptimizer::FedAvgM { learning_rate, momentum })
         }
         Strategy::FedAdagrad(it) => {
-            Some(ServerOptimizer::FedAdagrad(adaptive(it.learning_rate, 0.0, 0.0, it.tau)))
+            let (learning_rate, tau, initial) = (it.learning_rate, it.tau, initial(it.v0));
+            let (beta1, beta2) = (0.0, 0.0);
+            let it = Adaptive { learning_rate, beta1, beta2, tau, initial };
+            Some(ServerOptimizer::FedAdagrad(it))
         }
         Strategy::FedAdam(it) => {
-            Some(ServerOptimizer::FedAdam(adaptive(it.learning_rate, it.beta1, it.beta2, it.tau)))
+            let FedAdam { learning_rate, beta1, beta2, tau, v0 } = it;
+            let it = Adaptive { learning_rate, beta1, beta2, tau, initial: initial(v0) };
+            Some(ServerOptimizer::FedAdam(it))
         }
         Strategy::FedYogi(it) => {
-            Some(ServerOptimizer::FedYogi(adaptive(it.learning_rate, it.beta1, it.beta2, it.tau)))
+            let FedYogi { learning_rate, beta1, beta2, tau, v0 } = it;
+            let it = Adaptive { learning_rate, beta1, beta2, tau, initial: initial(v0) };
+            Some(ServerOptimizer::FedYogi(it))
         }
     }
 }

@@ -293,12 +293,17 @@ pub fn checked_top(top: u32) -> Result<u32, ApiError> {
     Err(invalid(format!("top is {top}, expected 0 to {TOP_MAX}"), "ask for fewer classes"))
 }
 
-/// Checks a specification beyond its types.
+/// Checks a specification beyond its types; a training by the names of its body's fields.
 ///
 /// # Errors
 /// [`ApiCode::InvalidSpec`] with every problem.
 pub fn check(spec: &JobSpec) -> Result<(), ApiError> {
-    let problems = jobs::spec::validate(spec);
+    let mut problems = jobs::spec::validate(spec);
+    if spec.work.kind() == JobKind::Train {
+        for problem in &mut problems {
+            problem.field = training::in_body(std::mem::take(&mut problem.field));
+        }
+    }
     let hint = match &problems[..] {
         [] => return Ok(()),
         [one] => format!("make {} {}", one.field, one.expected),

@@ -37,7 +37,7 @@ async fn a_model_is_learnt_from_rounded_parameters() {
     job["spec"]["download"] = "int8".into();
     let refused = world.post("/v1/jobs", &job).await;
     assert_problem(&refused, 400, "invalid_spec");
-    assert!(refused.body.to_string().contains("work.download is int8"), "{refused:?}");
+    assert!(refused.body.to_string().contains("spec.download is int8"), "{refused:?}");
 }
 
 fn accuracy(rounds: &Value) -> f64 {

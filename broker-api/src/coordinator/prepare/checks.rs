@@ -26,7 +26,7 @@ pub(super) fn of_model(
     if let Some((from, parameters)) = begin_from
         && let Err(why) = resume::check_like(parameters, definition.layout())
     {
-        let message = format!("begin_from {from} has another model: {why}");
+        let message = format!("spec.begin_from {from} has another model: {why}");
         found.push(Failure::new(FailureCode::InvalidSpec, message));
     }
     found
@@ -101,7 +101,8 @@ fn patterns(local: &LocalTraining, layout: &Layout) -> Vec<Failure> {
         messages.extend(patterns.iter().filter(of_none).map(|pattern| {
             let some: Vec<&str> = names().take(3).collect();
             format!(
-                "local.{what}: no parameter has a name like {pattern:?}; the model's are {}, ...",
+                "spec.local.{what}: no parameter has a name like {pattern:?}; the model's are {}, \
+                 ...",
                 some.join(", ")
             )
         }));
@@ -113,8 +114,8 @@ fn patterns(local: &LocalTraining, layout: &Layout) -> Vec<Failure> {
             .filter_map(|(what, patterns)| (!patterns.is_empty()).then_some(what))
             .collect();
         messages.push(format!(
-            "local.{} names every parameter: none would be learnt together",
-            by.join(" or local.")
+            "spec.local.{} names every parameter: none would be learnt together",
+            by.join(" or spec.local.")
         ));
     }
     let failure = |message| Failure::new(FailureCode::InvalidSpec, message);
@@ -128,8 +129,8 @@ fn statistics(local: &LocalTraining, definition: &Definition) -> Result<(), Fail
         return Ok(());
     };
     let message = format!(
-        "privacy: noise would spoil {name:?}, a running statistic of a batch normalisation: take a \
-         model without, or name these in local.kept_local or local.frozen"
+        "spec.privacy: noise would spoil {name:?}, a running statistic of a batch normalisation: \
+         take a model without, or name these in spec.local.kept_local or spec.local.frozen"
     );
     Err(Failure::new(FailureCode::InvalidSpec, message))
 }
@@ -166,11 +167,12 @@ mod tests {
         assert_eq!(check(&[], &[]), "");
         assert_eq!(
             check(&["*weight"], &["*bias"]),
-            "local.frozen or local.kept_local names every parameter: none would be learnt together"
+            "spec.local.frozen or spec.local.kept_local names every parameter: none would be learnt \
+             together"
         );
         assert_eq!(check(&["*weight"], &[]), "");
-        assert!(check(&["*"], &[]).starts_with("local.frozen names every"));
-        assert!(check(&[], &["*"]).starts_with("local.kept_local names every"));
+        assert!(check(&["*"], &[]).starts_with("spec.local.frozen names every"));
+        assert!(check(&[], &["*"]).starts_with("spec.local.kept_local names every"));
     }
 
     #[test]

@@ -118,7 +118,7 @@ pub(super) fn check_augment(wanted: &[Augment], facts: &DatasetFacts) -> Result<
     match wanted.first() {
         Some(first) if facts.shape.len() != 3 => {
             let text = format!(
-                "augment is {first}: pictures can be changed so, data set {} is {}",
+                "spec.local.augment is {first}: pictures can be changed so, data set {} is {}",
                 facts.name, facts.format
             );
             Err(failed(FailureCode::InvalidSpec, text))
@@ -142,15 +142,16 @@ pub(super) fn normalization(
         }
         Normalization::Format | Normalization::None => Ok(wanted.clone()),
         Normalization::Fixed { .. } | Normalization::Dataset if facts.format == "text" => {
-            let text = format!("normalization is {wanted}: data set {} is a text", facts.name);
+            let text =
+                format!("spec.local.normalization is {wanted}: data set {} is a text", facts.name);
             Err(failed(FailureCode::InvalidSpec, text))
         }
         Normalization::Fixed { mean, std } => {
             for (name, values) in [("mean", mean), ("std", std)] {
                 if values.len() != 1 && values.len() != channels {
                     let text = format!(
-                        "normalization has {} values of {name}, data set {} has {channels} \
-                         channels: 1 or {channels} are expected",
+                        "spec.local.normalization has {} values of {name}, data set {} has \
+                         {channels} channels: 1 or {channels} are expected",
                         values.len(),
                         facts.name
                     );
@@ -291,7 +292,10 @@ mod tests {
         (facts.shape, facts.format) = (vec![4], "text".to_owned());
         assert!(check_augment(&[], facts).is_ok());
         let refused = message(check_augment(&[Augment::Flip], facts));
-        assert_eq!(refused, "augment is flip: pictures can be changed so, data set tiny is text");
+        assert_eq!(
+            refused,
+            "spec.local.augment is flip: pictures can be changed so, data set tiny is text"
+        );
         for wanted in ["dataset", "0.5/0.5"] {
             let refused = message(normalization(&wanted.parse().unwrap(), &[], facts));
             assert!(refused.ends_with("data set tiny is a text"), "{refused}");

@@ -53,18 +53,19 @@ async fn everything_that_is_known_is_refused_at_once() {
         let errors: Vec<&str> = errors.iter().map(|error| error.as_str().unwrap()).collect();
         for (words, count) in [
             ("deadline_ms is 0", 1),
-            ("work.rounds is 0", 1),
+            ("spec.rounds is 0", 1),
             ("there is no job nothing", 1),
-            ("normalization has 2 values of mean", 1),
-            ("local.frozen: no parameter has a name like \"typo*\"", 1),
-            ("local.frozen: no parameter has a name like", 2),
-            ("local.kept_local: no parameter has a name like \"nrom\"", 1),
-            ("privacy: noise would spoil", 1),
+            ("spec.local.normalization has 2 values of mean", 1),
+            ("spec.local.frozen: no parameter has a name like \"typo*\"", 1),
+            ("spec.local.frozen: no parameter has a name like", 2),
+            ("spec.local.kept_local: no parameter has a name like \"nrom\"", 1),
+            ("spec.privacy: noise would spoil", 1),
         ] {
             let found = errors.iter().filter(|error| error.contains(words)).count();
             assert_eq!(found, count, "{words}: {errors:#?}");
             assert!(problem["detail"].as_str().unwrap().contains(words), "{problem:#}");
         }
+        assert!(!problem.to_string().contains("work."), "{problem:#}");
     }
     assert_eq!(broker.jobs(10, None).await.unwrap(), []);
 }
@@ -125,7 +126,8 @@ async fn what_is_not_known_before_is_found_when_it_begins() {
     let _device = Device::start(&world, "d1").await;
     let failure = ended(&broker, &job).await.failure.unwrap();
     assert_eq!(failure.code, FailureCode::InvalidSpec, "{failure:?}");
-    for words in ["a name like \"typo\"", "; local.frozen: no parameter has a name like \"other\""]
+    for words in
+        ["a name like \"typo\"", "; spec.local.frozen: no parameter has a name like \"other\""]
     {
         assert!(failure.message.contains(words), "{failure:?}");
     }

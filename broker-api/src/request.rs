@@ -199,12 +199,16 @@ pub fn job(kind: Option<JobKind>, body: &[u8]) -> Result<(JobSpec, Bytes), ApiEr
     let default = if kind == JobKind::Train { TRAIN_DEADLINE } else { QUEUED_DEADLINE };
     let deadline_ms = match deadline {
         None | Some(Value::Null) => default,
-        Some(value) => checked_deadline(serde_json::from_value(value).map_err(|error| {
-            invalid(format!("deadline_ms: {error}"), "give whole milliseconds")
-        })?)?,
+        Some(value) => {
+            let deadline = serde_json::from_value(value).map_err(|error| {
+                invalid(format!("deadline_ms: {error}"), "give whole milliseconds")
+            })?;
+            // A training's is checked with all else of the job.
+            if kind == JobKind::Train { deadline } else { checked_deadline(deadline)? }
+        }
     };
     let work = if kind == JobKind::Train {
-        WorkSpec::Train(Box::new(train(&value, body.len())?))
+        WorkSpec::Train(Box::new(train(&value)?))
     } else if members_are_empty(&value) {
         WorkSpec::Telemetry
     } else {
@@ -226,13 +230,10 @@ fn members_are_empty(value: &Value) -> bool {
     value.as_object().is_some_and(serde_json::Map::is_empty)
 }
 
-fn train(value: &Value, length: usize) -> Result<TrainSpec, ApiError> {
+fn train(value: &Value) -> Result<TrainSpec, ApiError> {
     const HINT: &str = "such as {\"model\": \"mlp\", \"dataset\": \"digits\", \"rounds\": 3}";
-    TrainSpec::deserialize(value).map_err(|error| {
-        let errors = training::problems_of_fields(value, length);
-        let detail = if errors.is_empty() { error.to_string() } else { errors.join("; ") };
-        ApiError { errors, ..ApiError::new(ApiCode::InvalidBody, detail, HINT) }
-    })
+    TrainSpec::deserialize(value)
+        .map_err(|error| ApiError::new(ApiCode::InvalidBody, error.to_string(), HINT))
 }
 
 /// Parses `name` or `name:version`.

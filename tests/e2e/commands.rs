@@ -99,6 +99,7 @@ async fn a_plan_is_trained_and_its_rounds_are_shown() {
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!(text.contains("spec.rounds is 0"), rounds == "rounds = 0", "{text}");
     }
+    refused_with_what_the_broker_knows(&world, path);
     let jobs = world.get("/v1/jobs").await.body;
     assert_eq!(jobs["jobs"], serde_json::json!([]), "{jobs:#}");
 
@@ -120,4 +121,31 @@ async fn a_plan_is_trained_and_its_rounds_are_shown() {
     }
     let output = world.dunlin(&["rounds", "show", id, "--round", "3"]);
     assert_refused(&output, &["no round \"3\" that ended", "hint:"]);
+}
+
+/// What cannot be read, and what only the broker knows of the rest, in one answer; without a broker
+/// the mistakes of the flags, at once.
+fn refused_with_what_the_broker_knows(world: &World, plan: &str) {
+    let text = "[spec]\nmodel = \"mlp\"\ndataset = \"blank\"\nrounds = \"many\"\n\
+                [spec.begin_from]\njob = \"gone\"\n[spec.local]\nfrozen = [\"stem*\"]\nepohcs = 3";
+    std::fs::write(plan, text).unwrap();
+    let output = world.dunlin(&["train", "--plan", plan]);
+    let of_fields = ["has 4 mistakes", "spec.rounds: ", "spec.local.epohcs: "];
+    assert_refused(&output, &of_fields);
+    assert_refused(&output, &["there is no job gone", "spec.local.frozen: no parameter"]);
+
+    let words = "train --model none --dataset MINE --freeze x* --rounds many --epohcs 3 --quorum 0";
+    let words: Vec<&str> = words.split(' ').collect();
+    let of_flags = ["--dataset: ", "--rounds is many", "--epohcs: ", "--quorum is 0"];
+    let output = world.dunlin(&words);
+    assert_refused(&output, &of_flags);
+    assert_refused(&output, &["5 mistakes", "no model none is registered"]);
+    let server = format!("http://127.0.0.1:{}", free_port());
+    let began = std::time::Instant::now();
+    let output = run("dunlin", &[&["--server", &server], &words[..]].concat());
+    assert!(began.elapsed().as_secs() < 3, "{:?}", began.elapsed());
+    assert_refused(&output, &of_flags);
+    assert_refused(&output, &["4 mistakes"]);
+    let output = world.dunlin(&["train", "--continue", "gone", "--rounds", "many"]);
+    assert_refused(&output, &["2 mistakes", "no job gone", "--rounds is many"]);
 }

@@ -4,12 +4,11 @@
 //! its place in the work queue. A broker that dies in between has either accepted nothing, or
 //! left a record that the next sweep puts into the queue.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
-use jobs::id::{BlobRef, DatasetName, JobId, Millis};
+use jobs::id::{BlobRef, JobId, Millis};
 use jobs::job::JobState;
 use jobs::report::{Failure, FailureCode};
 use jobs::round::Outcome;
@@ -23,6 +22,7 @@ use crate::error::{ApiCode, ApiError};
 use crate::metrics::Counter;
 use crate::record::{EventBody, JobEvent, JobRecord, JobResult, StoredJob, StoredKey};
 use crate::request;
+use crate::request::training::Unread;
 use crate::store::{self, StoreError};
 
 /// Records that are read at the same time for a list.
@@ -52,13 +52,8 @@ impl Core {
             }
             WorkSpec::Train(train) => {
                 let mut errors: Vec<ApiError> = said.err().into_iter().collect();
-                errors.extend(match self.check_trainable(train).await {
-                    Err(error) if error.code == ApiCode::Unavailable => return Err(error),
-                    trainable => trainable.err(),
-                });
-                errors.extend(self.check_dataset(&train.dataset).err());
-                errors.extend(self.check_judge(train).err());
-                errors.extend(self.check_beginning(&spec.selector, train).await?);
+                let known = self.check_training(&spec.selector, train, &Unread::default()).await?;
+                errors.extend(known);
                 if let Some(error) = ApiError::all(errors) {
                     return Err(error);
                 }
@@ -69,28 +64,6 @@ impl Core {
         let devices = self.fleet.matching(&spec.selector, None);
         let devices = devices.into_iter().map(|hello| hello.device).collect();
         Ok(Checked { devices, warnings: Vec::new() })
-    }
-
-    /// Whether any device that ever joined has the data set: one that has may come back.
-    fn check_dataset(&self, dataset: &DatasetName) -> Result<(), ApiError> {
-        let known: BTreeSet<DatasetName> = self
-            .fleet
-            .records()
-            .into_iter()
-            .flat_map(|record| record.hello.datasets)
-            .map(|facts| facts.name)
-            .collect();
-        if known.contains(dataset) {
-            return Ok(());
-        }
-        let hint = if known.is_empty() {
-            "no device declares any: start one with dunlin-agent --data NAME=PATH".to_owned()
-        } else {
-            let known: Vec<&str> = known.iter().map(DatasetName::as_str).collect();
-            format!("known data sets are: {}", known.join(", "))
-        };
-        let detail = format!("no device has a data set {dataset}");
-        Err(ApiError::new(ApiCode::UnknownDataset, detail, hint))
     }
 
     /// See [`super::Broker::submit`].

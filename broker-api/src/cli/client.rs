@@ -14,6 +14,9 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// Between two pieces of an answer; longer than the pause between the comments of an event stream.
 const READ_WITHIN: Duration = Duration::from_mins(1);
 
+/// The word of an error where no broker answers.
+pub(super) const UNREACHABLE: &str = "unreachable";
+
 /// A broker's HTTP address.
 #[derive(Debug, Clone)]
 pub(super) struct Client {
@@ -123,7 +126,7 @@ impl Client {
         let server = self.server();
         if error.is_connect() {
             return CliError {
-                word: "unreachable".to_owned(),
+                word: UNREACHABLE.to_owned(),
                 ..CliError::usage(
                     format!("no broker answers at {server}"),
                     "start one with 'dunlin up', or name another with --server URL",
@@ -132,7 +135,7 @@ impl Client {
         }
         let reason = if error.is_timeout() { "it took too long".to_owned() } else { chain(error) };
         CliError {
-            word: "unreachable".to_owned(),
+            word: UNREACHABLE.to_owned(),
             ..CliError::usage(format!("{server} did not answer: {reason}"), "try again")
         }
     }

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::error::{ApiCode, ApiError};
 
 mod following;
+mod mistakes;
 
 /// What a command wrote.
 #[derive(Debug, Clone, Default)]
@@ -202,117 +203,6 @@ async fn the_request_says_what_was_typed() {
     assert_eq!((&participation["devices"], &participation["quorum"]), (&json!(2), &json!(2)));
     assert_eq!(participation["deadline_ms"], 30_000);
     assert_eq!(spec["register_as"], "best");
-}
-
-#[tokio::test]
-async fn all_mistakes_of_flags_are_told_at_once_by_their_names() {
-    let check = || async {
-        let said = ApiError::new(ApiCode::InvalidSpec, "no device has a data set d", "");
-        (StatusCode::BAD_REQUEST, ApiError::all(vec![said]).unwrap().problem().to_json())
-    };
-    let server = broker(Router::new().route("/v1/jobs", post(check))).await;
-    let words = "train --dataset d --model mlp --rounds x --epochs=y --strategy foo --seed -1 \
-        --selection bar --learning-rate -1 --quorum 3 --devices 2 --epohcs 3 --deadline 5y \
-        --augment flip,spin --no-evaluate=3 --batch-size -2";
-    let words: Vec<&str> = words.split_whitespace().collect();
-    let (_, done) = dunlin(&server, &words).await;
-    let error = done.unwrap_err();
-    let mut mistakes: Vec<&str> = error.detail.lines().skip(1).map(str::trim).collect();
-    mistakes.sort_unstable();
-    let expected = [
-        "--augment: \"spin\" is no augmentation: expected flip, pad_crop or cutout",
-        "--batch-size is -2: expected a whole number, 0 to 4294967295",
-        "--deadline is 5y: expected a time such as 30s, 10m or 2h",
-        "--epochs is y: expected a whole number, 0 to 4294967295",
-        "--epohcs: there is no such flag; --epochs is similar",
-        "--learning-rate is -1: expected above 0, finite",
-        "--no-evaluate: unexpected value '3' for '--no-evaluate' found; no more were expected",
-        "--quorum is 3: expected 1 to 2",
-        "--rounds is x: expected a whole number, 0 to 4294967295",
-        "--seed is -1: expected a whole number, 0 to 18446744073709551615",
-        "--selection: \"bar\" is no selection: expected random",
-        "--strategy: \"foo\" is no strategy",
-        "no device has a data set d",
-    ];
-    assert_eq!(mistakes.len(), expected.len(), "{mistakes:#?}");
-    for (mistake, expected) in mistakes.iter().zip(expected) {
-        assert!(mistake.starts_with(expected), "{mistake:?}: {expected:?}");
-    }
-    assert_eq!((error.code, error.hint.as_str()), (failure::USAGE, "see 'dunlin train --help'"));
-    // What a job cannot be without is a mistake as others are, unless it cannot be read.
-    let (_, done) = dunlin(&server, &["train", "--dataset", "D", "--rounds", "0"]).await;
-    let detail = done.unwrap_err().detail;
-    let mistakes: Vec<&str> = detail.lines().skip(1).map(str::trim).collect();
-    assert!(mistakes[0].starts_with("--dataset: "), "{mistakes:?}");
-    let missing = "--model: missing, expected a registered model or a family";
-    assert_eq!(mistakes[1..], [missing, "--rounds is 0: expected 1 to 10000"]);
-}
-
-#[tokio::test]
-async fn what_only_the_broker_finds_is_told_by_the_names_of_flags() {
-    let check = || async {
-        let error = |detail: &str| ApiError::new(ApiCode::InvalidSpec, detail, "hint");
-        let said = vec![error("work.evaluate is both: expected"), error("no data set d")];
-        (StatusCode::BAD_REQUEST, ApiError::all(said).unwrap().problem().to_json())
-    };
-    let routes = Router::new().route("/v1/jobs/{id}", put(check)).route("/v1/jobs", post(check));
-    let server = broker(routes).await;
-    for flag in ["--detach", "--dry-run"] {
-        let words = ["train", "--dataset", "d", "--model", "mlp", "--evaluate", "both", flag];
-        let error = dunlin(&server, &words).await.1.unwrap_err();
-        let detail = "2 mistakes:\n  --evaluate is both: expected\n  no data set d";
-        assert_eq!((error.detail.as_str(), error.hint.as_str()), (detail, "hint"));
-    }
-}
-
-#[tokio::test]
-async fn a_plan_is_submitted_or_refused_before_anything_is_asked() {
-    let said: Arc<Mutex<Option<Value>>> = Arc::default();
-    let keep = Arc::clone(&said);
-    let routes = Router::new().route(
-        "/v1/jobs/{id}",
-        put(move |Path(id): Path<String>, body: String| async move {
-            *keep.lock().unwrap() = Some(serde_json::from_str(&body).unwrap());
-            json_of(&job(&id, "accepted", &Value::Null))
-        }),
-    );
-    let check = |request: Request| async move {
-        assert_eq!(request.uri().query(), Some("dry_run=true"));
-        let error = |detail: &str| ApiError::new(ApiCode::InvalidSpec, detail, "");
-        let said = error("work.local.momentum is 2: expected 0 to below 1");
-        let both = ApiError::all(vec![said, error("no device has a data set d")]).unwrap();
-        (StatusCode::BAD_REQUEST, both.problem().to_json())
-    };
-    let routes = routes.route("/v1/jobs", post(check));
-    let server = broker(routes).await;
-    let folder = tempfile::tempdir().unwrap();
-    let plan = folder.path().join("job.toml");
-    let words = ["train", "--detach", "--rounds", "9", "--plan", plan.to_str().unwrap()];
-    let (_, done) = dunlin(&server, &words).await;
-    assert!(done.unwrap_err().detail.contains("job.toml: "), "there is no such file");
-    std::fs::write(&plan, "[spec]\nmodel = \"mlp\"\n[spec.local]\nmomentum = 2").unwrap();
-    let (_, done) = dunlin(&server, &words).await;
-    let error = done.unwrap_err();
-    assert_eq!(error.code, failure::USAGE);
-    let mistakes: Vec<&str> = error.detail.lines().skip(1).map(str::trim).collect();
-    let momentum = "spec.local.momentum is 2: expected 0 to below 1";
-    assert_eq!(mistakes, ["spec.dataset: missing, expected a name, or --dataset", momentum]);
-    assert_eq!(*said.lock().unwrap(), None);
-    // With a model and a data set, the broker is asked what else is wrong.
-    let wrong = "[spec]\nmodel = \"mlp\"\ndataset = \"d\"\nseed = -1\n[spec.local]\nmomentum = 2";
-    std::fs::write(&plan, wrong).unwrap();
-    let (_, done) = dunlin(&server, &words).await;
-    let detail = done.unwrap_err().detail;
-    let mistakes: Vec<&str> = detail.lines().skip(1).map(str::trim).collect();
-    assert!(mistakes[0].starts_with("spec.seed: "), "{mistakes:?}");
-    assert_eq!(mistakes[1..], [momentum, "no device has a data set d"]);
-    assert_eq!(*said.lock().unwrap(), None);
-    std::fs::write(&plan, "[spec]\nmodel = \"mlp\"\ndataset = \"digits\"\nrounds = 3").unwrap();
-    let (_, done) = dunlin(&server, &words).await;
-    assert_eq!(done, Ok(()));
-    let body = said.lock().unwrap().take().unwrap();
-    assert_eq!((&body["kind"], &body["selector"]), (&json!("train"), &json!("")));
-    assert_eq!((&body["spec"]["dataset"], &body["spec"]["rounds"]), (&json!("digits"), &json!(9)));
 }
 
 #[tokio::test]

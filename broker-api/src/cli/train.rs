@@ -333,11 +333,7 @@ pub(super) async fn run(
     client: &Client,
     output: &mut Output,
 ) -> Result<(), CliError> {
-    let before = match &given.args.begin_from {
-        Some(from) => Some(client.get(&format!("/v1/jobs/{}", from.job), &[]).await?),
-        None => None,
-    };
-    let asked = match plan::request(&given, before.as_ref()) {
+    let asked = match asked(&given, client).await {
         Ok(asked) => asked,
         Err(refused) => return Err(refused.told(client, &given).await),
     };
@@ -370,6 +366,16 @@ pub(super) async fn run(
     }
     let view = live::View::new(output, asked.spec.rounds);
     follow_on(view, &job.id, client, output).await
+}
+
+/// The job that the plan, the job that is to be continued, and the flags say.
+async fn asked(given: &Given, client: &Client) -> Result<Request, plan::Refused> {
+    let Some(from) = &given.args.begin_from else { return plan::request(given, None) };
+    let mut before = client.request(Method::GET, &format!("/v1/jobs/{}", from.job), &[]);
+    if !given.mistyped.is_empty() {
+        before = before.timeout(plan::BROKER_WITHIN);
+    }
+    plan::request(given, Some(&client.json(before).await?))
 }
 
 /// Shows the rounds of a job that ended, and follows it from there.

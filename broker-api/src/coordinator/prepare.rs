@@ -13,6 +13,7 @@ use models::train::Definition;
 use super::state::{Prepared, parameters_name};
 use crate::broker::Core;
 use crate::error::{ApiCode, ApiError};
+use crate::request::training::Unread;
 use crate::store::StoreError;
 
 mod beforehand;
@@ -111,7 +112,8 @@ impl Core {
             let read = Definition::read_with_parameters(&onnx);
             let (definition, parameters) = read.map_err(|error| checks::untrainable(&error))?;
             let begin_from = begin_from.as_ref();
-            checks::all(checks::of_model(&definition, &asked, Some(&facts_of), begin_from))?;
+            let asked = checks::Asked { spec: &asked, unread: &Unread::default() };
+            checks::all(checks::of_model(&definition, asked, Some(&facts_of), begin_from))?;
             let parameters = match begin_from {
                 None => parameters.into(),
                 Some((_, parameters)) => parameters.clone(),

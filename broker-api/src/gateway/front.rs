@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::micro::Service;
 use crate::broker::{self, Core};
 use crate::error::{ApiCode, ApiError};
+use crate::record::JobRecord;
 use crate::request::{self, InferRequest, REQUEST_DEADLINE};
 use crate::room::Place;
 
@@ -133,8 +134,7 @@ async fn request(
             return Ok(None);
         }
         FrontDoor::Train => {
-            let (spec, binary) = request::job(Some(JobKind::Train), &message.payload)?;
-            let record = broker.submit(spec, binary, None, message_id(message)).await?;
+            let record = train(broker, message).await?;
             let id = &record.id;
             let links = json!({
                 "self": format!("/v1/jobs/{id}"),
@@ -175,11 +175,23 @@ async fn publish(door: FrontDoor, broker: &Core, message: &Message) -> Result<()
             (jobs::spec::JobSpec { selector: request.selector, deadline_ms, work }, request.binary)
         }
         FrontDoor::Infer => request::job(Some(JobKind::Infer), &message.payload)?,
-        FrontDoor::Train => request::job(Some(JobKind::Train), &message.payload)?,
+        FrontDoor::Train => return train(broker, message).await.map(drop),
         FrontDoor::Telemetry => request::job(Some(JobKind::Telemetry), &message.payload)?,
         FrontDoor::Help => return Ok(()),
     };
     broker.submit(spec, binary, None, message_id(message)).await.map(drop)
+}
+
+/// Accepts a training, or tells all that is wrong with it by the names of the message's members.
+async fn train(broker: &Core, message: &Message) -> Result<JobRecord, ApiError> {
+    let done = match request::job(Some(JobKind::Train), &message.payload) {
+        Ok((spec, binary)) => broker.submit(spec, binary, None, message_id(message)).await,
+        Err(first) => {
+            let reading = request::training::of_members(&message.payload);
+            Err(broker.unreadable(first, reading).await)
+        }
+    };
+    done.map_err(request::training::by_members)
 }
 
 fn infer_request(message: &Message) -> Result<InferRequest, ApiError> {

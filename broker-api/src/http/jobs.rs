@@ -19,6 +19,7 @@ use crate::broker::Answer;
 use crate::error::{ApiCode, ApiError};
 use crate::record::{DeviceRecord, JobRecord, JobResult};
 use crate::request;
+use crate::request::training::Reading;
 
 /// Jobs in a list when the request does not say.
 const LIST_DEFAULT: usize = 50;
@@ -27,6 +28,7 @@ const LIST_MAX: usize = 1000;
 /// Characters of an idempotency key, at most.
 const KEY_MAX: usize = 255;
 
+const NO_JOB: &str = "the body is not a job: ";
 const JOB_HINT: &str = "such as {\"kind\": \"train\", \"spec\": {\"model\": \"mlp\", \
      \"dataset\": \"digits\", \"rounds\": 3}}";
 
@@ -56,8 +58,7 @@ fn parse(body: &[u8]) -> Result<(JobSpec, Bytes), ApiError> {
     };
     match kind {
         JobKind::Train => {
-            let form: JobForm<Box<TrainSpec>> =
-                parse_json(body).map_err(|error| all_that_is_wrong(body, error))?;
+            let form: JobForm<Box<TrainSpec>> = parse_json(body)?;
             // Checked with all else of the job.
             let deadline_ms = form.deadline_ms.unwrap_or(request::TRAIN_DEADLINE);
             let work = WorkSpec::Train(form.spec);
@@ -82,18 +83,9 @@ fn parse(body: &[u8]) -> Result<(JobSpec, Bytes), ApiError> {
 
 fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(body).map_err(|error| {
-        let detail = format!("the body is not a job: {error}");
+        let detail = format!("{NO_JOB}{error}");
         ApiError::new(ApiCode::InvalidBody, detail, JOB_HINT)
     })
-}
-
-/// The first error, or all that is wrong with a training.
-fn all_that_is_wrong(body: &[u8], first: ApiError) -> ApiError {
-    let errors = request::training::problems(body);
-    if errors.is_empty() {
-        return first;
-    }
-    ApiError { detail: format!("the body is not a job: {}", errors.join("; ")), errors, ..first }
 }
 
 #[derive(Debug, Deserialize)]
@@ -133,14 +125,26 @@ async fn submit(
     let prefer = Prefer::read(request.headers(), app.limits.wait);
     let (body, place) = json_body(request, &app).await?;
     let turn = app.broker.core.room.turn(body.len()).await;
-    let (spec, binary) = parse(&body)?;
+    let parsed = parse(&body).map_err(|first| (first, request::training::of_body(&body)));
     drop((body, turn));
+    let (spec, binary) = match parsed {
+        Ok(parsed) => parsed,
+        Err((first, reading)) => return Err(unreadable(&app, first, reading).await),
+    };
     if query.dry_run {
         return json(StatusCode::OK, &app.broker.check(&spec).await?);
     }
     let job = app.broker.submit(spec, binary, id, key).await?;
     drop(place);
     accepted(&app, job, prefer).await
+}
+
+/// All that is wrong with a training, where it is one.
+async fn unreadable(app: &App, first: ApiError, reading: Reading) -> ApiError {
+    let error = app.broker.core.unreadable(first, reading).await;
+    let detail =
+        if error.errors.is_empty() { error.detail } else { NO_JOB.to_owned() + &error.detail };
+    ApiError { detail, ..error }
 }
 
 /// Waits as preferred; 200 for a job that ended, 202 for one that goes on.

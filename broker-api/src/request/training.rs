@@ -1,6 +1,7 @@
 //! A training as it is asked for, read field by field, so that everything that cannot be read is told
 //! at once.
 
+use std::fmt::Display;
 use std::sync::LazyLock;
 
 use jobs::id::Millis;
@@ -10,6 +11,11 @@ use serde::Deserialize as _;
 use serde_json::{Map, Value, json};
 
 use super::TRAIN_DEADLINE;
+use crate::error::ApiError;
+
+mod unread;
+
+pub(crate) use unread::{Unread, field_of};
 
 /// Members of a job.
 const MEMBERS: [&str; 4] = ["kind", "selector", "deadline_ms", "spec"];
@@ -35,38 +41,59 @@ pub(crate) struct Training {
 
 impl Training {
     /// What is wrong with it beyond its types, by the names of the body's fields.
-    pub(crate) fn problems(&self) -> Vec<String> {
+    fn problems(&self) -> impl Iterator<Item = String> {
         let deadline_ms = self.deadline.unwrap_or(TRAIN_DEADLINE);
         let work = WorkSpec::Train(Box::new(self.spec.clone()));
         let job = JobSpec { selector: Selector::default(), deadline_ms, work };
-        validate(&job).iter().map(|problem| in_body(problem.to_string())).collect()
+        validate(&job).into_iter().map(|problem| in_body(problem.to_string()))
     }
 }
 
-/// Everything that is wrong with the body of a training job; nothing where it is no JSON, or so long
-/// that it is none.
-pub(crate) fn problems(body: &[u8]) -> Vec<String> {
-    if body.len() > TOLD_BYTES_MAX {
-        return Vec::new();
-    }
-    let Ok(asked) = serde_json::from_slice(body) else { return Vec::new() };
-    let mut problems = Vec::new();
-    let read = read(&asked, &PLACEHOLDERS, &NEEDED, &mut problems);
-    problems.extend(read.iter().flat_map(Training::problems));
-    problems
+/// A training as far as it can be read.
+#[derive(Debug, Default)]
+pub(crate) struct Reading {
+    /// Everything that is wrong with its fields, by their names in the body.
+    pub(crate) problems: Vec<String>,
+    /// What can be read, with placeholders for the rest; none where nothing can.
+    pub(crate) training: Option<Training>,
+    /// Which fields are placeholders.
+    pub(crate) unread: Unread,
 }
 
-/// The same of the fields of a training alone, by their own names; `length` of the body that they
-/// came in.
-pub(crate) fn problems_of_fields(spec: &Value, length: usize) -> Vec<String> {
-    if length > TOLD_BYTES_MAX {
-        return Vec::new();
+impl Reading {
+    fn wrong(&mut self, field: &str, text: impl Display) {
+        self.problems.push(format!("{field}: {text}"));
+        self.unread.add(field);
     }
-    let (asked, mut problems) = (json!({ "spec": spec }), Vec::new());
-    let read = read(&asked, &PLACEHOLDERS, &NEEDED, &mut problems);
-    problems.extend(read.iter().flat_map(Training::problems));
-    let own_name = |problem: String| problem.trim_start_matches("spec.").to_owned();
-    problems.into_iter().map(own_name).collect()
+}
+
+/// Reads the body of a training job; nothing where it is none, or so long that it is none.
+pub(crate) fn of_body(body: &[u8]) -> Reading {
+    match parsed(body) {
+        Some(asked) if asked.get("kind").is_some_and(|kind| kind == "train") => {
+            read(&asked, &PLACEHOLDERS, &NEEDED)
+        }
+        _ => Reading::default(),
+    }
+}
+
+/// Reads a training job whose fields are side by side with those of its work; nothing where it is
+/// none, or so long that it is none.
+pub(crate) fn of_members(body: &[u8]) -> Reading {
+    let Some(Value::Object(mut spec)) = parsed(body) else { return Reading::default() };
+    spec.remove("kind");
+    let mut asked = Map::new();
+    for name in ["selector", "deadline_ms"] {
+        let given = spec.remove(name).filter(|value| !value.is_null());
+        asked.extend(given.map(|value| (name.to_owned(), value)));
+    }
+    asked.insert("spec".to_owned(), Value::Object(spec));
+    read(&Value::Object(asked), &PLACEHOLDERS, &NEEDED)
+}
+
+fn parsed(body: &[u8]) -> Option<Value> {
+    let is_short = body.len() <= TOLD_BYTES_MAX;
+    is_short.then(|| serde_json::from_slice(body).ok()).flatten()
 }
 
 /// What is wrong with a job, by the names that its body has for its fields.
@@ -77,51 +104,61 @@ pub(crate) fn in_body(problem: String) -> String {
     }
 }
 
+/// What is wrong with a training, by the names of fields that are side by side.
+pub(crate) fn by_members(error: ApiError) -> ApiError {
+    let own_name = |problem: &String| problem.trim_start_matches("spec.").to_owned();
+    let errors: Vec<String> = error.errors.iter().map(own_name).collect();
+    let detail = if errors.is_empty() { error.detail } else { errors.join("; ") };
+    ApiError { detail, errors, hint: error.hint.replace("spec.", ""), ..error }
+}
+
 /// Reads what can be read; what cannot is a problem, and left out, or as `defaults` says, which has
 /// a value for each of the fields that are needed.
-pub(crate) fn read(
-    asked: &Value,
-    defaults: &Value,
-    needed: &[(&str, &str)],
-    problems: &mut Vec<String>,
-) -> Option<Training> {
-    let mut wrong = |field: &str, text: String| problems.push(format!("{field}: {text}"));
+pub(crate) fn read(asked: &Value, defaults: &Value, needed: &[(&str, &str)]) -> Reading {
+    let mut reading = Reading::default();
     let mut asked = asked.as_object().cloned().unwrap_or_default();
     for name in asked.keys().filter(|name| !MEMBERS.contains(&name.as_str())) {
-        wrong(name, format!("unknown field, expected one of {}", MEMBERS.join(", ")));
+        reading.wrong(name, format_args!("unknown field, expected one of {}", MEMBERS.join(", ")));
     }
     match asked.get("kind") {
-        Some(kind) if kind != "train" => wrong("kind", format!("{kind}, expected \"train\"")),
+        Some(kind) if kind != "train" => {
+            reading.wrong("kind", format_args!("{kind}, expected \"train\""));
+        }
         _ => {}
     }
     let selector = asked.remove("selector").unwrap_or_else(|| json!(""));
     match selector.as_str().map(Selector::parse) {
         Some(Ok(_)) => {}
-        Some(Err(error)) => wrong("selector", error.to_string()),
-        None => wrong("selector", format!("{selector}, expected text such as \"arch=aarch64\"")),
+        Some(Err(error)) => reading.wrong("selector", error),
+        None => {
+            let expected = "expected text such as \"arch=aarch64\"";
+            reading.wrong("selector", format_args!("{selector}, {expected}"));
+        }
     }
     let selector = selector.as_str().unwrap_or_default().to_owned();
     let deadline = asked.remove("deadline_ms").filter(|value| !value.is_null());
     let deadline = deadline.and_then(|value| {
         let deadline = Millis::deserialize(&value);
-        deadline.map_err(|error| wrong("deadline_ms", error.to_string())).ok()
+        deadline.map_err(|error| reading.wrong("deadline_ms", error)).ok()
     });
     let mut spec = asked.remove("spec").unwrap_or_default();
     for (name, expected) in needed {
         if spec.get(name).is_none() {
-            wrong(&format!("spec.{name}"), format!("missing, expected {expected}"));
-            put(&mut spec, name, at(defaults, &format!("spec.{name}")).cloned());
+            let field = format!("spec.{name}");
+            reading.wrong(&field, format_args!("missing, expected {expected}"));
+            put(&mut spec, name, at(defaults, &field).cloned());
         }
     }
-    let spec = read_spec(spec, defaults, &mut wrong)?;
-    Some(Training { selector, deadline, spec })
+    if let Some(spec) = read_spec(spec, defaults, &mut reading) {
+        let training = Training { selector, deadline, spec };
+        let found = training.problems().filter(|problem| !reading.unread.explains(problem));
+        reading.problems.extend(found.collect::<Vec<_>>());
+        reading.training = Some(training);
+    }
+    reading
 }
 
-fn read_spec(
-    mut spec: Value,
-    defaults: &Value,
-    wrong: &mut impl FnMut(&str, String),
-) -> Option<TrainSpec> {
+fn read_spec(mut spec: Value, defaults: &Value, reading: &mut Reading) -> Option<TrainSpec> {
     let mut taken = Vec::new();
     for _ in 0..UNREADABLE_MAX {
         let error = match serde_path_to_error::deserialize::<_, TrainSpec>(&spec) {
@@ -135,8 +172,10 @@ fn read_spec(
         // What was taken away before is not missing.
         let within = format!("{place}.");
         let known = taken.iter().any(|taken: &String| taken.starts_with(&within));
-        if !(known && text.starts_with("missing field")) {
-            wrong(field.trim_end_matches('.'), text);
+        if known && text.starts_with("missing field") {
+            reading.unread.add(&field);
+        } else {
+            reading.wrong(field.trim_end_matches('.'), text);
         }
         let default = at(defaults, &field).cloned();
         if place.is_empty() || (at(&spec, &place).is_none() && default.is_none()) {
@@ -191,21 +230,26 @@ mod tests {
     use super::*;
 
     fn fields(body: &Value) -> Vec<String> {
-        let problems = problems(body.to_string().as_bytes());
-        let field = |problem: &String| problem.split([':', ' ']).next().unwrap().to_owned();
-        let mut fields: Vec<String> = problems.iter().map(field).collect();
+        let problems = of_body(body.to_string().as_bytes()).problems;
+        let mut fields: Vec<String> =
+            problems.iter().map(|problem| field_of(problem).to_owned()).collect();
         fields.sort();
         fields
     }
 
     #[test]
-    fn all_that_is_wrong_with_fields_alone_is_told_by_their_names() {
-        let fields = json!({"model": "mlp", "rounds": "many", "local": {"epohcs": 3}});
-        let problems = problems_of_fields(&fields, 70);
-        let [dataset, epochs, rounds] = &problems[..] else { panic!("{problems:?}") };
+    fn all_that_is_wrong_with_members_is_told_by_their_names() {
+        let body = json!({"model": "mlp", "rounds": "many", "local": {"epohcs": 3},
+            "selector": null, "deadline_ms": 0});
+        let reading = of_members(body.to_string().as_bytes());
+        let error = ApiError::new(crate::error::ApiCode::InvalidBody, "", "");
+        let problems = by_members(ApiError { errors: reading.problems, ..error }).errors;
+        let [dataset, epochs, rounds, deadline] = &problems[..] else { panic!("{problems:?}") };
         assert!(dataset.starts_with("dataset: missing"), "{dataset}");
         assert!(rounds.starts_with("rounds: ") && epochs.starts_with("local.epohcs: unknown"));
-        assert!(problems_of_fields(&fields, TOLD_BYTES_MAX + 1).is_empty());
+        assert!(deadline.starts_with("deadline_ms is 0"), "{deadline}");
+        assert!(of_members(&vec![b' '; TOLD_BYTES_MAX + 1]).problems.is_empty());
+        assert!(of_members(b"[]").problems.is_empty());
     }
 
     #[test]
@@ -239,10 +283,33 @@ mod tests {
             fields(&json!({"kind": "train"})),
             ["spec.dataset", "spec.model", "spec.rounds"]
         );
-        for body in ["[]", "3", "{\"spec\": 7}"] {
-            assert!(!problems(body.as_bytes()).is_empty(), "{body}");
+        assert!(fields(&json!({"kind": "train", "spec": 7})).contains(&"spec".to_owned()));
+        for body in ["{", "[]", "3", "{\"kind\": \"infer\", \"colour\": 3}"] {
+            assert!(of_body(body.as_bytes()).problems.is_empty(), "{body}");
         }
-        assert!(problems(b"{").is_empty());
-        assert!(problems(&vec![b' '; TOLD_BYTES_MAX + 1]).is_empty());
+        assert!(of_body(&vec![b' '; TOLD_BYTES_MAX + 1]).problems.is_empty());
+    }
+
+    #[test]
+    fn what_stands_for_a_field_that_cannot_be_read_is_not_judged() {
+        let body = json!({"kind": "train", "spec": {"dataset": "digits", "rounds": 0,
+            "strategy": "fedsum", "rule": {"name": "krum", "byzantine": 1}, "update": "int9",
+            "download": "int8", "participation": {"quorum": 0, "devices": "all",
+                "over_selection": 0.5}}});
+        let reading = of_body(body.to_string().as_bytes());
+        let expected = [
+            "spec.model",
+            "spec.participation.devices",
+            "spec.participation.quorum",
+            "spec.rounds",
+            "spec.strategy",
+            "spec.update",
+        ];
+        assert_eq!(fields(&body), expected, "{:#?}", reading.problems);
+        for unread in ["spec.model", "spec.strategy", "spec.participation"] {
+            assert!(reading.unread.touches(unread), "{unread}");
+        }
+        assert!(!reading.unread.touches("spec.dataset") && !reading.unread.touches("spec.rounds"));
+        assert_eq!(reading.training.unwrap().spec.dataset.as_str(), "digits");
     }
 }

@@ -6,6 +6,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, Error, FromArgMatches};
 
 use super::TrainArgs;
+use super::mistyped::Mistyped;
 
 /// The flags.
 #[derive(Debug)]
@@ -14,8 +15,15 @@ pub(in crate::cli) struct Given {
     pub(super) args: TrainArgs,
     /// Names of those that were typed.
     pub(super) typed: BTreeSet<String>,
-    /// What is wrong with flags that cannot be read, and so are not among those.
-    pub(in crate::cli) mistyped: Vec<String>,
+    /// Flags that cannot be read, and so are not among those.
+    pub(in crate::cli) mistyped: Vec<Mistyped>,
+}
+
+impl Given {
+    /// What is wrong with flags that cannot be read.
+    pub(super) fn mistakes(&self) -> Vec<String> {
+        self.mistyped.iter().filter_map(|mistyped| mistyped.told.clone()).collect()
+    }
 }
 
 impl Args for Given {

@@ -10,8 +10,10 @@ use clap::{Args as _, Command, Error};
 
 use super::TrainArgs;
 
-/// Stands for a model or a data set that is missing, or that cannot be read.
+/// Stands for a model or a data set that is missing, or that cannot be read. It is asked of nobody.
 pub(super) const PLACEHOLDER: &str = "placeholder";
+/// Flags that name where a model and a data set come from.
+const INSTEAD: [&str; 2] = ["--plan", "--continue"];
 
 /// What a number has to be, by its type.
 const NUMBERS: [(TypeId, &str); 4] = [
@@ -30,12 +32,23 @@ const OF_A_FLAG: [ErrorKind; 5] = [
     ErrorKind::TooManyValues,
 ];
 
+/// A flag that is missing or cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::cli) struct Mistyped {
+    /// The flag that was meant, such as `--rounds`.
+    pub(super) flag: String,
+    /// What was typed for it, if there is a text of it.
+    pub(super) value: Option<String>,
+    /// The mistake, which begins with the flag; none where another one says it.
+    pub(super) told: Option<String>,
+}
+
 /// Takes the flag of an error off the words of a command line of `dunlin train`, and adds what is wrong
 /// with it; whether that was possible. Flags that are missing get a placeholder.
 pub(in crate::cli) fn set_aside(
     words: &mut Vec<OsString>,
     error: &Error,
-    mistyped: &mut Vec<String>,
+    mistyped: &mut Vec<Mistyped>,
 ) -> bool {
     let Some(train) = words.iter().position(|word| word == "train") else { return false };
     let flag = error.get(ContextKind::InvalidArg);
@@ -43,10 +56,14 @@ pub(in crate::cli) fn set_aside(
         let Some(ContextValue::Strings(missing)) = flag else { return false };
         for flag in missing.iter().map(|flag| name(flag)) {
             words.push(format!("{flag}={PLACEHOLDER}").into());
-            // One that cannot be read is not missing.
-            if !mistyped.iter().any(|mistake| mistake.starts_with(flag)) {
-                mistyped.push(format!("{flag}: missing, expected {}", of(flag)));
+            // One that cannot be read is not missing, nor is what comes from elsewhere.
+            let is_there = |flag: &str| mistyped.iter().any(|other| other.flag == flag);
+            if is_there(flag) {
+                continue;
             }
+            let told = (!INSTEAD.iter().any(|instead| is_there(instead)))
+                .then(|| format!("{flag}: missing, expected {}", of(flag)));
+            mistyped.push(Mistyped { flag: flag.to_owned(), value: None, told });
         }
         return true;
     }
@@ -57,7 +74,12 @@ pub(in crate::cli) fn set_aside(
     };
     let found = OF_A_FLAG.contains(&error.kind()) && remove(words, train + 1, name(flag), value);
     if found {
-        mistyped.push(told(error, name(flag), value));
+        let told = Some(told(error, name(flag), value));
+        let (meant, value) = match error.get(ContextKind::SuggestedArg) {
+            Some(ContextValue::String(similar)) => (similar.as_str(), None),
+            _ => (flag.as_str(), Some(value.to_owned())),
+        };
+        mistyped.push(Mistyped { flag: name(meant).to_owned(), value, told });
     }
     found
 }

@@ -11,14 +11,14 @@ use super::mistyped::PLACEHOLDER;
 use super::{Given, TrainArgs, millis, spec};
 use crate::cli::failure::{self, CliError};
 use crate::record::JobRecord;
-use crate::request::training::{Training, at, put, read as read_fields};
+use crate::request::training::{Training, Unread, at, field_of, put, read as read_fields};
 
 mod named;
 mod refused;
 
 pub(super) use named::by_flags;
 use refused::Mistakes;
-pub(super) use refused::Refused;
+pub(super) use refused::{BROKER_WITHIN, Refused};
 
 /// The flags that say something of the job, and the fields that they are.
 const FIELDS: &[(&str, &str)] = &[
@@ -148,7 +148,8 @@ fn read(path: &Path) -> Result<String, CliError> {
     std::fs::read_to_string(path).map_err(file)
 }
 
-/// What flags alone ask for. A model and a data set that were not given are placeholders.
+/// What flags alone ask for. A model and a data set that were not given, or cannot be read, are
+/// placeholders.
 fn of_flags(args: &TrainArgs) -> Request {
     let model = args.model.clone().unwrap_or_else(|| ModelQuery {
         name: ModelName::parse(PLACEHOLDER).expect("letters are a name"),
@@ -174,20 +175,34 @@ fn complete(mut plan: Value, given: &Given) -> Result<Request, Mistakes> {
     if at(&plan, "spec.rounds").is_none() {
         put(&mut plan, "spec.rounds", at(&flags, "spec.rounds").cloned());
     }
-    let mut problems = given.mistyped.clone();
-    if let Some(read) = read_fields(&plan, &flags, &NEEDED, &mut problems) {
-        problems.extend(read.problems());
-        let Training { selector, deadline, spec } = read;
-        let request = Request { selector, deadline, spec };
-        if problems.is_empty() {
-            return Ok(request);
-        }
-        // Of placeholders the broker knows nothing.
-        let (model, dataset) = (request.spec.model.name.as_str(), request.spec.dataset.as_str());
-        let is_whole = model != PLACEHOLDER && dataset != PLACEHOLDER;
-        return Err(Mistakes { problems, request: is_whole.then(|| Box::new(request)) });
+    // What cannot be read is asked for as it was typed, so that nothing else is taken for it.
+    let mistyped = given.mistyped.iter().filter_map(|mistyped| {
+        let (_, field) = FIELDS.iter().find(|(flag, _)| is_flag(flag, &mistyped.flag))?;
+        Some((*field, mistyped.value.as_deref()))
+    });
+    let mut told = Unread::default();
+    for (field, value) in mistyped {
+        put(&mut plan, field, Some(json!(value)));
+        told.add(field);
     }
-    Err(Mistakes { problems, request: None })
+    let reading = read_fields(&plan, &flags, &NEEDED);
+    let mut problems = given.mistakes();
+    problems.extend(reading.problems.into_iter().filter(|problem| !told.has(field_of(problem))));
+    match reading.training {
+        Some(Training { selector, deadline, spec }) if problems.is_empty() => {
+            Ok(Request { selector, deadline, spec })
+        }
+        training => {
+            put(&mut plan, "kind", Some(json!("train")));
+            told.extend(reading.unread);
+            Err(Mistakes { problems, asked: training.map(|_| plan), told })
+        }
+    }
+}
+
+/// Whether a flag such as `--batch-size` is the one of an argument such as `batch_size`.
+fn is_flag(argument: &str, flag: &str) -> bool {
+    flag.strip_prefix("--").is_some_and(|flag| flag.replace('-', "_") == argument)
 }
 
 #[cfg(test)]

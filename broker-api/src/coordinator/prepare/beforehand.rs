@@ -3,7 +3,10 @@
 //!
 //! All of it is looked at again by [`Core::prepare`], since models go and devices come.
 
+use std::collections::BTreeSet;
+
 use jobs::device::{DatasetFacts, Hello};
+use jobs::id::DatasetName;
 use jobs::report::{Failure, FailureCode};
 use jobs::selector::Selector;
 use jobs::spec::{Normalization, PATTERNS_MAX, TrainSpec};
@@ -12,6 +15,7 @@ use models::train::Definition;
 use super::{Unprepared, checks, facts, is_family, read_blocking};
 use crate::broker::Core;
 use crate::error::{ApiCode, ApiError};
+use crate::request::training::{Reading, Training, Unread};
 use crate::store::StoreError;
 
 /// Failures that were found, with what to do.
@@ -45,64 +49,90 @@ impl Found {
 }
 
 impl Core {
-    /// Everything for which a training would not begin. A registered model is read; a family's is
-    /// made for the data set, so it is built only where the plan asks something of it.
+    /// What is wrong with a training of which fields cannot be read, with what is known of the rest;
+    /// `first` where there is no training to be read.
+    pub(crate) async fn unreadable(&self, first: ApiError, reading: Reading) -> ApiError {
+        let Reading { problems, training, unread } = reading;
+        if problems.is_empty() {
+            return first;
+        }
+        let mut errors = vec![ApiError { errors: problems, ..first.clone() }];
+        if let Some(Training { selector, spec, .. }) = training {
+            let selector = Selector::parse(&selector).unwrap_or_default();
+            // A store that does not answer hides no mistakes.
+            let known = self.check_training(&selector, &spec, &unread).await;
+            errors.extend(known.unwrap_or_default());
+        }
+        ApiError::all(errors).unwrap_or(first)
+    }
+
+    /// Everything for which a training would not begin, beyond what it says by itself. Of `unread`
+    /// fields, and of what rests on them, nothing is said.
     ///
     /// # Errors
     /// [`ApiCode::Unavailable`] when the store does not answer.
-    pub(crate) async fn check_beginning(
+    pub(crate) async fn check_training(
         &self,
         selector: &Selector,
         spec: &TrainSpec,
+        unread: &Unread,
     ) -> Result<Vec<ApiError>, ApiError> {
         let mut found = Found::default();
-        let facts = self.check_facts(selector, spec, &mut found)?;
-        let local = &spec.local;
-        let names_some = !local.frozen.is_empty() || !local.kept_local.is_empty();
-        let few = local.frozen.len().max(local.kept_local.len()) <= PATTERNS_MAX;
-        let is_asked = names_some || spec.privacy.is_some() || spec.begin_from.is_some();
-        let is_registered = self.registry.look_up(&spec.model).await?.is_some();
-        if !few || !(is_asked || is_registered) {
-            return Ok(found.0);
-        }
-        let _turn = self.plans.acquire().await;
-        let begin_from = match &spec.begin_from {
-            Some(from) => {
-                let hint = format!("see its rounds with 'dunlin rounds show {}'", from.job);
-                found.keep(self.parameters_of(from).await, &hint)?
+        if !unread.touches("spec.model") {
+            match self.check_trainable(spec).await {
+                Err(error) if error.code == ApiCode::Unavailable => return Err(error),
+                trainable => found.0.extend(trainable.err()),
             }
-            None => None,
+        }
+        let facts = if unread.touches("spec.dataset") {
+            None
+        } else {
+            found.0.extend(self.check_dataset(&spec.dataset).err());
+            found.0.extend(self.check_judge(spec).err());
+            let selector = (!unread.touches("selector")).then_some(selector);
+            self.check_facts(selector, spec, &mut found)?
         };
-        if !is_registered && !is_family(spec) {
-            return Ok(found.0);
-        }
-        let hint = "take another model, or change what the plan asks of it";
-        let graph = self.graph(spec, facts.as_ref()).await;
-        let Some((onnx, _)) = found.keep(graph, hint)? else { return Ok(found.0) };
-        let spec = spec.clone();
-        let checked = read_blocking(move || {
-            let definition =
-                Definition::read(&onnx).map_err(|error| checks::untrainable(&error))?;
-            Ok(checks::of_model(&definition, &spec, facts.as_ref(), begin_from.as_ref()))
-        });
-        for failure in found.keep(checked.await, hint)?.unwrap_or_default() {
-            found.add(failure, hint);
-        }
+        self.check_model(spec, facts, unread, &mut found).await?;
         Ok(found.0)
     }
 
+    /// Whether any device that ever joined has the data set: one that has may come back.
+    fn check_dataset(&self, dataset: &DatasetName) -> Result<(), ApiError> {
+        let known: BTreeSet<DatasetName> = self
+            .fleet
+            .records()
+            .into_iter()
+            .flat_map(|record| record.hello.datasets)
+            .map(|facts| facts.name)
+            .collect();
+        if known.contains(dataset) {
+            return Ok(());
+        }
+        let hint = if known.is_empty() {
+            "no device declares any: start one with dunlin-agent --data NAME=PATH".to_owned()
+        } else {
+            let known: Vec<&str> = known.iter().map(DatasetName::as_str).collect();
+            format!("known data sets are: {}", known.join(", "))
+        };
+        let detail = format!("no device has a data set {dataset}");
+        Err(ApiError::new(ApiCode::UnknownDataset, detail, hint))
+    }
+
     /// The data set as far as it is known, from the devices that are there, or else from all that
-    /// ever were: whether these agree is not known before some of them are back.
+    /// ever were: whether these agree is not known before some of them are back. Without a selector
+    /// nobody knows which of them will be asked.
     fn check_facts(
         &self,
-        selector: &Selector,
+        selector: Option<&Selector>,
         spec: &TrainSpec,
         found: &mut Found,
     ) -> Result<Option<DatasetFacts>, StoreError> {
         let hint = "see what devices declare with 'dunlin devices'";
-        let there = self.fleet.matching(selector, Some(&spec.dataset));
+        let there = selector.map(|selector| self.fleet.matching(selector, Some(&spec.dataset)));
+        let there = there.unwrap_or_default();
         let facts = if there.is_empty() {
-            let known = self.fleet.known(selector, &spec.dataset);
+            let anyone = Selector::default();
+            let known = self.fleet.known(selector.unwrap_or(&anyone), &spec.dataset);
             facts::agreed(&known, &spec.dataset).ok().flatten()
         } else {
             found.keep(facts::agreed(&there, &spec.dataset), hint)?.flatten()
@@ -112,6 +142,51 @@ impl Core {
             found.keep(check_normalization(&spec.local.normalization, &there, facts), hint)?;
         }
         Ok(facts)
+    }
+
+    /// Looks into the model, and for the round to begin from. A registered model is read; a family's
+    /// is made for the data set, so it is built only where the plan asks something of it.
+    async fn check_model(
+        &self,
+        spec: &TrainSpec,
+        facts: Option<DatasetFacts>,
+        unread: &Unread,
+        found: &mut Found,
+    ) -> Result<(), ApiError> {
+        let local = &spec.local;
+        let names_some = !local.frozen.is_empty() || !local.kept_local.is_empty();
+        let few = local.frozen.len().max(local.kept_local.len()) <= PATTERNS_MAX;
+        let is_asked = names_some || spec.privacy.is_some() || spec.begin_from.is_some();
+        let is_named = !unread.touches("spec.model");
+        let is_registered = is_named && self.registry.look_up(&spec.model).await?.is_some();
+        if !few || !(is_asked || is_registered) {
+            return Ok(());
+        }
+        let _turn = self.plans.acquire().await;
+        let begin_from = match &spec.begin_from {
+            Some(from) => {
+                let hint = format!("see its rounds with 'dunlin rounds show {}'", from.job);
+                found.keep(self.parameters_of(from).await, &hint)?
+            }
+            None => None,
+        };
+        if !(is_registered || is_named && is_family(spec)) {
+            return Ok(());
+        }
+        let hint = "take another model, or change what the plan asks of it";
+        let graph = self.graph(spec, facts.as_ref()).await;
+        let Some((onnx, _)) = found.keep(graph, hint)? else { return Ok(()) };
+        let (spec, unread) = (spec.clone(), unread.clone());
+        let checked = read_blocking(move || {
+            let definition =
+                Definition::read(&onnx).map_err(|error| checks::untrainable(&error))?;
+            let asked = checks::Asked { spec: &spec, unread: &unread };
+            Ok(checks::of_model(&definition, asked, facts.as_ref(), begin_from.as_ref()))
+        });
+        for failure in found.keep(checked.await, hint)?.unwrap_or_default() {
+            found.add(failure, hint);
+        }
+        Ok(())
     }
 }
 

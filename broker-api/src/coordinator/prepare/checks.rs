@@ -8,19 +8,30 @@ use models::params::{Layout, is_named};
 use models::train::{Definition, TrainError};
 
 use super::resume;
+use crate::request::training::Unread;
+
+/// A plan, and which of its fields are placeholders.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) spec: &'a TrainSpec,
+    pub(super) unread: &'a Unread,
+}
 
 /// Everything in which a plan and a model do not fit, as far as the data set is known. `begin_from`
 /// are the parameters (safetensors) to begin with.
 pub(super) fn of_model(
     definition: &Definition,
-    spec: &TrainSpec,
+    Asked { spec, unread }: Asked<'_>,
     facts: Option<&DatasetFacts>,
     begin_from: Option<&(RoundOf, Bytes)>,
 ) -> Vec<Failure> {
+    // Any of these may be the one that was meant by a name that is not known.
+    let is_whole = !unread.touches("spec.local");
     let mut found = Vec::new();
-    found.extend(facts.and_then(|facts| fit(definition, facts, spec.local.loss).err()));
+    let loss = is_whole.then_some(spec.local.loss);
+    found.extend(facts.and_then(|facts| fit(definition, facts, loss).err()));
     found.extend(patterns(&spec.local, definition.layout()));
-    if spec.privacy.is_some() {
+    if spec.privacy.is_some() && is_whole {
         found.extend(statistics(&spec.local, definition).err());
     }
     if let Some((from, parameters)) = begin_from
@@ -58,7 +69,8 @@ pub(super) fn untrainable(error: &TrainError) -> Failure {
     Failure::new(code, format!("the model cannot be trained: {error}"))
 }
 
-fn fit(definition: &Definition, facts: &DatasetFacts, loss: Loss) -> Result<(), Failure> {
+/// Examples and classes of a model and a data set; classes only if the loss is known.
+fn fit(definition: &Definition, facts: &DatasetFacts, loss: Option<Loss>) -> Result<(), Failure> {
     let values = |shape: &[usize]| shape.iter().product::<usize>();
     let shape: Vec<usize> = facts.shape.iter().map(|extent| *extent as usize).collect();
     let expected = definition.example_shape();
@@ -74,6 +86,7 @@ fn fit(definition: &Definition, facts: &DatasetFacts, loss: Loss) -> Result<(), 
         ));
     }
     // One output tells two classes apart when the loss is binary.
+    let Some(loss) = loss else { return Ok(()) };
     let binary = loss == Loss::Bce && definition.classes() == 1;
     if !(binary && facts.classes == 2) && definition.classes() < facts.classes as usize {
         return Err(Failure::new(
@@ -185,10 +198,11 @@ mod tests {
                 "train_class_counts": [1], "labels": [], "mean": [0.5], "std": [0.5]});
             serde_json::from_value::<DatasetFacts>(facts).unwrap()
         };
-        assert_eq!(fit(&definition, &facts(2), Loss::Bce), Ok(()));
+        assert_eq!(fit(&definition, &facts(2), Some(Loss::Bce)), Ok(()));
         for (classes, loss) in [(3, Loss::Bce), (2, Loss::CrossEntropy), (2, Loss::Mse)] {
-            let failure = fit(&definition, &facts(classes), loss).unwrap_err();
+            let failure = fit(&definition, &facts(classes), Some(loss)).unwrap_err();
             assert_eq!(failure.code, FailureCode::ShapeMismatch);
+            assert_eq!(fit(&definition, &facts(classes), None), Ok(()), "any loss may be meant");
         }
     }
 }

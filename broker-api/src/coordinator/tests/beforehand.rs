@@ -27,6 +27,14 @@ async fn was_there(world: &World, broker: &Broker, name: &str, shape: &[u32]) {
     until("it is away", async || broker.core.fleet.presence(&id(name)) == Presence::Offline).await;
 }
 
+/// Where a broker takes jobs over HTTP.
+async fn jobs_of(broker: &Broker) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let jobs = format!("http://{}/v1/jobs", listener.local_addr().unwrap());
+    tokio::spawn(crate::http::serve(listener, broker.clone(), std::future::pending()));
+    jobs
+}
+
 /// Over HTTP, with nobody online: what the plan says itself, the round to begin from, patterns, and
 /// noise on running statistics, in one answer; the same for a question without a job.
 #[tokio::test]
@@ -34,9 +42,7 @@ async fn everything_that_is_known_is_refused_at_once() {
     let world = World::new().await;
     let broker = world.broker().await;
     was_there(&world, &broker, "d1", &[1, 8, 8]).await;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let jobs = format!("http://{}/v1/jobs", listener.local_addr().unwrap());
-    tokio::spawn(crate::http::serve(listener, broker.clone(), std::future::pending()));
+    let jobs = jobs_of(&broker).await;
     let plan = json!({"kind": "train", "deadline_ms": 0, "spec": {"model": "resnet8",
         "dataset": "tiny", "rounds": 0, "begin_from": {"job": "nothing"},
         "local": {"frozen": ["stem*", "typo*", "wrong"], "kept_local": ["nrom"],
@@ -68,6 +74,92 @@ async fn everything_that_is_known_is_refused_at_once() {
         assert!(!problem.to_string().contains("work."), "{problem:#}");
     }
     assert_eq!(broker.jobs(10, None).await.unwrap(), []);
+}
+
+/// Beside what cannot be read, over HTTP and over NATS: what is known of the rest, each once, and
+/// nothing of what is missing or stands for it.
+#[tokio::test]
+async fn what_can_be_read_is_judged_beside_what_cannot() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    was_there(&world, &broker, "d1", &[1, 8, 8]).await;
+    register(&broker, "mine").await;
+    let (jobs, client, nats) =
+        (jobs_of(&broker).await, reqwest::Client::new(), world.client().await);
+    let no_name = "spec.local.frozen: no parameter has a name like \"typo\"";
+    let other_shape = "the model takes examples of shape [1, 2, 2], data set tiny has [1, 8, 8]";
+    let noise = json!({"mode": "central", "clip": {"norm": 1}, "noise_multiplier": 1,
+        "delta": 1e-5, "epsilon_budget": 8});
+    for (selector, spec, expected) in [
+        (
+            json!(""),
+            json!({"model": "mine", "dataset": "tiny", "rounds": "many", "keep_rounds": 0,
+                "begin_from": {"job": "nothing"}, "local": {"frozen": ["typo"], "epohcs": 3}}),
+            &[
+                "spec.rounds: ",
+                "spec.local.epohcs: unknown",
+                "spec.keep_rounds is 0",
+                "there is no job nothing",
+                no_name,
+                other_shape,
+            ][..],
+        ),
+        (
+            json!(3),
+            json!({"model": "mine", "dataset": "tiny", "rounds": 1, "evaluate": "broker"}),
+            &["selector: 3", "this broker has no data set tiny", other_shape],
+        ),
+        (
+            json!(""),
+            json!({"dataset": "none", "rounds": 1, "begin_from": {"job": "nothing"},
+                "local": {"frozen": ["typo"]}}),
+            &["spec.model: missing", "no device has a data set none", "there is no job nothing"],
+        ),
+        (
+            json!(""),
+            json!({"model": "mine", "dataset": "NONE", "rounds": 1, "evaluate": "broker",
+                "local": {"frozen": ["typo"]}}),
+            &["spec.dataset: ", no_name],
+        ),
+        (
+            json!(""),
+            json!({"model": "yours", "rounds": 1}),
+            &["spec.dataset: missing", "no model yours is registered"],
+        ),
+        // The statistics may be what a name that is not known keeps.
+        (
+            json!(""),
+            json!({"model": "resnet8", "dataset": "tiny", "rounds": 1, "privacy": noise,
+                "participation": {"devices": 1}, "local": {"kept_locl": ["*norm*"]}}),
+            &["spec.local.kept_locl: unknown"],
+        ),
+    ] {
+        let body = json!({"kind": "train", "selector": selector, "spec": spec});
+        let answer = client.post(&jobs).json(&body).send().await.unwrap();
+        assert_eq!(answer.status(), 400);
+        let problem: Value = answer.json().await.unwrap();
+        assert_tells(&problem, expected);
+        let mut members = spec;
+        members["selector"] = selector;
+        let answer = nats.request("jobs.train", members.to_string().into()).await.unwrap();
+        let problem: Value = serde_json::from_slice(&answer.payload).unwrap();
+        let own = expected.iter().map(|words| words.trim_start_matches("spec."));
+        assert_tells(&problem, &own.collect::<Vec<_>>());
+    }
+    assert_eq!(broker.jobs(10, None).await.unwrap(), []);
+}
+
+/// The errors are these, in any order, and no others.
+fn assert_tells(problem: &Value, expected: &[&str]) {
+    assert_eq!(problem["status"], 400, "{problem:#}");
+    let errors = problem["errors"].as_array().unwrap();
+    assert_eq!(errors.len(), expected.len(), "{expected:?}: {problem:#}");
+    for words in expected {
+        let is_it = |error: &&Value| error.as_str().unwrap().starts_with(words);
+        assert_eq!(errors.iter().filter(is_it).count(), 1, "{words}: {problem:#}");
+        assert!(problem["detail"].as_str().unwrap().contains(words), "{words}: {problem:#}");
+    }
+    assert!(!problem.to_string().contains("placeholder"), "{problem:#}");
 }
 
 /// What is said of a registered model does not depend on devices.

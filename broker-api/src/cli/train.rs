@@ -144,7 +144,8 @@ pub(super) struct TrainArgs {
         value_name = "ENCODING",
         help = "How updates travel: plain; float32, compressed without loss; float16, bfloat16, \
                 int8:block=1024; or topk:share=0.01,values=bfloat16, the largest differences, the \
-                rest of which the device keeps for its next update"
+                rest of which the device keeps for its next update; with coder=zstd in each but \
+                plain Zstandard codes the bytes"
     )]
     update: UpdateEncoding,
     /// How a round's parameters travel to devices: plain; float32, compressed without loss;

@@ -252,12 +252,26 @@ impl Round {
         let waits = self.members.iter().any(Member::is_reachable)
             || (!self.takes_all() || answered < self.updates_min()) && late.reachable() > 0;
         if answered + open < self.updates_min() {
+            if self.waits_for_busy(now, answered + open) {
+                return effects;
+            }
             let message = self.no_quorum(answered);
             effects.extend(self.fail(now, &Failure::new(FailureCode::NoQuorum, message)));
         } else if unchecked == 0 && answered >= self.updates_min() && (closed || !waits) {
             effects.extend(self.aggregate(now, None));
         }
         effects
+    }
+
+    /// Waits for devices that have their hands full, if with them there are enough.
+    fn waits_for_busy(&mut self, now: Millis, others: usize) -> bool {
+        let busy = self.members.iter().filter(|member| member.was_busy()).count();
+        let waits = self.is_collecting(now) && others + busy >= self.updates_min();
+        if waits {
+            let busy = self.members.iter_mut().filter(|member| member.was_busy());
+            busy.for_each(|member| member.waited_for(now));
+        }
+        waits
     }
 
     /// Devices to invite in addition, if there are any in reserve.

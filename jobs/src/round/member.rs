@@ -9,6 +9,8 @@ use crate::report::{Failure, FailureCode};
 pub(super) const OFFER_AGAIN_MS: Millis = Millis(5000);
 /// A device that could not take or do its task rests for this time before it is offered again.
 const REST_MS: Millis = Millis(1000);
+/// A device that has its hands full rests for this time where the round cannot do without it.
+const BUSY_REST_MS: Millis = Millis(5000);
 /// Offers of different attempts to one device, at most.
 const ATTEMPTS_MAX: Attempt = Attempt(10);
 /// Characters of a device's message that are kept.
@@ -132,6 +134,19 @@ impl<A> Member<A> {
         } else {
             self.standing = Standing::Out(failure);
         }
+    }
+
+    /// Whether it was left out because it had its hands full.
+    pub(super) fn was_busy(&self) -> bool {
+        matches!(&self.standing, Standing::Out(failure) if failure.code == FailureCode::Busy)
+    }
+
+    /// Lets a device that had its hands full rest: it is offered the same attempt again.
+    pub(super) fn waited_for(&mut self, now: Millis) {
+        let Standing::Out(after) = &self.standing else { return };
+        let (until, after) = (now.plus(BUSY_REST_MS), after.clone());
+        self.ended = Attempt(self.attempt.0.saturating_sub(1));
+        self.standing = Standing::Resting { until, after };
     }
 
     /// Its answer cannot be used; after the close there is no second chance.

@@ -3,6 +3,7 @@ use crate::id::{Bytes, Digest};
 use crate::report::FailureCode;
 use crate::spec::{Evaluate, Participation, Selection};
 
+mod busy;
 mod flower;
 mod masked;
 mod model;
@@ -311,16 +312,16 @@ fn a_device_that_comes_back_gets_a_newer_attempt_and_may_use_the_older() {
 #[test]
 fn a_transient_failure_gets_one_more_offer() {
     let (mut round, invited) = collecting(all_of(1), 1);
-    let busy = |attempt| failed(&invited[0], Purpose::Train, attempt, FailureCode::Busy);
-    assert_eq!(round.step(Millis(10), &busy(1)), []);
-    assert_eq!(round.step(Millis(10), &busy(1)), []);
+    let full = |attempt| failed(&invited[0], Purpose::Train, attempt, FailureCode::DiskFull);
+    assert_eq!(round.step(Millis(10), &full(1)), []);
+    assert_eq!(round.step(Millis(10), &full(1)), []);
     assert_eq!(round.wake_at(), Some(Millis(1010)));
     let effects = round.step(Millis(1010), &Event::Tick);
     assert!(matches!(&effects[..], [Effect::Offer { attempt: Attempt(2), .. }]));
     assert_eq!(round.pending_effects(), effects);
-    assert_eq!(round.step(Millis(1010), &busy(1)), []);
-    let effects = round.step(Millis(1020), &busy(2));
-    assert_eq!(reason(outcome(&effects), &invited[0]).code, FailureCode::Busy);
+    assert_eq!(round.step(Millis(1010), &full(1)), []);
+    let effects = round.step(Millis(1020), &full(2));
+    assert_eq!(reason(outcome(&effects), &invited[0]).code, FailureCode::DiskFull);
     assert_eq!(outcome(&effects).parameters, blob(0));
 }
 

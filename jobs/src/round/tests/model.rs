@@ -197,7 +197,15 @@ impl Model {
         let possible = self.those(|d| !matches!(d.is, Is::Gone(_))).len();
         let checking = self.those(|d| matches!(d.is, Is::Checking(_))).len();
         let awaited = self.those(|d| matches!(d.is, Is::AtWork | Is::Resting(..)) && !d.lost).len();
-        if possible < self.quorum {
+        let busy = self.those(|d| d.is == Is::Gone(FailureCode::Busy)).len();
+        let in_time = !self.closed && now <= self.deadline;
+        if possible < self.quorum && in_time && possible + busy >= self.quorum {
+            // It cannot do without those who have their hands full.
+            for d in self.devices.values_mut().filter(|d| d.is == Is::Gone(FailureCode::Busy)) {
+                d.is = Is::Resting(now + 5000, FailureCode::Busy);
+                d.ended = d.attempt - 1;
+            }
+        } else if possible < self.quorum {
             self.stop(FailureCode::NoQuorum, expected);
         } else if checking == 0 && awaited == 0 && counted.len() >= self.quorum {
             self.leave_open_ones(expected);

@@ -100,7 +100,7 @@ async fn try_begin(
         go_on(core, job, stored.value.term, machine, prepared).await
     } else {
         let patience = Patience { core, job, spec: &spec, job_spec: &record.spec, deadline };
-        patience.begin(stored, &secret).await?
+        Box::pin(patience.begin(stored, &secret)).await?
     };
     let Begun { machine, effects, prepared, model, garbage } = match begun {
         Ok(begun) => begun,
@@ -273,7 +273,8 @@ impl Patience<'_> {
             tracing::info!(%job, "{note}");
         }
         tell(core, job, went_on.as_ref(), &notes).await?;
-        let encoded = encoding.store(&core.store.blobs, &model.layout, &parameters).await;
+        let encoding = encoding.store(&core.store.blobs, &model.layout, &parameters);
+        let encoded = self.while_renewing(stored, Box::pin(encoding)).await?;
         let mut garbage = unknown(job, 0, term.saturating_sub(1));
         garbage.push(parameters.clone());
         garbage.extend(encoded.clone());
@@ -299,7 +300,8 @@ impl Patience<'_> {
                 return Ok(Err(Unprepared::Failed(failure)));
             }
             let (selector, term) = (&self.job_spec.selector, stored.value.term);
-            match self.core.prepare(self.job, self.spec, selector, term).await {
+            let preparing = Box::pin(self.core.prepare(self.job, self.spec, selector, term));
+            match self.while_renewing(stored, preparing).await? {
                 Err(Unprepared::Nobody) => self.tell_waiting(&mut told).await?,
                 prepared => return Ok(prepared),
             }
@@ -338,6 +340,27 @@ impl Patience<'_> {
             core.tell_waiting(job, Some(waiting)).await?;
         }
         Ok(())
+    }
+
+    /// Does work that takes as long as a model on its way, and gives signs of life meanwhile.
+    async fn while_renewing<T>(
+        &self,
+        stored: &mut Versioned<StoredTraining>,
+        work: impl Future<Output = T>,
+    ) -> Result<T, StoreError> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            if let Ok(done) = tokio::time::timeout(RENEW_EVERY, &mut work).await {
+                return Ok(done);
+            }
+            match self.write(stored).await {
+                Ok(()) => {}
+                Err(error @ StoreError::Conflict { .. }) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(job = %self.job, %error, "a training was not stored");
+                }
+            }
+        }
     }
 
     async fn write(&self, stored: &mut Versioned<StoredTraining>) -> Result<(), StoreError> {

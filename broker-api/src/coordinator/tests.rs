@@ -26,6 +26,7 @@ mod private;
 mod refusals;
 mod resume;
 mod selection;
+mod slow;
 mod stopping;
 mod strategies;
 mod waiting;

@@ -7,6 +7,7 @@ use models::engine::tract::Tract;
 use models::engine::{self, Engine as _, EngineError};
 
 use super::Core;
+use super::registry::Numbering;
 use crate::error::{ApiCode, ApiError};
 use crate::gateway::internal;
 use crate::record::ModelRecord;
@@ -29,7 +30,8 @@ impl Core {
             ));
         }
         let config = describe(onnx.clone(), config).await?;
-        self.registry.add(name, version, onnx, None, config).await
+        let numbering = version.map_or(Numbering::Next, Numbering::Exactly);
+        self.registry.add(name, numbering, onnx, None, config).await
     }
 }
 

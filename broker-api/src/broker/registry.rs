@@ -25,6 +25,17 @@ const SEEN_WITHIN: Duration = Duration::from_secs(5);
 
 type Models = BTreeMap<String, Versioned<Arc<ModelRecord>>>;
 
+/// Which version a model becomes.
+#[derive(Debug, Clone)]
+pub(crate) enum Numbering<'a> {
+    /// This one.
+    Exactly(ModelVersion),
+    /// The next number.
+    Next,
+    /// The next number, unless the job has made a version before.
+    OnceFor(&'a JobId),
+}
+
 /// The model registry; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Registry {
@@ -121,11 +132,8 @@ impl Registry {
         &self,
         job: &JobId,
     ) -> Result<Option<Arc<ModelRecord>>, StoreError> {
-        let made = |record: &Arc<ModelRecord>| {
-            record.config.lineage.as_ref().is_some_and(|lineage| lineage.job == job.as_str())
-        };
         self.read_all().await?;
-        Ok(self.records().into_iter().find(made))
+        Ok(made_by(&self.read(), job))
     }
 
     /// Waits until everything that is stored is known here.
@@ -161,10 +169,10 @@ impl Registry {
     /// # Errors
     /// [`ApiCode::Conflict`] when the version has other bytes, or the last number is taken;
     /// [`ApiCode::Unavailable`].
-    pub async fn add(
+    pub(crate) async fn add(
         &self,
         name: &ModelName,
-        version: Option<ModelVersion>,
+        numbering: Numbering<'_>,
         onnx: Bytes,
         training: Option<BlobRef>,
         config: ModelConfig,
@@ -194,9 +202,18 @@ impl Registry {
             }
         }
         for _ in 0..NUMBERS_TRIED {
-            let chosen = match &version {
-                Some(version) => version.clone(),
-                None => self.next_version(name)?,
+            let chosen = match &numbering {
+                Numbering::Exactly(version) => version.clone(),
+                Numbering::Next => next_version(&self.read(), name)?,
+                Numbering::OnceFor(job) => {
+                    // By one look at both: whoever registers the job's result meanwhile takes
+                    // the number.
+                    let models = self.read();
+                    match made_by(&models, job) {
+                        Some(made) => return Ok((*made).clone()),
+                        None => next_version(&models, name)?,
+                    }
+                }
             };
             let record = ModelRecord {
                 reference: ModelRef { name: name.clone(), version: chosen, digest: digest.clone() },
@@ -205,7 +222,8 @@ impl Registry {
                 config: config.clone(),
                 registered_at: store::now(),
             };
-            if let Some(record) = self.create(record, version.is_some()).await? {
+            let fixed = matches!(numbering, Numbering::Exactly(_));
+            if let Some(record) = self.create(record, fixed).await? {
                 return Ok(record);
             }
             // Someone took the number: the next one.
@@ -290,24 +308,31 @@ impl Registry {
         }
     }
 
-    fn next_version(&self, name: &ModelName) -> Result<ModelVersion, ApiError> {
-        let models = self.read();
-        let numbers = versions(&models, name)
-            .filter_map(|entry| entry.value.reference.version.as_str().parse::<u64>().ok());
-        let last = numbers.max().unwrap_or_default();
-        let next = last.checked_add(1).ok_or_else(|| {
-            ApiError::new(
-                ApiCode::Conflict,
-                format!("model {name} has version {last}, after which there is no number"),
-                "name the version, or remove that one first",
-            )
-        })?;
-        Ok(ModelVersion::parse(&next.to_string()).expect("a number is a version"))
-    }
-
     fn read(&self) -> RwLockReadGuard<'_, Models> {
         self.models.read().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The version that a job made, if it made one.
+fn made_by(models: &Models, job: &JobId) -> Option<Arc<ModelRecord>> {
+    let made = |record: &ModelRecord| {
+        record.config.lineage.as_ref().is_some_and(|lineage| lineage.job == job.as_str())
+    };
+    models.values().find(|entry| made(&entry.value)).map(|entry| entry.value.clone())
+}
+
+fn next_version(models: &Models, name: &ModelName) -> Result<ModelVersion, ApiError> {
+    let numbers = versions(models, name)
+        .filter_map(|entry| entry.value.reference.version.as_str().parse::<u64>().ok());
+    let last = numbers.max().unwrap_or_default();
+    let next = last.checked_add(1).ok_or_else(|| {
+        ApiError::new(
+            ApiCode::Conflict,
+            format!("model {name} has version {last}, after which there is no number"),
+            "name the version, or remove that one first",
+        )
+    })?;
+    Ok(ModelVersion::parse(&next.to_string()).expect("a number is a version"))
 }
 
 fn versions<'a>(
@@ -374,3 +399,6 @@ pub(crate) fn blob_error(digest: &Digest) -> ApiError {
         "ask for a digest that a record names",
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,7 @@ use models::train::Definition;
 use super::state::Prepared;
 use crate::broker::Core;
 use crate::broker::register::declared;
+use crate::broker::registry::Numbering;
 use crate::broker::work::as_failure;
 use crate::error::{ApiCode, ApiError};
 use crate::store::StoreError;
@@ -90,7 +91,9 @@ impl Core {
             ..ModelConfig::default()
         };
         let config = declared(inference.clone(), config).await?;
-        Ok(self.registry.add(name, None, inference, Some(trainable), config).await?.reference)
+        // Another owner may have registered it meanwhile.
+        let once = Numbering::OnceFor(job);
+        Ok(self.registry.add(name, once, inference, Some(trainable), config).await?.reference)
     }
 
     /// From which data, in which rounds, on which devices the result was made.

@@ -1,0 +1,36 @@
+use models::artifact::Lineage;
+
+use super::*;
+use crate::testing::{World, id};
+
+/// Each of two owners of a training has found that its result is not registered: one was suspended
+/// just then.
+#[tokio::test]
+async fn a_result_is_registered_once_however_many_owners_try() {
+    let world = World::new().await;
+    let (first, second) = (world.broker().await, world.broker().await);
+    let job: JobId = id("j1");
+    let lineage = Lineage {
+        job: job.to_string(),
+        dataset: "tiny".to_owned(),
+        began_with: None,
+        rounds: 1,
+        devices: Vec::new(),
+        accuracy: None,
+    };
+    let config = ModelConfig { lineage: Some(lineage), ..ModelConfig::default() };
+    let add = async |registry: &Registry, numbering: Numbering<'_>, bytes: &'static [u8]| {
+        let bytes = Bytes::from_static(bytes);
+        registry.add(&id("m"), numbering, bytes, None, config.clone()).await.unwrap()
+    };
+    let [one, other] = [&first, &second].map(|broker| &broker.core.registry);
+    let registered = add(one, Numbering::OnceFor(&job), b"model").await;
+    other.read_all().await.unwrap();
+    let again = add(other, Numbering::OnceFor(&job), b"model").await;
+    assert_eq!(again, registered);
+    let versions = other.list().len();
+    assert_eq!(versions, 1);
+    // What people register under the same job's name is theirs.
+    let pushed = add(other, Numbering::Next, b"another").await;
+    assert_eq!(pushed.reference.version.as_str(), "2");
+}

@@ -37,6 +37,7 @@ use crate::store::{Store, StoreError};
 
 pub(crate) mod durable;
 mod index;
+mod mending;
 pub(crate) mod register;
 pub(crate) mod registry;
 mod sweep;
@@ -190,6 +191,7 @@ impl Broker {
         gateway::front::serve(core.clone(), core.closing.clone()).await?;
         core.spawn(work::run(core.clone()));
         core.spawn(sweep::run(core.clone()));
+        core.spawn(mending::run(core.clone()));
         core.spawn(unreferenced::run(core.clone()));
         core.spawn(crate::coordinator::run(core.clone(), begun));
         Ok(Self { core, _guard: Arc::new(guard) })

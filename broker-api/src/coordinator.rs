@@ -30,6 +30,7 @@ mod notes;
 mod owner;
 mod pace;
 mod prepare;
+mod reports;
 pub mod state;
 mod updates;
 pub mod waiting;
@@ -109,6 +110,7 @@ pub(crate) async fn run(
                     leases.insert(job, Lease { stored, seen: Instant::now() });
                 },
                 Change::Gone(key, _) => leases.retain(|job, _| job.as_str() != key),
+                Change::Anew => leases.clear(),
                 Change::Unreadable(..) | Change::Current => {}
             },
             _ = look.tick() => {

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::record::DeviceRecord;
 use crate::store::{self, Store};
 
+mod kept;
 pub mod placement;
 
 use placement::{Candidate, Choice, Lacking, Wanted};
@@ -124,7 +125,7 @@ impl Fleet {
         while let Some(change) = known.recv().await {
             match change {
                 store::Change::Put(_, hello, _) => fleet.load(hello.value),
-                store::Change::Gone(..) | store::Change::Unreadable(..) => {}
+                store::Change::Gone(..) | store::Change::Unreadable(..) | store::Change::Anew => {}
                 store::Change::Current => break,
             }
         }
@@ -405,32 +406,6 @@ impl Fleet {
                 self.lose(&id);
             }
         }
-    }
-
-    /// Forgets devices that are offline while what is stored of devices takes more than half of its
-    /// room: an eighth of them, those first that are away longest. Who comes back says hello.
-    ///
-    /// # Errors
-    /// [`store::StoreError::Unavailable`].
-    pub async fn forget_absent(&self) -> Result<(), store::StoreError> {
-        let bucket = &self.shared.store.devices;
-        if bucket.filled().await? <= store::FILLED_MAX {
-            return Ok(());
-        }
-        let mut absent: Vec<(Millis, DeviceId)> = Vec::new();
-        for (id, device) in self.read().iter() {
-            if device.presence == Presence::Offline {
-                absent.push((device.last_seen, id.clone()));
-            }
-        }
-        absent.sort();
-        for (_, id) in absent.iter().take(absent.len().div_ceil(8)) {
-            if self.presence(id) == Presence::Offline {
-                self.write().remove(id);
-                bucket.remove(id.as_str()).await?;
-            }
-        }
-        Ok(())
     }
 
     fn lose(&self, id: &DeviceId) {

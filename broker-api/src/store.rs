@@ -2,6 +2,7 @@
 //!
 //! The only place on the broker's side that knows streams and keys. Holds no rule about jobs.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_nats::header::HeaderMap;
@@ -14,8 +15,9 @@ use jobs::round::Outcome;
 use jobs::spec::JobKind;
 use jobs::{subject, wire};
 use link::blobs::{BlobError, Blobs};
-use link::layout;
+use link::layout::{self, LayoutError, Made};
 use link::publish::SendError;
+use tokio::sync::watch;
 
 use crate::coordinator::state::StoredTraining;
 use crate::error::{ApiCode, ApiError};
@@ -73,6 +75,9 @@ pub const FILLED_MAX: f64 = 0.5;
 pub struct Store {
     client: Client,
     context: Context,
+    layout: layout::Layout,
+    /// When the streams were made, as they were looked at last.
+    made: Arc<watch::Sender<Made>>,
     /// Blobs by digest.
     pub blobs: Blobs,
     /// Job id -> job.
@@ -98,17 +103,43 @@ impl Store {
         let context = jetstream::new(client.clone());
         let layout = layout::Layout { replicas, ..layout::Layout::default() };
         layout::ensure(&context, layout).await?;
+        let made = watch::Sender::new(Made::look(&context).await?);
         Ok(Self {
             blobs: Blobs::new(client.clone()),
-            jobs: Bucket::open(&context, layout::BUCKET_JOBS, "*").await?,
-            trainings: Bucket::open(&context, layout::BUCKET_TRAININGS, "*").await?,
-            rounds: Bucket::open(&context, layout::BUCKET_TRAININGS, "*.*").await?,
-            idempotency: Bucket::open(&context, layout::BUCKET_IDEMPOTENCY, "*").await?,
-            models: Bucket::open(&context, layout::BUCKET_MODELS, "*.*").await?,
-            devices: Bucket::open(&context, layout::BUCKET_DEVICES, "*").await?,
+            jobs: Bucket::open(&context, &made, layout::BUCKET_JOBS, "*").await?,
+            trainings: Bucket::open(&context, &made, layout::BUCKET_TRAININGS, "*").await?,
+            rounds: Bucket::open(&context, &made, layout::BUCKET_TRAININGS, "*.*").await?,
+            idempotency: Bucket::open(&context, &made, layout::BUCKET_IDEMPOTENCY, "*").await?,
+            models: Bucket::open(&context, &made, layout::BUCKET_MODELS, "*.*").await?,
+            devices: Bucket::open(&context, &made, layout::BUCKET_DEVICES, "*").await?,
             client,
             context,
+            layout,
+            made: Arc::new(made),
         })
+    }
+
+    /// Makes streams and buckets again that are gone; whoever follows them is told. Those that were
+    /// lost since this was called last, made again by this broker or another one.
+    ///
+    /// # Errors
+    /// [`LayoutError`]
+    pub async fn mend(&self) -> Result<Vec<String>, LayoutError> {
+        let mut found = Made::look(&self.context).await?;
+        if found.lacks_any() {
+            layout::ensure(&self.context, self.layout).await?;
+            found = Made::look(&self.context).await?;
+        }
+        let lost = self.made.borrow().lost(&found);
+        if !lost.is_empty() {
+            self.made.send_replace(found);
+        }
+        Ok(lost)
+    }
+
+    /// When the streams were made, as they were looked at last.
+    pub(crate) fn made(&self) -> watch::Receiver<Made> {
+        self.made.subscribe()
     }
 
     /// How much of their room the jobs, or the trainings with their rounds, have taken, whichever

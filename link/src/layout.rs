@@ -7,9 +7,13 @@ use std::time::Duration;
 use async_nats::jetstream::context::{
     AccountErrorKind, CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind,
 };
-use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy};
 use async_nats::jetstream::{Context, ErrorCode};
 use jobs::subject;
+
+mod made;
+
+pub use made::Made;
 
 /// Object store of blobs, named by the hexadecimal part of their digests.
 pub const BUCKET_BLOBS: &str = "blobs";
@@ -98,21 +102,26 @@ pub enum LayoutError {
 /// # Errors
 /// [`LayoutError`].
 pub async fn ensure(context: &Context, layout: Layout) -> Result<(), LayoutError> {
-    let (mut attempt, mut context) = (1, context.clone());
+    let mut context = context.clone();
     context.set_timeout(ANSWER_WITHIN);
-    loop {
-        match ensure_once(&context, layout).await {
-            // Of two brokers that ask a cluster for the same stream at the same time, one gets no
-            // answer, nor does who asks while a cluster elects; the stream may be there.
-            Err(LayoutError::NoAnswer { .. } | LayoutError::Unavailable { .. })
-                if attempt < ATTEMPTS =>
-            {
-                attempt += 1;
+    patiently(|| ensure_once(&context, layout)).await
+}
+
+/// Asks again where no answer comes: of two brokers that ask a cluster for the same stream at the same
+/// time, one gets none, nor does who asks while a cluster elects; the stream may be there.
+async fn patiently<T, F>(ask: impl Fn() -> F) -> Result<T, LayoutError>
+where
+    F: Future<Output = Result<T, LayoutError>>,
+{
+    for _ in 1..ATTEMPTS {
+        match ask().await {
+            Err(LayoutError::NoAnswer { .. } | LayoutError::Unavailable { .. }) => {
                 tokio::time::sleep(REST).await;
             }
             done => return done,
         }
     }
+    ask().await
 }
 
 async fn ensure_once(context: &Context, layout: Layout) -> Result<(), LayoutError> {
@@ -121,9 +130,9 @@ async fn ensure_once(context: &Context, layout: Layout) -> Result<(), LayoutErro
     for config in configs(layout) {
         match existing(context, &config.name).await? {
             None => missing.push(config),
-            Some(found) if found.num_replicas < layout.replicas => {
+            Some(found) if found.config.num_replicas < layout.replicas => {
                 let (name, more) = (config.name, layout.replicas);
-                let wider = Config { num_replicas: more, ..found };
+                let wider = Config { num_replicas: more, ..found.config };
                 let updated = context.update_stream(wider).await;
                 updated
                     .map_err(|error| LayoutError::Refused { name, reason: error.to_string() })?;
@@ -167,9 +176,9 @@ async fn create(
     Ok(())
 }
 
-async fn existing(context: &Context, name: &str) -> Result<Option<Config>, LayoutError> {
+async fn existing(context: &Context, name: &str) -> Result<Option<Info>, LayoutError> {
     let error = match context.get_stream(name).await {
-        Ok(stream) => return Ok(Some(stream.cached_info().config.clone())),
+        Ok(stream) => return Ok(Some(stream.cached_info().clone())),
         Err(error) => error,
     };
     match error.kind() {

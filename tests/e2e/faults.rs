@@ -9,7 +9,7 @@ use tests::world::World;
 use crate::story::{best, fleet, join, register, training};
 
 /// Waits until a job has ended this many rounds and is in the next.
-async fn in_round(world: &World, id: &str, ended: usize) {
+pub(crate) async fn in_round(world: &World, id: &str, ended: usize) {
     world
         .until(&format!("round {ended} has ended"), async || {
             let job = world.job(id).await;
@@ -20,7 +20,7 @@ async fn in_round(world: &World, id: &str, ended: usize) {
 }
 
 /// A training that takes a while: many passes in each of its rounds.
-fn long_training(rounds: u32, epochs: u32) -> Value {
+pub(crate) fn long_training(rounds: u32, epochs: u32) -> Value {
     let mut job = training("lenet", rounds);
     job["spec"]["local"]["epochs"] = json!(epochs);
     job
@@ -140,7 +140,7 @@ async fn a_killed_broker_goes_on_with_the_round() {
     assert_eq!(models["versions"].as_array().unwrap().len(), 1, "{models:#}");
 }
 
-async fn instances(world: &World) -> Vec<String> {
+pub(crate) async fn instances(world: &World) -> Vec<String> {
     let devices = world.get("/v1/devices").await.body;
     let devices = devices["devices"].as_array().unwrap();
     devices.iter().map(|device| device["hello"]["instance"].to_string()).collect()

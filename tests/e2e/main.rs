@@ -23,6 +23,7 @@ mod evaluate;
 mod faults;
 mod formats;
 mod kills;
+mod lost_store;
 mod main_job;
 mod network;
 mod onnx_runtime;

@@ -82,6 +82,13 @@ impl Index {
                     }
                     self.progress.note(&key, revision);
                 }
+                Change::Anew => {
+                    let mut shared = self.lock();
+                    shared.jobs.clear();
+                    shared.digests.clear();
+                    drop(shared);
+                    self.progress.begin_anew();
+                }
                 Change::Current => {
                     if let Some(current) = current.take() {
                         let _ = current.send(());

@@ -82,6 +82,10 @@ impl Registry {
                     self.models.write().unwrap_or_else(PoisonError::into_inner).remove(&key);
                     self.progress.note(&key, revision);
                 }
+                Change::Anew => {
+                    self.models.write().unwrap_or_else(PoisonError::into_inner).clear();
+                    self.progress.begin_anew();
+                }
                 Change::Current => {
                     if let Some(current) = current.take() {
                         let _ = current.send(());
@@ -162,7 +166,7 @@ impl Registry {
         entries.into_iter().map(|entry| (*entry.value).clone()).collect()
     }
 
-    /// Stores a version's blobs and its record; without a version, under the next number.
+    /// Stores a version's blobs and its record.
     ///
     /// The same name, version and bytes again give the same record.
     ///

@@ -7,6 +7,7 @@ use jobs::id::{BlobRef, JobId, Millis};
 use jobs::job::JobState;
 use jobs::report::{Failure, FailureCode};
 use jobs::spec::{JobSpec, TrainSpec, WorkSpec};
+use jobs::subject;
 use jobs::training::{Effect, Event, Start, Training, seed_of};
 use link::secret::Secret;
 use tokio::sync::mpsc;
@@ -203,12 +204,16 @@ async fn listen(
     let returns = client.new_inbox();
     let returned = client.subscribe(format!("{returns}.*")).await;
     let returned = returned.map_err(|error| unavailable("subscribing", &error))?;
+    let mut made = core.store.made();
+    let reports_at = made.borrow_and_update().at(subject::STREAM_REPORTS);
     let ears = Ears {
         reports: None,
         returned,
         done: done_receiver,
         fleet: core.fleet.events(),
         signal: core.index.watch(job),
+        made,
+        reports_at,
         behind: true,
         presence_known: false,
     };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::Message;
-use async_nats::jetstream::consumer::{DeliverPolicy, push};
+use async_nats::jetstream::consumer::push;
 use async_nats::{StatusCode, Subscriber};
 use futures::{FutureExt as _, StreamExt as _};
 use jobs::device::Presence;
@@ -18,6 +18,7 @@ use jobs::round;
 use jobs::spec::{JobSpec, TrainSpec};
 use jobs::training::{Effect, Event, Training};
 use jobs::{subject, wire};
+use link::layout::Made;
 use link::secret::Secret;
 use tokio::sync::{Mutex, broadcast, mpsc, watch};
 use tokio_util::task::TaskTracker;
@@ -28,6 +29,7 @@ use super::listed::Listed;
 use super::masking::{KeyRing, Masking};
 use super::pace::Pace;
 use super::prepare::eligible;
+use super::reports::next_report;
 use super::state::{Prepared, StoredTraining};
 use super::updates::Updates;
 use super::waiting::Told;
@@ -35,7 +37,7 @@ use crate::broker::work::asked_to_stop;
 use crate::broker::{Core, Signal};
 use crate::fleet::FleetEvent;
 use crate::record::EventBody;
-use crate::store::{StoreError, Versioned, unavailable};
+use crate::store::{StoreError, Versioned};
 
 /// How long changes that nobody else sees may wait to be stored, at least.
 const STORE_WITHIN: Duration = Duration::from_millis(50);
@@ -104,6 +106,9 @@ pub(super) struct Ears {
     pub(super) done: mpsc::Receiver<Event>,
     pub(super) fleet: broadcast::Receiver<FleetEvent>,
     pub(super) signal: watch::Receiver<Signal>,
+    /// When the streams were made, and that of reports which is read.
+    pub(super) made: watch::Receiver<Made>,
+    pub(super) reports_at: Option<i128>,
     /// Reports that were in the stream when it was opened are still being read.
     pub(super) behind: bool,
     /// The machine was told which devices are there; changes follow.
@@ -126,6 +131,8 @@ enum Heard {
     Report(Option<Message>),
     Done(Event),
     Returned(async_nats::Message),
+    /// Streams are others than before.
+    Mended,
     Fleet(Option<FleetEvent>),
     Cancel,
     Wake,
@@ -199,6 +206,7 @@ impl Owner {
             report = next_report(&mut ears.reports) => Heard::Report(report),
             Some(event) = ears.done.recv() => Heard::Done(event),
             Some(message) = ears.returned.next() => Heard::Returned(message),
+            Ok(()) = ears.made.changed() => Heard::Mended,
             event = ears.fleet.recv(), if heeds_fleet => Heard::Fleet(event.ok()),
             () = asked_to_stop(&mut ears.signal) => Heard::Cancel,
             () = sleep(wake) => Heard::Wake,
@@ -222,6 +230,10 @@ impl Owner {
             }
             Heard::Report(None) => {
                 ears.reports = None;
+                Vec::new()
+            }
+            Heard::Mended => {
+                self.mended(ears);
                 Vec::new()
             }
             Heard::Done(event) => {
@@ -382,24 +394,6 @@ impl Owner {
         Some(Event::Round { round, event })
     }
 
-    async fn open_reports(&self) -> Result<(push::Ordered, u64), StoreError> {
-        let doing = "reading reports";
-        let stream = self.core.store.stream(subject::STREAM_REPORTS).await?;
-        let config = push::OrderedConfig {
-            deliver_subject: self.core.store.client().new_inbox(),
-            filter_subject: subject::reports_of(&self.job),
-            deliver_policy: DeliverPolicy::ByStartSequence {
-                start_sequence: self.stored.sequence + 1,
-            },
-            ..push::OrderedConfig::default()
-        };
-        let consumer = stream.create_consumer(config).await;
-        let consumer = consumer.map_err(|error| unavailable(doing, &error))?;
-        let pending = consumer.cached_info().num_pending;
-        let messages = consumer.messages().await.map_err(|error| unavailable(doing, &error))?;
-        Ok((messages, pending))
-    }
-
     /// Does work that may have to wait for the store, and gives signs of life meanwhile.
     pub(super) async fn while_renewing<T>(
         &mut self,
@@ -470,14 +464,6 @@ impl Owner {
         self.storing_took = begun.elapsed();
         self.changed_at = None;
         Ok(())
-    }
-}
-
-async fn next_report(reports: &mut Option<push::Ordered>) -> Option<Message> {
-    match reports {
-        // A fault ends the reading; it is begun again behind the last report.
-        Some(reports) => reports.next().await.and_then(Result::ok),
-        None => std::future::pending().await,
     }
 }
 

@@ -12,10 +12,11 @@ use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use async_nats::{Client, HeaderMap};
 use jobs::id::Digest;
 use jobs::wire;
+use link::layout::Made;
 use link::publish::{Conflict, conflict, rest_after};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch as latest};
 
 use super::{StoreError, packed, unavailable};
 
@@ -46,6 +47,8 @@ pub struct Bucket<T> {
     refusal: Arc<Mutex<Option<(Instant, String)>>>,
     /// Told when whoever follows the bucket is behind.
     behind: Arc<Notify>,
+    /// When all streams were made.
+    made: latest::Receiver<Made>,
     values: PhantomData<fn() -> T>,
 }
 
@@ -67,6 +70,7 @@ impl<T> Clone for Bucket<T> {
             client: self.client.clone(),
             refusal: self.refusal.clone(),
             behind: self.behind.clone(),
+            made: self.made.clone(),
             values: PhantomData,
         }
     }
@@ -75,13 +79,15 @@ impl<T> Clone for Bucket<T> {
 impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
     pub(super) async fn open(
         context: &Context,
+        made: &latest::Sender<Made>,
         name: &'static str,
         pattern: &'static str,
     ) -> Result<Self, StoreError> {
         let store = context.get_key_value(name).await;
         let store = store.map_err(|error| unavailable(format!("opening bucket {name}"), &error))?;
         let (client, refusal, behind) = (context.client(), Arc::default(), Arc::default());
-        Ok(Self { name, pattern, store, client, refusal, behind, values: PhantomData })
+        let made = made.subscribe();
+        Ok(Self { name, pattern, store, client, refusal, behind, made, values: PhantomData })
     }
 
     /// Why values are not stored now though the server answers.

@@ -34,6 +34,11 @@ impl Progress {
         });
     }
 
+    /// The bucket is another one, of which nothing is known yet.
+    pub fn begin_anew(&self) {
+        self.0.send_replace(Known::default());
+    }
+
     /// A key whose value cannot be read, if there is one.
     pub fn unreadable(&self) -> Option<String> {
         self.0.borrow().unreadable.first().cloned()

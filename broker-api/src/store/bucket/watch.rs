@@ -35,6 +35,9 @@ pub enum Change<T> {
     Gone(String, u64),
     /// Everything that was there when the watch began has been told.
     Current,
+    /// The bucket is another one, which is told from its beginning: nothing that was told before is
+    /// in it.
+    Anew,
 }
 
 impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
@@ -94,10 +97,18 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
     pub fn follow(&self, token: CancellationToken) -> mpsc::Receiver<Change<T>> {
         let (sender, receiver) = mpsc::channel(CHANGES_WAITING);
         let bucket = self.clone();
+        let mut at = self.made_at();
         tokio::spawn(token.run_until_cancelled_owned(async move {
             loop {
                 let last = AtomicU64::new(0);
                 tokio::select! {
+                    now = bucket.made_other_than(at) => {
+                        at = now;
+                        if sender.send(Change::Anew).await.is_err() {
+                            return;
+                        }
+                        continue;
+                    }
                     told = bucket.tell(&sender, &last) => match told {
                         Ok(()) => return,
                         Err(error) => tracing::warn!(%error, "a watch broke and is begun again"),
@@ -111,6 +122,21 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
             }
         }));
         receiver
+    }
+
+    /// When the bucket was made, as far as that is known.
+    fn made_at(&self) -> Option<i128> {
+        self.made.borrow().at(&self.store.stream_name)
+    }
+
+    /// Waits until the bucket is another one than that which was made then.
+    async fn made_other_than(&self, at: Option<i128>) -> Option<i128> {
+        let mut made = self.made.clone();
+        if made.wait_for(|made| made.at(&self.store.stream_name) != at).await.is_err() {
+            // Nobody looks any more.
+            std::future::pending::<()>().await;
+        }
+        self.made_at()
     }
 
     /// When someone finds that a watch is behind that is not young any more, or it has not told what

@@ -67,6 +67,10 @@ struct Shared {
 #[derive(Debug)]
 struct Device {
     hello: Hello,
+    /// The instance that said hello before this one.
+    before: Option<String>,
+    /// It was told that there are two of this name.
+    is_double: bool,
     last_seen: Millis,
     presence: Presence,
     telemetry: Option<Telemetry>,
@@ -333,6 +337,13 @@ impl Fleet {
             let was_there = device.presence != Presence::Offline;
             let changed = device.hello != hello || device.last_seen == Millis(0);
             if began_anew {
+                let before = device.before.replace(device.hello.instance.clone());
+                let came_back = before.as_ref() == Some(&hello.instance);
+                if came_back && !std::mem::replace(&mut device.is_double, true) {
+                    let hosts = (&device.hello.facts.host_name, &hello.facts.host_name);
+                    tracing::warn!(device = %id, ?hosts, "two agents have this name and take \
+                        turns: give each its own with --name");
+                }
                 device.loaded.clear();
                 device.tasks = 0;
                 device.training = 0;
@@ -443,6 +454,8 @@ impl Device {
         Self {
             last_seen: Millis(0),
             hello,
+            before: None,
+            is_double: false,
             presence,
             telemetry: None,
             tasks: 0,

@@ -1,9 +1,11 @@
 //! Programs are killed at the worst moment; nothing is lost and nothing counted twice.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tests::process::program;
 use tests::world::World;
 
 use crate::story::{best, fleet, join, register, training};
@@ -210,4 +212,23 @@ async fn programs_end_cleanly_when_asked() {
         })
         .await;
     assert_eq!(fleet.world.broker.terminate(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_agents_of_one_name_are_told_of() {
+    let world = World::start().await;
+    let _agent = world.join("pi", None).await;
+    let mut twin = Command::new(program("dunlin-agent"));
+    twin.args(["--nats", &world.nats_url(), "--name", "pi", "--heartbeat-ms", "300"]);
+    twin.arg("--state-dir").arg(world.folder().join("state-twin"));
+    let mut twin = world.run_agent("twin", twin);
+    let told = || world.broker.log().matches("two agents have this name").count();
+    world.until("it is told", async || told() > 0).await;
+    twin.kill();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(told(), 1, "{}", world.broker.log());
+    // Who is started again is another instance, and alone.
+    drop(world.join("alone", None).await);
+    let _again = world.join("alone", None).await;
+    assert_eq!(told(), 1, "{}", world.broker.log());
 }

@@ -6,6 +6,7 @@ use jobs::id::{BlobRef, JobId, ModelName, ModelRef};
 use jobs::report::{Failure, FailureCode};
 use jobs::selector::Selector;
 use jobs::spec::{RoundOf, TrainSpec};
+use link::blobs::BlobError;
 use models::federated::statistics::Statistics;
 use models::params::Layout;
 use models::train::Definition;
@@ -149,6 +150,20 @@ impl Core {
         Ok(Ready { prepared, parameters, carried, model })
     }
 
+    /// A blob without which a training neither begins nor goes on: to wait brings back none that is
+    /// gone.
+    async fn needed(&self, blob: &BlobRef) -> Result<Bytes, Unprepared> {
+        let blobs = &self.store.blobs;
+        match blobs.get(blob).await {
+            Err(error @ BlobError::NotFound { .. })
+                if !blobs.is_stored(&blob.digest).await.map_err(StoreError::from)? =>
+            {
+                Err(failed(error.code(), error.to_string()))
+            }
+            bytes => Ok(bytes.map_err(StoreError::from)?),
+        }
+    }
+
     /// The graph in training form: a registered model's, which is named, or a built-in family's, which
     /// is built for a data set.
     async fn graph(
@@ -158,8 +173,7 @@ impl Core {
     ) -> Result<(Bytes, Option<ModelRef>), Unprepared> {
         if let Some(record) = self.registry.look_up(&spec.model).await? {
             let blob = record.training.as_ref().unwrap_or(&record.onnx);
-            let bytes = self.store.blobs.get(blob).await;
-            return Ok((bytes.map_err(StoreError::from)?, Some(record.reference.clone())));
+            return Ok((self.needed(blob).await?, Some(record.reference.clone())));
         }
         let unknown = || {
             let families = models::zoo::FAMILIES.join(", ");
@@ -246,7 +260,7 @@ async fn read_blocking<T: Send + 'static>(
 
 /// The model of a training that is taken over, from its graph.
 pub(super) async fn model_of(core: &Core, prepared: &Prepared) -> Result<Model, Unprepared> {
-    let onnx = core.store.blobs.get(&prepared.graph).await.map_err(StoreError::from)?;
+    let onnx = core.needed(&prepared.graph).await?;
     let read = read_blocking(move || {
         let definition = Definition::read(&onnx).map_err(|error| checks::untrainable(&error))?;
         Ok(Model::of(&definition))

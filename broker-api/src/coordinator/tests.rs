@@ -17,6 +17,7 @@ mod beforehand;
 mod carried;
 mod encodings;
 mod evaluate;
+mod gone;
 mod late;
 mod leftovers;
 mod listening;

@@ -115,7 +115,7 @@ impl Core {
     }
 
     async fn weights(&self, onnx: &BlobRef) -> Result<Bytes, Unprepared> {
-        let onnx = self.store.blobs.get(onnx).await.map_err(StoreError::from)?;
+        let onnx = self.needed(onnx).await?;
         let read = tokio::task::spawn_blocking(move || Definition::read_with_parameters(&onnx));
         match read.await {
             Ok(Ok((_, parameters))) => Ok(parameters.into()),

@@ -196,16 +196,33 @@ impl Owner {
         Absent::of(fleet, selector, &self.spec, Some(&self.prepared))
     }
 
+    /// Devices without which the round at work cannot go on, and which have their hands full.
+    fn busy(&self) -> Vec<String> {
+        let busy = self.machine.round().map(|round| round.waits_for_busy()).unwrap_or_default();
+        let more = busy.len().saturating_sub(NAMED_MAX);
+        let mut named: Vec<String> =
+            busy.into_iter().take(NAMED_MAX).map(|it| format!("{it} is busy")).collect();
+        if more > 0 {
+            named.push(format!("{more} more are"));
+        }
+        named
+    }
+
     /// Says what the round at work waits for, if it does. What cannot be stored is said later.
     pub(super) async fn tell_waiting(&mut self) {
         let now = self.core.fleet.now();
-        let told = if let Some((found, needed)) = self.waits_for(now) {
+        let (selecting, busy) = (self.waits_for(now), self.busy());
+        let told = if selecting.is_some() || !busy.is_empty() {
             if self.told.looked_at.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
                 return;
             }
             self.told.looked_at = Some(Instant::now());
-            let job = (&self.job_spec.selector, &self.spec);
-            let reason = self.look_for_absent().reason(found, needed, job);
+            let reason = if let Some((found, needed)) = selecting {
+                let job = (&self.job_spec.selector, &self.spec);
+                self.look_for_absent().reason(found, needed, job)
+            } else {
+                Some(format!("waiting for devices: {}", busy.join(", ")))
+            };
             let Some(reason) = reason else { return };
             Some((self.machine.number().0, reason))
         } else {

@@ -72,6 +72,16 @@ impl Round {
         Some((found, self.enough(now, found)))
     }
 
+    /// Devices that have their hands full and are asked again, where it cannot do without them.
+    pub fn waits_for_busy(&self) -> Vec<&DeviceId> {
+        let is_collecting = matches!(self.phase, Phase::Collecting { closed: false, .. });
+        let busy: Vec<&DeviceId> = self.members.iter().filter_map(Member::is_busy).collect();
+        let possible = self.members.iter().filter(|it| it.is_open() || it.answer().is_some());
+        let others =
+            possible.count() - busy.len() + self.stragglers.ready() + self.stragglers.open();
+        if is_collecting && others < self.updates_min() { busy } else { Vec::new() }
+    }
+
     fn invite(&mut self, now: Millis, device: DeviceId) -> Effect {
         let member = Member::invited(now, device);
         let effect = self.offer_training(&member);
@@ -252,7 +262,7 @@ impl Round {
         let waits = self.members.iter().any(Member::is_reachable)
             || (!self.takes_all() || answered < self.updates_min()) && late.reachable() > 0;
         if answered + open < self.updates_min() {
-            if self.waits_for_busy(now, answered + open) {
+            if self.lets_busy_rest(now, answered + open) {
                 return effects;
             }
             let message = self.no_quorum(answered);
@@ -264,7 +274,7 @@ impl Round {
     }
 
     /// Waits for devices that have their hands full, if with them there are enough.
-    fn waits_for_busy(&mut self, now: Millis, others: usize) -> bool {
+    fn lets_busy_rest(&mut self, now: Millis, others: usize) -> bool {
         let busy = self.members.iter().filter(|member| member.was_busy()).count();
         let waits = self.is_collecting(now) && others + busy >= self.updates_min();
         if waits {

@@ -136,6 +136,12 @@ impl<A> Member<A> {
         }
     }
 
+    /// The device, if it had its hands full and is to be asked again.
+    pub(super) fn is_busy(&self) -> Option<&DeviceId> {
+        let busy = matches!(&self.standing, Standing::Resting { after, .. } if after.code == FailureCode::Busy);
+        (busy && !self.lost).then_some(&self.device)
+    }
+
     /// Whether it was left out because it had its hands full.
     pub(super) fn was_busy(&self) -> bool {
         matches!(&self.standing, Standing::Out(failure) if failure.code == FailureCode::Busy)

@@ -69,6 +69,27 @@ async fn a_job_says_which_devices_it_waits_for_until_they_are_there() {
     assert!(told[0].ends_with(first) && told[1].ends_with(second), "{told:?}");
 }
 
+/// Another training's work, perhaps.
+#[tokio::test]
+async fn a_round_says_which_busy_devices_it_waits_for() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let (free, is_free) = watch::channel(false);
+    let when_free = move |_: &jobs::spec::Task| {
+        if *is_free.borrow() { Action::Work } else { Action::Fail(FailureCode::Busy) }
+    };
+    let _d1 = Device::start(&world, "d1").await;
+    let _d2 = Device::start_as(&world, "d2", when_free).await;
+    joined(&broker, 2).await;
+    let job = submit(&broker, training(1, |train| train.participation.quorum = 2)).await;
+    let record = waits(&broker, &job, "waiting for devices: d2 is busy").await;
+    assert_eq!((record.waiting.unwrap().round, record.state), (1, JobState::Running));
+    free.send(true).unwrap();
+    let record = ended(&broker, &job).await;
+    assert_eq!((record.state, record.waiting.as_ref()), (JobState::Succeeded, None));
+    assert_eq!(participants(&record), [["d1", "d2"]]);
+}
+
 /// Before anything is prepared.
 #[tokio::test]
 async fn a_job_that_nobody_can_take_says_so() {

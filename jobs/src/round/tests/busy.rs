@@ -22,6 +22,7 @@ fn refused(quorum: u32) -> (Round, Vec<DeviceId>) {
 fn a_round_waits_for_them_where_it_cannot_do_without() {
     let (mut round, invited) = refused(2);
     for again in 1..=3 {
+        assert_eq!(round.waits_for_busy(), invited.iter().collect::<Vec<_>>());
         let now = round.wake_at().unwrap();
         assert_eq!(now, Millis(1020 + again * 5000));
         let offers = round.step(now, &Event::Tick);
@@ -33,6 +34,7 @@ fn a_round_waits_for_them_where_it_cannot_do_without() {
     }
     let now = round.wake_at().unwrap();
     assert_eq!(round.step(now, &Event::Tick).len(), 2);
+    assert!(round.waits_for_busy().is_empty(), "they may take it now");
     assert_eq!(give(&mut round, now.0 + 1, &invited[0], 2, 1), []);
     let effects = give(&mut round, now.0 + 2, &invited[1], 2, 2);
     assert!(matches!(&effects[..], [Effect::Aggregate { .. }]), "{effects:?}");
@@ -60,6 +62,7 @@ fn who_is_not_needed_is_not_waited_for() {
     let (mut round, invited) = collecting(all_of(1), 2);
     assert_eq!(give(&mut round, 5, &invited[1], 1, 1), []);
     assert_eq!(round.step(Millis(10), &busy(&invited[0], 1)), []);
+    assert!(round.waits_for_busy().is_empty());
     round.step(Millis(1010), &Event::Tick);
     let effects = round.step(Millis(1020), &busy(&invited[0], 2));
     assert!(matches!(&effects[..], [Effect::Aggregate { .. }]), "{effects:?}");

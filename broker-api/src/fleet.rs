@@ -25,6 +25,7 @@ use crate::store::{self, Store};
 mod kept;
 pub mod placement;
 
+use kept::Unstored;
 use placement::{Candidate, Choice, Lacking, Wanted};
 
 /// How often silence is looked at.
@@ -55,6 +56,7 @@ pub struct Fleet {
 struct Shared {
     store: Store,
     devices: RwLock<BTreeMap<DeviceId, Device>>,
+    unstored: Unstored,
     events: broadcast::Sender<FleetEvent>,
     /// Counts changes after which work that found no device may find one.
     chances: watch::Sender<u64>,
@@ -116,6 +118,7 @@ impl Fleet {
         let shared = Shared {
             store: store.clone(),
             devices: RwLock::default(),
+            unstored: Unstored::default(),
             events: broadcast::channel(EVENTS_WAITING).0,
             chances: watch::channel(0).0,
             turn: AtomicU64::new(1),
@@ -138,7 +141,10 @@ impl Fleet {
         let listen = async move { listener.listen(messages).await };
         tokio::spawn(token.clone().run_until_cancelled_owned(listen));
         let sweeper = fleet.clone();
-        tokio::spawn(token.run_until_cancelled_owned(async move { sweeper.sweep().await }));
+        let sweep = async move { sweeper.sweep().await };
+        tokio::spawn(token.clone().run_until_cancelled_owned(sweep));
+        let keeper = fleet.clone();
+        tokio::spawn(token.run_until_cancelled_owned(async move { keeper.keep().await }));
         fleet.ask_all().await;
         fleet.await_greetings().await;
         Ok(fleet)
@@ -298,7 +304,7 @@ impl Fleet {
             FleetTopic::Hello => {
                 let hello: Hello = wire::decode(&message.payload)?;
                 if hello.device == *device {
-                    self.greeted(hello).await;
+                    self.greeted(hello);
                 }
             }
             FleetTopic::Heartbeat => {
@@ -325,17 +331,18 @@ impl Fleet {
         Ok(())
     }
 
-    async fn greeted(&self, hello: Hello) {
+    fn greeted(&self, hello: Hello) {
         let id = hello.device.clone();
         let now = self.now();
         let (changed, was_there, began_anew) = {
             let mut devices = self.write();
+            let is_new = !devices.contains_key(&id);
             let device = devices
                 .entry(id.clone())
                 .or_insert_with(|| Device::new(hello.clone(), Presence::Offline));
             let began_anew = device.hello.instance != hello.instance;
             let was_there = device.presence != Presence::Offline;
-            let changed = device.hello != hello || device.last_seen == Millis(0);
+            let changed = is_new || device.hello != hello;
             if began_anew {
                 let before = device.before.replace(device.hello.instance.clone());
                 let came_back = before.as_ref() == Some(&hello.instance);
@@ -348,7 +355,7 @@ impl Fleet {
                 device.tasks = 0;
                 device.training = 0;
             }
-            device.hello = hello.clone();
+            device.hello = hello;
             device.last_seen = now;
             device.presence = Presence::Online;
             (changed, was_there, began_anew)
@@ -360,8 +367,8 @@ impl Fleet {
             self.tell(FleetEvent::Returned(id.clone()));
         }
         self.chance();
-        if changed && let Err(error) = self.shared.store.devices.put(id.as_str(), &hello).await {
-            tracing::warn!(device = %id, %error, "a device's facts were not stored");
+        if changed {
+            self.shared.unstored.add([id]);
         }
     }
 

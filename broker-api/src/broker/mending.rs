@@ -21,7 +21,7 @@ pub(super) async fn run(core: Arc<Core>) {
                 Ok(lost) => {
                     told = None;
                     if !lost.is_empty() {
-                        core.mended(&lost).await;
+                        core.mended(&lost);
                     }
                 }
                 Err(error) => {
@@ -38,15 +38,13 @@ pub(super) async fn run(core: Arc<Core>) {
 }
 
 impl Core {
-    async fn mended(&self, lost: &[String]) {
+    fn mended(&self, lost: &[String]) {
         tracing::error!(
             streams = lost.join(", "),
             "NATS has lost streams: they are made again, and what was stored in them is gone"
         );
-        if lost.iter().any(|stream| *stream == format!("KV_{BUCKET_DEVICES}"))
-            && let Err(error) = self.fleet.store_all().await
-        {
-            tracing::warn!(%error, "devices that are away are not known to other brokers");
+        if lost.iter().any(|stream| *stream == format!("KV_{BUCKET_DEVICES}")) {
+            self.fleet.store_all();
         }
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::graph::GraphError;
-use crate::params::append_le_bytes;
+use crate::params::{append_le_bytes, as_le_bytes};
 
 mod foreign;
 pub mod messages;
@@ -140,7 +140,21 @@ impl ModelProto {
     }
 }
 
+/// Values of a tensor, which are its bytes.
+struct Values(Vec<f32>);
+
+impl AsRef<[u8]> for Values {
+    fn as_ref(&self) -> &[u8] {
+        as_le_bytes(&self.0)
+    }
+}
+
 impl TensorProto {
+    /// A tensor of `f32` that keeps the values as they are: a large one is not copied.
+    pub fn of_f32(name: &str, shape: &[usize], values: Vec<f32>) -> Self {
+        Self::raw_f32(name, shape, Bytes::from_owner(Values(values)))
+    }
+
     /// A tensor of `f32`.
     pub fn from_f32(name: &str, shape: &[usize], values: &[f32]) -> Self {
         let mut raw = Vec::with_capacity(values.len() * 4);

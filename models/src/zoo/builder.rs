@@ -342,8 +342,8 @@ impl Builder {
         self.cost.parameters += elements as u64;
         self.cost.bytes += 4 * elements as u64;
         if self.values {
-            let values: Vec<f32> = (0..elements).map(|_| draw.value(&mut self.random)).collect();
-            self.graph.initializer.push(TensorProto::from_f32(name, shape, &values));
+            let values = (0..elements).map(|_| draw.value(&mut self.random)).collect();
+            self.graph.initializer.push(TensorProto::of_f32(name, shape, values));
         }
         name.to_owned()
     }

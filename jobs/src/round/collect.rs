@@ -75,11 +75,14 @@ impl Round {
     /// Devices that have their hands full and are asked again, where it cannot do without them.
     pub fn waits_for_busy(&self) -> Vec<&DeviceId> {
         let is_collecting = matches!(self.phase, Phase::Collecting { closed: false, .. });
-        let busy: Vec<&DeviceId> = self.members.iter().filter_map(Member::is_busy).collect();
-        let possible = self.members.iter().filter(|it| it.is_open() || it.answer().is_some());
-        let others =
-            possible.count() - busy.len() + self.stragglers.ready() + self.stragglers.open();
-        if is_collecting && others < self.updates_min() { busy } else { Vec::new() }
+        let may_answer = |it: &&Member<_>| !it.is_busy() && (it.is_open() || it.answer().is_some());
+        let others = self.members.iter().filter(may_answer).count();
+        let others = others + self.stragglers.ready() + self.stragglers.open();
+        if !is_collecting || others >= self.updates_min() {
+            return Vec::new();
+        }
+        let busy = self.members.iter().filter(|member| member.is_busy());
+        busy.map(|member| &member.device).collect()
     }
 
     fn invite(&mut self, now: Millis, device: DeviceId) -> Effect {

@@ -136,10 +136,10 @@ impl<A> Member<A> {
         }
     }
 
-    /// The device, if it had its hands full and is to be asked again.
-    pub(super) fn is_busy(&self) -> Option<&DeviceId> {
-        let busy = matches!(&self.standing, Standing::Resting { after, .. } if after.code == FailureCode::Busy);
-        (busy && !self.lost).then_some(&self.device)
+    /// Whether it is there, had its hands full, and is to be asked again.
+    pub(super) fn is_busy(&self) -> bool {
+        let Standing::Resting { after, .. } = &self.standing else { return false };
+        after.code == FailureCode::Busy && !self.lost
     }
 
     /// Whether it was left out because it had its hands full.

@@ -15,6 +15,7 @@ use crate::broker::Core;
 use crate::store::{Change, Store, StoreError, Versioned};
 
 mod begin;
+mod beside;
 mod download;
 mod effects;
 mod evaluate;

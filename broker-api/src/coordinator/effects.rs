@@ -13,6 +13,7 @@ use jobs::spec::{
 use jobs::training::{Effect, Event};
 use jobs::{subject, wire};
 
+use super::beside::whatever_happens;
 use super::finish::Unregistered;
 use super::owner::{Owner, REST, Stop};
 use super::pace::Offered;
@@ -130,11 +131,13 @@ impl Owner {
         update: jobs::report::UpdateReport,
         base: Option<Box<round::Base>>,
     ) {
-        let (core, job) = (self.core.clone(), self.job.clone());
-        let (updates, done) = (self.updates.clone(), self.done.clone());
+        let (core, job, updates) = (self.core.clone(), self.job.clone(), self.updates.clone());
         let masked = self.terms(round).zip(self.machine.round());
         let masked = masked.map(|(terms, round)| (terms, self.key_ring.turn(round)));
-        self.core.spawn(async move {
+        let (of, parameters) = (device.clone(), update.parameters.clone());
+        let checked = |refused| round::Event::UpdateChecked { device: of, parameters, refused };
+        let at_fault = checked.clone();
+        self.beside(round, |failure| at_fault(Some(failure)), async move {
             let refused = match masked {
                 None => updates.check(&job, &device, &update, base.as_deref()).await,
                 Some((terms, turn)) => {
@@ -145,10 +148,7 @@ impl Owner {
             core.metrics.add(Counter::Updates, format!("reason=\"{reason}\""), 1);
             let bytes = update.sent().0;
             core.metrics.add(Counter::RoundBytes, "direction=\"up\"".to_owned(), bytes);
-            let parameters = update.parameters;
-            let event = round::Event::UpdateChecked { device, parameters, refused };
-            // Nobody listens when the training was let go of.
-            let _ = done.send(Event::Round { round, event }).await;
+            checked(refused)
         });
     }
 
@@ -373,14 +373,15 @@ impl Owner {
         let (core, job, done) = (self.core.clone(), self.job.clone(), self.done.clone());
         let (spec, prepared) = (self.spec.clone(), self.prepared.clone());
         let (machine, updates) = (self.machine.clone(), self.updates.clone());
-        self.core.spawn(async move {
+        let told = done.clone();
+        let work = async move {
             updates.rest().await;
-            let event = loop {
+            loop {
                 let made = core.register_result(&job, &spec, &prepared, &parameters, &machine);
                 match made.await {
-                    Ok(model) => break Event::Registered { model },
+                    Ok(model) => return Some(Event::Registered { model }),
                     Err(Unregistered::Failed(failure)) => {
-                        break Event::RegistrationFailed { failure };
+                        return Some(Event::RegistrationFailed { failure });
                     }
                     Err(Unregistered::Unavailable(error)) => {
                         tracing::warn!(%job, %error, "a result waits for the store");
@@ -388,10 +389,15 @@ impl Owner {
                 }
                 let over = tokio::time::timeout(REST, done.closed()).await;
                 if over.is_ok() {
-                    return;
+                    return None;
                 }
-            };
-            let _ = done.send(event).await;
+            }
+        };
+        self.core.spawn(async move {
+            let at_fault = |failure| Some(Event::RegistrationFailed { failure });
+            if let Some(event) = whatever_happens(Box::pin(work), at_fault).await {
+                let _ = told.send(event).await;
+            }
         });
     }
 

@@ -6,7 +6,6 @@ use jobs::id::{BlobRef, DatasetName, RoundNumber};
 use jobs::report::{EvaluationReport, Failure, FailureCode};
 use jobs::round;
 use jobs::spec::{EvaluateTask, LocalTraining, TrainSpec};
-use jobs::training::Event;
 
 use super::owner::Owner;
 use super::prepare::fits;
@@ -81,19 +80,18 @@ impl Owner {
         let until = Instant::now() + allowed;
         let task = self.evaluation(parameters);
         let unfit = self.unfit();
-        self.core.spawn(async move {
-            let (closing, waiting) = (core.closing.clone(), done.clone());
-            let is_wanted = move || !closing.is_cancelled() && !waiting.is_closed();
+        let at_fault = |failure| round::Event::JudgementFailed { failure };
+        self.beside(round, at_fault, async move {
+            let closing = core.closing.clone();
+            let is_wanted = move || !closing.is_cancelled() && !done.is_closed();
             let judged = match unfit {
                 Some(failure) => Err(failure),
                 None => core.judged(task, until, is_wanted).await,
             };
-            let event = match judged {
+            match judged {
                 Ok(evaluation) => round::Event::Judged { evaluation },
                 Err(failure) => round::Event::JudgementFailed { failure },
-            };
-            // Nobody listens when the training was let go of.
-            let _ = done.send(Event::Round { round, event }).await;
+            }
         });
     }
 

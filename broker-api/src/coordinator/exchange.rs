@@ -126,9 +126,17 @@ impl Owner {
         message: BlobRef,
     ) {
         let (Some(terms), Some(exchange)) = (self.terms(round), self.exchange()) else { return };
-        let (core, updates, done) = (self.core.clone(), self.updates.clone(), self.done.clone());
+        let (core, updates) = (self.core.clone(), self.updates.clone());
         let masking = self.masking.clone();
-        self.core.spawn(async move {
+        let (of, named) = (device.clone(), message.clone());
+        let checked = move |refused| round::Event::MessageChecked {
+            device: of,
+            purpose,
+            message: named,
+            refused,
+        };
+        let at_fault = checked.clone();
+        self.beside(round, |failure| at_fault(Some(failure)), async move {
             let refused = if purpose == Purpose::Mask {
                 updates.check_masked(&terms, &device, &message).await
             } else {
@@ -148,9 +156,7 @@ impl Owner {
             };
             let bytes = message.size.0;
             core.metrics.add(Counter::RoundBytes, "direction=\"up\"".to_owned(), bytes);
-            let event = round::Event::MessageChecked { device, purpose, message, refused };
-            // Nobody listens when the training was let go of.
-            let _ = done.send(Event::Round { round, event }).await;
+            checked(refused)
         });
     }
 }

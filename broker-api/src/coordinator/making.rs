@@ -5,6 +5,7 @@ use jobs::report::UpdateReport;
 use jobs::round::{self, Aggregate, Exchange};
 use jobs::training::Event;
 
+use super::beside::whatever_happens;
 use super::download::Encoding;
 use super::owner::Owner;
 use super::state::{encoded_name, parameters_name, server_state_name, unknown};
@@ -52,8 +53,8 @@ impl Owner {
         let (updates, done) = (self.updates.clone(), self.done.clone());
         let name = encoded_name(&job, round.0, term);
         let download = Encoding::of(&self.spec, self.machine.seed(round), name);
-        self.core.spawn(self.making.track_future(async move {
-            let event = match made.await {
+        let work = async move {
+            match made.await {
                 Ok(made) => round::Event::Aggregated(download.store_new(&updates, made).await),
                 Err(Unmade { failure, without: Some(device) }) => {
                     round::Event::UpdateGone { device, failure }
@@ -61,7 +62,11 @@ impl Owner {
                 Err(Unmade { failure, without: None }) => {
                     round::Event::AggregationFailed { failure }
                 }
-            };
+            }
+        };
+        self.core.spawn(self.making.track_future(async move {
+            let at_fault = |failure| round::Event::AggregationFailed { failure };
+            let event = whatever_happens(work, at_fault).await;
             if done.send(Event::Round { round, event }).await.is_err() {
                 core.remove(&job, unknown(&job, round.0, term)).await;
             }

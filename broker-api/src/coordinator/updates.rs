@@ -2,6 +2,7 @@
 //! thread of their own.
 
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -101,7 +102,10 @@ impl Updates {
             let fold = if adds { Fold::new(model, room) } else { Fold::without_mean(model) };
             let mut fold = fold.with_statistics(measured);
             while let Some(work) = inbox.blocking_recv() {
-                work(&mut fold);
+                // Who asked for it finds no answer; the next round is to find the thread.
+                if catch_unwind(AssertUnwindSafe(|| work(&mut fold))).is_err() {
+                    fold.rest();
+                }
             }
         })?;
         Ok(Self {

@@ -179,3 +179,18 @@ async fn a_device_that_does_not_give_its_update_has_to_store_the_next() {
     assert!(!story.updates.may_be_held(&device));
     assert!(story.updates.may_be_held(&story.sent[1].0));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_of_the_thread_costs_no_more_than_what_it_was_at() {
+    let story = Story::begin().await;
+    story.arrive(&[0, 1]).await;
+    let asked = story.updates.ask(|_| -> usize { panic!("a fault") }).await;
+    assert!(asked.is_err());
+    // The sums may be anything by now: all of it is read again.
+    story.arrive(&[2, 3]).await;
+    assert!((story.mean(&[0, 1, 2, 3]).await - 2.5).abs() < 1e-6);
+    let devices = story.sent.iter().map(|(device, _)| device.clone()).collect();
+    story.updates.begin(devices, &story.base).await;
+    story.arrive(&[1, 0]).await;
+    assert!((story.mean(&[0, 1]).await - 1.5).abs() < 1e-6);
+}

@@ -357,6 +357,9 @@ impl Owner {
             report.body = ReportBody::Failed(failure);
         }
         self.tell_lost(&report);
+        if !ears.behind {
+            self.stop_in_vain(&report);
+        }
         if let Some(event) = self.understood(report) {
             self.changed();
             events.push((arrived, event));

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::member::Member;
 use super::{Phase, Plan, Round, Stragglers};
 use crate::id::{DeviceId, Millis, RoundNumber};
 use crate::spec::Purpose;
@@ -39,6 +40,13 @@ impl Round {
     /// Whether a device was invited.
     pub fn is_invited(&self, device: &DeviceId) -> bool {
         self.members.binary_search_by(|member| member.device.cmp(device)).is_ok()
+    }
+
+    /// Whether an update of a device may still come.
+    pub(crate) fn awaits(&self, device: &DeviceId) -> bool {
+        let found = self.members.binary_search_by(|member| member.device.cmp(device));
+        let member = found.ok().and_then(|index| self.members.get(index));
+        matches!(self.phase, Phase::Collecting { .. }) && member.is_some_and(Member::is_open)
     }
 
     /// Where the round is, for people.

@@ -132,6 +132,12 @@ impl Stragglers {
         self.0.iter().map(|it| &it.base)
     }
 
+    /// Whether a device's update from this round may still come.
+    pub(crate) fn awaits(&self, round: RoundNumber, device: &DeviceId) -> bool {
+        let mut open = self.0.iter().filter(|it| it.member.is_open());
+        open.any(|it| it.base.round == round && it.member.device == *device)
+    }
+
     /// How many were left behind by this round.
     pub(super) fn left_by(&self, round: RoundNumber) -> usize {
         self.0.iter().filter(|it| it.base.round == round).count()

@@ -25,6 +25,14 @@ impl Training {
             || self.history.iter().any(|outcome| outcome.names(device))
     }
 
+    /// Whether a device's update from a round may still come. One that trains for it in vain was
+    /// not there when it was told to stop.
+    pub fn awaits(&self, round: RoundNumber, device: &DeviceId) -> bool {
+        let at_work = self.round.as_ref().filter(|at_work| at_work.plan().round == round);
+        at_work.is_some_and(|at_work| at_work.awaits(device))
+            || self.stragglers().awaits(round, device)
+    }
+
     /// The number of the newest round, at work or not.
     pub fn number(&self) -> RoundNumber {
         self.number

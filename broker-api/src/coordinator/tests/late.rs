@@ -1,7 +1,10 @@
 //! Updates that come when their round is over, and count.
 
+use async_nats::header::HeaderMap;
 use jobs::id::DeviceId;
-use jobs::spec::{Evaluate, Task};
+use jobs::report::{Progress, ReportBody, TaskReport};
+use jobs::spec::{Evaluate, Task, TaskId};
+use jobs::{subject, wire};
 
 use super::*;
 
@@ -186,4 +189,38 @@ async fn an_update_that_comes_too_late_is_removed() {
     open_fast.send(true).unwrap();
     assert_eq!(ended(&broker, &job).await.state, JobState::Succeeded);
     forgotten(&world, &job).await;
+}
+
+/// A device that was away when its round closed was not told to stop: it is when it tells how far it
+/// is, and another one is not.
+#[tokio::test]
+async fn a_device_that_trains_in_vain_is_told_to_stop() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let (open, gate) = watch::channel(false);
+    let mut d1 = Device::start_as(&world, "d1", waiting(vec![(2, gate)])).await;
+    joined(&broker, 1).await;
+    let mut spec = train_spec(2, 1);
+    let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
+    train.evaluate = Evaluate::None;
+    let job = submit(&broker, spec).await;
+    let at_work = |tasks: &Vec<Task>| tasks.iter().any(|task| task.id.round.0 == 2);
+    tokio::time::timeout(PATIENCE, d1.offered.wait_for(at_work)).await.unwrap().unwrap();
+
+    let tasks: Vec<TaskId> = d1.offered.borrow().iter().map(|task| task.id.clone()).collect();
+    let context = async_nats::jetstream::new(world.client().await);
+    for task in tasks.iter().rev() {
+        let body = ReportBody::Progress(Progress::default());
+        let report = TaskReport { task: task.clone(), device: id("d1"), body };
+        let subject = subject::report(&job, &report.device);
+        let message_id = format!("{task}-progress");
+        let (headers, payload) = (HeaderMap::new(), wire::encode(&report));
+        link::publish::store(&context, &subject, &message_id, headers, payload).await.unwrap();
+    }
+    let told = d1.withdrawn.wait_for(|tasks| !tasks.is_empty());
+    let told = tokio::time::timeout(PATIENCE, told).await.expect("it is told").unwrap().clone();
+    assert_eq!(told, tasks[..1], "of the tasks {tasks:?}");
+    open.send(true).unwrap();
+    assert_eq!(ended(&broker, &job).await.state, JobState::Succeeded);
+    assert_eq!(*d1.withdrawn.borrow(), tasks[..1]);
 }

@@ -117,6 +117,11 @@ fn a_device_at_work_goes_on_and_counts_once_in_a_later_round() {
     assert!(!told, "nobody is told to stop: {effects:?}");
     // One comes while the first two are aggregated.
     give(&mut training, 4, 1, &device(2));
+    let awaited = |training: &Training, round: u32| {
+        let of = |number: &usize| training.awaits(RoundNumber(round), &device(*number));
+        (0..4).filter(of).collect::<Vec<usize>>()
+    };
+    assert_eq!(awaited(&training, 1), [3], "the others came");
     let effects = aggregated(&mut training, 5, 1);
     let outcome = ended(&effects).clone();
     assert_eq!(names(&outcome.updates), [&device(0), &device(1)]);
@@ -130,7 +135,9 @@ fn a_device_at_work_goes_on_and_counts_once_in_a_later_round() {
     assert_eq!(training.round().unwrap().status().updates, 1, "one update was there before");
     accepted(&mut training, 2, &device(0));
     accepted(&mut training, 2, &device(1));
+    assert_eq!((awaited(&training, 1), awaited(&training, 2)), (vec![3], vec![0, 1]));
     let effects = give(&mut training, 7, 1, &device(3));
+    assert!(awaited(&training, 1).is_empty(), "the last one came");
     let Some(Effect::Round { effect: RoundEffect::Aggregate { updates, stale }, .. }) =
         effects.last()
     else {

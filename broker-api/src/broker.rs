@@ -129,6 +129,8 @@ pub fn new_job_id() -> JobId {
 impl Core {
     /// Runs a task until it ends or the broker is killed; [`Broker::stop`] waits for it.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        // What is around it has room for all of it more than once.
+        let task = Box::pin(task);
         self.tasks.spawn(self.killed.clone().run_until_cancelled_owned(task));
     }
 }

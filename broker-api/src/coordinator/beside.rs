@@ -11,17 +11,18 @@ use jobs::training::Event;
 use super::owner::Owner;
 
 impl Owner {
-    /// Does work of a round; the owner hears of the event that it makes, or that is made of a
-    /// fault of the program.
-    pub(super) fn beside(
+    /// Does work of a round; the owner hears of it as an event, of a fault of the program too.
+    pub(super) fn beside<T: Send + 'static>(
         &self,
         round: RoundNumber,
-        at_fault: impl FnOnce(Failure) -> round::Event + Send + 'static,
-        work: impl Future<Output = round::Event> + Send + 'static,
+        work: impl Future<Output = T> + Send + 'static,
+        at_fault: fn(Failure) -> T,
+        event: impl FnOnce(T) -> round::Event + Send + 'static,
     ) {
         let done = self.done.clone();
+        let made = whatever_happens(work, at_fault);
         self.core.spawn(async move {
-            let event = whatever_happens(work, at_fault).await;
+            let event = event(made.await);
             // Nobody listens when the training was let go of.
             let _ = done.send(Event::Round { round, event }).await;
         });
@@ -29,13 +30,16 @@ impl Owner {
 }
 
 /// What work makes, or what is made of a panic in it: whoever waits for an answer has one.
-pub(super) async fn whatever_happens<T>(
+pub(super) fn whatever_happens<T>(
     work: impl Future<Output = T>,
     at_fault: impl FnOnce(Failure) -> T,
-) -> T {
-    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
-        let text = "the broker met a fault of the program: see its log";
-        at_fault(Failure::new(FailureCode::Internal, text))
+) -> impl Future<Output = T> {
+    let work = AssertUnwindSafe(Box::pin(work)).catch_unwind();
+    work.map(|made| {
+        made.unwrap_or_else(|_| {
+            let text = "the broker met a fault of the program: see its log";
+            at_fault(Failure::new(FailureCode::Internal, text))
+        })
     })
 }
 

@@ -136,8 +136,7 @@ impl Owner {
         let masked = masked.map(|(terms, round)| (terms, self.key_ring.turn(round)));
         let (of, parameters) = (device.clone(), update.parameters.clone());
         let checked = |refused| round::Event::UpdateChecked { device: of, parameters, refused };
-        let at_fault = checked.clone();
-        self.beside(round, |failure| at_fault(Some(failure)), async move {
+        let check = async move {
             let refused = match masked {
                 None => updates.check(&job, &device, &update, base.as_deref()).await,
                 Some((terms, turn)) => {
@@ -148,8 +147,9 @@ impl Owner {
             core.metrics.add(Counter::Updates, format!("reason=\"{reason}\""), 1);
             let bytes = update.sent().0;
             core.metrics.add(Counter::RoundBytes, "direction=\"up\"".to_owned(), bytes);
-            checked(refused)
-        });
+            refused
+        };
+        self.beside(round, check, Some, checked);
     }
 
     fn tell_started(&self, round: u32, devices: Vec<DeviceId>) {
@@ -393,9 +393,10 @@ impl Owner {
                 }
             }
         };
+        let at_fault = |failure| Some(Event::RegistrationFailed { failure });
+        let made = whatever_happens(work, at_fault);
         self.core.spawn(async move {
-            let at_fault = |failure| Some(Event::RegistrationFailed { failure });
-            if let Some(event) = whatever_happens(Box::pin(work), at_fault).await {
+            if let Some(event) = made.await {
                 let _ = told.send(event).await;
             }
         });

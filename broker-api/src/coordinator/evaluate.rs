@@ -80,18 +80,17 @@ impl Owner {
         let until = Instant::now() + allowed;
         let task = self.evaluation(parameters);
         let unfit = self.unfit();
-        let at_fault = |failure| round::Event::JudgementFailed { failure };
-        self.beside(round, at_fault, async move {
+        let judge = async move {
             let closing = core.closing.clone();
             let is_wanted = move || !closing.is_cancelled() && !done.is_closed();
-            let judged = match unfit {
+            match unfit {
                 Some(failure) => Err(failure),
                 None => core.judged(task, until, is_wanted).await,
-            };
-            match judged {
-                Ok(evaluation) => round::Event::Judged { evaluation },
-                Err(failure) => round::Event::JudgementFailed { failure },
             }
+        };
+        self.beside(round, judge, Err, |judged| match judged {
+            Ok(evaluation) => round::Event::Judged { evaluation },
+            Err(failure) => round::Event::JudgementFailed { failure },
         });
     }
 

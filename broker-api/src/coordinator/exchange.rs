@@ -135,8 +135,7 @@ impl Owner {
             message: named,
             refused,
         };
-        let at_fault = checked.clone();
-        self.beside(round, |failure| at_fault(Some(failure)), async move {
+        let check = async move {
             let refused = if purpose == Purpose::Mask {
                 updates.check_masked(&terms, &device, &message).await
             } else {
@@ -156,7 +155,8 @@ impl Owner {
             };
             let bytes = message.size.0;
             core.metrics.add(Counter::RoundBytes, "direction=\"up\"".to_owned(), bytes);
-            checked(refused)
-        });
+            refused
+        };
+        self.beside(round, check, Some, checked);
     }
 }

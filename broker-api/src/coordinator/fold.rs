@@ -26,6 +26,9 @@ use self::masked::MaskedSum;
 pub(super) mod content;
 pub(super) mod masked;
 
+/// Devices of a round of whose updates many wait.
+const MANY: usize = 100;
+
 /// One update in the mean.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Part {
@@ -219,7 +222,15 @@ impl Fold {
     fn has_room(&self) -> bool {
         let held: usize = self.waiting.values().map(|early| early.values.len()).sum();
         let kept = self.reading.values().filter(|reading| reading.keep.is_some()).count();
-        self.adds && held + (kept + 1) * self.model().total_len() <= self.room
+        self.adds && held + (kept + 1) * self.model().total_len() <= self.room()
+    }
+
+    /// Most of many updates wait elsewhere anyhow: then there is memory for a few, one at least.
+    fn room(&self) -> usize {
+        if self.order.len() <= MANY {
+            return self.room;
+        }
+        (self.room / 4).max(self.model().total_len().min(self.room))
     }
 
     /// Whether it is the turn of this device, and no update of it is being added.

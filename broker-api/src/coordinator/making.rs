@@ -64,9 +64,10 @@ impl Owner {
                 }
             }
         };
+        let at_fault = |failure| round::Event::AggregationFailed { failure };
+        let made = whatever_happens(work, at_fault);
         self.core.spawn(self.making.track_future(async move {
-            let at_fault = |failure| round::Event::AggregationFailed { failure };
-            let event = whatever_happens(work, at_fault).await;
+            let event = made.await;
             if done.send(Event::Round { round, event }).await.is_err() {
                 core.remove(&job, unknown(&job, round.0, term)).await;
             }

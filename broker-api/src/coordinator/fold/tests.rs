@@ -153,6 +153,25 @@ fn updates_are_too_early_while_they_have_no_place() {
 }
 
 #[test]
+fn of_many_updates_fewer_wait_in_memory() {
+    let waiting = |devices: usize, room: usize| {
+        let parts: Vec<Part> = (0..devices).map(|at| part(&format!("d{at:03}"), 1)).collect();
+        let mut fold = begun(&parts, room);
+        let early = parts[1..].iter().zip(0..);
+        early
+            .take_while(|(part, ticket)| {
+                let too_early = fold.is_too_early(&part.device);
+                fold.open(*ticket, (*part).clone());
+                !too_early
+            })
+            .count()
+    };
+    // A model has 5 values.
+    assert_eq!((waiting(MANY, 40), waiting(MANY + 1, 40)), (8, 2));
+    assert_eq!((waiting(MANY + 1, 9), waiting(MANY + 1, 4)), (1, 0));
+}
+
+#[test]
 fn an_update_that_was_added_in_part_leaves_no_trace() {
     let (parts, blobs) = three();
     let bad = parameters(&[1e30, 1.0, 1.0, 1.0, f32::NAN]).to_safetensors();

@@ -298,8 +298,8 @@ fn figures(outcome: &Outcome) -> Option<Figures> {
 }
 
 fn moved(outcome: &Outcome) -> u64 {
-    if !outcome.moved.is_nothing() {
-        return outcome.moved.up.0.saturating_add(outcome.moved.down.0);
+    if let Some(moved) = outcome.moved {
+        return moved.up.0.saturating_add(moved.down.0);
     }
     // A round of an older broker.
     let up: u64 = outcome.updates.iter().map(|(_, update)| update.parameters.size.0).sum();

@@ -374,6 +374,7 @@ impl Training {
         }
         if let Some(outcome) = &mut ended {
             self.add_controls(outcome);
+            self.subtract_held(outcome);
             let absent = std::mem::take(&mut self.absent);
             outcome.name_absent(if misses_absent { absent } else { Vec::new() });
             if let Some(policy) = &self.spec.participation.quarantine {

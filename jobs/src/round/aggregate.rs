@@ -73,13 +73,6 @@ pub struct Moved {
     /// of a secure aggregation.
     pub up: Bytes,
     /// Of the parameters that were offered, to train from and to judge, with control variates and what
-    /// devices were asked at stages; a device that has them already fetches none.
+    /// devices were asked at stages; a device that judged them in the round before fetches none.
     pub down: Bytes,
-}
-
-impl Moved {
-    /// Whether nothing is known of them.
-    pub fn is_nothing(&self) -> bool {
-        *self == Self::default()
-    }
 }

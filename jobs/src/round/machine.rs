@@ -349,7 +349,7 @@ impl Round {
             missing,
             stragglers: self.stragglers.devices().cloned().collect(),
             best: None,
-            moved,
+            moved: Some(moved),
             exchanged: self.take_said(),
             started_at: self.started_at,
             ended_at: now,

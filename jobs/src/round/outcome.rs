@@ -50,9 +50,9 @@ pub struct Outcome {
     /// The best round of the job so far, where it looks for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub best: Option<Best>,
-    /// Bytes that travelled.
-    #[serde(default, skip_serializing_if = "Moved::is_nothing")]
-    pub moved: Moved,
+    /// Bytes that travelled; absent in a round of an older broker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved: Option<Moved>,
     /// Bytes that each device sent at the stages of a secure aggregation, behind its keys; ordered by
     /// device.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -108,10 +108,16 @@ impl Outcome {
     /// Devices that were at work for the round: all that are missing but those that were not invited,
     /// all whose updates are counted, and all that are at work still.
     pub fn invited(&self) -> usize {
-        let missing = self.missing.iter();
-        let kept_out = [FailureCode::NotThere, FailureCode::Quarantined, FailureCode::NoRoom];
-        let missing = missing.filter(|(_, failure)| !kept_out.contains(&failure.code));
+        let missing = self.missing.iter().filter(|(_, failure)| says_invited(failure));
         self.updates.len() + missing.count() + self.stragglers.len()
+    }
+
+    /// Whether a device is one of them.
+    pub(crate) fn was_invited(&self, device: &DeviceId) -> bool {
+        let counts = self.updates.binary_search_by(|(other, _)| other.cmp(device)).is_ok();
+        let place = self.missing.binary_search_by(|(other, _)| other.cmp(device)).ok();
+        let missing = place.is_some_and(|place| says_invited(&self.missing[place].1));
+        counts || missing || self.stragglers.contains(device)
     }
 
     /// Names those who were not there as missing, unless they are named already.
@@ -157,4 +163,9 @@ impl Outcome {
             });
         (weight > 0.0).then(|| sum / weight)
     }
+}
+
+/// Whether a device that is missing for this was invited.
+fn says_invited(failure: &Failure) -> bool {
+    !matches!(failure.code, FailureCode::NotThere | FailureCode::Quarantined | FailureCode::NoRoom)
 }

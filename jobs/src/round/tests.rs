@@ -486,6 +486,6 @@ fn evaluation_never_fails_a_round() {
     let outcome = outcome(&effects);
     assert_eq!((&outcome.failure, &outcome.parameters), (&None, &blob(9)));
     // Updates of 0, 1 and 2 bytes; parameters of 0 bytes, then of 9, for three devices each.
-    assert_eq!(outcome.moved, Moved { up: Bytes(3), down: Bytes(27) });
+    assert_eq!(outcome.moved, Some(Moved { up: Bytes(3), down: Bytes(27) }));
     assert_eq!((outcome.updates.len(), outcome.evaluations.len()), (3, 0));
 }

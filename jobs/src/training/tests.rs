@@ -236,6 +236,28 @@ fn the_best_round_is_the_result_when_all_rounds_are_done() {
 }
 
 #[test]
+fn parameters_that_a_device_judged_travel_once() {
+    let (training, _) = judged(spec(3), &[0.5, 0.5, 0.5]);
+    let down = |training: &Training| -> Vec<u64> {
+        training.history().iter().map(|outcome| outcome.moved.unwrap().down.0).collect()
+    };
+    // Parameters of 1 byte, then of 2, for two devices that judge them and train from them.
+    assert_eq!(down(&training), [2, 4, 6]);
+
+    let (mut training, mut all) = begin(spec(2));
+    let mut next = 0;
+    while let Some(effect) = all.get(next) {
+        // A third device comes with the second round.
+        let count = if training.rounds_done() == 0 { 2 } else { 3 };
+        if let Some(event) = answer(effect, count, 0.5) {
+            all.extend(training.step(Millis(1), &event));
+        }
+        next += 1;
+    }
+    assert_eq!(down(&training), [2, 1 + 3 * 2]);
+}
+
+#[test]
 fn whose_turn_it_is_follows_from_the_rounds_before() {
     let mut spec = spec(6);
     spec.participation.devices = Some(2);

@@ -17,6 +17,20 @@ impl Training {
         let control = self.server_state.as_ref().filter(|_| self.keeps_controls());
         let bytes = control.map_or(0, |control| control.size.0);
         let all = bytes.saturating_mul(outcome.invited() as u64);
-        outcome.moved.down.0 = outcome.moved.down.0.saturating_add(all);
+        if let Some(moved) = &mut outcome.moved {
+            moved.down.0 = moved.down.0.saturating_add(all);
+        }
+    }
+
+    /// Takes off the parameters of devices that judged them when they were made: they have them still.
+    pub(super) fn subtract_held(&self, outcome: &mut Outcome) {
+        let made = self.history.iter().rev().find(|before| before.failure.is_none());
+        let Some(made) = made else { return };
+        let holders = made.evaluations.iter().filter(|(device, _)| outcome.was_invited(device));
+        let size = made.encoded.as_ref().unwrap_or(&made.parameters).size.0;
+        let held = size.saturating_mul(holders.count() as u64);
+        if let Some(moved) = &mut outcome.moved {
+            moved.down.0 = moved.down.0.saturating_sub(held);
+        }
     }
 }

@@ -211,11 +211,11 @@ async fn scaffold_moves_the_servers_control_variate() {
     for (index, round) in record.rounds.iter().enumerate() {
         let change = |update: &UpdateReport| update.control_change.as_ref().unwrap().size.0;
         let up = round.updates.iter().map(|(_, it)| it.parameters.size.0 + change(it)).sum::<u64>();
-        assert_eq!(round.moved.up.0, up);
+        assert_eq!(round.moved.unwrap().up.0, up);
         let control = index.checked_sub(1).map(|before| &record.rounds[before].server_state);
         let control = control.map_or(0, |control| control.as_ref().unwrap().size.0);
         let parameters = round.parameters.size.0;
-        let offered = round.moved.down.0 - 2 * control;
+        let offered = round.moved.unwrap().down.0 - 2 * control;
         assert!([2, 4].map(|times| times * parameters).contains(&offered), "{index}: {offered}");
     }
 }

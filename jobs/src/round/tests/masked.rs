@@ -156,7 +156,7 @@ fn stages_follow_one_another_and_who_drops_out_is_named() {
     assert_eq!((&outcome.parameters, outcome.updates.len()), (&blob(9), 3));
     // Keys of 0 to 5 bytes, whoever drops out; what was said in time; parameters of 0 bytes.
     let said = [15, 4 * 1000 + 14, 3 * 2000 + 12, 2 * 3000 + 9];
-    assert_eq!(outcome.moved, Moved { up: Bytes(said.iter().sum()), down: Bytes(500) });
+    assert_eq!(outcome.moved, Some(Moved { up: Bytes(said.iter().sum()), down: Bytes(500) }));
     assert_eq!([3, 5].map(|index| outcome.sent(&all[index]).0), [3009, 6020]);
     for (index, code) in [
         (0, FailureCode::DeviceLost),

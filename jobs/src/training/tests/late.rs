@@ -163,7 +163,7 @@ fn a_device_at_work_goes_on_and_counts_once_in_a_later_round() {
     let effects = aggregated(&mut training, 9, 2);
     let outcome = ended(&effects);
     assert_eq!(outcome.stragglers, devices(2));
-    assert_eq!(outcome.moved.down, Bytes(2), "what was offered to those left behind too");
+    assert_eq!(outcome.moved.unwrap().down, Bytes(2), "what was offered to those left behind too");
 }
 
 /// Six devices, of which four are at work; the updates of two fill the buffer.
@@ -250,7 +250,7 @@ fn what_travels_is_known_for_as_long_as_parameters_are_offered() {
     let effects = training.step(Millis(4), &answer(&judged[0], 2, 0.5).unwrap());
     let outcome = ended(&effects);
     assert_eq!((outcome.parameters.clone(), outcome.encoded.clone()), (blob(1), Some(blob(101))));
-    assert_eq!(outcome.moved.down, Bytes(2 * 100 + 101));
+    assert_eq!(outcome.moved.unwrap().down, Bytes(2 * 100 + 101));
     assert_eq!(training.encoded(), Some(&blob(101)));
     assert_eq!(training.encoded_of(&blob(0)), Some(&blob(100)), "a straggler may ask again");
     assert!(training.stragglers().blobs().any(|needed| *needed == blob(100)));

@@ -198,8 +198,11 @@ pub enum Event {
         /// What became of it.
         failure: Failure,
     },
-    /// Someone asked to stop.
-    CancelRequested,
+    /// The job ends before the round does.
+    CancelRequested {
+        /// Why.
+        reason: String,
+    },
     /// Time passed.
     Tick,
 }
@@ -403,7 +406,7 @@ impl Round {
                 | Phase::Ended { .. } => Vec::new(),
             },
             Event::UpdateGone { device, failure } => self.update_gone(now, device, failure),
-            Event::CancelRequested => self.cancel(now),
+            Event::CancelRequested { reason } => self.cancel(now, reason),
             Event::Tick => self.tick(now),
         }
     }

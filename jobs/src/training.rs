@@ -431,8 +431,8 @@ impl Training {
     fn stop(&mut self, now: Millis, failure: Failure) -> Vec<Effect> {
         match self.phase {
             Phase::Training => {
-                let (mut effects, ended) =
-                    self.drive(now, self.number, &round::Event::CancelRequested);
+                let stopped = round::Event::CancelRequested { reason: failure.message.clone() };
+                let (mut effects, ended) = self.drive(now, self.number, &stopped);
                 let last = ended.filter(|last| last.failure.is_none());
                 effects.extend(match last.and_then(|_| self.enough()) {
                     Some(_) => self.register(),

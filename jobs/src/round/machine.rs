@@ -208,19 +208,15 @@ impl Round {
         self.succeed(now, None)
     }
 
-    pub(super) fn cancel(&mut self, now: Millis) -> Vec<Effect> {
+    pub(super) fn cancel(&mut self, now: Millis, reason: &str) -> Vec<Effect> {
+        let stopped = Failure::new(FailureCode::Cancelled, reason);
         match &self.phase {
             Phase::Selecting { .. }
             | Phase::Collecting { .. }
             | Phase::Exchanging { .. }
-            | Phase::Aggregating { .. } => {
-                self.fail(now, &Failure::new(FailureCode::Cancelled, "stopped on request"))
-            }
+            | Phase::Aggregating { .. } => self.fail(now, &stopped),
             // The new parameters are there: the round did what it is for.
-            Phase::Evaluating { .. } => {
-                let stopped = Failure::new(FailureCode::Cancelled, "stopped on request");
-                self.succeed(now, Some(stopped))
-            }
+            Phase::Evaluating { .. } => self.succeed(now, Some(stopped)),
             Phase::Ended { .. } => Vec::new(),
         }
     }

@@ -96,6 +96,10 @@ fn checked(device: &DeviceId, number: u64) -> Event {
     Event::UpdateChecked { device: device.clone(), parameters: blob(number), refused: None }
 }
 
+fn cancelled() -> Event {
+    Event::CancelRequested { reason: "stopped on request".to_owned() }
+}
+
 fn failed(device: &DeviceId, purpose: Purpose, attempt: u32, code: FailureCode) -> Event {
     let (device, attempt) = (device.clone(), Attempt(attempt));
     Event::TaskFailed { device, purpose, attempt, failure: Failure::new(code, "because") }
@@ -382,7 +386,7 @@ fn there_is_no_second_chance_after_the_deadline() {
 #[test]
 fn failed_aggregation_and_cancelling_end_the_round() {
     for (event, code) in [
-        (Event::CancelRequested, FailureCode::Cancelled),
+        (cancelled(), FailureCode::Cancelled),
         (
             Event::AggregationFailed { failure: Failure::new(FailureCode::Internal, "boom") },
             FailureCode::Internal,
@@ -397,7 +401,7 @@ fn failed_aggregation_and_cancelling_end_the_round() {
         assert!(reason(outcome, &invited[0]).message.starts_with("its update was not used"));
     }
     let (mut round, invited) = collecting(all_of(1), 2);
-    let effects = round.step(Millis(2), &Event::CancelRequested);
+    let effects = round.step(Millis(2), &cancelled());
     assert_eq!(effects.len(), 3);
     let message = &reason(outcome(&effects), &invited[0]).message;
     assert_eq!(message, "had not accepted the task: stopped on request");
@@ -463,7 +467,7 @@ fn why_the_broker_does_not_judge_is_told() {
     assert_eq!(missing(&[nonsense(endless)]), FailureCode::Diverged);
     let late = [(30_001, Event::Tick), (30_002, Event::Tick)];
     assert_eq!(missing(&late), FailureCode::DeadlineExceeded);
-    assert_eq!(missing(&[(3, Event::CancelRequested)]), FailureCode::Cancelled);
+    assert_eq!(missing(&[(3, cancelled())]), FailureCode::Cancelled);
 }
 
 #[test]

@@ -359,9 +359,12 @@ fn the_deadline_and_a_request_end_the_job() {
         let found = answer(&effects[0], 2, 0.5).unwrap();
         assert_eq!(training.step(Millis(0), &found).len(), 2);
         let effects = training.step(Millis(now), &event);
-        assert_eq!(failure(&effects).code, code);
+        let why = failure(&effects);
+        assert_eq!(why.code, code);
         // Both devices are told, and what became of the round.
         assert_eq!((effects.len(), published(&effects).len()), (4, 1));
+        let round = training.history()[0].failure.as_ref().unwrap();
+        assert_eq!((round.code, &round.message), (FailureCode::Cancelled, &why.message));
         assert_eq!(training.step(Millis(now), &event), []);
         assert_eq!(training.wake_at(), None);
     }

@@ -32,7 +32,7 @@ fn devices_that_find_no_room_are_named() {
         assert_eq!(offers.len(), room);
         assert_eq!((round.status().target, round.invites_all()), (room, false));
         let invited: BTreeSet<DeviceId> = round.eligible().cloned().collect();
-        let effects = round.step(Millis(1), &Event::CancelRequested);
+        let effects = round.step(Millis(1), &cancelled());
         let outcome = outcome(&effects);
         assert_eq!((outcome.invited(), outcome.missing.len()), (room, room + 50));
         assert!(outcome.missing.is_sorted_by(|one, two| one.0 < two.0));
@@ -51,7 +51,7 @@ fn more_than_an_outcome_has_room_for_are_counted() {
     for plan in [masked_plan(all_of(3)), plan(all_of(3))] {
         let (mut round, _) = Round::begin(Millis(0), plan);
         round.step(Millis(0), &Event::DevicesFound { devices: devices(9000) });
-        let effects = round.step(Millis(1), &Event::CancelRequested);
+        let effects = round.step(Millis(1), &cancelled());
         let outcome = outcome(&effects);
         assert_eq!(outcome.missing.len(), 1250);
         let no_room = outcome.missing.iter().find(|(_, why)| why.code == FailureCode::NoRoom);
@@ -65,7 +65,7 @@ fn who_is_not_needed_is_not_named() {
     let (mut round, _) = Round::begin(Millis(0), masked_plan(some));
     let offers = round.step(Millis(0), &Event::DevicesFound { devices: devices(400) });
     assert_eq!((offers.len(), round.eligible().count()), (200, 250));
-    let effects = round.step(Millis(1), &Event::CancelRequested);
+    let effects = round.step(Millis(1), &cancelled());
     assert_eq!(outcome(&effects).missing.len(), 200);
 }
 

@@ -116,7 +116,7 @@ impl Model {
                 d.lost = true;
             }
             Event::DeviceReturned { device } => self.returned(now, device, &mut expected),
-            Event::CancelRequested => {
+            Event::CancelRequested { .. } => {
                 self.stop(FailureCode::Cancelled, &mut expected);
                 return expected;
             }

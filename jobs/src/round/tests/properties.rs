@@ -144,7 +144,7 @@ impl Witness {
             Op::BrokerJudged(None) => {
                 Event::JudgementFailed { failure: Failure::new(FailureCode::Internal, "boom") }
             }
-            Op::Cancel => Event::CancelRequested,
+            Op::Cancel => cancelled(),
             Op::Tick => Event::Tick,
         }
     }

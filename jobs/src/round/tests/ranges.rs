@@ -23,7 +23,7 @@ fn updates_out_of_range_are_refused_with_value_and_limit() {
         assert_eq!(effects, [], "{text}: it is not looked into");
         let effects = give(&mut round, 2, &invited[1], 1, 2);
         assert!(matches!(effects[..], [Effect::Aggregate { .. }]), "{effects:?}");
-        let effects = round.step(Millis(3), &Event::CancelRequested);
+        let effects = round.step(Millis(3), &cancelled());
         let failure = reason(outcome(&effects), &invited[0]);
         assert_eq!(failure.code, FailureCode::InvalidUpdate);
         assert!(failure.message.contains(text), "{failure:?}");

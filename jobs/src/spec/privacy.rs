@@ -150,9 +150,11 @@ impl Privacy {
     }
 
     /// How far a parameter may move with noise that a device adds itself: the norm and four
-    /// deviations, beyond which one value in 16,000 lies.
-    pub fn range_needed(&self) -> f64 {
-        self.initial_norm() * (1.0 + 4.0 * 2.0 * self.noise_multiplier)
+    /// deviations, beyond which one value in 16,000 lies. As exact as a range is, so that the product
+    /// of round numbers is enough.
+    #[allow(clippy::cast_possible_truncation, reason = "a range beyond floats is infinite")]
+    pub fn range_needed(&self) -> f32 {
+        (self.initial_norm() * (1.0 + 4.0 * 2.0 * self.noise_multiplier)) as f32
     }
 
     /// The norm after a round with this one, in which `within` is the noised share of updates that
@@ -326,7 +328,7 @@ impl Problems {
                 let needed = privacy.range_needed();
                 let expected = format!("at least {needed}, so that the noise is not cut off");
                 let field = "secure_aggregation.clip";
-                self.check(f64::from(secure.clip) >= needed, field, secure.clip, &expected);
+                self.check(secure.clip >= needed, field, secure.clip, &expected);
             }
         }
     }

@@ -61,9 +61,9 @@ fn every_problem_of_a_promise_is_found_at_once() {
 /// Noise that is cut off is not what the accountant counts on for learning anything.
 #[test]
 fn what_is_masked_has_room_for_its_noise() {
-    let masked = |mode: &str, secure: &str| {
+    let with = |mode: &str, norm: f64, noise: f64, secure: &str| {
         let privacy = format!(
-            r#"{{"mode":"{mode}","clip":{{"norm":0.5}},"noise_multiplier":4,"delta":1e-5,
+            r#"{{"mode":"{mode}","clip":{{"norm":{norm}}},"noise_multiplier":{noise},"delta":1e-5,
             "epsilon_budget":8}}"#
         );
         let more = format!(
@@ -72,7 +72,10 @@ fn what_is_masked_has_room_for_its_noise() {
         );
         wrong(&privacy, &more).replace("secure_aggregation.", "")
     };
+    let masked = |mode: &str, secure: &str| with(mode, 0.5, 4.0, secure);
     assert_eq!(masked("local", r#""clip":16.5"#), "");
+    assert_eq!(with("local", 0.1, 5.0, r#""clip":4.1"#), "", "0.1 x 41");
+    assert_eq!(with("local", 0.1, 5.0, r#""clip":4.0999"#), "clip");
     assert_eq!(masked("local", r#""clip":16.4,"weight_max":9"#), "weight_max clip");
     assert_eq!(masked("central", ""), "");
     assert_eq!(masked("central", r#""weight_max":2"#), "weight_max");

@@ -360,15 +360,19 @@ fn name_of(record: &ModelRecord) -> String {
 }
 
 fn unknown(query: &ModelQuery, models: &Models) -> ApiError {
-    let same: Vec<String> = versions(models, &query.name)
-        .take(HINT_NAMES)
-        .map(|entry| entry.value.reference.version.to_string())
-        .collect();
+    let mut same: Vec<_> = versions(models, &query.name).collect();
+    same.sort_by_key(|entry| std::cmp::Reverse(entry.revision));
     if let (Some(version), false) = (&query.version, same.is_empty()) {
+        let newest = same.iter().take(HINT_NAMES);
+        let mut newest: Vec<&str> =
+            newest.map(|entry| entry.value.reference.version.as_str()).collect();
+        if same.len() > HINT_NAMES {
+            newest.push("...");
+        }
         return ApiError::new(
             ApiCode::UnknownModel,
             format!("model {} has no version {version}", query.name),
-            format!("its versions are: {}", same.join(", ")),
+            format!("its versions are: {}", newest.join(", ")),
         );
     }
     let mut names: Vec<&str> =

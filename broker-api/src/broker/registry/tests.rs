@@ -34,3 +34,18 @@ async fn a_result_is_registered_once_however_many_owners_try() {
     let pushed = add(other, Numbering::Next, b"another").await;
     assert_eq!(pushed.reference.version.as_str(), "2");
 }
+
+/// The newest first, as numbers and not as text.
+#[tokio::test]
+async fn an_unknown_version_is_told_with_the_newest_ones() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let registry = &broker.core.registry;
+    for number in 1..=12_u8 {
+        let (bytes, config) = (Bytes::from(vec![number]), ModelConfig::default());
+        registry.add(&id("m"), Numbering::Next, bytes, None, config).await.unwrap();
+    }
+    let error = registry.find(&"m:99".parse().unwrap()).await.unwrap_err();
+    assert_eq!(error.detail, "model m has no version 99");
+    assert_eq!(error.hint, "its versions are: 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, ...");
+}

@@ -103,10 +103,12 @@ async fn a_broker_that_does_not_answer_is_not_waited_for() {
 
 #[tokio::test]
 async fn what_only_the_broker_finds_is_told_by_the_names_of_flags() {
-    let check = || async {
-        let error = |detail: &str| ApiError::new(ApiCode::InvalidSpec, detail, "hint");
+    // What a model does not fit is refused as what is wrong with the request is.
+    let shape = ApiCode::Job(::jobs::report::FailureCode::ShapeMismatch);
+    let check = move || async move {
+        let error = |detail: &str| ApiError::new(shape, detail, "hint");
         let said = vec![error("work.evaluate is both: expected"), error("no data set d")];
-        (StatusCode::BAD_REQUEST, ApiError::all(said).unwrap().problem().to_json())
+        (StatusCode::UNPROCESSABLE_ENTITY, ApiError::all(said).unwrap().problem().to_json())
     };
     let routes = Router::new().route("/v1/jobs/{id}", put(check)).route("/v1/jobs", post(check));
     let server = broker(routes).await;
@@ -115,6 +117,7 @@ async fn what_only_the_broker_finds_is_told_by_the_names_of_flags() {
         let error = dunlin(&server, &words).await.1.unwrap_err();
         let detail = "2 mistakes:\n  --evaluate is both: expected\n  no data set d";
         assert_eq!((error.detail.as_str(), error.hint.as_str()), (detail, "hint"));
+        assert_eq!(error.code, failure::USAGE, "nothing was begun");
     }
 }
 

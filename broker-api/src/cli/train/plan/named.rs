@@ -27,14 +27,14 @@ pub(super) fn named(problem: String, given: &Given) -> String {
     format!("--{flag}: {setting}{rest}")
 }
 
-/// What the broker says of a job, by the names of flags.
+/// What the broker says of a job that it refuses, by the names of flags.
 pub(in crate::cli::train) fn by_flags(error: CliError, given: &Given) -> CliError {
     if error.errors.is_empty() {
         return error;
     }
     let errors = error.errors.into_iter().map(|problem| named(problem, given));
     let errors: Vec<String> = errors.collect();
-    CliError { detail: failure::listed(&errors), errors, ..error }
+    CliError { code: failure::USAGE, detail: failure::listed(&errors), errors, ..error }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What devices declare of a data set: whether they agree, and how its values become inputs.
 
 use jobs::device::{DatasetFacts, Hello};
+use jobs::hours::Hours;
 use jobs::id::{DatasetName, Millis};
 use jobs::report::FailureCode;
 use jobs::selector::Selector;
@@ -108,9 +109,16 @@ pub(in crate::coordinator) fn unfit(
         return Some("has an agent that does not know these masks".to_owned());
     }
     let Selection::Windows { label } = selection else { return None };
+    if selection.admits(&hello.labels, now) {
+        return None;
+    }
     let window = hello.labels.get(label).map_or("", String::as_str);
-    let is_open = selection.admits(&hello.labels, now);
-    (!is_open).then(|| format!("outside of its window {label}={window}"))
+    Some(match window.parse::<Hours>() {
+        Ok(_) => format!("outside of its window {label}={window}"),
+        Err(_) => {
+            format!("has no window that can be read: {label}={window}, expected such as 22-06")
+        }
+    })
 }
 
 /// Refuses random changes of what is no picture.

@@ -112,6 +112,23 @@ async fn a_job_that_nobody_can_take_says_so() {
     assert_eq!((record.state, record.waiting), (JobState::Cancelled, None));
 }
 
+/// A device whose label is no hours never takes part: it says that, and not that its time will come.
+#[tokio::test]
+async fn a_window_that_cannot_be_read_is_told() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let _d1 = Device::start(&world, "d1").await;
+    let mut odd = hello("d2");
+    odd.labels.insert("available".to_owned(), "nights".to_owned());
+    let _d2 = Device::start_with(&world, odd, |_| Action::Work).await;
+    joined(&broker, 2).await;
+    let windows = training(1, |train| train.participation.selection = "windows".parse().unwrap());
+    let checked = broker.check(&windows).await.unwrap();
+    assert_eq!(checked.devices, [id("d1")]);
+    let why = "has no window that can be read: available=nights, expected such as 22-06";
+    assert_eq!(checked.warnings, [format!("the job would begin without d2 {why}")]);
+}
+
 /// Who is outside of its window, or offline, is missing from a round, and a dry run says it before.
 #[tokio::test]
 async fn who_is_not_there_is_named_with_the_reason() {

@@ -27,18 +27,20 @@ mod plan;
 pub(super) mod rounds;
 
 pub(super) use given::Given;
+use given::OrNone;
 use plan::Request;
 
 /// `dunlin train`
 #[derive(Debug, Args)]
 pub(super) struct TrainArgs {
-    /// The job as TOML, with the field names of the HTTP API; flags that are given besides
-    /// override it.
+    /// The job as TOML, with the field names of the HTTP API; flags that are given besides override it,
+    /// and none takes away its --rule, --privacy, --secure-aggregation, --quarantine or
+    /// --early-stopping.
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
     /// Goes on from the parameters of a round of another job, the newest when absent, with its
-    /// model, data set and settings; flags that are given besides override them. What strategies keep
-    /// (moments, control variates) goes along where it can, and the job's notes say where it cannot.
+    /// model, data set and settings; flags that are given besides override them, as with --plan. What
+    /// strategies keep (moments, control variates) goes along where it can, and the job's notes say where it cannot.
     /// The ledger of --privacy begins anew: budgets of both jobs add up. See --keep-rounds.
     #[arg(long = "continue", id = "continue", value_name = "JOB[:ROUND]", conflicts_with = "plan")]
     begin_from: Option<RoundOf>,
@@ -127,7 +129,7 @@ pub(super) struct TrainArgs {
     /// With fedavgm, fedadagrad, fedadam or fedyogi: what takes the place of the mean, one of the
     /// strategies that bear wrong updates, such as krum:byzantine=1.
     #[arg(long, value_name = "STRATEGY")]
-    rule: Option<Strategy>,
+    rule: Option<OrNone<Strategy>>,
     #[arg(
         long,
         value_name = "PROMISE",
@@ -137,7 +139,7 @@ pub(super) struct TrainArgs {
                 norm begins with a norm that adapts, sampling_rate=0.1 draws devices by chance; \
                 local:.. lets each device add noise to its own update"
     )]
-    privacy: Option<Privacy>,
+    privacy: Option<OrNone<Privacy>>,
     #[arg(
         long,
         default_value_t = UpdateEncoding::default(),
@@ -162,9 +164,9 @@ pub(super) struct TrainArgs {
         default_missing_value = "",
         value_name = "SETTINGS",
         help = "Hides each update: the broker learns no more than their sum; with settings such as \
-                clip=0.5,weight_max=100,rounding=stochastic,drop_out=0.3,colluding=0.1 or none"
+                clip=0.5,weight_max=100,rounding=stochastic,drop_out=0.3,colluding=0.1"
     )]
-    secure_aggregation: Option<SecureAggregation>,
+    secure_aggregation: Option<OrNone<SecureAggregation>>,
     /// Updates without which a round fails.
     #[arg(long, default_value_t = Participation::default().quorum, value_name = "N")]
     quorum: u32,
@@ -190,7 +192,7 @@ pub(super) struct TrainArgs {
                 for 20 rounds, or with settings such as refused=2,within=5,rounds=50; \
                 left_out=true counts updates that a robust strategy leaves out as well"
     )]
-    quarantine: Option<Quarantine>,
+    quarantine: Option<OrNone<Quarantine>>,
     #[arg(
         long,
         default_value_t = LateUpdates::default(),
@@ -218,7 +220,7 @@ pub(super) struct TrainArgs {
         help = "Ends early when the evaluation does not improve any more: in so many rounds, by \
                 more than MIN_DELTA, of loss or accuracy; such as 3 or 3:0.001:accuracy"
     )]
-    early_stopping: Option<EarlyStopping>,
+    early_stopping: Option<OrNone<EarlyStopping>>,
     /// Which round's parameters are registered: last or best (as --early-stopping compares them,
     /// else by loss).
     #[arg(long, default_value_t = Keep::default(), value_name = "ROUND")]
@@ -308,19 +310,19 @@ fn spec(args: &TrainArgs, model: ModelQuery, dataset: DatasetName) -> TrainSpec 
             deadline_ms: millis(args.round_deadline),
             failed_rounds_max: args.failed_rounds_max,
             selection: args.selection.clone(),
-            quarantine: args.quarantine,
+            quarantine: args.quarantine.and_then(|it| it.0),
             late_updates: args.late_updates,
         },
         strategy: args.strategy,
-        rule: args.rule,
-        privacy: args.privacy,
+        rule: args.rule.and_then(|it| it.0),
+        privacy: args.privacy.and_then(|it| it.0),
         update: args.update,
         download: args.download,
         transfer: args.transfer,
-        secure_aggregation: args.secure_aggregation,
+        secure_aggregation: args.secure_aggregation.and_then(|it| it.0),
         evaluate: if args.no_evaluate { Evaluate::None } else { args.evaluate },
         target_accuracy: args.target_accuracy,
-        early_stopping: args.early_stopping,
+        early_stopping: args.early_stopping.and_then(|it| it.0),
         keep: args.keep,
         keep_rounds: args.keep_rounds,
         register_as: args.register_as.clone(),

@@ -81,7 +81,7 @@ impl Participation {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{text:?}: {reason}; expected settings such as refused=3,within=10,rounds=20,left_out=true, \
-     any of them or none"
+     each may be left out"
 )]
 pub struct QuarantineError {
     text: String,

@@ -127,7 +127,7 @@ const WEIGHT_MAX: u32 = 10_000;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{text:?}: {reason}; expected settings such as clip=0.5,weight_max=100,rounding=stochastic,\
-     drop_out=0.3,colluding=0.1,stage_deadline_ms=60000, any of them or none"
+     drop_out=0.3,colluding=0.1,stage_deadline_ms=60000, each may be left out"
 )]
 pub struct SecureAggregationError {
     text: String,

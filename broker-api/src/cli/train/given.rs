@@ -1,6 +1,7 @@
 //! The flags of `dunlin train`, and which of them were typed: only those override a plan.
 
 use std::collections::BTreeSet;
+use std::str::FromStr;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, Error, FromArgMatches};
@@ -23,6 +24,18 @@ impl Given {
     /// What is wrong with flags that cannot be read.
     pub(super) fn mistakes(&self) -> Vec<String> {
         self.mistyped.iter().filter_map(|mistyped| mistyped.told.clone()).collect()
+    }
+}
+
+/// A setting that a job may be without: `none` leaves it out, whatever a plan or the job before has.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct OrNone<T>(pub(super) Option<T>);
+
+impl<T: FromStr> FromStr for OrNone<T> {
+    type Err = T::Err;
+
+    fn from_str(text: &str) -> Result<Self, T::Err> {
+        if text == "none" { Ok(Self(None)) } else { text.parse().map(|it| Self(Some(it))) }
     }
 }
 

@@ -288,6 +288,19 @@ mod tests {
     }
 
     #[test]
+    fn none_takes_away_what_a_plan_has() {
+        let settings = "[spec]\nrule = \"krum:byzantine=1\"\nsecure_aggregation = \"\"\n\
+            early_stopping = \"3\"\nprivacy = \"central:norm=1,noise_multiplier=1,delta=1e-5,\
+            epsilon_budget=8\"";
+        let text = PLAN.replace("[spec]", settings).replace("quorum", "quarantine = \"\"\nquorum");
+        let all = "--rule none --privacy none --secure-aggregation none --quarantine none \
+            --early-stopping none";
+        assert!(planned(&text, "").unwrap_err().len() > 1);
+        assert_eq!(planned(&text, all), planned(PLAN, ""));
+        assert_eq!(planned(PLAN, all), planned(PLAN, ""), "none is there");
+    }
+
+    #[test]
     fn a_plan_may_leave_to_flags_what_a_job_needs() {
         let asked = planned("", "--model mlp --dataset digits").unwrap();
         assert_eq!(asked, request(&given("--model mlp --dataset digits"), None).unwrap());

@@ -167,6 +167,10 @@ fn read_spec(mut spec: Value, defaults: &Value, reading: &mut Reading) -> Option
         };
         let place: Vec<String> = error.path().iter().map_while(field).collect();
         let place = place.join(".");
+        // What stands for it cannot be read either.
+        if taken.contains(&place) {
+            return None;
+        }
         let field = format!("spec.{place}");
         let text = error.inner().to_string();
         // What was taken away before is not missing.

@@ -67,7 +67,8 @@ pub(super) fn fields(text: &str) -> Result<Map<String, Value>, String> {
             setting.split_once('=').ok_or_else(|| format!("{setting:?} has no value"))?;
         let value: Value = match (value.parse::<u32>(), value.parse::<f64>(), value) {
             (Ok(count), _, _) => count.into(),
-            (_, Ok(number), _) => number.into(),
+            (_, Ok(number), _) if number.is_finite() => number.into(),
+            (_, Ok(_), _) => return Err(format!("{name} is {value}, not a finite number")),
             (_, _, "true") => true.into(),
             (_, _, "false") => false.into(),
             (_, _, word) => word.into(),

@@ -47,6 +47,62 @@ async fn all_mistakes_of_flags_are_told_at_once_by_their_names() {
     assert_eq!(mistakes[1..], [missing, rounds, "no device has a data set d"]);
 }
 
+/// They are no numbers of JSON, which has null in their place: as if the flag were not there.
+#[tokio::test]
+async fn numbers_that_are_not_finite_are_mistakes() {
+    let check = || async { (StatusCode::OK, r#"{"devices":[]}"#) };
+    let server = broker(Router::new().route("/v1/jobs", post(check))).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("job.toml");
+    let plan = "[spec]\nmodel = \"m\"\ndataset = \"d\"\ntarget_accuracy = nan\n\
+        [spec.local]\nmomentum = inf\n[spec.participation]\nover_selection = nan\n";
+    std::fs::write(&file, plan).unwrap();
+    let of_file = format!("--plan {}", file.display());
+    let flags = "--model m --dataset d";
+    for (from, words, expected) in [
+        (
+            flags,
+            "--learning-rate 1e300",
+            &["--learning-rate is 1e300: expected a finite number"][..],
+        ),
+        (
+            flags,
+            "--target-accuracy nan --gradient-norm-max=inf",
+            &[
+                "--gradient-norm-max is inf: expected a finite number",
+                "--target-accuracy is nan: expected a finite number",
+            ],
+        ),
+        (
+            flags,
+            "--schedule step:10:nan --normalization nan/1 --strategy fedadam:tau=inf",
+            &[
+                "--normalization: mean: expected a finite number",
+                "--schedule: factor: expected a finite number",
+                "--strategy: \"fedadam:tau=inf\" is no strategy: tau is inf, not a finite number",
+            ],
+        ),
+        (
+            of_file.as_str(),
+            "--over-selection 0.5 --devices 3",
+            &[
+                "spec.local.momentum: expected a finite number",
+                "spec.target_accuracy: expected a finite number",
+            ],
+        ),
+    ] {
+        let words = format!("train {from} {words} --dry-run");
+        let words: Vec<&str> = words.split(' ').collect();
+        let error = dunlin(&server, &words).await.1.unwrap_err();
+        let mut mistakes = error.errors;
+        mistakes.sort_unstable();
+        assert_eq!(mistakes.len(), expected.len(), "{mistakes:#?}");
+        for (mistake, expected) in mistakes.iter().zip(expected) {
+            assert!(mistake.starts_with(expected), "{mistake:?}: {expected:?}");
+        }
+    }
+}
+
 /// What is not a mistake of its own, and what the broker is asked beside: the rest as it was typed.
 #[tokio::test]
 async fn mistyped_flags_are_asked_as_they_were_typed() {

@@ -1,5 +1,6 @@
 //! The flags of `dunlin train`, and which of them were typed: only those override a plan.
 
+use std::any::TypeId;
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
@@ -39,12 +40,23 @@ impl<T: FromStr> FromStr for OrNone<T> {
     }
 }
 
+/// A number that JSON has: it has neither NaN nor infinity, and null would leave the flag out.
+fn finite<T: FromStr + Copy + Into<f64>>(text: &str) -> Result<T, String> {
+    let number = text.parse().ok().filter(|number: &T| (*number).into().is_finite());
+    number.ok_or_else(|| "expected a finite number".to_owned())
+}
+
 impl Args for Given {
     fn augment_args(command: Command) -> Command {
         // A number below 0 is out of range, and no flag.
         TrainArgs::augment_args(command).mut_args(|flag| {
             let takes_values = flag.get_action().takes_values();
-            if takes_values { flag.allow_negative_numbers(true) } else { flag }
+            let flag = if takes_values { flag.allow_negative_numbers(true) } else { flag };
+            match flag.get_value_parser().type_id() {
+                kind if kind == TypeId::of::<f32>() => flag.value_parser(finite::<f32>),
+                kind if kind == TypeId::of::<f64>() => flag.value_parser(finite::<f64>),
+                _ => flag,
+            }
         })
     }
 

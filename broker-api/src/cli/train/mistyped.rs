@@ -19,8 +19,8 @@ const INSTEAD: [&str; 2] = ["--plan", "--continue"];
 const NUMBERS: [(TypeId, &str); 4] = [
     (TypeId::of::<u32>(), "a whole number, 0 to 4294967295"),
     (TypeId::of::<u64>(), "a whole number, 0 to 18446744073709551615"),
-    (TypeId::of::<f32>(), "a number"),
-    (TypeId::of::<f64>(), "a number"),
+    (TypeId::of::<f32>(), "a finite number"),
+    (TypeId::of::<f64>(), "a finite number"),
 ];
 
 /// Errors of one flag or its value.

@@ -13,6 +13,7 @@ use crate::cli::failure::{self, CliError};
 use crate::record::JobRecord;
 use crate::request::training::{Training, Unread, at, field_of, put, read as read_fields};
 
+mod endless;
 mod named;
 mod refused;
 
@@ -175,18 +176,23 @@ fn complete(mut plan: Value, given: &Given) -> Result<Request, Mistakes> {
     if at(&plan, "spec.rounds").is_none() {
         put(&mut plan, "spec.rounds", at(&flags, "spec.rounds").cloned());
     }
+    let endless = endless::removed(&mut plan);
     // What cannot be read is asked for as it was typed, so that nothing else is taken for it.
     let mistyped = given.mistyped.iter().filter_map(|mistyped| {
         let (_, field) = FIELDS.iter().find(|(flag, _)| is_flag(flag, &mistyped.flag))?;
         Some((*field, mistyped.value.as_deref()))
     });
     let mut told = Unread::default();
+    for problem in &endless {
+        told.add(field_of(problem));
+    }
     for (field, value) in mistyped {
         put(&mut plan, field, Some(json!(value)));
         told.add(field);
     }
     let reading = read_fields(&plan, &flags, &NEEDED);
     let mut problems = given.mistakes();
+    problems.extend(endless);
     problems.extend(reading.problems.into_iter().filter(|problem| !told.has(field_of(problem))));
     match reading.training {
         Some(Training { selector, deadline, spec }) if problems.is_empty() => {
@@ -288,6 +294,19 @@ mod tests {
     }
 
     #[test]
+    fn what_a_setting_is_without_is_no_mistake() {
+        for flags in [
+            "--schedule cosine --selection by_loss --devices 3",
+            "--schedule cosine:0.1 --quarantine --secure-aggregation --quorum 3",
+            "--early-stopping 3 --late-updates staleness:exponent=1 --update topk:share=0.1",
+            "--devices 3 --privacy central:initial=1,noise_multiplier=0.2,delta=1e-5,epsilon_budget=900",
+        ] {
+            let asked = planned("", &format!("--model m --dataset d {flags}"));
+            assert!(asked.is_ok(), "{flags}: {asked:?}");
+        }
+    }
+
+    #[test]
     fn none_takes_away_what_a_plan_has() {
         let settings = "[spec]\nrule = \"krum:byzantine=1\"\nsecure_aggregation = \"\"\n\
             early_stopping = \"3\"\nprivacy = \"central:norm=1,noise_multiplier=1,delta=1e-5,\
@@ -378,6 +397,17 @@ mod tests {
         assert_eq!(
             (asked.deadline, asked.selector.as_str()),
             (Some(Millis(60_000)), "label.site=lab")
+        );
+        let flags = given("--continue old:4 --schedule step:10:nan --selection fraction:inf");
+        let Err(Refused::Mistaken(_, mistakes)) = request(&flags, Some(&job)) else { panic!() };
+        let mut problems = mistakes.problems;
+        problems.sort_unstable();
+        assert_eq!(
+            problems,
+            [
+                "spec.local.schedule.factor: expected a finite number",
+                "spec.participation.selection.fraction: expected a finite number",
+            ]
         );
     }
 

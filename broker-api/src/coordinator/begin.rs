@@ -22,7 +22,7 @@ use super::masking::KeyRing;
 use super::notes::tell;
 use super::owner::{DONE_WAITING, Ears, Owner, REST, Stop};
 use super::pace::Pace;
-use super::prepare::{Carried, Model, Ready, Unprepared, model_of};
+use super::prepare::{Carried, Model, Ready, Unprepared, eligible, model_of, unjudged};
 use super::state::{Prepared, StoredTraining, encoded_name, unknown};
 use super::updates::Updates;
 use super::waiting::{Absent, Told};
@@ -265,8 +265,10 @@ impl Patience<'_> {
             Ok(ready) => ready,
             Err(unprepared) => return Ok(Err(unprepared)),
         };
-        let Carried { state: server_state, controls, went_on, notes } = carried;
-        let Self { core, job, spec, deadline, .. } = *self;
+        let Carried { state: server_state, controls, went_on, mut notes } = carried;
+        let Self { core, job, spec, job_spec, deadline } = *self;
+        let devices = eligible(&core.fleet, &job_spec.selector, spec, Some(&prepared));
+        notes.extend(unjudged(&devices, spec));
         // From here on the graph is referred to.
         stored.value.prepared = Some(prepared.clone());
         self.write(stored).await?;

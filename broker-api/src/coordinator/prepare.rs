@@ -24,7 +24,7 @@ mod facts;
 mod resume;
 
 pub(super) use carried::Carried;
-pub(super) use facts::{eligible, fits, unfit};
+pub(super) use facts::{eligible, fits, unfit, unjudged};
 
 /// Values of an example, at most, and classes: devices declare them, and sizes follow from them.
 const VALUES_MAX: usize = 1 << 26;

@@ -11,7 +11,7 @@ use jobs::spec::TrainSpec;
 use serde::Serialize;
 
 use super::owner::Owner;
-use super::prepare::{eligible, unfit};
+use super::prepare::{eligible, unfit, unjudged};
 use super::state::Prepared;
 use crate::broker::Core;
 use crate::fleet::Fleet;
@@ -120,6 +120,7 @@ impl Core {
     /// Who would take part in a training now.
     pub(crate) fn would_take_part(&self, selector: &Selector, spec: &TrainSpec) -> Checked {
         let devices = eligible(&self.fleet, selector, spec, None);
+        let unjudged = unjudged(&devices, spec);
         let devices: Vec<DeviceId> = devices.into_iter().map(|hello| hello.device).collect();
         let absent = Absent::of(&self.fleet, selector, spec, None);
         let part = &spec.participation;
@@ -139,6 +140,7 @@ impl Core {
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
             warnings.push(format!("the job would begin without {}{more}", away.join(", ")));
         }
+        warnings.extend(unjudged);
         Checked { devices, warnings }
     }
 

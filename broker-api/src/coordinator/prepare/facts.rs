@@ -5,7 +5,7 @@ use jobs::hours::Hours;
 use jobs::id::{DatasetName, Millis};
 use jobs::report::FailureCode;
 use jobs::selector::Selector;
-use jobs::spec::{Augment, Normalization, Selection, TrainSpec};
+use jobs::spec::{Augment, Evaluate, Keep, Normalization, Selection, TrainSpec};
 use models::picture::{Layout, Preprocessing};
 
 use super::{Unprepared, failed};
@@ -119,6 +119,29 @@ pub(in crate::coordinator) fn unfit(
             format!("has no window that can be read: {label}={window}, expected such as 22-06")
         }
     })
+}
+
+/// What is not known of rounds that devices are to judge where none of them can.
+pub(in crate::coordinator) fn unjudged(devices: &[Hello], spec: &TrainSpec) -> Option<String> {
+    let can_judge = |hello| of(hello, &spec.dataset).is_some_and(|facts| facts.test_examples > 0);
+    let judges = spec.evaluate != Evaluate::Devices || devices.iter().any(can_judge);
+    if devices.is_empty() || judges {
+        return None;
+    }
+    let asked = [
+        (spec.target_accuracy.is_some(), "target_accuracy"),
+        (spec.early_stopping.is_some(), "early_stopping"),
+        (spec.keep == Keep::Best, "keep"),
+    ];
+    let asked = asked.into_iter().filter_map(|(is_asked, name)| is_asked.then_some(name));
+    let asked: Vec<&str> = asked.collect();
+    let idle = if asked.is_empty() {
+        String::new()
+    } else {
+        format!(", and cannot decide what is asked for: {}", asked.join(", "))
+    };
+    let dataset = &spec.dataset;
+    Some(format!("no device has test examples of {dataset}: figures are those of training{idle}"))
 }
 
 /// Refuses random changes of what is no picture.

@@ -2,7 +2,7 @@
 
 use futures::StreamExt as _;
 use jobs::device::{Hello, Presence};
-use jobs::spec::{Participation, TrainSpec};
+use jobs::spec::{Evaluate, Keep, Participation, TrainSpec};
 
 use super::*;
 use crate::record::EventBody;
@@ -110,6 +110,32 @@ async fn a_job_that_nobody_can_take_says_so() {
     broker.cancel(&nowhere).await.unwrap();
     let record = ended(&broker, &nowhere).await;
     assert_eq!((record.state, record.waiting), (JobState::Cancelled, None));
+}
+
+/// Whose accuracy is asked for is said beforehand, and on the job.
+#[tokio::test]
+async fn that_no_device_can_judge_is_told() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let mut untested = hello("d1");
+    untested.datasets[0].test_examples = 0;
+    let _d1 = Device::start_with(&world, untested, |_| Action::Work).await;
+    joined(&broker, 1).await;
+    let asked = training(1, |train| {
+        train.evaluate = Evaluate::Devices;
+        train.target_accuracy = Some(0.5);
+        train.keep = Keep::Best;
+    });
+    let told = "no device has test examples of tiny: figures are those of training, and cannot \
+        decide what is asked for: target_accuracy, keep";
+    assert_eq!(broker.check(&asked).await.unwrap().warnings, [told]);
+    let record = ended(&broker, &submit(&broker, asked).await).await;
+    assert!(record.notes.contains(&told.to_owned()), "{:?}", record.notes);
+
+    let _d2 = Device::start(&world, "d2").await;
+    joined(&broker, 2).await;
+    let asked = training(1, |train| train.evaluate = Evaluate::Devices);
+    assert_eq!(broker.check(&asked).await.unwrap().warnings, Vec::<String>::new());
 }
 
 /// A device whose label is no hours never takes part: it says that, and not that its time will come.

@@ -2,7 +2,8 @@
 //! their noise is made of.
 //!
 //! Another attempt at a round has the same noise on the same update, so that it gives nothing more
-//! away. Another update for the same round is refused: two of them tell more than one.
+//! away. Another update for the same round, or the same with more noise or less, is refused: two of
+//! them tell more than one.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -39,7 +40,8 @@ impl Releases {
         Self { dir, secret: Mutex::default() }
     }
 
-    /// Seeds the noise of the update with this digest, and notes that it is given away.
+    /// Seeds the noise of the update with this digest, which stands for how much noise it gets too, and
+    /// notes that it is given away.
     pub(crate) fn release(
         &self,
         job: &JobId,
@@ -57,7 +59,7 @@ impl Releases {
             Ok(_) => {
                 let message = format!(
                     "round {round} of job {job} got another update before, and two would tell more \
-                     than one: the data set, or the agent, is another than then"
+                     than one: the data set, the agent, or the noise asked for is another than then"
                 );
                 return Err(Failure::new(FailureCode::BudgetSpent, message));
             }

@@ -222,6 +222,33 @@ async fn a_training_is_cancelled_while_heartbeats_go_on() {
     agent.stop().await;
 }
 
+/// A round that cannot do without it asks for the same attempt again, and has to hear it again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_is_busy_says_so_whenever_it_is_asked() {
+    let world = World::new().await;
+    let agent = world.join(world.config_with_data()).await;
+    let model = world.model("mlp", [1, 4, 4], 10).await;
+    let endless = LocalTraining { epochs: u32::MAX, batch_size: 8, ..LocalTraining::default() };
+    world.offer(&training(&model, "job1", 1, endless)).await;
+    let mut reports = world.listen("report.job2.pi").await;
+    for _ in 0..2 {
+        world.offer(&training(&model, "job2", 1, LocalTraining::default())).await;
+        assert_eq!(failure_of(final_report(&mut reports).await.0).code, FailureCode::Busy);
+    }
+    let context = async_nats::jetstream::new(world.client.clone());
+    let stream = context.get_stream(jobs::subject::STREAM_REPORTS).await.unwrap();
+    let stored = async || {
+        let subjects = stream.info_with_subjects("report.job2.pi").await.unwrap();
+        subjects.map(|subject| subject.unwrap().1).fold(0, async |all, it| all + it).await
+    };
+    let until = tokio::time::Instant::now() + super::PATIENCE;
+    while stored().await < 2 {
+        assert!(tokio::time::Instant::now() < until, "a broker hears one of them");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    agent.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ending_reports_what_was_at_work() {
     let world = World::new().await;

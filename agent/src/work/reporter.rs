@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_nats::header::HeaderMap;
 use bytes::Bytes;
+use jobs::id::Millis;
 use jobs::report::{Failure, FailureCode, ReportBody, TaskReport};
 use jobs::spec::TaskId;
 use jobs::{subject, wire};
@@ -107,7 +108,7 @@ async fn store_all(device: Arc<Device>, mut waiting: mpsc::Receiver<TaskReport>)
 /// Offers a report to the stream until it is taken.
 async fn store(device: &Device, report: &TaskReport) {
     let subject = subject::report(&report.task.job, &report.device);
-    let message_id = message_id(report);
+    let message_id = message_id(report, device.clock.now());
     let payload = wire::encode(report);
     let mut delay = Duration::from_millis(200);
     for attempt in 1..=ATTEMPTS_MAX {
@@ -130,14 +131,15 @@ async fn store(device: &Device, report: &TaskReport) {
 }
 
 /// The same for the same news, so that a repetition is recognised. An update that was made again,
-/// by an agent that was killed and has forgotten the first, is news if it is another one.
-fn message_id(report: &TaskReport) -> String {
+/// by an agent that was killed and has forgotten the first, is news if it is another one. So is each
+/// refusal: whoever offers a task again that was declined wants to know whether it still is.
+fn message_id(report: &TaskReport, now: Millis) -> String {
     let TaskId { job, round, purpose, attempt } = &report.task;
     let purpose = purpose.as_str();
     let news: Cow<'_, str> = match &report.body {
         ReportBody::Accepted => "accepted".into(),
         ReportBody::Progress(_) => "progress".into(),
-        ReportBody::Declined(_) => "declined".into(),
+        ReportBody::Declined(_) => format!("declined.{now}").into(),
         ReportBody::Trained(update) => format!("done.{}", update.parameters.digest.hex()).into(),
         ReportBody::Exchanged(_)
         | ReportBody::Evaluated(_)
@@ -151,7 +153,7 @@ fn message_id(report: &TaskReport) -> String {
 
 #[cfg(test)]
 mod tests {
-    use jobs::id::{BlobRef, Bytes, Millis};
+    use jobs::id::{BlobRef, Bytes};
     use jobs::report::UpdateReport;
 
     use super::*;
@@ -177,8 +179,8 @@ mod tests {
 
     #[test]
     fn an_update_that_was_made_again_is_news_if_it_is_another_one() {
-        let first = message_id(&trained(b"first", 5));
-        assert_eq!(message_id(&trained(b"first", 7)), first);
-        assert_ne!(message_id(&trained(b"other", 5)), first);
+        let first = message_id(&trained(b"first", 5), Millis(1));
+        assert_eq!(message_id(&trained(b"first", 7), Millis(2)), first);
+        assert_ne!(message_id(&trained(b"other", 5), Millis(1)), first);
     }
 }

@@ -171,7 +171,7 @@ impl Owner {
                 }
                 round::Effect::Withdraw { device, purpose, attempt, reason } => {
                     self.pace.heard(&device);
-                    if self.pace.withdraw(&device, purpose, attempt) {
+                    if self.pace.withdraw(round, &device, purpose, attempt) {
                         return Ok(());
                     }
                     let task = self.task_id(round, purpose, attempt);

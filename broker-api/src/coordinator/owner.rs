@@ -301,7 +301,7 @@ impl Owner {
 
     fn lost(&mut self, now: Millis, device: DeviceId) -> Vec<(Millis, Event)> {
         self.changed();
-        self.pace.heard(&device);
+        self.pace.lost(&device);
         self.in_round(now, round::Event::DeviceLost { device })
     }
 

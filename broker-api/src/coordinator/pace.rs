@@ -41,9 +41,8 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// Puts an offer behind those that wait, once; those of another round are obsolete.
+    /// Puts an offer behind those that wait, once.
     pub(super) fn push(&mut self, offered: Offered) {
-        self.waiting.retain(|other| other.round == offered.round);
         if !self.waiting.contains(&offered) {
             self.waiting.push_back(offered);
         }
@@ -54,16 +53,23 @@ impl Pace {
         self.fresh.remove(device);
     }
 
+    /// A device is not there. It is offered its task anew when it is.
+    pub(super) fn lost(&mut self, device: &DeviceId) {
+        self.heard(device);
+        self.waiting.retain(|offered| offered.device != *device);
+    }
+
     /// Whether an offer waited and need not be sent any more.
     pub(super) fn withdraw(
         &mut self,
+        round: RoundNumber,
         device: &DeviceId,
         purpose: Purpose,
         attempt: Attempt,
     ) -> bool {
         let before = self.waiting.len();
-        self.waiting.retain(|offered| {
-            (&offered.device, offered.purpose, offered.attempt) != (device, purpose, attempt)
+        self.waiting.retain(|it| {
+            (it.round, &it.device, it.purpose, it.attempt) != (round, device, purpose, attempt)
         });
         self.waiting.len() < before
     }
@@ -128,18 +134,31 @@ mod tests {
     }
 
     #[test]
-    fn each_offer_is_sent_once_in_order_and_none_that_was_withdrawn() {
+    fn each_offer_is_sent_once_in_order_and_none_that_nobody_needs() {
         let (mut pace, mut now) = (Pace::default(), Instant::now());
         (0..200).for_each(|number| pace.push(offered(number, 1)));
-        let Offered { device, purpose, attempt, .. } = offered(150, 1);
-        assert!(pace.withdraw(&device, purpose, attempt));
-        assert!(!pace.withdraw(&device, purpose, attempt));
+        let Offered { round, device, purpose, attempt, .. } = offered(150, 1);
+        assert!(pace.withdraw(round, &device, purpose, attempt));
+        assert!(!pace.withdraw(round, &device, purpose, attempt));
+        pace.lost(&offered(160, 1).device);
         let mut all = Vec::new();
         while let Some(at) = pace.wake_at().or((all.is_empty()).then_some(now)) {
             now = at;
             all.extend(std::iter::from_fn(|| pace.next(now)));
         }
-        let expected = (0..200).filter(|number| *number != 150).map(|number| offered(number, 1));
+        let expected = (0..200).filter(|number| ![150, 160].contains(number));
+        let expected = expected.map(|number| offered(number, 1));
         assert_eq!(all, expected.collect::<Vec<_>>());
+    }
+
+    /// A straggler that is offered its task again is of an earlier round.
+    #[test]
+    fn rounds_do_not_drop_the_offers_of_each_other() {
+        let (mut pace, now) = (Pace::default(), Instant::now());
+        let straggler = Offered { round: RoundNumber(0), ..offered(7, 1) };
+        (0..3).for_each(|number| pace.push(offered(number, 1)));
+        pace.push(straggler.clone());
+        pace.push(offered(3, 1));
+        assert_eq!(sent(&mut pace, now), 5);
     }
 }

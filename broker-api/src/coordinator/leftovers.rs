@@ -52,8 +52,14 @@ impl Owner {
         Ok(())
     }
 
-    /// Puts a round's blobs on the list, and removes those that are old from the object store.
+    /// Puts a round's blobs on the list, and removes those that are old from the object store; once,
+    /// though an owner that takes over tells of the last round again: what is reported by then is the
+    /// next one's.
     pub(super) fn forget(&mut self, outcome: &Outcome) {
+        if outcome.round <= self.stored.forgotten {
+            return;
+        }
+        self.stored.forgotten = outcome.round;
         let mut blobs = std::mem::take(&mut self.stored.updates);
         self.listed = Listed::default();
         blobs.extend(self.let_go(outcome));

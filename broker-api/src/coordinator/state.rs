@@ -41,6 +41,9 @@ pub struct StoredTraining {
     /// Blobs of rounds that are over, the oldest round first.
     #[serde(default)]
     pub garbage: Vec<Vec<BlobRef>>,
+    /// The last round of which they are.
+    #[serde(default)]
+    pub forgotten: RoundNumber,
 }
 
 /// What a training works with from its first round to its last.

@@ -219,3 +219,42 @@ async fn another_broker_encodes_parameters_that_were_only_stored() {
     assert_eq!(device.given.borrow()[&2].to_safetensors(), rounded);
     forgotten(&world, &job).await;
 }
+
+/// Brokers come and go while a round waits for `d2`: what `d1` has stored for it is there at its end.
+#[tokio::test]
+async fn brokers_that_take_over_forget_nothing_of_the_round_at_work() {
+    let world = World::new().await;
+    let (gate, open) = watch::channel(false);
+    let _d1 = Device::start(&world, "d1").await;
+    let _d2 = Device::start_as(&world, "d2", move |task| match task.id.round.0 {
+        2 if task.id.purpose == Purpose::Train => Action::After(open.clone()),
+        _ => Action::Work,
+    })
+    .await;
+    let mut broker = world.broker().await;
+    joined(&broker, 2).await;
+    let job = submit(&broker, train_spec(2, 2)).await;
+    for owner in 1..=3 {
+        let trainings = &broker.core.store.trainings;
+        until("d1's update counts, and this broker has stored the training twice", async || {
+            let Some(stored) = trainings.get(job.as_str()).await.unwrap() else { return false };
+            let stored = stored.value;
+            let round = stored.machine.as_ref().and_then(|machine| machine.round());
+            let counts = |round: &jobs::round::Round| {
+                let status = round.status();
+                status.round.0 == 2 && status.updates == 1
+            };
+            stored.term == owner
+                && stored.owner.as_ref() == Some(&broker.core.name)
+                && stored.write >= 2
+                && round.is_some_and(counts)
+        })
+        .await;
+        broker.stop().await;
+        broker = world.broker().await;
+    }
+    gate.send(true).unwrap();
+    let record = ended(&broker, &job).await;
+    assert_eq!(record.state, JobState::Succeeded, "{record:?}");
+    assert_eq!(participants(&record), vec![["d1", "d2"]; 2], "{:?}", record.rounds[1].missing);
+}

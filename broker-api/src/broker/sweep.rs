@@ -9,7 +9,7 @@ use jobs::spec::JobKind;
 use super::Core;
 use super::index::Brief;
 use crate::coordinator::kept::Kept;
-use crate::coordinator::state::round_key;
+use crate::coordinator::state::rounds_of;
 use crate::error::ApiError;
 use crate::record::StoredJob;
 use crate::store::{FILLED_MAX, StoreError};
@@ -104,22 +104,21 @@ impl Core {
     pub(crate) async fn prune(&self) -> Result<(), ApiError> {
         let filled = self.store.filled().await?;
         for id in self.index.surplus(|ended| kept(ended, filled)) {
-            let Some(stored) = self.store.jobs.get(id.as_str()).await? else { continue };
-            for blob in Kept::of(&stored.value).blobs() {
-                self.store.blobs.delete(blob).await.map_err(StoreError::from)?;
-            }
-            if stored.value.record.spec.work.kind() == JobKind::Train {
-                for round in 1.. {
-                    let key = round_key(&id, round);
-                    if self.store.rounds.get(&key).await?.is_none() {
-                        break;
-                    }
-                    self.store.rounds.remove(&key).await?;
-                }
-            }
-            self.store.jobs.remove(id.as_str()).await?;
+            self.remove_job(&id).await?;
         }
         Ok(())
+    }
+
+    /// Removes a job with all that it left; one of which a part is gone already, too.
+    async fn remove_job(&self, id: &JobId) -> Result<(), StoreError> {
+        let Some(stored) = self.store.jobs.get(id.as_str()).await? else { return Ok(()) };
+        for blob in Kept::of(&stored.value).blobs() {
+            self.store.blobs.delete(blob).await?;
+        }
+        if stored.value.record.spec.work.kind() == JobKind::Train {
+            self.store.rounds.remove_all(&rounds_of(id)).await?;
+        }
+        self.store.jobs.remove(id.as_str()).await
     }
 }
 
@@ -133,11 +132,36 @@ fn kept(ended: usize, filled: f64) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::coordinator::state::round_key;
+    use crate::testing::{Device, World, ended, joined, train_spec};
 
     #[test]
     fn fewer_jobs_stay_in_a_store_that_is_too_full() {
         assert_eq!([0, 100, 30_000].map(|ended| kept(ended, 0.5)), [0, 100, KEEP_ENDED]);
         assert_eq!([0, 10, 21, 800].map(|ended| kept(ended, 0.51)), [20, 20, 20, 700]);
+    }
+
+    /// Another broker died while it removed the job, or NATS has lost its first rounds.
+    #[tokio::test]
+    async fn a_job_goes_with_all_its_rounds_whichever_are_there() {
+        let world = World::new().await;
+        let broker = world.broker().await;
+        let _device = Device::start(&world, "d1").await;
+        joined(&broker, 1).await;
+        let job = broker.submit(train_spec(4, 1), Bytes::new(), None, None).await.unwrap().id;
+        assert_eq!(ended(&broker, &job).await.rounds.len(), 4);
+        let store = &broker.core.store;
+        for round in [1, 2] {
+            store.rounds.remove(&round_key(&job, round)).await.unwrap();
+        }
+        broker.core.remove_job(&job).await.unwrap();
+        for round in 1..=4 {
+            let found = store.rounds.get(&round_key(&job, round)).await.unwrap();
+            assert!(found.is_none(), "round {round}");
+        }
+        assert!(store.jobs.get(job.as_str()).await.unwrap().is_none());
     }
 }

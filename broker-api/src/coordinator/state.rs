@@ -127,3 +127,8 @@ pub fn job_of_device_blob(name: &str) -> Option<JobId> {
 pub fn round_key(job: &JobId, round: u32) -> String {
     format!("{job}.{round}")
 }
+
+/// The keys of all its rounds.
+pub fn rounds_of(job: &JobId) -> String {
+    format!("{job}.*")
+}

@@ -303,6 +303,17 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
         purged.map_err(|error| self.unavailable("removing", key, &error))
     }
 
+    /// Removes all keys that match a pattern, and leaves nothing of them: whoever follows the bucket is
+    /// told nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn remove_all(&self, pattern: &str) -> Result<(), StoreError> {
+        let keys = format!("{}{pattern}", self.store.prefix);
+        let purged = self.store.stream.purge().filter(keys).await;
+        purged.map(drop).map_err(|error| self.unavailable("removing", pattern, &error))
+    }
+
     /// Changes a value by compare-and-set until it holds; `change` gives false to leave it.
     /// The value afterwards, `None` when the key has none.
     ///

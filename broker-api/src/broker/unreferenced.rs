@@ -23,8 +23,9 @@
 //! again with the blob. A broker that is suspended just there for half an hour could refer to what is
 //! gone; by then its jobs are another's. Ages are those of the server's clock alone.
 //!
-//! What devices stored for a training and did not report goes when the training is over, and it is
-//! an hour old: an agent that was killed in between has forgotten it.
+//! What devices and brokers stored for a training under a name of its own goes when the training is
+//! over, and it is an hour old, unless the job keeps it: an agent that was killed before it reported an
+//! update has forgotten it, and so has a broker that was killed before it stored a training's state.
 //!
 //! What [uploads leave](link::blobs::Blobs::remove_unfinished) that die before their description is
 //! written goes in the same turn.
@@ -41,7 +42,8 @@ use jobs::spec::JobKind;
 use self::suspects::Suspects;
 use super::Core;
 use super::registry::manifest_digests;
-use crate::coordinator::state::job_of_device_blob;
+use crate::coordinator::kept::Kept;
+use crate::coordinator::state::job_of;
 use crate::store::StoreError;
 
 mod suspects;
@@ -119,24 +121,35 @@ async fn sweep(core: &Core, kept: Millis, removed: &mut Removed) -> Result<(), S
     }
 }
 
-/// Removes what a device stored for a training that is over; whether it was such. `over` says of
-/// jobs whether they are.
+/// Removes what was stored for a training that is over and not kept; whether it was such. `over` has
+/// what those keep that are, and nothing for the others.
 async fn remove_left_over(
     core: &Core,
-    over: &mut BTreeMap<JobId, bool>,
+    over: &mut BTreeMap<JobId, Option<Kept>>,
     name: String,
 ) -> Result<bool, StoreError> {
-    let Some(job) = job_of_device_blob(&name) else { return Ok(false) };
-    let is_over = match over.get(&job) {
-        Some(is_over) => *is_over,
-        None => core.store.trainings.get(job.as_str()).await?.is_none(),
-    };
-    over.insert(job, is_over);
-    if is_over {
-        let nothing = BlobRef::by_digest(link::digest::of(b""), Bytes(0));
-        core.store.blobs.delete(&BlobRef { name: Some(name), ..nothing }).await?;
+    let Some(job) = job_of(&name) else { return Ok(false) };
+    if !over.contains_key(&job) {
+        let kept = kept_if_over(core, &job).await?;
+        over.insert(job.clone(), kept);
     }
-    Ok(is_over)
+    let Some(Some(kept)) = over.get(&job) else { return Ok(false) };
+    let nothing = BlobRef::by_digest(link::digest::of(b""), Bytes(0));
+    let blob = BlobRef { name: Some(name), ..nothing };
+    if kept.has(&blob) {
+        return Ok(false);
+    }
+    core.store.blobs.delete(&blob).await?;
+    Ok(true)
+}
+
+/// What a job keeps whose training is over. It is stored before the training is removed.
+async fn kept_if_over(core: &Core, job: &JobId) -> Result<Option<Kept>, StoreError> {
+    if core.store.trainings.get(job.as_str()).await?.is_some() {
+        return Ok(None);
+    }
+    let stored = core.store.jobs.get(job.as_str()).await?;
+    Ok(Some(stored.map(|stored| Kept::of(&stored.value)).unwrap_or_default()))
 }
 
 /// Finds what was stored before now and refers to suspects.

@@ -107,20 +107,18 @@ pub(super) fn unknown(job: &JobId, round: u32, term: u64) -> Vec<BlobRef> {
     blobs.to_vec()
 }
 
-/// Whether a blob is named as one that only this job uses: an update, a message of the secure
-/// aggregation, global parameters, or what the server optimizer keeps.
+/// Whether a blob is named as one that only this job uses.
 pub fn is_of(job: &JobId, blob: &BlobRef) -> bool {
-    let mut parts = blob.object_name().split('/');
-    matches!(parts.next(), Some("update" | "exchange" | "parameters" | "encoded" | "server-state"))
-        && parts.next() == Some(job.as_str())
+    job_of(blob.object_name()).as_ref() == Some(job)
 }
 
-/// The job for which a device stored a blob of this name: an update, or what it says at a stage of a
-/// secure aggregation.
-pub fn job_of_device_blob(name: &str) -> Option<JobId> {
+/// The job that alone uses a blob of this name: an update, a message of the secure aggregation, global
+/// parameters, or what the server optimizer keeps.
+pub fn job_of(name: &str) -> Option<JobId> {
     let mut parts = name.split('/');
-    let is_of_device = matches!(parts.next(), Some("update" | "exchange"));
-    is_of_device.then(|| parts.next()).flatten().and_then(|job| JobId::parse(job).ok())
+    let kinds = ["update", "exchange", "parameters", "encoded", "server-state"];
+    parts.next().filter(|kind| kinds.contains(kind))?;
+    JobId::parse(parts.next()?).ok()
 }
 
 /// The key of a round's outcome in the bucket `trainings`.

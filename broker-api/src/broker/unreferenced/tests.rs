@@ -150,6 +150,48 @@ async fn what_a_device_did_not_report_goes_with_the_training() {
     assert_eq!(there().await, [false; 6]);
 }
 
+/// Brokers that died one after another, each before it stored what it had begun with.
+#[tokio::test]
+async fn what_brokers_stored_for_a_training_goes_with_it_but_for_what_the_job_keeps() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let (gate, open) = tokio::sync::watch::channel(false);
+    let device = move |_: &jobs::spec::Task| Action::After(open.clone());
+    let mut device = Device::start_as(&world, "d1", device).await;
+    joined(&broker, 1).await;
+    let mut spec = train_spec(2, 1);
+    let WorkSpec::Train(train) = &mut spec.work else { unreachable!() };
+    (train.keep_rounds, train.strategy) = (Some(1), "fedadam".parse().unwrap());
+    let job = broker.submit(spec, Bytes::new(), None, None).await.unwrap().id;
+    device.offered(Purpose::Train).await;
+    let (blobs, trainings) = (&broker.core.store.blobs, &broker.core.store.trainings);
+    let mut stored = Vec::new();
+    for name in ["parameters/JOB/0/9", "server-state/JOB/0/9", "encoded/JOB/1/9", "other/JOB/1"] {
+        let name = name.replace("JOB", job.as_str());
+        stored.push(blobs.put_named(name, bytes(3, 10)).await.unwrap());
+    }
+    assert_eq!(swept(&broker, AT_ONCE).await, Removed::default(), "it is at work");
+    gate.send(true).unwrap();
+    assert_eq!(ended(&broker, &job).await.state, JobState::Succeeded);
+    let forgotten = async {
+        while trainings.get(job.as_str()).await.unwrap().is_some() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, forgotten).await.expect("the training is forgotten");
+    swept(&broker, AT_ONCE).await;
+    let mut there = Vec::new();
+    for blob in &stored {
+        there.push(blobs.size(blob).await.unwrap().is_some());
+    }
+    assert_eq!(there, [false, false, false, true]);
+    let kept = Kept::of(&broker.core.stored(&job).await.unwrap());
+    assert!(kept.blobs().count() >= 2, "{kept:?}");
+    for blob in kept.blobs() {
+        assert!(blobs.size(blob).await.unwrap().is_some(), "{}", blob.object_name());
+    }
+}
+
 /// Whoever stores what is old while it is looked through finds it afterwards.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_stored_again_during_a_sweep_stays() {

@@ -94,7 +94,7 @@ pub enum LayoutError {
 }
 
 /// Makes the streams and buckets that are missing; those that exist stay as they are, but for
-/// servers that are to hold them as well.
+/// servers that are to hold them as well, and messages that they are to forget by themselves.
 ///
 /// A server with too little disk for the bounds gets half of each, and half again, so that a
 /// small machine can serve too.
@@ -130,14 +130,16 @@ async fn ensure_once(context: &Context, layout: Layout) -> Result<(), LayoutErro
     for config in configs(layout) {
         match existing(context, &config.name).await? {
             None => missing.push(config),
-            Some(found) if found.config.num_replicas < layout.replicas => {
-                let (name, more) = (config.name, layout.replicas);
-                let wider = Config { num_replicas: more, ..found.config };
-                let updated = context.update_stream(wider).await;
+            Some(found) => {
+                let fitted = fitted(&found.config, &config);
+                if fitted == found.config {
+                    continue;
+                }
+                let (name, updating) = (config.name, context.update_stream(fitted));
+                let updated = Box::pin(updating).await;
                 updated
                     .map_err(|error| LayoutError::Refused { name, reason: error.to_string() })?;
             }
-            Some(_) => {}
         }
     }
     let mut halvings = 0;
@@ -155,6 +157,15 @@ async fn ensure_once(context: &Context, layout: Layout) -> Result<(), LayoutErro
             }
             Ok(()) => return Ok(()),
         }
+    }
+}
+
+/// A stream that exists, with what it may not lack.
+fn fitted(found: &Config, wanted: &Config) -> Config {
+    Config {
+        num_replicas: found.num_replicas.max(wanted.num_replicas),
+        allow_message_ttl: found.allow_message_ttl || wanted.allow_message_ttl,
+        ..found.clone()
     }
 }
 
@@ -247,6 +258,7 @@ fn configs(layout: Layout) -> Vec<Config> {
         max_age: max_age.unwrap_or_default(),
         max_messages_per_subject: 1,
         deny_delete: true,
+        allow_message_ttl: true,
         ..bucket(layout)
     }));
     configs.push(Config {
@@ -313,6 +325,22 @@ mod tests {
         assert_eq!(work.cached_info().config.duplicate_window, DUPLICATE_WINDOW);
         for (name, _, _) in BUCKETS {
             context.get_key_value(name).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_bucket_of_before_learns_to_forget_by_itself() {
+        let server = Server::start();
+        let context = async_nats::jetstream::new(server.client().await);
+        let mut before = configs(Layout::default());
+        before.retain(|config| config.name == "KV_jobs");
+        let before = Config { allow_message_ttl: false, max_bytes: MIB, ..before.remove(0) };
+        context.create_stream(before.clone()).await.unwrap();
+        for _ in 0..2 {
+            ensure(&context, Layout::default()).await.unwrap();
+            let jobs = context.get_stream("KV_jobs").await.unwrap();
+            let Config { allow_message_ttl, max_bytes, .. } = jobs.cached_info().config;
+            assert_eq!((allow_message_ttl, max_bytes), (true, MIB));
         }
     }
 

@@ -32,6 +32,9 @@ const CHANGES_TRIED: u32 = 20;
 const CHANGE_PAUSE: Duration = Duration::from_millis(5);
 /// Times that a value is written while another write is under way: for a fifth of a second.
 const WRITES_TRIED: u32 = 8;
+/// How long a bucket says of a key that it is no more; later nothing is left of it. Whoever follows the
+/// bucket, and is cut off from it for longer, does not learn of it.
+const TOLD_FOR: Duration = Duration::from_hours(24);
 /// A key that never has a value, and that no pattern of a bucket matches.
 const NEVER_STORED: &str = "never.a.value";
 
@@ -299,7 +302,12 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Bucket<T> {
     /// # Errors
     /// [`StoreError::Unavailable`].
     pub async fn remove(&self, key: &str) -> Result<(), StoreError> {
-        let purged = self.store.purge(key).await;
+        self.remove_and_tell(key, TOLD_FOR).await
+    }
+
+    /// The same, told for so long.
+    async fn remove_and_tell(&self, key: &str, told: Duration) -> Result<(), StoreError> {
+        let purged = self.store.purge_with_ttl(key, told).await;
         purged.map_err(|error| self.unavailable("removing", key, &error))
     }
 

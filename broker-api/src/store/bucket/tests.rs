@@ -103,3 +103,26 @@ async fn a_watch_that_is_silent_is_begun_again() {
     );
     token.cancel();
 }
+
+/// Jobs, trainings and devices come and go for years.
+#[tokio::test]
+async fn nothing_is_left_of_a_key_that_is_no_more() {
+    let server = Server::start();
+    let keys = Box::pin(Store::open(server.client().await, 1)).await.unwrap().idempotency;
+    let token = CancellationToken::new();
+    let mut changes = keys.follow(token.clone());
+    assert!(matches!(changes.recv().await, Some(Change::Current)));
+    keys.create("key", &value(1)).await.unwrap();
+    assert!(matches!(changes.recv().await, Some(Change::Put(..))));
+    keys.remove_and_tell("key", Duration::from_secs(1)).await.unwrap();
+    assert!(matches!(changes.recv().await, Some(Change::Gone(..))));
+    let left = async || keys.store.stream.get_info().await.unwrap().state.messages;
+    let begun = Instant::now();
+    while left().await > 0 {
+        assert!(begun.elapsed() < PATIENCE, "{} messages", left().await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    keys.create("key", &value(2)).await.unwrap();
+    assert!(matches!(changes.recv().await, Some(Change::Put(..))));
+    token.cancel();
+}

@@ -5,7 +5,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use async_nats::header::HeaderMap;
@@ -154,9 +153,9 @@ impl Gateway {
     ) -> Result<Answer, ApiError> {
         let began = Instant::now();
         let _permit = self.permits.try_acquire().map_err(|_| overloaded())?;
-        self.metrics.in_flight.fetch_add(1, Ordering::Relaxed);
+        let counted = self.metrics.in_flight.count();
         let answer = self.answer(spec, binary, selector, deadline, answer_to).await;
-        self.metrics.in_flight.fetch_sub(1, Ordering::Relaxed);
+        drop(counted);
         match &answer {
             Ok(answer) => {
                 let engine = Duration::from_micros(answer.report.engine_us);

@@ -83,14 +83,41 @@ fn seconds(us: u64) -> f64 {
     us as f64 / 1e6
 }
 
+/// How many there are now of something.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicI64);
+
+/// Counts as one until it is dropped: who is counted may be let go of at any time.
+#[derive(Debug)]
+pub struct Counted<'a>(&'a Gauge);
+
+impl Gauge {
+    /// One more.
+    pub fn count(&self) -> Counted<'_> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Counted(self)
+    }
+
+    /// How many there are.
+    pub fn value(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Everything that is measured.
 #[derive(Debug, Default)]
 pub struct Metrics {
     counters: Mutex<BTreeMap<(Counter, String), u64>>,
     /// Requests being answered now.
-    pub in_flight: AtomicI64,
+    pub in_flight: Gauge,
     /// Trainings that this broker owns now.
-    pub trainings: AtomicI64,
+    pub trainings: Gauge,
     /// The whole of a request less the engine's own time.
     pub infer_overhead: Histogram,
     /// The engine's own time.
@@ -135,8 +162,8 @@ impl Metrics {
             ("dunlin_requests_in_flight", "Requests being answered now.", &self.in_flight),
             ("dunlin_trainings_owned", "Trainings that this broker owns now.", &self.trainings),
         ];
-        for (name, help, value) in gauges {
-            let value = value.load(Ordering::Relaxed);
+        for (name, help, gauge) in gauges {
+            let value = gauge.value();
             let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
         }
         let overhead = "A request's time less the engine's own.";

@@ -417,7 +417,7 @@ async fn requests_over_nats_are_bounded_in_bytes() {
     let mut body = br#"{"model":"m","input":[[[0.5,1.0],[1.5,2.0]]],"deadline_ms":60000}"#.to_vec();
     body.resize(crate::nats_server::MAX_PAYLOAD - 4096, b' ');
     let body = Bytes::from(body);
-    let in_flight = || broker.core.metrics.in_flight.load(std::sync::atomic::Ordering::Relaxed);
+    let in_flight = || broker.core.metrics.in_flight.value();
     for count in 1..=32 {
         client.publish_with_reply("jobs.infer", "held", body.clone()).await.unwrap();
         let taken = async {

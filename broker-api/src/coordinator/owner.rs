@@ -117,12 +117,12 @@ pub(super) struct Ears {
 
 /// Runs a training until it is over, or not this broker's any more.
 pub(super) async fn run(core: Arc<Core>, job: JobId, stored: Versioned<StoredTraining>) {
-    core.metrics.trainings.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let counted = core.metrics.trainings.count();
     let stopped = match Box::pin(begin(&core, &job, stored)).await {
         Ok((mut owner, mut ears, effects)) => owner.run(&mut ears, effects).await,
         Err(stop) => stop,
     };
-    core.metrics.trainings.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+    drop(counted);
     tracing::info!(%job, ?stopped, "a training is let go of");
 }
 

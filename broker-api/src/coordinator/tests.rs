@@ -1,5 +1,4 @@
 use std::sync::Mutex;
-use std::sync::atomic::Ordering;
 
 use jobs::id::BlobRef;
 use jobs::job::JobState;
@@ -362,7 +361,7 @@ async fn a_broker_that_lost_its_lease_stops() {
     };
     assert_eq!(taken.value.term, found.value.term + 1);
     let metrics = &first.core.metrics;
-    let stopped = async || metrics.trainings.load(Ordering::Relaxed) == 0;
+    let stopped = async || metrics.trainings.value() == 0;
     until("the first broker stops", stopped).await;
     gate.send(true).unwrap();
     let record = ended(&second, &job).await;
@@ -383,7 +382,7 @@ async fn a_training_begins_once() {
     broker.core.trainings.begin(&job).await.unwrap();
     let after = broker.core.store.trainings.get(job.as_str()).await.unwrap().unwrap();
     assert_eq!((after.value.term, after.value.prepared), (1, before.value.prepared));
-    assert_eq!(broker.core.metrics.trainings.load(Ordering::Relaxed), 1);
+    assert_eq!(broker.core.metrics.trainings.value(), 1);
 }
 
 #[tokio::test]

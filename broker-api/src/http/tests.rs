@@ -5,7 +5,7 @@ use tokio::net::TcpStream;
 
 use super::*;
 use crate::broker::BrokerConfig;
-use crate::testing::{PATIENCE, World, register};
+use crate::testing::{Action, Device, PATIENCE, World, joined, register};
 
 /// A broker behind HTTP on a port of its own.
 async fn served(world: &World, limits: HttpLimits) -> SocketAddr {
@@ -164,4 +164,27 @@ async fn a_client_that_takes_no_answer_is_given_up() {
     other.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     assert!(answer(&mut other).await.starts_with("HTTP/1.1 200"));
     asking.abort();
+}
+
+#[tokio::test]
+async fn a_request_whose_client_went_away_is_not_in_flight() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let name = register(&broker, "m").await.config.inputs[0].name.clone();
+    let _device = Device::start_as(&world, "d1", |_| Action::Silence).await;
+    joined(&broker, 1).await;
+    let address = served_by(broker.clone(), HttpLimits::default()).await;
+    let input = serde_json::json!({"name": name, "shape": [1, 1, 2, 2], "datatype": "FP32",
+        "data": [0.5, 1.0, 1.5, 2.0]});
+    let body = serde_json::json!({"inputs": [input]}).to_string();
+    let (path, kind) = ("/v2/models/m/infer", "application/json");
+    let stream = begin(address, path, kind, body.len(), body.as_bytes()).await;
+    let in_flight = async |count| {
+        while broker.core.metrics.in_flight.value() != count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, in_flight(1)).await.expect("it is asked");
+    drop(stream);
+    tokio::time::timeout(Duration::from_secs(5), in_flight(0)).await.expect("it is gone");
 }

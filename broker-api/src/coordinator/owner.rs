@@ -286,8 +286,11 @@ impl Owner {
             Some(FleetEvent::Returned(device)) => {
                 self.changed();
                 let mut events = self.in_round(now, round::Event::DeviceReturned { device });
-                self.note_absent();
-                events.extend(self.in_round(now, self.devices_found()));
+                // A whole fleet may come at once: it is looked through for those who wait for it.
+                if self.waits_for(now).is_some() {
+                    self.note_absent();
+                    events.extend(self.in_round(now, self.devices_found()));
+                }
                 events
             }
             // Too many at once.

@@ -189,7 +189,8 @@ impl Owner {
         self.machine.absent(away.into_iter().map(not_there).collect());
     }
 
-    fn waits_for(&self, now: Millis) -> Option<(usize, usize)> {
+    /// While the round at work waits for devices: how many there are, and how many it needs.
+    pub(super) fn waits_for(&self, now: Millis) -> Option<(usize, usize)> {
         self.machine.round()?.waits_for(now)
     }
 

@@ -193,3 +193,27 @@ async fn who_is_not_there_is_named_with_the_reason() {
     assert_eq!(missing, [("d2", not_there, &outside[..]), ("d3", not_there, "offline")]);
     assert_eq!(round.invited(), 1);
 }
+
+/// A fleet comes back when its NATS server does, and who asks a training to stop is heard meanwhile.
+#[tokio::test]
+async fn a_round_at_work_does_not_look_for_devices_whenever_one_comes() {
+    const MANY: usize = 3000;
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let (mut device, _gate) = gated(&world).await;
+    joined(&broker, 1).await;
+    let job = submit(&broker, train_spec(1, 1)).await;
+    device.offered(Purpose::Train).await;
+    let client = world.client().await;
+    for number in 0..MANY {
+        let mut hello = hello(&format!("many-{number}"));
+        hello.heartbeat_ms = jobs::id::Millis(60_000);
+        let subject = jobs::subject::fleet(&hello.device, jobs::subject::FleetTopic::Hello);
+        client.publish(subject, jobs::wire::encode(&hello)).await.unwrap();
+    }
+    joined(&broker, MANY + 1).await;
+    let began = std::time::Instant::now();
+    broker.cancel(&job).await.unwrap();
+    assert_eq!(ended(&broker, &job).await.state, JobState::Cancelled);
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+}

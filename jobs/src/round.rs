@@ -40,8 +40,8 @@
 use serde::{Deserialize, Serialize};
 
 pub use self::aggregate::{Aggregate, Influence, Moved, Verdict};
+use self::ending::{ask_again_ms, offer_evaluation};
 pub use self::experience::Experience;
-use self::machine::{ask_again_ms, offer_evaluation};
 use self::masked::Said;
 pub use self::masked::{Exchange, MASKED_DEVICES_MAX};
 use self::member::{Member, shortened};
@@ -62,8 +62,8 @@ use crate::spec::Purpose;
 
 mod aggregate;
 mod collect;
+mod ending;
 mod experience;
-mod machine;
 mod masked;
 mod member;
 mod outcome;

@@ -1,6 +1,6 @@
 //! A round until its updates are there: selecting and collecting.
 
-use super::machine::{find, offer_evaluation};
+use super::ending::{find, offer_evaluation};
 use super::member::{Member, Standing};
 use super::select::{NAMED_MAX, as_given, invited, shuffled, wanted, with_surplus};
 use super::{Base, Effect, Phase, Round, Update};

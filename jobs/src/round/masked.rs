@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::machine::find;
+use super::ending::find;
 use super::member::{Member, Standing, shortened};
 use super::{Effect, Phase, Round};
 use crate::id::{Attempt, BlobRef, DeviceId, Millis};

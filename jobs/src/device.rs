@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::EngineFacts;
 use crate::id::{Bytes, DatasetName, DeviceId, Digest, GroupName, JobId, Millis, RoundNumber};
-use crate::spec::TaskId;
+use crate::spec::{TaskId, is_default};
 
 /// What a device is: sent on joining (`fleet.<device>.hello`) and kept while it is offline.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,17 +41,12 @@ pub struct Hello {
     /// Tasks at work at the same time, at most.
     pub slots: u32,
     /// Whether it can mask updates; older agents cannot.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub masks: bool,
     /// Whether it can say in a masked update that this was not longer than the norm; older agents
     /// cannot.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub masks_within: bool,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
-fn is_false(value: &bool) -> bool {
-    !value
 }
 
 /// Hardware and operating system, as far as they can be known.

@@ -52,13 +52,12 @@ pub use self::quarantine::Quarantines;
 pub use self::select::Sampling;
 pub(crate) use self::select::mixed;
 pub use self::status::Status;
-use self::status::is_zero;
 pub use self::straggler::{Base, Stragglers, Versions};
 use self::traffic::Exchanged;
 use self::update::Update;
 use crate::id::{Attempt, BlobRef, DeviceId, Millis, RoundNumber};
 use crate::report::{EvaluationReport, Failure, Progress, UpdateReport};
-use crate::spec::Purpose;
+use crate::spec::{Purpose, is_default};
 
 mod aggregate;
 mod collect;
@@ -298,7 +297,7 @@ pub struct Round {
     /// Updates at which collecting closes; known when devices are invited.
     target: usize,
     /// Devices that were there then, those at work since earlier rounds included.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     there: usize,
     /// Everyone invited, ordered by device.
     members: Vec<Member<Update>>,

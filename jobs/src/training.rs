@@ -28,7 +28,7 @@ use crate::report::{Failure, FailureCode};
 use crate::round::{
     self, Experience, Outcome, Plan, Quarantines, Round, Stragglers, Versions, mixed,
 };
-use crate::spec::{Strategy, TrainSpec};
+use crate::spec::{Strategy, TrainSpec, is_default};
 
 mod absent;
 mod carried;
@@ -170,7 +170,7 @@ pub struct Training {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     controls: Option<Controls>,
     /// Rounds of jobs that this one goes on from.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     rounds_before: u32,
     /// What was spent of the budget of a private job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -480,11 +480,6 @@ impl Training {
         }
         Effect::Round { round: self.number, effect }
     }
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives references")]
-fn is_zero(number: &u32) -> bool {
-    *number == 0
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::member::Member;
 use super::{Phase, Plan, Round, Stragglers};
 use crate::id::{DeviceId, Millis, RoundNumber};
-use crate::spec::Purpose;
+use crate::spec::{Purpose, is_default};
 
 /// Where a round is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,7 +18,7 @@ pub struct Status {
     /// Devices that were offered the training.
     pub invited: usize,
     /// Devices that train from an earlier round's parameters.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub stragglers: usize,
     /// Those of the invited that are offline.
     pub lost: usize,
@@ -105,9 +105,4 @@ impl Round {
     pub fn there(&self) -> Option<usize> {
         Some(self.there).filter(|there| *there > 0)
     }
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde wants it")]
-pub(super) fn is_zero(count: &usize) -> bool {
-    *count == 0
 }

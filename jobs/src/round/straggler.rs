@@ -10,7 +10,7 @@ use super::member::{Member, Standing, shortened};
 use super::{Effect, Event, Update};
 use crate::id::{BlobRef, DeviceId, Millis, RoundNumber};
 use crate::report::{Failure, FailureCode, UpdateReport};
-use crate::spec::Purpose;
+use crate::spec::{Purpose, is_default};
 
 /// Which versions of the parameters updates may come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,7 +23,7 @@ pub struct Versions {
     pub timeout_ms: Millis,
     /// Whether a device of the reserve begins when another one has delivered, so that as many as
     /// were invited are at work for as long as there are any.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub refills: bool,
 }
 
@@ -49,7 +49,7 @@ struct Straggler {
     /// Its update is waited for until then.
     until: Millis,
     /// Its update is in the aggregate that is being made.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "is_default")]
     counted: bool,
 }
 

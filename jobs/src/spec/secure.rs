@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::settings::text_or_table;
-use super::{TrainTask, settings};
+use super::{TrainTask, is_default, settings};
 use crate::id::Millis;
 
 /// How updates are masked (`SecAgg+`, Bell et al. 2020; Bonawitz et al. 2017).
@@ -77,13 +77,8 @@ pub struct Levels {
     /// [`LocalTraining::update_norm_max`].
     ///
     /// [`LocalTraining::update_norm_max`]: super::LocalTraining::update_norm_max
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub within: bool,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
-fn is_false(value: &bool) -> bool {
-    !value
 }
 
 /// Local training whose result is sent masked only. Agents that do not know masks do not

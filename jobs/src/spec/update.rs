@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::is_default;
 use super::settings::text_or_table;
 
 /// How the update of a device is written. Whatever an agent sends says itself how it is written,
@@ -97,13 +98,6 @@ pub enum Coder {
     Zstd,
 }
 
-impl Coder {
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
 /// Without loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -112,7 +106,7 @@ pub struct Exact {
     /// rounded once more.
     pub delta: bool,
     /// What codes the bytes.
-    #[serde(skip_serializing_if = "Coder::is_default")]
+    #[serde(skip_serializing_if = "is_default")]
     pub coder: Coder,
 }
 
@@ -123,7 +117,7 @@ pub struct Rounded {
     /// Differences from the round's parameters in place of parameters.
     pub delta: bool,
     /// What codes the bytes.
-    #[serde(skip_serializing_if = "Coder::is_default")]
+    #[serde(skip_serializing_if = "is_default")]
     pub coder: Coder,
 }
 
@@ -145,7 +139,7 @@ pub struct Int8 {
     /// Values that share a scale, 256 to 4096.
     pub block: u32,
     /// What codes the bytes.
-    #[serde(skip_serializing_if = "Coder::is_default")]
+    #[serde(skip_serializing_if = "is_default")]
     pub coder: Coder,
 }
 
@@ -166,7 +160,7 @@ pub struct TopK {
     /// Values that share a scale, with `int8`; 256 to 4096.
     pub block: u32,
     /// What codes the bytes.
-    #[serde(skip_serializing_if = "Coder::is_default")]
+    #[serde(skip_serializing_if = "is_default")]
     pub coder: Coder,
 }
 

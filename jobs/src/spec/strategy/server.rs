@@ -4,13 +4,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::spec::is_default;
+
 /// The largest value that a second moment begins with: it is kept as a 32-bit float.
 pub(super) const V0_MAX: f64 = 1e30;
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
-fn is_zero(value: &f64) -> bool {
-    *value == 0.0
-}
 
 /// `v = momentum v + g`, `x -= learning_rate v`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -38,7 +35,7 @@ pub struct FedAdagrad {
     pub tau: f64,
     /// Every value of `v` before the first round, 0 to 1e30. The paper proves for `tau^2` and
     /// more.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_default")]
     pub v0: f64,
 }
 
@@ -63,7 +60,7 @@ pub struct FedAdam {
     pub tau: f64,
     /// Every value of `v` before the first round, 0 to 1e30. The paper proves for `tau^2` and
     /// more.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_default")]
     pub v0: f64,
 }
 
@@ -87,7 +84,7 @@ pub struct FedYogi {
     pub tau: f64,
     /// Every value of `v` before the first round, 0 to 1e30. The paper proves for `tau^2` and
     /// more.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_default")]
     pub v0: f64,
 }
 

@@ -13,12 +13,11 @@ use models::train::Trainer;
 use tokio::sync::mpsc;
 
 use self::control::Control;
-use self::memory::Promise;
 pub(super) use self::memory::Promises;
+use self::memory::{Promise, Room};
 pub(crate) use self::meter::Latest;
 use self::meter::{Meter, Steps};
 use self::prepare::begin;
-use self::room::Room;
 use self::update::{Given, Update};
 use super::{Run, Stopped, failures};
 use crate::cache::{self, Keep};
@@ -34,7 +33,6 @@ mod memory;
 mod meter;
 mod prepare;
 mod protect;
-mod room;
 mod settings;
 mod update;
 

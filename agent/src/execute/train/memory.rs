@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jobs::report::{Failure, FailureCode};
-use models::train::Memory;
+use models::dataset::Examples;
+use models::train::{Memory, Trainer};
 use sysinfo::{CGroupLimits, MemoryRefreshKind, System};
 
 use crate::facts;
@@ -13,22 +14,48 @@ use crate::facts;
 /// of it the program.
 const MARGIN: u64 = 10;
 
-/// Memory that may be used.
+/// Memory that work may be promised.
+#[derive(Clone)]
+pub(super) struct Room {
+    pub(super) promises: Arc<Promises>,
+    /// See [`crate::config::Config::training_bytes`].
+    pub(super) max: Option<u64>,
+}
+
+impl Room {
+    /// Promises what a trainer takes for batches of some of these examples. The data set is
+    /// decoded by now, so it is no part of what is free.
+    pub(super) fn promise(
+        &self,
+        trainer: &Trainer,
+        examples: &Examples,
+        batch_size: u32,
+    ) -> Result<Promise, Failure> {
+        let batch = examples.len().min(batch_size as usize);
+        let need = |batch| Need {
+            trainer: trainer.memory(batch, rayon::current_num_threads()),
+            batch: 4 * batch as u64 * examples.size() as u64,
+        };
+        self.promises.promise(batch, need, self.max)
+    }
+}
+
+/// Memory that is left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Room {
+enum Left {
     /// So many bytes are free.
     Free(u64),
     /// So many bytes are allowed by the configuration.
     Allowed(u64),
 }
 
-impl Room {
+impl Left {
     /// What the system and the control group of this process have left beside `promised` bytes,
     /// or `max` if that is less; `None` when nobody knows.
     fn now(max: Option<u64>, promised: u64) -> Option<Self> {
         let free = free().map(|bytes| Self::Free(bytes.saturating_sub(promised)));
         let max = max.map(Self::Allowed);
-        max.into_iter().chain(free).min_by_key(|room| room.bytes())
+        max.into_iter().chain(free).min_by_key(|left| left.bytes())
     }
 
     fn bytes(self) -> u64 {
@@ -61,14 +88,14 @@ pub(super) struct Promise {
 
 impl Promises {
     /// Promises what work with batches of `batch_size` examples takes, at most `max` bytes.
-    pub(super) fn promise(
+    fn promise(
         self: &Arc<Self>,
         batch_size: usize,
         need: impl Fn(usize) -> Need,
         max: Option<u64>,
     ) -> Result<Promise, Failure> {
         let mut promised = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        check(batch_size, &need, Room::now(max, *promised))?;
+        check(batch_size, &need, Left::now(max, *promised))?;
         let bytes = need(batch_size).more();
         *promised = promised.saturating_add(bytes);
         Ok(Promise { promises: self.clone(), bytes })
@@ -84,11 +111,11 @@ impl Drop for Promise {
 
 /// What a training takes with batches of a size.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Need {
+struct Need {
     /// The trainer's, which has its parameters already.
-    pub(super) trainer: Memory,
+    trainer: Memory,
     /// The examples of a batch.
-    pub(super) batch: u64,
+    batch: u64,
 }
 
 impl Need {
@@ -112,10 +139,10 @@ impl Need {
 fn check(
     batch_size: usize,
     need: impl Fn(usize) -> Need,
-    room: Option<Room>,
+    left: Option<Left>,
 ) -> Result<(), Failure> {
-    let Some(room) = room else { return Ok(()) };
-    let fits = |batch_size| need(batch_size).more() <= room.bytes();
+    let Some(left) = left else { return Ok(()) };
+    let fits = |batch_size| need(batch_size).more() <= left.bytes();
     if fits(batch_size) {
         return Ok(());
     }
@@ -138,9 +165,9 @@ fn check(
         "this needs {} more memory, {}; batches of {batch_size} examples take {} of it: \
          {advice}",
         megabytes(need.more()),
-        match room {
-            Room::Free(bytes) => format!("the device has {} free", megabytes(bytes)),
-            Room::Allowed(bytes) => format!("--training-bytes allows {}", megabytes(bytes)),
+        match left {
+            Left::Free(bytes) => format!("the device has {} free", megabytes(bytes)),
+            Left::Allowed(bytes) => format!("--training-bytes allows {}", megabytes(bytes)),
         },
         megabytes(need.per_batch()),
     );
@@ -158,17 +185,17 @@ mod tests {
 
     #[test]
     fn this_machine_has_room_and_a_limit_makes_it_smaller() {
-        let room = Room::now(None, 0).unwrap();
-        assert!(room.bytes() > 10_000_000, "{room:?}");
-        assert_eq!(Room::now(Some(5), 0), Some(Room::Allowed(5)));
-        assert!(matches!(Room::now(Some(u64::MAX), 0), Some(Room::Free(_))));
-        assert_eq!(Room::now(None, u64::MAX), Some(Room::Free(0)));
+        let left = Left::now(None, 0).unwrap();
+        assert!(left.bytes() > 10_000_000, "{left:?}");
+        assert_eq!(Left::now(Some(5), 0), Some(Left::Allowed(5)));
+        assert!(matches!(Left::now(Some(u64::MAX), 0), Some(Left::Free(_))));
+        assert_eq!(Left::now(None, u64::MAX), Some(Left::Free(0)));
     }
 
     #[test]
     fn memory_is_promised_once() {
         let promises = Arc::new(Promises::default());
-        let free = Room::now(None, 0).unwrap().bytes();
+        let free = Left::now(None, 0).unwrap().bytes();
         // Two thirds of what is free.
         let large = |_| Need { trainer: Memory::default(), batch: free / 3 * 2 / 11 * 10 };
         let first = promises.promise(1, large, None).unwrap();
@@ -194,15 +221,15 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused_with_both_figures_and_what_would() {
         assert_eq!(check(64, need, None), Ok(()));
-        assert_eq!(check(64, need, Some(Room::Free(41_800_000))), Ok(()));
-        let failure = check(64, need, Some(Room::Free(41_799_999))).unwrap_err();
+        assert_eq!(check(64, need, Some(Left::Free(41_800_000))), Ok(()));
+        let failure = check(64, need, Some(Left::Free(41_799_999))).unwrap_err();
         assert_eq!(failure.code, FailureCode::OutOfMemory);
         assert_eq!(
             failure.message,
             "this needs 41.8 MB more memory, the device has 41.8 MB free; batches of 64 \
              examples take 32.0 MB of it: a batch size of 63 fits"
         );
-        for (room, words) in [
+        for (allowed, words) in [
             (
                 16_500_000,
                 "allows 16.5 MB; batches of 64 examples take 32.0 MB of it: a batch size of 18 fits",
@@ -210,11 +237,11 @@ mod tests {
             (7_150_000, "a batch size of 1 fits"),
             (7_149_999, "not even one example at a time fits, take a smaller model"),
         ] {
-            let message = check(64, need, Some(Room::Allowed(room))).unwrap_err().message;
+            let message = check(64, need, Some(Left::Allowed(allowed))).unwrap_err().message;
             assert!(message.ends_with(words), "{message}");
             assert!(message.len() <= 200, "brokers keep so much: {message}");
         }
-        let message = check(1, need, Some(Room::Free(1))).unwrap_err().message;
+        let message = check(1, need, Some(Left::Free(1))).unwrap_err().message;
         assert!(message.contains("not even one"), "{message}");
     }
 }

@@ -8,7 +8,7 @@ use secagg::Refusal;
 use super::levels::Masking;
 use super::{ENGINE, Run, Sums};
 use crate::cache;
-use crate::masking::Session;
+use crate::masking::{MaskingStore, Session};
 
 /// Values that are masked at once: enough for each thread to have some pieces.
 const PIECE: usize = 64 * secagg::PIECE;
@@ -111,13 +111,11 @@ impl Run {
     }
 }
 
-type Store = crate::masking::MaskingStore;
-
 fn share(
     mut session: Session,
     id: &TaskId,
     question: &[u8],
-    store: &Store,
+    store: &MaskingStore,
 ) -> Result<Vec<u8>, Failure> {
     let roster: secagg::Roster = understood(question)?;
     let levels = store.length(&id.job, id.round)?;
@@ -146,7 +144,7 @@ fn mask(
     mut session: Session,
     id: &TaskId,
     question: &[u8],
-    store: &Store,
+    store: &MaskingStore,
 ) -> Result<Vec<u8>, Failure> {
     let inbox: secagg::Inbox = understood(question)?;
     let masks = client(&session)?.mask(&inbox).map_err(|error| refused(&error))?;
@@ -169,7 +167,7 @@ fn unmask(
     mut session: Session,
     id: &TaskId,
     question: &[u8],
-    store: &Store,
+    store: &MaskingStore,
 ) -> Result<Vec<u8>, Failure> {
     let request: secagg::UnmaskRequest = understood(question)?;
     let unmasking = client(&session)?.unmask(&request).map_err(|error| refused(&error))?;

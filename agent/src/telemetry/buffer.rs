@@ -63,9 +63,7 @@ impl Buffer {
             serde_json::to_writer(&mut text, telemetry)?;
             text.push(b'\n');
         }
-        let part = self.path.with_extension("part");
-        std::fs::write(&part, text)?;
-        std::fs::rename(part, &self.path)
+        crate::files::put(&self.path, &text)
     }
 }
 

@@ -398,7 +398,7 @@ impl Broker {
 
     /// Bytes of a NATS message, at most.
     pub(crate) fn max_payload(&self) -> usize {
-        self.core.store.max_payload()
+        link::publish::max_payload(self.core.store.client())
     }
 
     /// Asks NATS and JetStream whether they are there.

@@ -156,14 +156,6 @@ impl Store {
         &self.client
     }
 
-    /// Bytes of a message, at most; what nats-server takes unless it is told, if it has not said.
-    pub fn max_payload(&self) -> usize {
-        match self.client.max_payload() {
-            0 => 1024 * 1024,
-            max => max,
-        }
-    }
-
     /// JetStream on the connection.
     pub fn context(&self) -> &Context {
         &self.context

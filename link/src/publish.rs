@@ -47,15 +47,20 @@ pub enum SendError {
     },
 }
 
+/// Bytes of a message, at most; what nats-server takes unless it is told, if it has not said.
+pub fn max_payload(client: &Client) -> usize {
+    match client.max_payload() {
+        0 => 1024 * 1024,
+        max => max,
+    }
+}
+
 /// Checks a payload against the server's limit.
 ///
 /// # Errors
 /// [`SendError::TooLarge`].
 pub fn check_size(client: &Client, payload: usize) -> Result<(), SendError> {
-    let max = match client.max_payload() {
-        0 => 1024 * 1024,
-        max => max,
-    };
+    let max = max_payload(client);
     if wire::fits(payload, max) { Ok(()) } else { Err(SendError::TooLarge { size: payload, max }) }
 }
 

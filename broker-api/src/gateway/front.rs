@@ -155,7 +155,7 @@ async fn request(
     };
     let answer = Bytes::from(answer.to_string());
     link::publish::check_size(broker.store.client(), answer.len()).map_err(|_| {
-        let max = broker.store.max_payload();
+        let max = link::publish::max_payload(broker.store.client());
         ApiError::new(
             ApiCode::TooLarge,
             format!("the answer has {} bytes, max_payload of nats-server is {max}", answer.len()),

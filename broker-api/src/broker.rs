@@ -367,12 +367,8 @@ impl Broker {
     }
 
     /// Every version of every model, by name, the newest first.
-    ///
-    /// # Errors
-    /// None yet.
-    #[expect(clippy::unused_async, reason = "the cache need not be whole for ever")]
-    pub async fn models(&self) -> Result<Vec<ModelRecord>, ApiError> {
-        Ok(self.core.registry.list())
+    pub fn models(&self) -> Vec<ModelRecord> {
+        self.core.registry.list()
     }
 
     /// Removes a version from the registry; its blobs stay for an hour, and while anything refers to

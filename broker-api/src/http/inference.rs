@@ -47,7 +47,7 @@ pub(super) async fn ready(State(app): State<App>) -> Result<Response, ApiError> 
 /// `GET /v2/models/{model}[/versions/{version}]`: what goes in and comes out.
 pub(super) async fn metadata(State(app): State<App>, names: Names) -> Result<Response, ApiError> {
     let query = query(&names)?;
-    let versions = versions(&app, &query.name).await?;
+    let versions = versions(&app, &query.name)?;
     let record = app.broker.model(&query).await?;
     let versions: Vec<&str> =
         versions.iter().map(|record| record.reference.version.as_str()).collect();

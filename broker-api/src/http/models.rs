@@ -28,12 +28,12 @@ pub(super) fn query(names: &Names) -> Result<ModelQuery, ApiError> {
 
 /// `GET /v1/models`
 pub(super) async fn list(State(app): State<App>) -> Result<Response, ApiError> {
-    json(StatusCode::OK, &json!({ "models": app.broker.models().await? }))
+    json(StatusCode::OK, &json!({ "models": app.broker.models() }))
 }
 
 /// Every version of a model, the newest first; a problem when there is none.
-pub(super) async fn versions(app: &App, name: &ModelName) -> Result<Vec<ModelRecord>, ApiError> {
-    let mut all = app.broker.models().await?;
+pub(super) fn versions(app: &App, name: &ModelName) -> Result<Vec<ModelRecord>, ApiError> {
+    let mut all = app.broker.models();
     let mut names: Vec<String> =
         all.iter().map(|record| record.reference.name.to_string()).collect();
     all.retain(|record| record.reference.name == *name);
@@ -52,7 +52,7 @@ pub(super) async fn versions(app: &App, name: &ModelName) -> Result<Vec<ModelRec
 /// `GET /v1/models/{model}`
 pub(super) async fn show(State(app): State<App>, names: Names) -> Result<Response, ApiError> {
     let name = names.id("model", ApiCode::UnknownModel)?;
-    let versions = versions(&app, &name).await?;
+    let versions = versions(&app, &name)?;
     json(StatusCode::OK, &json!({ "name": name, "versions": versions }))
 }
 
@@ -146,7 +146,7 @@ pub(super) async fn remove(State(app): State<App>, names: Names) -> Result<Respo
     if query.version.is_some() {
         app.broker.remove_model(&query).await?;
     } else {
-        for record in versions(&app, &query.name).await? {
+        for record in versions(&app, &query.name)? {
             query.version = Some(record.reference.version);
             app.broker.remove_model(&query).await?;
         }

@@ -126,3 +126,19 @@ async fn nothing_is_left_of_a_key_that_is_no_more() {
     assert!(matches!(changes.recv().await, Some(Change::Put(..))));
     token.cancel();
 }
+
+#[tokio::test]
+async fn keys_are_removed_from_a_bucket_without_room() {
+    let server = Server::start();
+    let keys = Box::pin(Store::open(server.client().await, 1)).await.unwrap().idempotency;
+    keys.create("key", &value(1)).await.unwrap();
+    let info = keys.store.stream.get_info().await.unwrap();
+    let max_bytes = i64::try_from(info.state.bytes).unwrap();
+    let context = async_nats::jetstream::new(server.client().await);
+    let full = async_nats::jetstream::stream::Config { max_bytes, ..info.config };
+    context.update_stream(full).await.unwrap();
+    let refused = keys.create("other", &value(2)).await.unwrap_err();
+    assert!(refused.to_string().contains("maximum bytes"), "{refused}");
+    keys.remove("key").await.unwrap();
+    assert_eq!(keys.get("key").await.unwrap(), None);
+}

@@ -7,6 +7,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jobs::id::{JobId, RoundNumber};
 use jobs::report::{Failure, FailureCode, UpdateReport};
@@ -25,6 +26,8 @@ const SESSION: &str = "session";
 pub(crate) struct MaskingStore {
     dir: PathBuf,
     bytes_max: u64,
+    /// Held while a session is begun, and while it is asked.
+    asking: Mutex<()>,
 }
 
 /// A session of a device, as it is stored.
@@ -65,7 +68,7 @@ impl MaskingStore {
         if let Err(error) = fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)) {
             tracing::warn!(dir = %dir.display(), "secrets of rounds may be read by others: {error}");
         }
-        Self { dir, bytes_max }
+        Self { dir, bytes_max, asking: Mutex::default() }
     }
 
     /// The session of a round, if its update was written.
@@ -86,6 +89,7 @@ impl MaskingStore {
         levels: &[u8],
         session: &Session,
     ) -> Result<(), Failure> {
+        let _alone = self.alone();
         self.remove_rounds_of(job);
         let (path, size) = (self.path(job, round, LEVELS), levels.len() as u64);
         if size > self.bytes_max {
@@ -99,13 +103,25 @@ impl MaskingStore {
         self.save(job, round, session)
     }
 
-    /// Keeps what a session was asked.
-    pub(crate) fn save(
+    /// Asks the session of a round, which notes what it is asked; that is kept before the answer is
+    /// given. One question at a time: of two that know nothing of each other both would be answered.
+    pub(crate) fn ask<T>(
         &self,
         job: &JobId,
         round: RoundNumber,
-        session: &Session,
-    ) -> Result<(), Failure> {
+        question: impl FnOnce(&mut Session) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let _alone = self.alone();
+        let Some(mut session) = self.load(job, round) else {
+            let message = "this device has no update of this round";
+            return Err(Failure::new(FailureCode::InvalidInput, message));
+        };
+        let answer = question(&mut session)?;
+        self.save(job, round, &session)?;
+        Ok(answer)
+    }
+
+    fn save(&self, job: &JobId, round: RoundNumber, session: &Session) -> Result<(), Failure> {
         let path = self.path(job, round, SESSION);
         let bytes = serde_json::to_vec(session).map_err(|error| unwritten(&path, &error))?;
         files::replace(&path, &[&bytes]).map_err(|error| unwritten(&path, &error))
@@ -122,6 +138,10 @@ impl MaskingStore {
         let path = self.path(job, round, LEVELS);
         let size = fs::metadata(&path).map_err(|error| unread(&path, &error))?.len();
         Ok(size / 4)
+    }
+
+    fn alone(&self) -> MutexGuard<'_, ()> {
+        self.asking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn remove_rounds_of(&self, job: &JobId) {

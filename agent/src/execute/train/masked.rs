@@ -84,18 +84,14 @@ impl Run {
     ) -> Result<ReportBody, Failure> {
         let (device, id) = (self.executor.device.clone(), self.id.clone());
         let work = move || {
-            let Some(session) = device.masking.load(&id.job, id.round) else {
-                let message = "this device has no update of this round";
-                return Err(Failure::new(FailureCode::InvalidInput, message));
-            };
             let answer = match id.purpose {
-                Purpose::Share => share(session, &id, &question, &device.masking),
-                Purpose::Mask => mask(session, &id, &question, &device.masking),
+                Purpose::Share => share(&id, &question, &device.masking),
+                Purpose::Mask => mask(&id, &question, &device.masking),
                 Purpose::Unmask
                 | Purpose::Train
                 | Purpose::Evaluate
                 | Purpose::Infer
-                | Purpose::Telemetry => unmask(session, &id, &question, &device.masking),
+                | Purpose::Telemetry => unmask(&id, &question, &device.masking),
             };
             answer.map(Bytes::from)
         };
@@ -111,45 +107,39 @@ impl Run {
     }
 }
 
-fn share(
-    mut session: Session,
-    id: &TaskId,
-    question: &[u8],
-    store: &MaskingStore,
-) -> Result<Vec<u8>, Failure> {
-    let roster: secagg::Roster = understood(question)?;
-    let levels = store.length(&id.job, id.round)?;
-    let expected = format!("{}.{}", id.job, id.round);
-    if roster.purpose != expected
-        || roster.length != levels
-        || roster.devices.len() > session.devices as usize
-    {
-        let message = format!(
-            "the roster is for {:?}, {} values, {} devices: expected {expected:?}, {levels}, {} at \
-             most",
-            roster.purpose,
-            roster.length,
-            roster.devices.len(),
-            session.devices
-        );
-        return Err(Failure::new(FailureCode::InvalidInput, message));
-    }
-    let shares = client(&session)?.share(&roster).map_err(|error| refused(&error))?;
-    session.roster = Some(roster);
-    store.save(&id.job, id.round, &session)?;
+fn share(id: &TaskId, question: &[u8], store: &MaskingStore) -> Result<Vec<u8>, Failure> {
+    let shares = store.ask(&id.job, id.round, |session| {
+        let roster: secagg::Roster = understood(question)?;
+        let levels = store.length(&id.job, id.round)?;
+        let expected = format!("{}.{}", id.job, id.round);
+        if roster.purpose != expected
+            || roster.length != levels
+            || roster.devices.len() > session.devices as usize
+        {
+            let message = format!(
+                "the roster is for {:?}, {} values, {} devices: expected {expected:?}, {levels}, \
+                 {} at most",
+                roster.purpose,
+                roster.length,
+                roster.devices.len(),
+                session.devices
+            );
+            return Err(Failure::new(FailureCode::InvalidInput, message));
+        }
+        let shares = client(session)?.share(&roster).map_err(|error| refused(&error))?;
+        session.roster = Some(roster);
+        Ok(shares)
+    })?;
     serde_json::to_vec(&shares).map_err(|error| unsaid(&error))
 }
 
-fn mask(
-    mut session: Session,
-    id: &TaskId,
-    question: &[u8],
-    store: &MaskingStore,
-) -> Result<Vec<u8>, Failure> {
-    let inbox: secagg::Inbox = understood(question)?;
-    let masks = client(&session)?.mask(&inbox).map_err(|error| refused(&error))?;
-    session.inbox = Some(inbox);
-    store.save(&id.job, id.round, &session)?;
+fn mask(id: &TaskId, question: &[u8], store: &MaskingStore) -> Result<Vec<u8>, Failure> {
+    let masks = store.ask(&id.job, id.round, |session| {
+        let inbox: secagg::Inbox = understood(question)?;
+        let masks = client(session)?.mask(&inbox).map_err(|error| refused(&error))?;
+        session.inbox = Some(inbox);
+        Ok(masks)
+    })?;
     let mut vector = store.levels(&id.job, id.round)?;
     let mut piece = Vec::with_capacity(PIECE);
     for (number, bytes) in vector.chunks_mut(4 * PIECE).enumerate() {
@@ -163,16 +153,13 @@ fn mask(
     Ok(vector)
 }
 
-fn unmask(
-    mut session: Session,
-    id: &TaskId,
-    question: &[u8],
-    store: &MaskingStore,
-) -> Result<Vec<u8>, Failure> {
-    let request: secagg::UnmaskRequest = understood(question)?;
-    let unmasking = client(&session)?.unmask(&request).map_err(|error| refused(&error))?;
-    session.request = Some(request);
-    store.save(&id.job, id.round, &session)?;
+fn unmask(id: &TaskId, question: &[u8], store: &MaskingStore) -> Result<Vec<u8>, Failure> {
+    let unmasking = store.ask(&id.job, id.round, |session| {
+        let request: secagg::UnmaskRequest = understood(question)?;
+        let unmasking = client(session)?.unmask(&request).map_err(|error| refused(&error))?;
+        session.request = Some(request);
+        Ok(unmasking)
+    })?;
     serde_json::to_vec(&unmasking).map_err(|error| unsaid(&error))
 }
 
@@ -203,4 +190,94 @@ fn unsaid(error: &serde_json::Error) -> Failure {
 fn refused(error: &Refusal) -> Failure {
     let message = format!("refused, to keep updates hidden: {error}");
     Failure::new(FailureCode::InvalidInput, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use jobs::id::{BlobRef, Bytes as Size, Millis};
+    use secagg::{Client, Inbox, Party, Secret, Server, UnmaskRequest};
+
+    use super::*;
+
+    fn report() -> UpdateReport {
+        UpdateReport {
+            parameters: BlobRef::by_digest(link::digest::of(b"received"), Size(8)),
+            examples: 7,
+            loss: 0.5,
+            accuracy: 0.25,
+            steps: 3,
+            duration_ms: Millis(9),
+            engine: ENGINE.to_owned(),
+            initial_loss: None,
+            control_change: None,
+            held: false,
+            crc32: None,
+            control_anew: false,
+        }
+    }
+
+    fn id(purpose: &str) -> TaskId {
+        format!("a-1-{purpose}-1").parse().unwrap()
+    }
+
+    fn json<T: serde::Serialize>(value: &T) -> Vec<u8> {
+        serde_json::to_vec(value).unwrap()
+    }
+
+    /// Four devices, of which this one is the first: what it is sent to mask, once it gave shares.
+    fn inbox(store: &MaskingStore, session: &Session) -> Inbox {
+        let mut others: Vec<Client> =
+            (1..4).map(|byte| Client::new(Secret::new([byte; 32]))).collect();
+        let mut server = Server::new("a.1".to_owned(), 4, secagg::Risk::default());
+        server.keys(0, session.client().unwrap().keys()).unwrap();
+        for (number, other) in (1..).zip(&others) {
+            server.keys(number, other.keys()).unwrap();
+        }
+        let roster = server.close_keys().unwrap().clone();
+        let said = share(&id("share"), &json(&roster), store).unwrap();
+        server.shares(Party(0), &understood(&said).unwrap()).unwrap();
+        for (number, other) in (1..).zip(&mut others) {
+            server.shares(Party(number), &other.share(&roster).unwrap()).unwrap();
+        }
+        server.close_shares().unwrap();
+        server.inbox(Party(0)).unwrap()
+    }
+
+    /// Both answers would give the server both secrets of a device.
+    #[test]
+    fn of_two_questions_at_the_same_time_one_is_answered() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = MaskingStore::open(dir.path().into(), 10_000);
+        let session = Session::new([9; 32], report(), 4);
+        let (job, round) = (id("unmask").job, id("unmask").round);
+        store.begin(&job, round, &[0; 16], &session).unwrap();
+        let inbox = inbox(&store, &session);
+        mask(&id("mask"), &json(&inbox), &store).unwrap();
+        let masked = store.load(&job, round).unwrap();
+        let parties = |parties: std::ops::Range<u32>| parties.map(Party).collect();
+        let there =
+            UnmaskRequest { session: inbox.session, survivors: parties(1..4), dropped: Vec::new() };
+        let gone = UnmaskRequest {
+            session: inbox.session,
+            survivors: parties(1..3),
+            dropped: parties(3..4),
+        };
+        for _ in 0..4 {
+            store.begin(&job, round, &[0; 16], &masked).unwrap();
+            let both = Barrier::new(2);
+            let ask = |question: &UnmaskRequest| {
+                let question = json(question);
+                both.wait();
+                unmask(&id("unmask"), &question, &store).is_ok()
+            };
+            let answered = std::thread::scope(|scope| {
+                let there = scope.spawn(|| ask(&there));
+                let gone = scope.spawn(|| ask(&gone));
+                [there.join().unwrap(), gone.join().unwrap()]
+            });
+            assert!(answered[0] != answered[1], "{answered:?}");
+        }
+    }
 }

@@ -11,6 +11,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::panic_failure;
 
+/// Pools that are kept for the next trainings, at most: their threads sleep, but the system counts
+/// them. To start others takes less than a millisecond.
+const IDLE_MAX: usize = 2;
+
 /// Where numbers are worked on; nothing is started before the first use.
 #[derive(Debug)]
 pub(super) struct Compute {
@@ -46,7 +50,7 @@ impl Compute {
             step_back(compute.priority);
             let done = compute.pool().and_then(|pool| {
                 let done = catch_unwind(AssertUnwindSafe(|| pool.install(work)));
-                compute.idle().push(pool);
+                compute.give_back(pool);
                 done.unwrap_or_else(|_| Err(panic_failure("training")))
             });
             // Whoever asked may have gone.
@@ -82,6 +86,13 @@ impl Compute {
 
     fn idle(&self) -> MutexGuard<'_, Vec<ThreadPool>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn give_back(&self, pool: ThreadPool) {
+        let mut idle = self.idle();
+        if idle.len() < IDLE_MAX {
+            idle.push(pool);
+        }
     }
 
     fn pool(&self) -> Result<ThreadPool, Failure> {
@@ -191,6 +202,20 @@ mod tests {
         };
         assert_eq!(tokio::join!(first, second), (Ok(true), Ok(true)));
         assert_eq!(compute.idle().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn of_many_trainings_few_pools_are_kept() {
+        let compute = Arc::new(Compute::new(1, 1));
+        let all = Arc::new(std::sync::Barrier::new(8));
+        let train = |number: u32| {
+            let all = all.clone();
+            let work = move || Ok(all.wait().is_leader());
+            compute.train(format!("train-{number}"), work)
+        };
+        let done = futures::future::join_all((0..8).map(train)).await;
+        assert!(done.iter().all(Result::is_ok), "{done:?}");
+        assert_eq!(compute.idle().len(), IDLE_MAX);
     }
 
     #[tokio::test]

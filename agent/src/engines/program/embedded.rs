@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use lzma_rust2::XzReader;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
@@ -26,6 +27,10 @@ const STAMPED: usize = 52;
 
 /// A multiple of every system's page.
 const PAGE: usize = 1 << 16;
+
+/// Held while a program is written to a file and started from it: two writers would spoil the file, and
+/// the system starts none that somebody writes.
+static WRITING: Mutex<()> = Mutex::new(());
 
 fn unpacked(compressed: &[u8]) -> XzReader<&[u8]> {
     XzReader::new_mem_limit(compressed, false, MEMORY_KIB)
@@ -82,7 +87,10 @@ pub(super) fn start<T>(
         start(&mut found.command)
     };
     match (from_memory(name, compressed).and_then(&mut begin), scratch) {
-        (Err(_), Some(scratch)) => begin(from_file(name, compressed, scratch)?),
+        (Err(_), Some(scratch)) => {
+            let _alone = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+            begin(from_file(name, compressed, scratch)?)
+        }
         (started, _) => started,
     }
 }
@@ -195,5 +203,28 @@ mod tests {
         assert!(tried <= 2);
         let (status, _) = start(None);
         assert!(status.is_err());
+    }
+
+    #[test]
+    fn programs_that_start_at_the_same_time_do_not_write_over_each_other() {
+        let compressed = packed(&std::fs::read("/bin/true").unwrap(), 1 << 24);
+        let folder = tempfile::tempdir().unwrap();
+        let both = std::sync::Barrier::new(2);
+        let run = || {
+            both.wait();
+            start(("it", &compressed), Some(folder.path()), &mut |command| {
+                if command.get_program().as_encoded_bytes().starts_with(b"/proc/") {
+                    return Err(std::io::ErrorKind::NotFound.into());
+                }
+                command.status()
+            })
+        };
+        for _ in 0..20 {
+            let (one, other) = std::thread::scope(|scope| {
+                let (one, other) = (scope.spawn(run), scope.spawn(run));
+                (one.join().unwrap(), other.join().unwrap())
+            });
+            assert!(one.unwrap().success() && other.unwrap().success());
+        }
     }
 }

@@ -336,7 +336,7 @@ impl Driver<'_> {
         let binary = self.gateway.input(&self.errand.binary).await?;
         let slot = self.chosen.take().filter(|(chosen, _)| *chosen == device).map(|(_, slot)| slot);
         let mailbox = match self.mailbox.take() {
-            Some(mailbox) => {
+            Some(mut mailbox) => {
                 mailbox.moved(device.clone());
                 mailbox
             }

@@ -1,4 +1,5 @@
-//! One subscription for the answers of all devices, told apart by a token in the subject.
+//! One subscription for the answers of all devices, told apart by tokens in the subject: the errand's,
+//! and how often it moved to another device before.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,13 +46,15 @@ struct Shared {
 #[derive(Debug)]
 struct Waiting {
     device: DeviceId,
+    moves: u64,
     replies: mpsc::Sender<Raw>,
 }
 
 #[derive(Debug)]
 enum Raw {
     Message(Message),
-    Lost,
+    /// The device is lost that the errand was at after so many moves.
+    Lost(u64),
 }
 
 /// Where the answers to one errand arrive; closed when dropped.
@@ -59,6 +62,8 @@ enum Raw {
 pub struct Mailbox {
     inbox: Inbox,
     token: u64,
+    /// How often the errand moved to another device.
+    moves: u64,
     replies: mpsc::Receiver<Raw>,
 }
 
@@ -73,7 +78,7 @@ impl Inbox {
         token: CancellationToken,
     ) -> Result<Self, async_nats::SubscribeError> {
         let prefix = client.new_inbox();
-        let mut messages = client.subscribe(format!("{prefix}.*")).await?;
+        let mut messages = client.subscribe(format!("{prefix}.*.*")).await?;
         let shared = Shared { prefix, next: AtomicU64::new(1), waiting: Mutex::default() };
         let inbox = Self { shared: Arc::new(shared) };
         let mut events = fleet.events();
@@ -100,12 +105,12 @@ impl Inbox {
     pub fn open(&self, device: DeviceId) -> Mailbox {
         let token = self.shared.next.fetch_add(1, Ordering::Relaxed);
         let (sender, replies) = mpsc::channel(REPLIES_WAITING);
-        self.waiting().insert(token, Waiting { device, replies: sender });
-        Mailbox { inbox: self.clone(), token, replies }
+        self.waiting().insert(token, Waiting { device, moves: 0, replies: sender });
+        Mailbox { inbox: self.clone(), token, moves: 0, replies }
     }
 
     fn dispatch(&self, message: Message) {
-        let token = message.subject.rsplit('.').next().and_then(|token| token.parse().ok());
+        let token = message.subject.rsplit('.').nth(1).and_then(|token| token.parse().ok());
         let waiting = self.waiting();
         // An answer that nobody waits for any more is late.
         if let Some(waiting) = token.and_then(|token: u64| waiting.get(&token))
@@ -118,7 +123,7 @@ impl Inbox {
     fn lost(&self, device: &DeviceId) {
         for waiting in self.waiting().values().filter(|waiting| waiting.device == *device) {
             // A full mailbox has something to look at already, and the attempt's timeout stays.
-            let _ = waiting.replies.try_send(Raw::Lost);
+            let _ = waiting.replies.try_send(Raw::Lost(waiting.moves));
         }
     }
 
@@ -128,16 +133,18 @@ impl Inbox {
 }
 
 impl Mailbox {
-    /// The errand is at another device now; what the one before still says arrives too.
-    pub fn moved(&self, device: DeviceId) {
+    /// The errand is at another device now; what the one before still says arrives too. That it is
+    /// gone does not.
+    pub fn moved(&mut self, device: DeviceId) {
+        self.moves += 1;
         if let Some(waiting) = self.inbox.waiting().get_mut(&self.token) {
-            waiting.device = device;
+            (waiting.device, waiting.moves) = (device, self.moves);
         }
     }
 
-    /// The reply subject for the offer.
+    /// The reply subject for the offer to the device where the errand is now.
     pub fn subject(&self) -> String {
-        format!("{}.{}", self.inbox.shared.prefix, self.token)
+        format!("{}.{}.{}", self.inbox.shared.prefix, self.token, self.moves)
     }
 
     /// The next answer; what cannot be understood is logged and left out.
@@ -145,10 +152,14 @@ impl Mailbox {
         loop {
             let message = match self.replies.recv().await {
                 Some(Raw::Message(message)) => message,
-                Some(Raw::Lost) | None => return Reply::DeviceLost,
+                Some(Raw::Lost(moves)) if moves != self.moves => continue,
+                Some(Raw::Lost(_)) | None => return Reply::DeviceLost,
             };
             if message.status == Some(StatusCode::NO_RESPONDERS) {
-                return Reply::NobodyListens;
+                if message.subject.as_str() == self.subject() {
+                    return Reply::NobodyListens;
+                }
+                continue;
             }
             let length = message
                 .headers
@@ -166,5 +177,52 @@ impl Mailbox {
 impl Drop for Mailbox {
     fn drop(&mut self) {
         self.inbox.waiting().remove(&self.token);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inbox() -> Inbox {
+        let (next, waiting) = (AtomicU64::new(1), Mutex::default());
+        Inbox { shared: Arc::new(Shared { prefix: "_INBOX.a".to_owned(), next, waiting }) }
+    }
+
+    /// What the server says of an offer with this reply subject.
+    fn nobody_listens(reply: String) -> Message {
+        Message {
+            subject: reply.into(),
+            reply: None,
+            payload: Bytes::new(),
+            headers: None,
+            status: Some(StatusCode::NO_RESPONDERS),
+            description: None,
+            length: 0,
+        }
+    }
+
+    /// Of many requests at a device that dies some hear twice that it is gone, and are elsewhere by
+    /// the second time.
+    #[tokio::test]
+    async fn that_a_device_is_gone_says_nothing_of_the_next_one() {
+        let (inbox, pi, nano) = (inbox(), "pi".parse().unwrap(), "nano".parse().unwrap());
+        let mut mailbox = inbox.open(DeviceId::clone(&pi));
+        let offered = mailbox.subject();
+        inbox.lost(&pi);
+        inbox.lost(&pi);
+        assert!(matches!(mailbox.next().await, Reply::DeviceLost));
+        mailbox.moved(DeviceId::clone(&nano));
+        let again = mailbox.subject();
+        inbox.dispatch(nobody_listens(offered));
+        let stale = tokio::time::timeout(std::time::Duration::from_millis(20), mailbox.next());
+        assert!(stale.await.is_err(), "it is at the next device");
+        inbox.lost(&pi);
+        inbox.dispatch(nobody_listens(again));
+        assert!(matches!(mailbox.next().await, Reply::NobodyListens));
+        inbox.lost(&nano);
+        assert!(matches!(mailbox.next().await, Reply::DeviceLost));
+        drop(mailbox);
+        assert!(inbox.waiting().is_empty());
     }
 }

@@ -8,6 +8,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jobs::id::{JobId, RoundNumber};
 use jobs::report::{Failure, FailureCode, UpdateReport};
@@ -18,6 +19,8 @@ use crate::files;
 
 /// Sessions that are kept, at most.
 const SESSIONS_MAX: usize = 16;
+/// A round that did not end for so long will not.
+const AGE_MAX: Duration = Duration::from_hours(7 * 24);
 const LEVELS: &str = "levels";
 const SESSION: &str = "session";
 
@@ -62,9 +65,10 @@ impl Session {
 }
 
 impl MaskingStore {
-    /// Uses what is there; nobody else may read it.
+    /// Uses what is there; what is old, or was half written, is removed. Nobody else may read it.
     pub(crate) fn open(dir: PathBuf, bytes_max: u64) -> Self {
         files::remove_parts(&dir);
+        files::remove_older(&dir, AGE_MAX);
         if let Err(error) = fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)) {
             tracing::warn!(dir = %dir.display(), "secrets of rounds may be read by others: {error}");
         }
@@ -170,6 +174,8 @@ fn unwritten(path: &Path, problem: &dyn std::fmt::Display) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use jobs::id::{BlobRef, Bytes, Millis};
 
     use super::*;
@@ -214,6 +220,25 @@ mod tests {
         assert_eq!(mode & 0o777, 0o700);
         fs::write(dir.path().join("a.2.session"), b"half").unwrap();
         assert_eq!(again.load(&job, RoundNumber(2)), None);
+    }
+
+    /// Nobody asks for a last round's update and seed, and no round after it takes their place.
+    #[test]
+    fn what_is_left_of_a_job_that_is_over_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = MaskingStore::open(dir.path().into(), 10_000);
+        for (job, days) in [("old", 8), ("new", 6)] {
+            store.begin(&job.parse().unwrap(), RoundNumber(1), &[0; 4], &session(1)).unwrap();
+            for kind in [LEVELS, SESSION] {
+                let path = dir.path().join(format!("{job}.1.{kind}"));
+                let file = fs::File::options().append(true).open(path).unwrap();
+                let then = SystemTime::now() - Duration::from_hours(24 * days);
+                file.set_modified(then).unwrap();
+            }
+        }
+        let again = MaskingStore::open(dir.path().into(), 10_000);
+        assert!(again.load(&"new".parse().unwrap(), RoundNumber(1)).is_some());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing of the old one");
     }
 
     #[test]

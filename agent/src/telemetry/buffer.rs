@@ -1,6 +1,6 @@
 //! Measurements that wait on disk for a connection: bounded, the oldest are dropped first.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::PathBuf;
 
 use jobs::device::Telemetry;
@@ -36,7 +36,16 @@ impl Buffer {
             let kept = self.all();
             self.replace(&kept[kept.len() / 2..])?;
         }
-        let mut file = std::fs::File::options().create(true).append(true).open(&self.path)?;
+        let mut options = std::fs::File::options();
+        let mut file = options.create(true).read(true).append(true).open(&self.path)?;
+        let mut last = [b'\n'];
+        if file.seek(SeekFrom::End(-1)).is_ok() {
+            file.read_exact(&mut last)?;
+        }
+        if last != [b'\n'] {
+            // A crash cut the last line off; behind it a new one begins.
+            line.insert(0, b'\n');
+        }
         file.write_all(&line)
     }
 
@@ -90,6 +99,8 @@ mod tests {
         file.write_all(b"{\"at\":9,\"up").unwrap();
         let buffer = Buffer::new(path);
         assert_eq!(buffer.all(), [at(0), at(1), at(2)]);
+        buffer.push(&at(3)).unwrap();
+        assert_eq!(buffer.all(), [at(0), at(1), at(2), at(3)]);
         buffer.replace(&[at(2)]).unwrap();
         assert_eq!(buffer.all(), [at(2)]);
         buffer.replace(&[]).unwrap();

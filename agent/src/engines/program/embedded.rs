@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 use std::fs::Permissions;
-use std::io::{Read as _, Result, Write as _};
+use std::io::{Error, ErrorKind, Read as _, Result, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use lzma_rust2::XzReader;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
@@ -27,6 +28,11 @@ const STAMPED: usize = 52;
 
 /// A multiple of every system's page.
 const PAGE: usize = 1 << 16;
+
+/// What another thread starts meanwhile has a file open that was just written, until it runs itself:
+/// so often it is tried again, and after such a pause.
+const BUSY_MAX: u32 = 40;
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
 /// Held while a program is written to a file and started from it: two writers would spoil the file, and
 /// the system starts none that somebody writes.
@@ -77,7 +83,7 @@ pub(super) fn start<T>(
     scratch: Option<&Path>,
     start: &mut dyn FnMut(&mut Command) -> Result<T>,
 ) -> Result<T> {
-    let mut begin = |mut found: Found| {
+    let mut begin = |found: &mut Found| {
         let own = std::env::current_exe().ok();
         if let (None, Some(folder)) =
             (std::env::var_os(LIBRARIES), own.as_deref().and_then(Path::parent))
@@ -86,13 +92,27 @@ pub(super) fn start<T>(
         }
         start(&mut found.command)
     };
-    match (from_memory(name, compressed).and_then(&mut begin), scratch) {
+    let from_memory = from_memory(name, compressed).and_then(|mut found| begin(&mut found));
+    match (from_memory, scratch) {
         (Err(_), Some(scratch)) => {
             let _alone = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
-            begin(from_file(name, compressed, scratch)?)
+            let mut found = from_file(name, compressed, scratch)?;
+            let mut started = begin(&mut found);
+            for _ in 0..BUSY_MAX {
+                if !started.as_ref().is_err_and(is_busy) {
+                    break;
+                }
+                std::thread::sleep(BUSY_PAUSE);
+                started = begin(&mut found);
+            }
+            started
         }
         (started, _) => started,
     }
+}
+
+fn is_busy(error: &Error) -> bool {
+    error.kind() == ErrorKind::ExecutableFileBusy
 }
 
 /// The command that starts a program, and what must live until then.
@@ -226,5 +246,20 @@ mod tests {
             });
             assert!(one.unwrap().success() && other.unwrap().success());
         }
+    }
+
+    #[test]
+    fn a_file_that_another_start_has_open_is_started_a_little_later() {
+        let compressed = packed(&std::fs::read("/bin/true").unwrap(), 1 << 24);
+        let folder = tempfile::tempdir().unwrap();
+        let mut tries = 0;
+        let status = start(("it", &compressed), Some(folder.path()), &mut |command| {
+            if command.get_program().as_encoded_bytes().starts_with(b"/proc/") {
+                return Err(ErrorKind::NotFound.into());
+            }
+            tries += 1;
+            if tries < 3 { Err(ErrorKind::ExecutableFileBusy.into()) } else { command.status() }
+        });
+        assert!(status.unwrap().success() && tries >= 3);
     }
 }

@@ -112,25 +112,41 @@ impl Probe {
 
     /// Celsius by sensor.
     pub(crate) fn temperatures(&mut self) -> BTreeMap<String, f32> {
-        let mut found = thermal_zones(&self.thermal);
+        let mut readings = thermal_zones(&self.thermal);
         if let Some(components) = &mut self.components {
             components.refresh(true);
             for component in components.iter() {
                 if let Some(celsius) = component.temperature().filter(|t| t.is_finite()) {
-                    found.insert(component.label().to_owned(), celsius);
+                    readings.push((component.label().to_owned(), celsius));
                 }
             }
         }
-        while found.len() > SENSORS_MAX {
-            found.pop_last();
-        }
-        found
+        by_sensor(readings)
     }
 }
 
-/// Celsius by the zone's type; `thermal_zone*/temp` / 1000. Zones of one type are numbered.
-fn thermal_zones(dir: &Path) -> BTreeMap<String, f32> {
+/// Those of one name are numbered, as of two disks of one make; of too many the hottest are kept.
+fn by_sensor(mut readings: Vec<(String, f32)>) -> BTreeMap<String, f32> {
+    while readings.len() > SENSORS_MAX {
+        let coolest = (0..readings.len()).min_by(|a, b| readings[*a].1.total_cmp(&readings[*b].1));
+        readings.remove(coolest.unwrap_or_default());
+    }
     let mut found = BTreeMap::new();
+    for (sensor, celsius) in readings {
+        let mut name = sensor.clone();
+        let mut number = 2;
+        while found.contains_key(&name) {
+            name = format!("{sensor} {number}");
+            number += 1;
+        }
+        found.insert(name, celsius);
+    }
+    found
+}
+
+/// Celsius with the zone's type; `thermal_zone*/temp` / 1000.
+fn thermal_zones(dir: &Path) -> Vec<(String, f32)> {
+    let mut found = Vec::new();
     let Ok(entries) = std::fs::read_dir(dir) else { return found };
     let mut zones: Vec<_> = entries
         .flatten()
@@ -144,13 +160,7 @@ fn thermal_zones(dir: &Path) -> BTreeMap<String, f32> {
         let Some(celsius) = milli.map(|milli| milli / 1000.0) else { continue };
         let kind = read("type").map(|text| text.trim().to_owned()).unwrap_or_default();
         let kind = if kind.is_empty() { "thermal".to_owned() } else { kind };
-        let mut name = kind.clone();
-        let mut number = 2;
-        while found.contains_key(&name) {
-            name = format!("{kind} {number}");
-            number += 1;
-        }
-        found.insert(name, celsius);
+        found.push((kind, celsius));
     }
     found
 }
@@ -187,8 +197,22 @@ mod tests {
         }
         std::fs::create_dir(dir.path().join("thermal_zone2")).unwrap();
         let found = thermal_zones(dir.path());
-        let expected = [("cpu".to_owned(), 48.25), ("cpu 2".to_owned(), -1.0)];
-        assert_eq!(found, expected.into());
+        assert_eq!(found, [("cpu".to_owned(), 48.25), ("cpu".to_owned(), -1.0)]);
         assert!(thermal_zones(Path::new("/does/not/exist")).is_empty());
+    }
+
+    #[test]
+    fn no_sensor_hides_another_of_its_name_and_the_hottest_are_kept() {
+        let disk = |celsius| ("disk".to_owned(), celsius);
+        let found = by_sensor(vec![disk(70.0), ("cpu".to_owned(), 50.0), disk(40.0)]);
+        let expected = [("cpu", 50.0), ("disk", 70.0), ("disk 2", 40.0)];
+        assert_eq!(found, expected.map(|(name, celsius)| (name.to_owned(), celsius)).into());
+        let many = (0..=SENSORS_MAX).map(|number| match number {
+            0 => ("z".to_owned(), 90.0),
+            1 => ("a".to_owned(), 10.0),
+            number => (format!("m{number}"), 20.0),
+        });
+        let found = by_sensor(many.collect());
+        assert_eq!((found.len(), found.get("z"), found.get("a")), (SENSORS_MAX, Some(&90.0), None));
     }
 }

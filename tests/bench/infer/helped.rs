@@ -2,7 +2,11 @@
 //! called in this process too, in turns with its helper, and what the helper takes longer is what
 //! it adds; of ONNX Runtime, which is in no process of ours, it is what the call takes beside the
 //! engine's own time in the helper.
+//!
+//! Both wait for their turn asleep, as engines do for requests: a processor that slept computes more
+//! slowly for a while than one that was kept awake.
 
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use agent::engines::HelperSession;
@@ -18,11 +22,38 @@ const ADDED_BAR: f64 = 0.3;
 /// What the engine may take, in shares of what ONNX Runtime takes in Python.
 const ENGINE_BAR: f64 = 1.05;
 
+/// An engine with a model on a thread of its own.
+struct Here {
+    inputs: mpsc::Sender<Tensor>,
+    times: mpsc::Receiver<Duration>,
+}
+
+impl Here {
+    fn start(session: Box<dyn Session>) -> Self {
+        let (inputs, inbox) = mpsc::channel::<Tensor>();
+        let (tell, times) = mpsc::channel();
+        std::thread::spawn(move || {
+            for input in inbox {
+                let began = Instant::now();
+                session.run(&[input]).unwrap();
+                tell.send(began.elapsed()).unwrap();
+            }
+        });
+        Self { inputs, times }
+    }
+
+    /// What a call takes, without waking the thread.
+    fn time(&self, input: &Tensor) -> Duration {
+        self.inputs.send(input.clone()).unwrap();
+        self.times.recv().unwrap()
+    }
+}
+
 /// An engine in a helper with a model.
 pub(super) struct Helped {
     session: HelperSession,
     /// The same engine in this process, where it is one that can be.
-    here: Option<Box<dyn Session>>,
+    here: Option<Here>,
     _started: Started,
     answers: u32,
     engine_ms: Vec<f64>,
@@ -32,7 +63,8 @@ pub(super) struct Helped {
 impl Helped {
     pub(super) fn new(started: Started, onnx: &[u8], input: &Tensor) -> Self {
         let session = started.helper.session(onnx).unwrap_or_else(|error| panic!("{error}"));
-        let here = (started.helper.name() == Tract.name()).then(|| Tract.load(onnx).unwrap());
+        let is_tract = started.helper.name() == Tract.name();
+        let here = is_tract.then(|| Here::start(Tract.load(onnx).unwrap()));
         let mut helped = Self {
             session,
             here,
@@ -56,11 +88,7 @@ impl Helped {
             let answered = self.session.run_within(input, TURN * 1000);
             let (_, engine) = answered.unwrap_or_else(|error| panic!("{error}"));
             let whole = began.elapsed();
-            let without = self.here.as_ref().map_or(engine, |session| {
-                let began = Instant::now();
-                session.run(input).unwrap();
-                began.elapsed()
-            });
+            let without = self.here.as_ref().map_or(engine, |here| here.time(&input[0]));
             let ms = |time: Duration| time.as_secs_f64() * 1e3;
             engine_ms.push(ms(engine));
             added_ms.push(ms(whole) - ms(without));

@@ -152,7 +152,7 @@ impl Privacy {
     /// How far a parameter may move with noise that a device adds itself: the norm and four
     /// deviations, beyond which one value in 16,000 lies. As exact as a range is, so that the product
     /// of round numbers is enough.
-    #[allow(clippy::cast_possible_truncation, reason = "a range beyond floats is infinite")]
+    #[expect(clippy::cast_possible_truncation, reason = "a range beyond floats is infinite")]
     pub fn range_needed(&self) -> f32 {
         (self.initial_norm() * (1.0 + 4.0 * 2.0 * self.noise_multiplier)) as f32
     }

@@ -220,11 +220,11 @@ impl Owner {
         match heard {
             Heard::Report(Some(message)) => {
                 let mut events = Vec::new();
-                self.note(&message, ears, &mut events);
+                self.note(&message, ears, &mut events).await;
                 while events.len() < BATCH
                     && let Some(Some(message)) = next_report(&mut ears.reports).now_or_never()
                 {
-                    self.note(&message, ears, &mut events);
+                    self.note(&message, ears, &mut events).await;
                 }
                 events
             }
@@ -334,7 +334,12 @@ impl Owner {
         events
     }
 
-    fn note(&mut self, message: &Message, ears: &mut Ears, events: &mut Vec<(Millis, Event)>) {
+    async fn note(
+        &mut self,
+        message: &Message,
+        ears: &mut Ears,
+        events: &mut Vec<(Millis, Event)>,
+    ) {
         let Ok(info) = message.info() else { return };
         self.stored.sequence = info.stream_sequence;
         ears.behind = info.pending > 0;
@@ -361,7 +366,7 @@ impl Owner {
         }
         self.tell_lost(&report);
         if !ears.behind {
-            self.stop_in_vain(&report);
+            self.stop_in_vain(&report).await;
         }
         if let Some(event) = self.understood(report) {
             self.changed();

@@ -5,7 +5,7 @@ use async_nats::jetstream::consumer::{DeliverPolicy, push};
 use futures::StreamExt as _;
 use jobs::report::{ReportBody, TaskReport};
 use jobs::spec::{Offer, Purpose};
-use jobs::{subject, wire};
+use jobs::subject;
 
 use super::owner::{Ears, Owner};
 use crate::store::{StoreError, unavailable};
@@ -35,7 +35,7 @@ impl Owner {
 
     /// Tells a device to stop that trains for a round that does not wait for it any more: it was
     /// away when it was told.
-    pub(super) fn stop_in_vain(&self, report: &TaskReport) {
+    pub(super) async fn stop_in_vain(&self, report: &TaskReport) {
         let TaskReport { task, device, body } = report;
         let trains = matches!(body, ReportBody::Progress(_)) && task.purpose == Purpose::Train;
         if !trains || self.machine.awaits(task.round, device) {
@@ -43,14 +43,7 @@ impl Owner {
         }
         let reason = format!("round {} goes on without it", task.round);
         let cancel = Offer::Cancel { task: task.clone(), reason, refused: false };
-        let (subject, payload) = (subject::offer(device), wire::encode(&cancel));
-        let (core, device) = (self.core.clone(), device.clone());
-        self.core.spawn(async move {
-            // Its next progress is another occasion.
-            if let Err(error) = core.store.client().publish(subject, payload).await {
-                tracing::warn!(%device, %error, "a device is not told to stop");
-            }
-        });
+        self.send(device, &cancel, None, false).await;
     }
 
     /// Streams were made again. What was reported since is read from the beginning: a reader that

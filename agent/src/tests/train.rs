@@ -355,7 +355,7 @@ async fn a_training_that_does_not_fit_into_memory_is_refused() {
     let local = |batch_size| LocalTraining { batch_size, ..LocalTraining::default() };
     world.offer(&training(&model, "job1", 1, local(64))).await;
     let failure = failure_of(final_report(&mut reports).await.0);
-    assert_eq!(failure.code, FailureCode::OutOfMemory);
+    assert_eq!(failure.code, FailureCode::TooLarge);
     for words in ["--training-bytes", "0.1 MB", "64 examples", "a batch size of"] {
         assert!(failure.message.contains(words), "{failure:?} lacks {words:?}");
     }

@@ -161,17 +161,22 @@ fn check(
         size => format!("a batch size of {size} fits"),
     };
     let need = need(batch_size);
+    // Memory may be free later; a limit stays.
+    let (code, room) = match left {
+        Left::Free(bytes) => {
+            (FailureCode::OutOfMemory, format!("the device has {} free", megabytes(bytes)))
+        }
+        Left::Allowed(bytes) => {
+            (FailureCode::TooLarge, format!("--training-bytes allows {}", megabytes(bytes)))
+        }
+    };
     let message = format!(
-        "this needs {} more memory, {}; batches of {batch_size} examples take {} of it: \
+        "this needs {} more memory, {room}; batches of {batch_size} examples take {} of it: \
          {advice}",
         megabytes(need.more()),
-        match left {
-            Left::Free(bytes) => format!("the device has {} free", megabytes(bytes)),
-            Left::Allowed(bytes) => format!("--training-bytes allows {}", megabytes(bytes)),
-        },
         megabytes(need.per_batch()),
     );
-    Err(Failure::new(FailureCode::OutOfMemory, message))
+    Err(Failure::new(code, message))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "one digit is shown")]
@@ -237,7 +242,9 @@ mod tests {
             (7_150_000, "a batch size of 1 fits"),
             (7_149_999, "not even one example at a time fits, take a smaller model"),
         ] {
-            let message = check(64, need, Some(Left::Allowed(allowed))).unwrap_err().message;
+            let Failure { code, message } =
+                check(64, need, Some(Left::Allowed(allowed))).unwrap_err();
+            assert_eq!((code, code.is_transient()), (FailureCode::TooLarge, false));
             assert!(message.ends_with(words), "{message}");
             assert!(message.len() <= 200, "brokers keep so much: {message}");
         }

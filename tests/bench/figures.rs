@@ -82,6 +82,22 @@ pub(crate) fn verdict(what: &str, found: &str, bar: &str, holds: bool) -> &'stat
     "MISSED"
 }
 
+/// The same of a figure that is known but for a standard error, and is `over` the bar, or below it if
+/// that is negative: beyond two of them it is missed, and within them not told.
+pub(crate) fn verdict_within(
+    what: &str,
+    found: &str,
+    bar: &str,
+    over: f64,
+    error: f64,
+) -> &'static str {
+    if over > 0.0 && over <= 2.0 * error {
+        "not told"
+    } else {
+        verdict(what, found, bar, over <= 0.0)
+    }
+}
+
 /// Tells which bars were missed; whether none was.
 pub(crate) fn conclude() -> bool {
     let report = REPORT.lock().unwrap();

@@ -113,9 +113,9 @@ async fn measure_one(family: &str, side: usize, turns: usize, shipped: &[Shipped
             times[2].push(turn.processor_ms);
             times[3].push(turn.wall_ms);
         }
-        tract_helper.turn(&tensor);
+        tract_helper.turn(&onnx, &tensor);
         if let Some(helper) = &mut onnx_runtime {
-            helper.turn(&tensor);
+            helper.turn(&onnx, &tensor);
         }
         for asked in &mut asked {
             asked.turn().await;

@@ -35,12 +35,18 @@ pub(crate) fn measure() {
     let shares: Vec<f64> = weights.iter().map(|weight| weight / total).collect();
     let mut result = vec![0.0_f32; LENGTH];
     let mut sums = WeightedMean::new(LENGTH);
-    let (mut reading, mut tiles, mut chunks) =
-        (Times::default(), Times::default(), Times::default());
+    let [mut reading, mut tiles, mut chunks, mut left] = <[Times; 4]>::default();
+    let (last, others) = updates.split_last().unwrap();
     for _ in 0..TURNS {
         reading.push(timed(|| _ = black_box(read(&updates))));
         tiles.push(timed(|| in_tiles(&updates, &shares, &mut result)));
-        chunks.push(timed(|| in_chunks(&updates, &weights, &mut sums)));
+        let before = timed(|| in_chunks(others, &weights, &mut sums));
+        let end = timed(|| {
+            add(last, weights[DEVICES - 1], &mut sums);
+            hand_out(&sums);
+        });
+        chunks.push(before + end);
+        left.push(end);
     }
     let (limit, tiles, chunks) = (reading.best(), tiles.best(), chunks.best());
     println!("  {:<44} {:>12}", "reading them once", ms(limit));
@@ -51,6 +57,8 @@ pub(crate) fn measure() {
     against_bar("one after another, in chunks", &shown, "0.5 of reading", share(chunks) >= 0.5);
     let moved = MOVED * share(chunks);
     println!("  {:<44} {:>12}", "the same by the bytes that it moves", format!("{moved:.2}"));
+    let shown = format!("{} = {:.2}", ms(left.best()), share(left.best()));
+    println!("  {:<44} {shown:>12}", "what is left of it when the last one comes");
     let Some(lines) = numpy() else { return };
     for (way, time) in [("side by side", tiles), ("one after another", chunks)] {
         let its_own = lines.iter().filter(|line| line["way"] == way);
@@ -107,11 +115,18 @@ fn in_tiles(updates: &[Vec<f32>], shares: &[f64], result: &mut [f32]) {
 fn in_chunks(updates: &[Vec<f32>], weights: &[f64], sums: &mut WeightedMean) {
     sums.clear();
     for (update, weight) in updates.iter().zip(weights) {
-        for (number, chunk) in update.chunks(CHUNK).enumerate() {
-            sums.add_piece(number * CHUNK, chunk, *weight);
-        }
-        sums.add_weight(*weight);
+        add(update, *weight, sums);
     }
+}
+
+fn add(update: &[f32], weight: f64, sums: &mut WeightedMean) {
+    for (number, chunk) in update.chunks(CHUNK).enumerate() {
+        sums.add_piece(number * CHUNK, chunk, weight);
+    }
+    sums.add_weight(weight);
+}
+
+fn hand_out(sums: &WeightedMean) {
     for start in (0..LENGTH).step_by(1 << 20) {
         black_box(sums.piece(start, 1 << 20).unwrap());
     }

@@ -24,6 +24,9 @@ const ADDED_BAR: f64 = 0.3;
 const ENGINE_BAR: f64 = 1.05;
 /// Answers of a turn, at least.
 const ANSWERS_MIN: u32 = 5;
+/// Answers of a new session that do not count: until it knows how long they usually take, and when to
+/// be awake.
+const WARM_UP: u32 = 4;
 
 /// An engine with a model on a thread of its own.
 struct Here {
@@ -76,7 +79,7 @@ impl Helped {
             session,
             here,
             started,
-            answers: 2,
+            answers: ANSWERS_MIN,
             engine_ms: Vec::new(),
             added_ms: Vec::new(),
             longer_ms: Vec::new(),
@@ -84,9 +87,7 @@ impl Helped {
         helped.answer_all(input);
         // Of long answers a few too: one alone finds nothing in the processor's caches.
         helped.answers = answers(helped.engine_ms[0]).max(ANSWERS_MIN);
-        helped.engine_ms.clear();
-        helped.added_ms.clear();
-        helped.longer_ms.clear();
+        helped.forget_turn();
         helped
     }
 
@@ -96,8 +97,22 @@ impl Helped {
             self.session =
                 self.started.helper.session(onnx).unwrap_or_else(|error| panic!("{error}"));
             self.here = Some(Here::start(Tract.load(onnx).unwrap()));
+            self.warm_up(input);
         }
         self.answer_all(input);
+    }
+
+    fn warm_up(&mut self, input: &Tensor) {
+        let answers = std::mem::replace(&mut self.answers, WARM_UP);
+        self.answer_all(input);
+        self.forget_turn();
+        self.answers = answers;
+    }
+
+    fn forget_turn(&mut self) {
+        for figures in [&mut self.engine_ms, &mut self.added_ms, &mut self.longer_ms] {
+            figures.pop();
+        }
     }
 
     fn answer_all(&mut self, input: &Tensor) {

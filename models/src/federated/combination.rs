@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::tile::{TileError, check_centre, check_finite, check_shape, fill};
-use crate::kernels::simd::{Loop, vectorised};
+use crate::kernels::simd::{Loop, fetch, vectorised};
 
 /// A tile of a combination of updates, written to `combined`.
 ///
@@ -46,6 +46,10 @@ pub fn combine(
 /// Columns whose sums stay in registers while all rows are read. Loops over them count: iterators
 /// are not made vectors of where the compiler does not copy their methods.
 const BLOCK: usize = 32;
+
+/// How far ahead values of each row are fetched, and how many of them are in one line of a cache.
+const AHEAD: usize = 256;
+const LINE: usize = 16;
 
 /// What columns are combined from.
 struct Part<'a> {
@@ -156,6 +160,9 @@ fn sum_from(
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "to be compiled for the caller's instructions")]
 fn block(row: &[f32], columns: &Range<usize>) -> [f32; BLOCK] {
+    for at in (0..BLOCK).step_by(LINE) {
+        fetch(row, columns.start + AHEAD + at);
+    }
     let values = &row[columns.start..columns.end];
     if let Some(block) = values.first_chunk() {
         return *block;

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use tract_onnx::pb::tensor_shape_proto::dimension::Value as Extent;
 use tract_onnx::pb::type_proto::Value as TypeValue;
-use tract_onnx::pb::{GraphProto, ModelProto, ValueInfoProto};
+use tract_onnx::pb::{GraphProto, ModelProto, TensorProto, ValueInfoProto};
 
 use super::declared::{self, datatype};
 use crate::artifact::TensorInfo;
@@ -66,13 +66,23 @@ pub(super) fn of(graph: &GraphProto) -> Result<Description, GraphError> {
     if outputs.is_empty() {
         return Err(GraphError::Graph("it declares no outputs".to_owned()));
     }
-    let parameters = graph
-        .initializer
-        .iter()
-        .filter(|tensor| matches!(datatype(tensor.data_type), Some("FP32" | "FP64" | "FP16")))
-        .map(|tensor| tensor.dims.iter().map(|extent| extent.unsigned_abs()).product::<u64>())
-        .sum();
+    let mut parameters = 0_u64;
+    for tensor in &graph.initializer {
+        let elements = elements(tensor)?;
+        if matches!(datatype(tensor.data_type), Some("FP32" | "FP64" | "FP16")) {
+            parameters = parameters.saturating_add(elements);
+        }
+    }
     Ok(Description { inputs, outputs, parameters })
+}
+
+/// How many elements a tensor says that it has.
+fn elements(tensor: &TensorProto) -> Result<u64, GraphError> {
+    let product = |all: u64, extent: &i64| all.checked_mul(u64::try_from(*extent).ok()?);
+    tensor.dims.iter().try_fold(1, product).ok_or_else(|| {
+        let (name, dims) = (&tensor.name, &tensor.dims);
+        GraphError::Graph(format!("initializer {name:?} has the impossible shape {dims:?}"))
+    })
 }
 
 /// A declared input or output.

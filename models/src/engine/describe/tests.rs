@@ -20,6 +20,18 @@ fn impostors_are_called_by_name() {
 }
 
 #[test]
+fn a_shape_that_no_tensor_has_is_refused() {
+    let mut model =
+        onnx::parse(include_bytes!("../../../../tests/conformance/tiny_cnn.onnx")).unwrap();
+    for dims in [vec![1 << 40, 1 << 40], vec![-4]] {
+        let graph = model.graph.as_mut().unwrap();
+        graph.initializer[0].dims = dims;
+        let refused = describe(&model.to_bytes().into()).unwrap_err().to_string();
+        assert!(refused.contains("impossible shape"), "{refused}");
+    }
+}
+
+#[test]
 fn declarations_are_read_from_the_file() {
     let onnx = include_bytes!("../../../../tests/conformance/tiny_cnn.onnx");
     let Description { inputs, outputs, parameters } = describe(&Bytes::from_static(onnx)).unwrap();

@@ -41,11 +41,13 @@ mod mending;
 pub(crate) mod register;
 pub(crate) mod registry;
 mod sweep;
+pub(crate) mod trial;
 mod unreferenced;
 pub(crate) mod work;
 
 use index::Index;
 use registry::Registry;
+use trial::Trials;
 
 pub(crate) use durable::JobEnd;
 pub(crate) use index::Signal;
@@ -68,6 +70,9 @@ pub struct BrokerConfig {
     pub replicas: usize,
     /// Data sets on which this broker judges models.
     pub data: BTreeMap<DatasetName, PathBuf>,
+    /// The program `dunlin`, which loads models before they are registered, each in a process of its
+    /// own; without one they are loaded in this process.
+    pub tried_by: Option<PathBuf>,
 }
 
 /// A cheap handle to the running broker. When the last one is dropped, the broker ends at once,
@@ -99,6 +104,7 @@ pub(crate) struct Core {
     pub(crate) room: Room,
     /// For one plan at a time whose model is looked into: its memory is that of two models.
     pub(crate) plans: Semaphore,
+    pub(crate) trials: Trials,
     /// Cancelled when nothing new is to be begun.
     pub(crate) closing: CancellationToken,
     /// Cancelled when everything is to end where it is.
@@ -177,6 +183,7 @@ impl Broker {
             name,
             room: Room::new(config.body_bytes_max),
             plans: Semaphore::new(1),
+            trials: Trials::by(config.tried_by.clone()),
             config,
             store,
             fleet,

@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::{layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
+use crate::broker::trial;
 use failure::CliError;
 use output::Output;
 
@@ -104,6 +105,9 @@ enum Command {
     Data(data::DataArgs),
     /// Talk to NATS itself, on machines without the nats tool.
     Nats(nats::NatsArgs),
+    /// Load the model on standard input within so many bytes of memory, for a broker.
+    #[command(name = trial::COMMAND, hide = true)]
+    TryModel { memory: u64 },
 }
 
 /// The program: parses the arguments, runs the command, prints what went wrong.
@@ -174,7 +178,8 @@ fn start_log(cli: &Cli) -> Result<(), CliError> {
         | Command::Infer(_)
         | Command::Models(_)
         | Command::Data(_)
-        | Command::Nats(_) => "warn",
+        | Command::Nats(_)
+        | Command::TryModel { .. } => "warn",
     };
     let level = cli.global.log_level.as_deref().unwrap_or(usual);
     let filter = level.parse::<Targets>().map_err(|error| {
@@ -209,6 +214,7 @@ async fn perform(cli: Cli, output: &mut Output) -> Result<(), CliError> {
         Command::Models(args) => models::run(args, &client()?, output).await,
         Command::Data(args) => data::run(&args, output),
         Command::Nats(args) => nats::run(args, output).await,
+        Command::TryModel { memory } => Ok(trial::serve(memory)?),
     }
 }
 

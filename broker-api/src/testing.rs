@@ -72,8 +72,8 @@ impl World {
     }
 
     pub(crate) fn broker_config(&self) -> BrokerConfig {
-        let data = BTreeMap::new();
-        BrokerConfig { nats: self.url(), body_bytes_max: 64 << 20, replicas: 1, data }
+        let (nats, data, tried_by) = (self.url(), BTreeMap::new(), None);
+        BrokerConfig { nats, body_bytes_max: 64 << 20, replicas: 1, data, tried_by }
     }
 
     /// For a broker that judges on the data set `tiny` in this folder.

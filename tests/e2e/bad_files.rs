@@ -2,7 +2,10 @@
 
 use std::process::Command;
 
-use models::onnx;
+use models::onnx::{
+    self, AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
+    ValueInfoProto,
+};
 use serde_json::json;
 use tests::data::shared;
 use tests::untested::not_tested;
@@ -32,6 +35,58 @@ async fn model_files_that_are_none_are_refused() {
         assert!(answer.body["detail"].as_str().unwrap().contains("Git-LFS"));
     }
     assert_problem(&world.get("/v1/models/m").await, 404, "unknown_model");
+}
+
+/// A model of these nodes and constants for examples of `[1, 8, 8]`.
+fn model_of(node: Vec<NodeProto>, initializer: Vec<TensorProto>) -> Vec<u8> {
+    let graph = GraphProto {
+        name: "g".to_owned(),
+        node,
+        initializer,
+        input: vec![ValueInfoProto::batched("x", "n", &[1, 8, 8])],
+        output: vec![ValueInfoProto::batched("y", "n", &[1, 8, 8])],
+        ..GraphProto::default()
+    };
+    let opset_import = vec![OperatorSetIdProto { version: Some(13), ..Default::default() }];
+    ModelProto { ir_version: Some(8), opset_import, graph: Some(graph), ..Default::default() }
+        .to_bytes()
+}
+
+/// A model that adds the sum of a constant with these extents.
+fn with_a_constant(extents: &[i64]) -> Vec<u8> {
+    let sum = NodeProto::new("sum", "ReduceSum", &["filled"], &["all"]);
+    let nodes = vec![
+        NodeProto::new("fill", "ConstantOfShape", &["extents"], &["filled"]),
+        sum.with(vec![AttributeProto::int("keepdims", 0)]),
+        NodeProto::new("add", "Add", &["x", "all"], &["y"]),
+    ];
+    model_of(nodes, vec![TensorProto::from_i64("extents", extents)])
+}
+
+/// A convolution with so wide a border.
+fn with_a_border(pads: i64) -> Vec<u8> {
+    let conv = NodeProto::new("conv", "Conv", &["x", "w"], &["y"]);
+    let conv = conv.with(vec![AttributeProto::ints("pads", &[pads; 4])]);
+    model_of(vec![conv], vec![TensorProto::from_f32("w", &[1, 1, 3, 3], &[1.0; 9])])
+}
+
+/// Graphs of a few bytes that ask for more memory than a process can have, or than it should.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_without_bounds_ends_no_broker() {
+    let mut world = World::start().await;
+    for (model, word) in [
+        (with_a_border(1 << 22), "MiB of memory"),
+        (with_a_constant(&[1 << 15, 1 << 15]), "failed to allocate"),
+    ] {
+        let answer = world.register("m", model).await;
+        assert_problem(&answer, 422, "invalid_model");
+        let text = answer.body["detail"].as_str().unwrap();
+        assert!(text.contains(word), "{text}");
+    }
+    for model in [with_a_border(1), with_a_constant(&[2, 3])] {
+        assert_eq!(world.register("m", model).await.status, 201);
+    }
+    assert!(!world.broker.has_ended(), "{}", world.broker.log());
 }
 
 /// An operator that cannot be trained is named with its node when it is asked for.

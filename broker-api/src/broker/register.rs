@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use jobs::id::{ModelName, ModelVersion};
 use models::artifact::ModelConfig;
-use models::engine::tract::Tract;
-use models::engine::{self, Engine as _, EngineError};
+use models::engine::{self, EngineError};
 
 use super::Core;
 use super::registry::Numbering;
+use super::trial::Tried;
 use crate::error::{ApiCode, ApiError};
 use crate::gateway::internal;
 use crate::record::ModelRecord;
@@ -29,18 +29,15 @@ impl Core {
                 "raise the broker's limit",
             ));
         }
-        let config = describe(onnx.clone(), config).await?;
+        let config = declared(onnx.clone(), config).await?;
+        match self.trials.load(onnx.clone()).await {
+            Ok(Tried::Loaded) => {}
+            Ok(Tried::Refused(reason)) => return Err(unusable(&reason)),
+            Err(reason) => return Err(internal(format!("the model was not tried: {reason}"))),
+        }
         let numbering = version.map_or(Numbering::Next, Numbering::Exactly);
         self.registry.add(name, numbering, onnx, None, config).await
     }
-}
-
-/// Completes a configuration, and checks that an engine loads the model.
-async fn describe(onnx: Bytes, config: ModelConfig) -> Result<ModelConfig, ApiError> {
-    let config = declared(onnx.clone(), config).await?;
-    let loaded = tokio::task::spawn_blocking(move || Tract.load(&onnx).map(drop)).await;
-    loaded.map_err(|_| reading_fault())?.map_err(|error| unusable(&error))?;
-    Ok(config)
 }
 
 /// Completes a configuration with what the ONNX file declares.
@@ -49,8 +46,10 @@ pub(crate) async fn declared(
     mut config: ModelConfig,
 ) -> Result<ModelConfig, ApiError> {
     let described = tokio::task::spawn_blocking(move || engine::describe(&onnx)).await;
-    let description = described.map_err(|_| reading_fault())?;
-    let description = description.map_err(|error| unusable(&error.into()))?;
+    let description = described
+        .map_err(|_| internal("reading the model met a fault of the program".to_owned()))?;
+    let description =
+        description.map_err(|error| unusable(&EngineError::from(error).to_string()))?;
     config.inputs = description.inputs;
     config.outputs = description.outputs;
     if config.parameters == 0 {
@@ -59,11 +58,7 @@ pub(crate) async fn declared(
     Ok(config)
 }
 
-fn reading_fault() -> ApiError {
-    internal("reading the model met a fault of the program".to_owned())
-}
-
-fn unusable(error: &EngineError) -> ApiError {
+fn unusable(error: &str) -> ApiError {
     ApiError::new(
         ApiCode::Job(jobs::report::FailureCode::InvalidModel),
         format!("the model cannot be used: {error}"),

@@ -156,6 +156,7 @@ async fn broker(
         body_bytes_max: common.body_bytes_max,
         replicas: common.replicas.into(),
         data: common.data.iter().cloned().collect(),
+        tried_by: own_program(),
     };
     let broker = tokio::select! {
         started = Broker::start(config) => started.map_err(|error| {
@@ -184,6 +185,12 @@ async fn broker(
     }
     done?;
     fault.map_or(Ok(()), Err)
+}
+
+/// This program, also when its file was replaced or removed since it was started.
+fn own_program() -> Option<PathBuf> {
+    let running = Path::new("/proc/self/exe");
+    if running.exists() { Some(running.to_owned()) } else { std::env::current_exe().ok() }
 }
 
 /// Starts an embedded nats-server that ended again; returns when that is of no use.

@@ -23,6 +23,7 @@ use crate::metrics::Counter;
 use crate::record::{EventBody, JobEvent, JobRecord, JobResult, StoredJob, StoredKey};
 use crate::request;
 use crate::request::training::Unread;
+use crate::store::events::End;
 use crate::store::{self, StoreError};
 
 /// Records that are read at the same time for a list.
@@ -317,14 +318,20 @@ impl Core {
     ) -> Result<BoxStream<'static, JobEvent>, ApiError> {
         let record = self.stored(id).await?.record;
         let (stored, events) = self.store.events(id, after).await?;
-        if stored > 0 || !record.state.is_final() {
+        if !record.state.is_final() {
             return Ok(events);
         }
-        // The stream has forgotten the end, or the client has seen it.
+        let sequence = match self.store.end_of(id).await? {
+            End::ToldAt(told) if after < told => return Ok(events),
+            End::Untold if stored > 0 => return Ok(events),
+            End::Untold => 0,
+            End::ForgottenBehind(last) if after < last => last,
+            // The client has seen it.
+            End::ToldAt(_) | End::ForgottenBehind(_) => return Ok(stream::empty().boxed()),
+        };
         let JobRecord { id, state, failure, result, ended_at, .. } = record;
         let body = EventBody::Ended { state, failure, result };
-        let at = ended_at.unwrap_or_default();
-        let event = JobEvent { sequence: after, job: id, at, body };
+        let event = JobEvent { sequence, job: id, at: ended_at.unwrap_or_default(), body };
         Ok(stream::iter([event]).boxed())
     }
 

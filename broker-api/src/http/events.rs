@@ -97,6 +97,7 @@ fn last_event(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
 
 fn sse(event: &JobEvent) -> Event {
     let data = serde_json::to_string(event).expect("events are JSON");
-    let id = event.sequence.to_string();
-    Event::default().id(id).event(event.body.name()).data(data)
+    let told = Event::default().event(event.body.name()).data(data);
+    // One that is not stored has no place to go on from.
+    if event.sequence == 0 { told } else { told.id(event.sequence.to_string()) }
 }

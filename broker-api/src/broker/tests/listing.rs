@@ -1,0 +1,29 @@
+//! Which jobs there are, and what is told of those that are over.
+
+use jobs::subject;
+
+use super::*;
+
+#[tokio::test]
+async fn an_end_that_the_stream_lacks_is_told_once() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    register(&broker, "m").await;
+    let _device = Device::start(&world, "d1").await;
+    let (spec, binary) = infer_spec();
+    let job = broker.submit(spec, binary, None, None).await.unwrap().id;
+    ended(&broker, &job).await;
+    let all: Vec<_> = broker.events(&job, 0).await.unwrap().collect().await;
+    let [.., before, end] = &all[..] else { panic!("{all:?}") };
+    let stream = broker.core.store.stream(subject::STREAM_EVENTS).await.unwrap();
+    // The end that is in the record alone has no place in the stream.
+    stream.purge().filter(subject::event(&job, "ended")).await.unwrap();
+    let told: Vec<_> = broker.events(&job, before.sequence).await.unwrap().collect().await;
+    assert_eq!((told.len(), &told[0].body, told[0].sequence), (1, &end.body, 0));
+    // When nothing is left of the job, its end stands before everything that is.
+    stream.purge().await.unwrap();
+    let told: Vec<_> = broker.events(&job, 0).await.unwrap().collect().await;
+    assert_eq!((told.len(), &told[0].body), (1, &end.body));
+    let again = broker.events(&job, told[0].sequence).await.unwrap();
+    assert_eq!(again.collect::<Vec<_>>().await, []);
+}

@@ -75,9 +75,19 @@ fn parse(body: &[u8]) -> Result<(JobSpec, Bytes), ApiError> {
             let asked = form.spec.into_request()?;
             let both = [form.deadline_ms, asked.deadline].into_iter().flatten().min();
             let deadline_ms = deadline(both, request::QUEUED_DEADLINE)?;
+            let selector = both_selectors(form.selector, asked.selector)?;
             let work = WorkSpec::Infer(asked.spec);
-            Ok((JobSpec { selector: form.selector, deadline_ms, work }, asked.binary))
+            Ok((JobSpec { selector, deadline_ms, work }, asked.binary))
         }
+    }
+}
+
+/// A device has to match the job's selector and the one that stands in its spec.
+fn both_selectors(job: Selector, spec: Selector) -> Result<Selector, ApiError> {
+    match (job.is_empty(), spec.is_empty()) {
+        (_, true) => Ok(job),
+        (true, false) => Ok(spec),
+        (false, false) => request::selector(Some(&format!("{job},{spec}"))),
     }
 }
 
@@ -379,5 +389,22 @@ fn share(job: &JobRecord, known: &[DeviceRecord], device: &DeviceId) -> DeviceSh
         rounds: mine.len(),
         examples: mine.iter().sum(),
         missing: missing.collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_selector_in_the_spec_of_a_request_counts() {
+        let selector = |job: &str, spec: &str| {
+            let body = json!({"kind": "infer", "selector": job,
+                "spec": {"model": "m", "input": [1], "selector": spec}});
+            parse(body.to_string().as_bytes()).unwrap().0.selector.to_string()
+        };
+        assert_eq!(selector("", "device=a"), "device=a");
+        assert_eq!(selector("device=a", ""), "device=a");
+        assert_eq!(selector("device=a", "label.site=lab"), "device=a,label.site=lab");
     }
 }

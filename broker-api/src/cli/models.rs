@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use jobs::spec::ModelQuery;
 use reqwest::{Method, header};
 use serde::Deserialize;
+use serde_json::json;
 
 use super::client::Client;
 use super::failure::CliError;
@@ -164,23 +165,25 @@ async fn push(
     extras: Extras,
 ) -> Result<(), CliError> {
     let bytes = std::fs::read(file).map_err(|error| CliError::file(file, &error))?;
-    let labels = extras.labels.join(",");
-    let mut query = Vec::new();
-    if !labels.is_empty() {
-        query.push(("labels", labels.as_str()));
-    }
-    query.extend(extras.description.iter().map(|text| ("description", text.as_str())));
+    let description = extras.description.iter().map(|text| ("description", text.as_str()));
+    let query: Vec<_> = description.collect();
     let method = if model.version.is_some() { Method::PUT } else { Method::POST };
     let mut request = client
         .request(method, &path(model), &query)
         .header(header::CONTENT_TYPE, models::artifact::ONNX_MEDIA_TYPE)
         .body(bytes);
+    let mut config = serde_json::Map::new();
     if let Some(path) = &extras.config {
-        let config: serde_json::Value =
-            serde_json::from_str(&read_text(path)?).map_err(|error| {
-                CliError::usage(format!("{}: {error}", path.display()), "give a JSON object")
-            })?;
-        request = request.header("Dunlin-Model-Config", config.to_string());
+        config = serde_json::from_str(&read_text(path)?).map_err(|error| {
+            CliError::usage(format!("{}: {error}", path.display()), "give a JSON object")
+        })?;
+    }
+    // As JSON, which has room for commas in them.
+    if !extras.labels.is_empty() {
+        config.insert("labels".to_owned(), json!(extras.labels));
+    }
+    if !config.is_empty() {
+        request = request.header("Dunlin-Model-Config", json!(config).to_string());
     }
     let record: ModelRecord = client.json(request).await?;
     if output.json {

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::error::{ApiCode, ApiError};
 
+mod asking;
 mod following;
 mod mistakes;
 

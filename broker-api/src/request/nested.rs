@@ -68,7 +68,9 @@ impl Element {
     fn append(self, datatype: &str, out: &mut Vec<u8>) -> bool {
         match datatype {
             "FP32" => {
-                self.float().map(as_f32).is_some_and(|value| extend(out, value.to_le_bytes()))
+                // JSON has no infinity: a number that becomes one is no FP32.
+                let value = self.float().map(as_f32).filter(|value| value.is_finite());
+                value.is_some_and(|value| extend(out, value.to_le_bytes()))
             }
             "FP64" => self.float().is_some_and(|value| extend(out, value.to_le_bytes())),
             "INT64" => self.integer().is_some_and(|value| extend(out, value.to_le_bytes())),

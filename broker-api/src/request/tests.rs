@@ -35,6 +35,24 @@ fn nested_array_is_one_fp32_tensor() {
 }
 
 #[test]
+fn numbers_beyond_a_datatype_are_told() {
+    for (datatype, number) in
+        [("FP32", "1e39"), ("FP32", "-3.5e38"), ("INT32", "2147483648"), ("UINT8", "256")]
+    {
+        let body = format!(
+            r#"{{"model":"m","inputs":[{{"shape":[2],"datatype":"{datatype}","data":[0,{number}]}}]}}"#
+        );
+        let error = infer(body.as_bytes()).unwrap_err();
+        assert!(error.detail.contains(&format!("which is no {datatype}")), "{error}");
+        assert!(error.detail.contains("element 1"), "{error}");
+    }
+    let error = infer(br#"{"model":"m","input":[[1e39]]}"#).unwrap_err();
+    assert!(error.detail.contains("which is no FP32"), "{error}");
+    let largest = infer(br#"{"model":"m","input":[3.4028235e38]}"#).unwrap();
+    assert_eq!(largest.binary, f32::MAX.to_le_bytes()[..]);
+}
+
+#[test]
 fn protocol_tensors_keep_their_datatype() {
     let body = br#"{"model":{"name":"m","version":"3"},"inputs":[
         {"name":"a","shape":[2],"datatype":"INT64","data":[9007199254740993,-1]},

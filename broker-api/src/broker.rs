@@ -31,7 +31,7 @@ use crate::history::RoundRecord;
 use crate::judge::Judge;
 use crate::metrics::Metrics;
 use crate::nats_server;
-use crate::record::{DeviceRecord, JobEvent, JobRecord, ModelRecord, Waiting};
+use crate::record::{DeviceRecord, JobEvent, JobPage, JobRecord, ModelRecord, Waiting};
 use crate::room::Room;
 use crate::store::{Store, StoreError};
 
@@ -266,12 +266,8 @@ impl Broker {
     /// rounds.
     ///
     /// # Errors
-    /// NATS that does not answer.
-    pub async fn jobs(
-        &self,
-        limit: usize,
-        before: Option<JobId>,
-    ) -> Result<Vec<JobRecord>, ApiError> {
+    /// An unknown job to begin behind, or NATS that does not answer.
+    pub async fn jobs(&self, limit: usize, before: Option<JobId>) -> Result<JobPage, ApiError> {
         self.core.jobs(limit, before.as_ref()).await
     }
 

@@ -43,6 +43,15 @@ pub struct JobRecord {
     pub rounds: Vec<Outcome>,
 }
 
+/// A part of the list of all jobs.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct JobPage {
+    /// The newest first.
+    pub jobs: Vec<JobRecord>,
+    /// Where there may be more: ask for those that are older than this one.
+    pub next: Option<JobId>,
+}
+
 impl JobRecord {
     /// Notes that a device is given the work.
     pub(crate) fn placed_on(&mut self, device: &DeviceId) {

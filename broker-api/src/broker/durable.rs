@@ -20,7 +20,7 @@ use crate::coordinator::state::round_key;
 use crate::coordinator::waiting::Checked;
 use crate::error::{ApiCode, ApiError};
 use crate::metrics::Counter;
-use crate::record::{EventBody, JobEvent, JobRecord, JobResult, StoredJob, StoredKey};
+use crate::record::{EventBody, JobEvent, JobPage, JobRecord, JobResult, StoredJob, StoredKey};
 use crate::request;
 use crate::request::training::Unread;
 use crate::store::events::End;
@@ -249,15 +249,21 @@ impl Core {
         &self,
         limit: usize,
         before: Option<&JobId>,
-    ) -> Result<Vec<JobRecord>, ApiError> {
-        let ids = self.index.page(limit, before);
+    ) -> Result<JobPage, ApiError> {
+        let ids = match (self.index.page(limit, before), before) {
+            (Some(ids), _) => ids,
+            (None, Some(before)) => return Err(unknown(before)),
+            (None, None) => Vec::new(),
+        };
+        // One that is removed meanwhile ends no list.
+        let next = ids.last().filter(|_| ids.len() == limit).cloned();
         let read = |id: JobId| async move { self.store.jobs.get(id.as_str()).await };
         let mut reads = stream::iter(ids).map(read).buffered(READ_AT_ONCE);
-        let mut records = Vec::new();
+        let mut jobs = Vec::new();
         while let Some(stored) = reads.next().await {
-            records.extend(stored?.map(|stored| stored.value.record));
+            jobs.extend(stored?.map(|stored| stored.value.record));
         }
-        Ok(records)
+        Ok(JobPage { jobs, next })
     }
 
     /// See [`super::Broker::cancel`].

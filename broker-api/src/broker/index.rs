@@ -2,7 +2,8 @@
 //!
 //! Follows the bucket `jobs`; keeps of each job only what listing and sweeping need.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jobs::id::{Digest, JobId, Millis};
@@ -40,6 +41,8 @@ pub(crate) struct Index {
 #[derive(Debug, Default)]
 struct Shared {
     jobs: BTreeMap<JobId, Brief>,
+    /// The same jobs, the oldest first.
+    in_time: BTreeSet<(Millis, JobId)>,
     /// What the values of jobs refer to, of those that refer to anything.
     digests: BTreeMap<JobId, Box<[[u8; 32]]>>,
     watched: HashMap<JobId, watch::Sender<Signal>>,
@@ -76,7 +79,9 @@ impl Index {
                 Change::Gone(key, revision) => {
                     if let Ok(id) = JobId::parse(&key) {
                         let mut shared = self.lock();
-                        shared.jobs.remove(&id);
+                        if let Some(brief) = shared.jobs.remove(&id) {
+                            shared.in_time.remove(&(brief.accepted_at, id.clone()));
+                        }
                         shared.digests.remove(&id);
                         shared.watched.remove(&id);
                     }
@@ -85,6 +90,7 @@ impl Index {
                 Change::Anew => {
                     let mut shared = self.lock();
                     shared.jobs.clear();
+                    shared.in_time.clear();
                     shared.digests.clear();
                     drop(shared);
                     self.progress.begin_anew();
@@ -104,7 +110,10 @@ impl Index {
         let kind = record.spec.work.kind();
         let mut shared = self.lock();
         let brief = Brief { kind, accepted_at: record.accepted_at, signal };
-        shared.jobs.insert(record.id.clone(), brief);
+        if let Some(before) = shared.jobs.insert(record.id.clone(), brief) {
+            shared.in_time.remove(&(before.accepted_at, record.id.clone()));
+        }
+        shared.in_time.insert((record.accepted_at, record.id.clone()));
         if digests.is_empty() {
             shared.digests.remove(&record.id);
         } else {
@@ -141,11 +150,18 @@ impl Index {
         sender.subscribe()
     }
 
-    /// Ids, the newest first, older than `before` if given.
-    pub(crate) fn page(&self, limit: usize, before: Option<&JobId>) -> Vec<JobId> {
+    /// Ids, the newest first, older than `before` if given; none when it is not known when that was.
+    pub(crate) fn page(&self, limit: usize, before: Option<&JobId>) -> Option<Vec<JobId>> {
         let shared = self.lock();
-        let ids = shared.jobs.keys().rev();
-        ids.filter(|id| before.is_none_or(|before| *id < before)).take(limit).cloned().collect()
+        let end = match before {
+            None => Bound::Unbounded,
+            Some(before) => {
+                let known = shared.jobs.get(before).map(|brief| brief.accepted_at);
+                Bound::Excluded((known.or_else(|| made_at(before))?, before.clone()))
+            }
+        };
+        let ids = shared.in_time.range((Bound::Unbounded, end)).rev().map(|(_, id)| id);
+        Some(ids.take(limit).cloned().collect())
     }
 
     /// Jobs that are not over.
@@ -177,4 +193,10 @@ impl Index {
     fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// When a job was made whose id a broker chose.
+fn made_at(id: &JobId) -> Option<Millis> {
+    let id = ulid::Ulid::from_string(&id.as_str().to_ascii_uppercase()).ok()?;
+    Some(Millis(id.timestamp_ms()))
 }

@@ -222,9 +222,7 @@ pub(super) async fn list(
             "ask for the next part with 'before'",
         ));
     }
-    let jobs = app.broker.jobs(limit, query.before).await?;
-    let next = jobs.last().filter(|_| jobs.len() == limit).map(|job| job.id.clone());
-    json(StatusCode::OK, &json!({ "jobs": jobs, "next": next }))
+    json(StatusCode::OK, &app.broker.jobs(limit, query.before).await?)
 }
 
 /// `GET /v1/jobs/{id}`; `Prefer: wait` waits for the end.

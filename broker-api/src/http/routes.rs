@@ -77,7 +77,7 @@ fn job_routes() -> Vec<Route> {
                     .query(("limit", "integer", "1 to 1000, 50 when absent"))
                     .query(("before", "string", "Only jobs older than this one"))
                     .json(200, "Jobs", "JobList")
-                    .problems(&[400, 503]),
+                    .problems(&[400, 404, 503]),
             ],
         ),
         route(

@@ -5,6 +5,40 @@ use jobs::subject;
 use super::*;
 
 #[tokio::test]
+async fn jobs_are_listed_by_when_they_were_accepted_whatever_their_ids() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    register(&broker, "m").await;
+    let mut accepted = Vec::new();
+    for own in [None, Some("zebra"), Some("ape"), None, Some("0")] {
+        let (spec, binary) = infer_spec();
+        accepted.push(broker.submit(spec, binary, own.map(id), None).await.unwrap().id);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    accepted.reverse();
+    let mut listed = Vec::new();
+    let mut before = None;
+    loop {
+        let page = broker.jobs(2, before).await.unwrap();
+        listed.extend(page.jobs.into_iter().map(|job| job.id));
+        before = page.next;
+        if before.is_none() {
+            break;
+        }
+    }
+    assert_eq!(listed, accepted);
+    // One that is removed between two pages was older than none that are left.
+    broker.core.store.jobs.remove(accepted[1].as_str()).await.unwrap();
+    let after = broker.jobs(9, Some(accepted[1].clone())).await.unwrap().jobs;
+    assert_eq!(
+        after.iter().map(|job| &job.id).collect::<Vec<_>>(),
+        [&accepted[2], &accepted[3], &accepted[4]]
+    );
+    let error = broker.jobs(9, Some(id("never"))).await.unwrap_err();
+    assert_eq!(error.code, ApiCode::UnknownJob);
+}
+
+#[tokio::test]
 async fn an_end_that_the_stream_lacks_is_told_once() {
     let world = World::new().await;
     let broker = world.broker().await;

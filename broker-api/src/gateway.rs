@@ -208,14 +208,7 @@ impl Gateway {
             return Err(internal(format!("{:?} is placed like a request", spec.work.kind())));
         };
         let model = self.registry.find(&infer.model).await?;
-        let input = request::fit(infer.input.clone(), &model.config.inputs)?;
-        if input == InferInput::Picture && model.config.preprocessing.is_none() {
-            return Err(ApiError::new(
-                ApiCode::InvalidSpec,
-                format!("model {} takes no pictures", model.reference.name),
-                "send tensors, or register the model with 'preprocessing'",
-            ));
-        }
+        let input = request::fit(infer.input.clone(), &model.config)?;
         let (model, top, engine) = (model.reference.clone(), infer.top, infer.engine.clone());
         Ok(Errand {
             id,

@@ -12,7 +12,6 @@ use jobs::selector::Selector;
 use jobs::spec::{
     InferInput, InferSpec, JobKind, JobSpec, ModelQuery, TensorHeader, TrainSpec, WorkSpec,
 };
-use models::artifact::TensorInfo;
 use models::tensor::width;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -21,10 +20,12 @@ use serde_json::Value;
 use crate::error::{ApiCode, ApiError};
 
 mod answer;
+mod fit;
 pub mod nested;
 pub(crate) mod training;
 
 pub use answer::answer_json;
+pub use fit::fit;
 use nested::Nested;
 
 /// Time for a request that names none.
@@ -395,81 +396,6 @@ pub fn check_header(header: &TensorHeader) -> Result<(), ApiError> {
         ),
         "make shape and data agree",
     ))
-}
-
-/// Fits tensors to a model's declared inputs: an example without its batch gets a batch of one,
-/// a flat example gets its shape. What fits already, or cannot be judged, stays as it is.
-///
-/// # Errors
-/// [`ApiCode::InvalidSpec`] naming the input and what the model declares.
-pub fn fit(input: InferInput, declared: &[TensorInfo]) -> Result<InferInput, ApiError> {
-    let InferInput::Tensors { mut tensors } = input else { return Ok(input) };
-    if declared.is_empty() {
-        return Ok(InferInput::Tensors { tensors });
-    }
-    if tensors.len() != declared.len() {
-        return Err(invalid(
-            format!("the model has {} inputs, found {}", declared.len(), tensors.len()),
-            format!("give these: {}", names(declared)),
-        ));
-    }
-    for (index, tensor) in tensors.iter_mut().enumerate() {
-        let info = if tensor.name.is_empty() {
-            declared.get(index)
-        } else {
-            declared.iter().find(|info| info.name == tensor.name)
-        };
-        let info = info.ok_or_else(|| {
-            invalid(
-                format!("the model has no input {:?}", tensor.name),
-                format!("its inputs are: {}", names(declared)),
-            )
-        })?;
-        fit_tensor(tensor, info)?;
-    }
-    Ok(InferInput::Tensors { tensors })
-}
-
-fn fit_tensor(tensor: &mut TensorHeader, info: &TensorInfo) -> Result<(), ApiError> {
-    let fits = |shape: &[u64]| {
-        shape.len() == info.shape.len()
-            && shape.iter().zip(&info.shape).enumerate().all(|(axis, (found, expected))| {
-                // A fixed batch is no limit: engines run larger batches in pieces.
-                axis == 0 || u64::try_from(*expected).map_or(true, |expected| expected == *found)
-            })
-    };
-    if fits(&tensor.shape) {
-        return Ok(());
-    }
-    let batched: Vec<u64> = std::iter::once(1).chain(tensor.shape.iter().copied()).collect();
-    if fits(&batched) {
-        tensor.shape = batched;
-        return Ok(());
-    }
-    let example: Option<Vec<u64>> =
-        info.shape.iter().skip(1).map(|extent| u64::try_from(*extent).ok()).collect();
-    if let Some(example) = example {
-        let elements: u64 = tensor.shape.iter().product();
-        if !example.is_empty() && example.iter().product::<u64>() == elements {
-            tensor.shape = std::iter::once(1).chain(example).collect();
-            return Ok(());
-        }
-    }
-    Err(invalid(
-        format!(
-            "input {:?} has shape {:?}, the model declares {:?} (-1 is any)",
-            info.name, tensor.shape, info.shape
-        ),
-        "give the example in the model's shape",
-    ))
-}
-
-fn names(declared: &[TensorInfo]) -> String {
-    declared
-        .iter()
-        .map(|info| format!("{} {}{:?}", info.name, info.datatype, info.shape))
-        .collect::<Vec<_>>()
-        .join(", ")
 }
 
 const INFER_HINT: &str = "such as {\"model\": \"digits\", \"input\": [[0.1, 0.2]]}, or 'inputs' \

@@ -49,7 +49,7 @@ impl Core {
             WorkSpec::Infer(infer) => {
                 said?;
                 let model = self.registry.find(&infer.model).await?;
-                request::fit(infer.input.clone(), &model.config.inputs)?;
+                request::fit(infer.input.clone(), &model.config)?;
             }
             WorkSpec::Train(train) => {
                 let mut errors: Vec<ApiError> = said.err().into_iter().collect();

@@ -29,6 +29,15 @@ impl Core {
                 "raise the broker's limit",
             ));
         }
+        if let Some(preprocessing) = &config.preprocessing {
+            preprocessing.check().map_err(|error| {
+                ApiError::new(
+                    ApiCode::InvalidSpec,
+                    format!("the model's config: {error}"),
+                    "see Preprocessing in /openapi.json",
+                )
+            })?;
+        }
         let config = declared(onnx.clone(), config).await?;
         match self.trials.load(onnx.clone()).await {
             Ok(Tried::Loaded) => {}

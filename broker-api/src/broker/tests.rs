@@ -10,6 +10,7 @@ use crate::room::Place;
 use crate::testing::*;
 
 mod listing;
+mod registering;
 
 fn request() -> crate::request::InferRequest {
     crate::request::infer(br#"{"model":"m","input":[[[0.5,1.0],[1.5,2.0]]]}"#).unwrap()
@@ -303,7 +304,11 @@ async fn the_oldest_jobs_go_before_the_store_is_full() {
 async fn an_input_that_fits_no_message_is_refused_before_it_is_stored() {
     let world = World::new().await;
     let broker = world.broker().await;
-    register(&broker, "m").await;
+    let onnx = models::zoo::build("mlp", [1, 2, 2], 3, 7).unwrap();
+    let preprocessing =
+        serde_json::from_str(r#"{"width": 2, "height": 2, "channels": 1}"#).unwrap();
+    let config = ModelConfig { preprocessing: Some(preprocessing), ..ModelConfig::default() };
+    broker.register(&id("m"), None, onnx.into(), config).await.unwrap();
     let (mut spec, _) = infer_spec();
     let WorkSpec::Infer(infer) = &mut spec.work else { panic!("an inference") };
     infer.input = jobs::spec::InferInput::Picture;

@@ -1,4 +1,5 @@
 use super::*;
+use models::artifact::{ModelConfig, TensorInfo};
 
 fn info(shape: &[i64]) -> TensorInfo {
     TensorInfo { name: "x".to_owned(), datatype: "FP32".to_owned(), shape: shape.to_vec() }
@@ -102,13 +103,30 @@ fn wrong_requests_say_what_is_wrong() {
 
 #[test]
 fn examples_get_the_shape_of_the_model() {
-    let declared = [info(&[-1, 1, 28, 28])];
+    let declared = ModelConfig { inputs: vec![info(&[-1, 1, 28, 28])], ..ModelConfig::default() };
     for shape in [&[1, 28, 28][..], &[784], &[28, 28], &[1, 1, 28, 28]] {
         assert_eq!(shape_of(&fit(header(shape), &declared).unwrap()), [1, 1, 28, 28]);
     }
     assert_eq!(shape_of(&fit(header(&[5, 1, 28, 28]), &declared).unwrap()), [5, 1, 28, 28]);
     let error = fit(header(&[3, 32, 32]), &declared).unwrap_err();
     assert!(error.detail.contains("[3, 32, 32]") && error.detail.contains("[-1, 1, 28, 28]"));
+}
+
+#[test]
+fn a_model_may_declare_more_than_there_is_memory() {
+    let inputs = vec![info(&[-1, 1 << 40, 1 << 40])];
+    let declared = ModelConfig { inputs, ..ModelConfig::default() };
+    let error = fit(header(&[4]), &declared).unwrap_err();
+    assert!(error.detail.contains("has shape [4]"), "{error}");
+}
+
+#[test]
+fn a_picture_is_for_a_model_that_takes_pictures() {
+    let error = fit(InferInput::Picture, &ModelConfig::default()).unwrap_err();
+    assert!(error.detail.contains("takes no pictures"), "{error}");
+    let preprocessing = serde_json::from_str(r#"{"width":8,"height":8,"channels":1}"#).unwrap();
+    let config = ModelConfig { preprocessing: Some(preprocessing), ..ModelConfig::default() };
+    assert_eq!(fit(InferInput::Picture, &config).unwrap(), InferInput::Picture);
 }
 
 #[test]

@@ -4,10 +4,10 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
-use jobs::id::{DeviceId, JobId, Millis};
+use jobs::id::{DeviceId, JobId, Millis, ModelRef};
 use jobs::report::FailureCode;
 use jobs::selector::Selector;
-use jobs::spec::{JobKind, JobSpec, TrainSpec, WorkSpec};
+use jobs::spec::{JobKind, JobSpec, ModelQuery, TrainSpec, WorkSpec};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -17,7 +17,7 @@ use super::answer::{json, set};
 use super::extract::{Asked, Names, Nothing, Prefer, json_body, parse_id};
 use crate::broker::Answer;
 use crate::error::{ApiCode, ApiError};
-use crate::record::{DeviceRecord, JobRecord, JobResult};
+use crate::record::{DeviceRecord, JobRecord, JobResult, ModelRecord};
 use crate::request;
 use crate::request::training::Reading;
 
@@ -289,12 +289,9 @@ pub(super) async fn result(
         }
         Some(JobResult::Train { model, .. }) => {
             let path = format!("/v1/models/{}/versions/{}", model.name, model.version);
+            let made = made(&app, &job.id, &model).await?;
             if !wants_onnx(&headers) {
-                let query = jobs::spec::ModelQuery {
-                    name: model.name.clone(),
-                    version: Some(model.version.clone()),
-                };
-                let mut response = json(StatusCode::OK, &app.broker.model(&query).await?)?;
+                let mut response = json(StatusCode::OK, &made)?;
                 set(response.headers_mut(), header::CONTENT_LOCATION, &path);
                 return Ok(response);
             }
@@ -323,6 +320,23 @@ pub(super) async fn result(
             "ask again with the header 'Prefer: wait=60', or follow its /events",
         )),
     }
+}
+
+/// The model that a job made, unless another one has its name and version by now.
+async fn made(app: &App, job: &JobId, model: &ModelRef) -> Result<ModelRecord, ApiError> {
+    let (name, version) = (model.name.clone(), Some(model.version.clone()));
+    let record = app.broker.model(&ModelQuery { name, version }).await?;
+    if record.reference == *model {
+        return Ok(record);
+    }
+    Err(ApiError::new(
+        ApiCode::UnknownModel,
+        format!(
+            "{}:{} is another model than the one that job {job} made",
+            model.name, model.version
+        ),
+        "that one was removed: run the job again",
+    ))
 }
 
 fn wants_onnx(headers: &HeaderMap) -> bool {
@@ -392,7 +406,41 @@ fn share(job: &JobRecord, known: &[DeviceRecord], device: &DeviceId) -> DeviceSh
 
 #[cfg(test)]
 mod tests {
+    use models::artifact::ModelConfig;
+    use serde_json::Value;
+
     use super::*;
+    use crate::http::serve;
+    use crate::testing::{Device, World, ended, joined, train_spec};
+
+    #[tokio::test]
+    async fn the_result_of_a_training_is_the_model_that_it_made_or_none() {
+        let world = World::new().await;
+        let broker = world.broker().await;
+        let _device = Device::start(&world, "d1").await;
+        joined(&broker, 1).await;
+        let job = broker.submit(train_spec(1, 1), Bytes::new(), None, None).await.unwrap().id;
+        let Some(JobResult::Train { model, .. }) = ended(&broker, &job).await.result else {
+            panic!("expected a model")
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/v1/jobs/{job}/result", listener.local_addr().unwrap());
+        tokio::spawn(serve(listener, broker.clone(), std::future::pending()));
+        let result: Value = reqwest::get(&url).await.unwrap().json().await.unwrap();
+        assert_eq!(result["digest"], json!(model.digest));
+        let (name, version) = (model.name.clone(), Some(model.version.clone()));
+        broker.remove_model(&ModelQuery { name, version: version.clone() }).await.unwrap();
+        assert_eq!(reqwest::get(&url).await.unwrap().status(), 404);
+        let other = models::zoo::build("mlp", [1, 2, 2], 3, 8).unwrap().into();
+        broker.register(&model.name, version, other, ModelConfig::default()).await.unwrap();
+        for accept in ["application/json", "application/vnd.onnx"] {
+            let client = reqwest::Client::new();
+            let answer = client.get(&url).header("accept", accept).send().await.unwrap();
+            assert_eq!(answer.status(), 404);
+            let problem: Value = answer.json().await.unwrap();
+            assert_eq!(problem["code"], "unknown_model", "{problem}");
+        }
+    }
 
     #[test]
     fn a_selector_in_the_spec_of_a_request_counts() {

@@ -77,6 +77,8 @@ pub(crate) struct Errand {
     pub(crate) top: u32,
     /// Engines that may answer.
     pub(crate) engine: EnginePolicy,
+    /// Engines of which a device has to have one.
+    pub(crate) placed_by: EnginePolicy,
     /// The input's bytes.
     pub(crate) binary: Binary,
     /// The inbox of a NATS client that waits.
@@ -209,6 +211,12 @@ impl Gateway {
         };
         let model = self.registry.find(&infer.model).await?;
         let input = request::fit(infer.input.clone(), &model.config)?;
+        let placed_by = match &model.engine {
+            Some(only) if infer.engine == EnginePolicy::default() => {
+                request::engine(Some(only.as_str()))?
+            }
+            Some(_) | None => infer.engine.clone(),
+        };
         let (model, top, engine) = (model.reference.clone(), infer.top, infer.engine.clone());
         Ok(Errand {
             id,
@@ -218,6 +226,7 @@ impl Gateway {
             input,
             top,
             engine,
+            placed_by,
             binary,
             answer_to: None,
             patient: false,
@@ -295,7 +304,7 @@ impl Driver<'_> {
     /// who waits where those that are there have said that they lack the engines.
     fn find(&mut self, avoid: Vec<DeviceId>) -> Result<(), ApiError> {
         let selector = &self.errand.spec.selector;
-        let engine = Some(&self.errand.engine);
+        let engine = Some(&self.errand.placed_by);
         let wanted = Wanted { selector, dataset: None, engine, avoid: &avoid };
         match self.gateway.fleet.place(&wanted, Some(&self.errand.model.digest)) {
             Placed::On(device, slot) => {
@@ -313,7 +322,7 @@ impl Driver<'_> {
             }
             Placed::Nobody => self.unplaced(avoid, nobody(selector), true)?,
             Placed::Lacking { devices, may_come } => {
-                let error = unplaced::lacking(selector, &self.errand.engine, &devices);
+                let error = unplaced::lacking(selector, &self.errand.placed_by, &devices);
                 self.unplaced(avoid, error, may_come)?;
             }
         }

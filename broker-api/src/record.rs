@@ -214,6 +214,9 @@ pub struct ModelRecord {
     /// The same model as an ONNX graph in training form, when a training made it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training: Option<BlobRef>,
+    /// The engine that answers with it, where only this one has its operators.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<String>,
     /// How to use it.
     pub config: ModelConfig,
     /// When it was registered, since the Unix epoch.

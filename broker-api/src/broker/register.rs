@@ -1,6 +1,7 @@
 //! Registering models: what people send is checked before it is stored.
 
 use bytes::Bytes;
+use jobs::device::Hello;
 use jobs::id::{ModelName, ModelVersion};
 use models::artifact::ModelConfig;
 use models::engine::{self, EngineError};
@@ -11,6 +12,9 @@ use super::trial::Tried;
 use crate::error::{ApiCode, ApiError};
 use crate::gateway::internal;
 use crate::record::ModelRecord;
+
+/// The engine that answers with models that no other one takes.
+const ORT_CPU: &str = "ort-cpu";
 
 impl Core {
     /// See [`super::Broker::register`].
@@ -39,13 +43,27 @@ impl Core {
             })?;
         }
         let config = declared(onnx.clone(), config).await?;
-        match self.trials.load(onnx.clone()).await {
-            Ok(Tried::Loaded) => {}
+        let engine = match self.trials.load(onnx.clone()).await {
+            Ok(Tried::Loaded) => None,
+            Ok(Tried::Lacking(_)) if self.has_onnx_runtime() => Some(ORT_CPU),
+            Ok(Tried::Lacking(reason)) => {
+                let hint = "or have a device with ONNX Runtime, which takes all operators, and send the \
+                    model again";
+                return Err(ApiError { hint: hint.to_owned(), ..unusable(&reason) });
+            }
             Ok(Tried::Refused(reason)) => return Err(unusable(&reason)),
             Err(reason) => return Err(internal(format!("the model was not tried: {reason}"))),
-        }
+        };
         let numbering = version.map_or(Numbering::Next, Numbering::Exactly);
-        self.registry.add(name, numbering, onnx, None, config).await
+        self.registry.add(name, numbering, onnx, None, engine, config).await
+    }
+
+    /// Whether any device that ever joined has an engine that takes models which ours do not.
+    fn has_onnx_runtime(&self) -> bool {
+        let mut has = false;
+        let mut look = |hello: &Hello| has |= hello.engines.iter().any(|engine| engine == ORT_CPU);
+        self.fleet.for_each(|hello, _| look(hello));
+        has
     }
 }
 

@@ -179,6 +179,7 @@ impl Registry {
         numbering: Numbering<'_>,
         onnx: Bytes,
         training: Option<BlobRef>,
+        engine: Option<&str>,
         config: ModelConfig,
     ) -> Result<ModelRecord, ApiError> {
         let layer = self.store.blobs.put(onnx).await.map_err(StoreError::from)?;
@@ -223,6 +224,7 @@ impl Registry {
                 reference: ModelRef { name: name.clone(), version: chosen, digest: digest.clone() },
                 onnx: layer.clone(),
                 training: training.clone(),
+                engine: engine.map(str::to_owned),
                 config: config.clone(),
                 registered_at: store::now(),
             };

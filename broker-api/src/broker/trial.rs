@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use models::engine::tract::Tract;
 use models::engine::{Engine as _, EngineError};
+use models::graph::GraphError;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt as _;
@@ -39,6 +40,8 @@ pub(crate) struct Trials {
 pub(crate) enum Tried {
     /// It can be loaded.
     Loaded,
+    /// It has an operator that is not known here, in words.
+    Lacking(String),
     /// It cannot, and why.
     Refused(String),
 }
@@ -68,7 +71,13 @@ impl Trials {
 
 impl Tried {
     fn of(error: Option<EngineError>) -> Self {
-        error.map_or(Self::Loaded, |error| Self::Refused(error.to_string()))
+        match error {
+            None => Self::Loaded,
+            Some(error @ EngineError::Graph(GraphError::Operator { .. })) => {
+                Self::Lacking(error.to_string())
+            }
+            Some(error) => Self::Refused(error.to_string()),
+        }
     }
 }
 

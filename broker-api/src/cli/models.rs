@@ -266,6 +266,7 @@ fn details(record: &ModelRecord) -> String {
     row("digest", record.reference.digest.to_string());
     row("file", format!("{}, {}", table::bytes(record.onnx.size.0), record.onnx.digest));
     row("parameters", config.parameters.to_string());
+    row("engine", record.engine.clone().unwrap_or_default());
     for (word, tensors) in [("input", &config.inputs), ("output", &config.outputs)] {
         for info in tensors {
             row(word, format!("{} {} {:?}", info.name, info.datatype, info.shape));

@@ -93,7 +93,7 @@ impl Core {
         let config = declared(inference.clone(), config).await?;
         // Another owner may have registered it meanwhile.
         let once = Numbering::OnceFor(job);
-        Ok(self.registry.add(name, once, inference, Some(trainable), config).await?.reference)
+        Ok(self.registry.add(name, once, inference, Some(trainable), None, config).await?.reference)
     }
 
     /// From which data, in which rounds, on which devices the result was made.

@@ -21,7 +21,7 @@ async fn a_result_is_registered_once_however_many_owners_try() {
     let config = ModelConfig { lineage: Some(lineage), ..ModelConfig::default() };
     let add = async |registry: &Registry, numbering: Numbering<'_>, bytes: &'static [u8]| {
         let bytes = Bytes::from_static(bytes);
-        registry.add(&id("m"), numbering, bytes, None, config.clone()).await.unwrap()
+        registry.add(&id("m"), numbering, bytes, None, None, config.clone()).await.unwrap()
     };
     let [one, other] = [&first, &second].map(|broker| &broker.core.registry);
     let registered = add(one, Numbering::OnceFor(&job), b"model").await;
@@ -43,7 +43,7 @@ async fn an_unknown_version_is_told_with_the_newest_ones() {
     let registry = &broker.core.registry;
     for number in 1..=12_u8 {
         let (bytes, config) = (Bytes::from(vec![number]), ModelConfig::default());
-        registry.add(&id("m"), Numbering::Next, bytes, None, config).await.unwrap();
+        registry.add(&id("m"), Numbering::Next, bytes, None, None, config).await.unwrap();
     }
     let error = registry.find(&"m:99".parse().unwrap()).await.unwrap_err();
     assert_eq!(error.detail, "model m has no version 99");

@@ -52,6 +52,14 @@ impl Room {
         Ok(())
     }
 
+    /// As [`Room::take`], for an answer, which may be larger than all of the room: then it takes that.
+    ///
+    /// # Errors
+    /// As [`Room::take`].
+    pub(crate) fn take_most(&self, place: &mut Place, bytes: usize) -> Result<(), ApiError> {
+        self.take(place, bytes.min(self.size))
+    }
+
     /// Waits for the turn to parse JSON of this length, which lasts until the result is dropped.
     pub(crate) async fn turn(&self, length: usize) -> Option<OwnedSemaphorePermit> {
         if length <= LARGE_JSON {

@@ -1,8 +1,13 @@
 //! `/v1/models`: the registry as names, versions and ONNX files.
 
+use std::convert::Infallible;
+
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures::stream;
 use jobs::id::{ModelName, ModelVersion};
 use jobs::spec::ModelQuery;
 use models::artifact::{ModelConfig, ONNX_MEDIA_TYPE};
@@ -14,7 +19,10 @@ use super::answer::{json, set};
 use super::extract::{self, Asked, Content, Names, unsupported};
 use crate::error::{ApiCode, ApiError};
 use crate::record::ModelRecord;
+use crate::room::Place;
 
+/// Bytes of a file that are given to a client at a time.
+const PIECE_BYTES: usize = 64 * 1024;
 /// Header with a [`ModelConfig`] in JSON.
 const CONFIG_HEADER: &str = "dunlin-model-config";
 
@@ -73,7 +81,10 @@ pub(super) async fn onnx(
     let mut response = if known.filter_map(|tag| tag.to_str().ok()).any(|tag| tag.contains(&etag)) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
-        app.broker.blob(&record.onnx.digest).await?.into_response()
+        let mut place = Place::default();
+        let size = usize::try_from(record.onnx.size.0).unwrap_or(usize::MAX);
+        app.broker.core.room.take_most(&mut place, size)?;
+        file(app.broker.blob(&record.onnx.digest).await?, place)
     };
     let file = format!("{}-{}.onnx", record.reference.name, record.reference.version);
     let headers = response.headers_mut();
@@ -81,6 +92,18 @@ pub(super) async fn onnx(
     set(headers, header::ETAG, &etag);
     set(headers, header::CONTENT_DISPOSITION, &format!("attachment; filename=\"{file}\""));
     Ok(response)
+}
+
+/// The answer that is a file; it takes its room until the client has taken all of it.
+fn file(bytes: Bytes, place: Place) -> Response {
+    let length = bytes.len();
+    let pieces = stream::unfold((bytes, place), |(mut bytes, place)| async move {
+        let piece = bytes.split_to(bytes.len().min(PIECE_BYTES));
+        (!piece.is_empty()).then_some((Ok::<_, Infallible>(piece), (bytes, place)))
+    });
+    let mut response = Body::from_stream(pieces).into_response();
+    set(response.headers_mut(), header::CONTENT_LENGTH, &length.to_string());
+    response
 }
 
 #[derive(Debug, Deserialize)]

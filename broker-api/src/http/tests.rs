@@ -1,5 +1,6 @@
 use std::net::SocketAddr;
 
+use ::models::artifact::ModelConfig;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -187,4 +188,38 @@ async fn a_request_whose_client_went_away_is_not_in_flight() {
     tokio::time::timeout(PATIENCE, in_flight(1)).await.expect("it is asked");
     drop(stream);
     tokio::time::timeout(Duration::from_secs(5), in_flight(0)).await.expect("it is gone");
+}
+
+/// A client that asks for a file and takes nothing of it.
+async fn downloading(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = "GET /v1/models/large/versions/1/onnx HTTP/1.1\r\nHost: x\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn files_that_clients_are_slow_to_take_are_bounded() {
+    let world = World::new().await;
+    let config = BrokerConfig { body_bytes_max: 16 << 20, ..world.broker_config() };
+    let broker = Broker::start(config).await.unwrap();
+    let (name, bytes) = ("large".parse().unwrap(), vec![7_u8; 32 << 20]);
+    let (next, config) = (crate::broker::registry::Numbering::Next, ModelConfig::default());
+    broker.core.registry.add(&name, next, bytes.into(), None, None, config).await.unwrap();
+    let address = served_by(broker, HttpLimits::default()).await;
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut stream = downloading(address).await;
+        assert!(answer(&mut stream).await.starts_with("HTTP/1.1 200"));
+        held.push(stream);
+    }
+    let text = answer(&mut downloading(address).await).await;
+    assert!(text.starts_with("HTTP/1.1 503") && text.contains("overloaded"), "{text}");
+    drop(held.pop());
+    let again = async {
+        while !answer(&mut downloading(address).await).await.starts_with("HTTP/1.1 200") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, again).await.expect("room again");
 }

@@ -35,13 +35,13 @@ impl Client {
         if base.scheme() != "http" || base.host().is_none() {
             return Err(wrong("expected http://host:port".to_owned()));
         }
-        let http = reqwest::Client::builder()
-            .connect_timeout(CONNECT_WITHIN)
-            .read_timeout(READ_WITHIN)
-            .no_proxy()
-            .build()
-            .map_err(|error| CliError::usage(error.to_string(), ""))?;
-        Ok(Self { base, http })
+        Ok(Self { base, http: http(READ_WITHIN)? })
+    }
+
+    /// The same for answers that may take so long to begin.
+    pub(super) fn patient(&self, within: Duration) -> Result<Self, CliError> {
+        let http = http(READ_WITHIN.saturating_add(within))?;
+        Ok(Self { base: self.base.clone(), http })
     }
 
     /// The address, for messages.
@@ -139,6 +139,15 @@ impl Client {
             ..CliError::usage(format!("{server} did not answer: {reason}"), "try again")
         }
     }
+}
+
+fn http(read_within: Duration) -> Result<reqwest::Client, CliError> {
+    reqwest::Client::builder()
+        .connect_timeout(CONNECT_WITHIN)
+        .read_timeout(read_within)
+        .no_proxy()
+        .build()
+        .map_err(|error| CliError::usage(error.to_string(), ""))
 }
 
 /// An error with its causes.

@@ -2,6 +2,7 @@
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use futures::{StreamExt, stream};
@@ -19,6 +20,10 @@ use super::{picture, table};
 
 /// Requests under way at the same time.
 const AT_ONCE: usize = 8;
+/// How often a job that is waited for is asked for again.
+const ASK_EVERY: Duration = Duration::from_secs(30);
+/// How long after its deadline a job says how it ended.
+const OVER_WITHIN: Duration = Duration::from_secs(2);
 /// So many pictures are drawn, at most.
 const DRAWN_MAX: usize = 3;
 
@@ -77,6 +82,7 @@ pub(super) async fn run(
         let answer = ask_json(&args, client, &bytes).await?;
         return show(output, &args, path, None, &answer);
     }
+    let client = &client.patient(Duration::from_millis(args.deadline_ms.unwrap_or(0)))?;
     let draw = !output.json && (args.draw || output.terminal && args.pictures.len() <= DRAWN_MAX);
     let args = &args;
     let mut answers = stream::iter(&args.pictures)
@@ -182,11 +188,18 @@ async fn ask_json(args: &InferArgs, client: &Client, bytes: &[u8]) -> Result<Val
     let request = client.request(Method::POST, "/v1/jobs", &[]).json(&body);
     let job: Value = client.json(request).await?;
     let id = job["id"].as_str().unwrap_or_default();
-    let wait = deadline.div_ceil(1000) + 1;
-    let result = client
-        .request(Method::GET, &format!("/v1/jobs/{id}/result"), &[])
-        .header("Prefer", format!("wait={wait}"));
-    client.json(result).await
+    let until = Instant::now() + Duration::from_millis(deadline) + OVER_WITHIN;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let wait = left.min(ASK_EVERY).as_secs().max(1);
+        let result = client
+            .request(Method::GET, &format!("/v1/jobs/{id}/result"), &[])
+            .header("Prefer", format!("wait={wait}"));
+        match client.json(result).await {
+            Err(error) if error.word == "not_ended" && !left.is_zero() => {}
+            answer => return answer,
+        }
+    }
 }
 
 /// A class as text: its label, or its index.

@@ -1,4 +1,4 @@
-//! What models are given.
+//! What models are given, and how long is waited for what they say.
 
 use super::*;
 
@@ -40,4 +40,33 @@ async fn labels_may_have_commas() {
         Value::Null,
     ];
     assert_eq!(*seen.lock().unwrap(), expected);
+}
+
+#[tokio::test]
+async fn a_job_is_waited_for_as_long_as_it_may_take() {
+    let asked = Arc::new(Mutex::new(0));
+    let count = asked.clone();
+    let result = move || async move {
+        let mut count = count.lock().unwrap();
+        *count += 1;
+        if *count < 3 {
+            let error =
+                ApiError::new(ApiCode::NotEnded, "job j is placed and has no result yet", "");
+            return (StatusCode::CONFLICT, error.problem().to_json());
+        }
+        let answer = json!({"device": "pi-1", "engine": "native", "engine_us": 5, "outputs": []});
+        (StatusCode::OK, answer.to_string().into_bytes())
+    };
+    let routes = Router::new()
+        .route("/v1/jobs", post(|| async { (StatusCode::ACCEPTED, r#"{"id": "j"}"#) }))
+        .route("/v1/jobs/{id}/result", get(result));
+    let server = broker(routes).await;
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("x.json");
+    std::fs::write(&input, "[[1]]").unwrap();
+    let words =
+        ["infer", "--model", "m", "--input", input.to_str().unwrap(), "--deadline-ms", "600000"];
+    let (said, done) = dunlin(&server, &words).await;
+    assert!(done.is_ok() && said.contains("device pi-1"), "{said} {done:?}");
+    assert_eq!(*asked.lock().unwrap(), 3);
 }

@@ -104,7 +104,10 @@ pub(super) fn request(given: &Given, before: Option<&JobRecord>) -> Result<Reque
         (Some(path), _) => {
             let text = read(path)?;
             let plan = toml::from_str(&text);
-            let plan = plan.map_err(|error| wrong(Some(path), &[error.to_string()]))?;
+            let plan = plan.map_err(|error| match serde_json::from_str::<Value>(&text) {
+                Ok(_) => is_json(path),
+                Err(_) => wrong(Some(path), &[error.to_string()]),
+            })?;
             (plan, Some(path.clone()))
         }
         (None, Some(job)) => (of_job(job)?, Some(PathBuf::from(format!("job {}", job.id)))),
@@ -126,6 +129,13 @@ fn wrong(plan: Option<&Path>, problems: &[String]) -> CliError {
     let detail = format!("{} has {count}:\n  {}", plan.display(), problems.join("\n  "));
     let hint = "its fields are those of POST /v1/jobs, see /openapi.json of the broker";
     CliError { errors: problems.to_vec(), ..CliError::usage(detail, hint) }
+}
+
+fn is_json(plan: &Path) -> CliError {
+    let detail = format!("{} is JSON, expected a plan in TOML", plan.display());
+    let hint = "write the same fields as TOML, such as [spec] and model = \"mlp\" below it, or send the \
+        file to POST /v1/jobs with \"kind\": \"train\"";
+    CliError::usage(detail, hint)
 }
 
 /// A training that was asked for before, as a plan.
@@ -379,6 +389,17 @@ mod tests {
         let problems = planned("[spec\nmodel = 1", "").unwrap_err();
         assert_eq!(problems.len(), 1);
         assert!(problems[0].contains("line 1"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_plan_in_json_is_told_to_be_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("job.json");
+        std::fs::write(&file, r#"{"spec": {"model": "mlp", "dataset": "digits"}}"#).unwrap();
+        let refused = request(&given(&format!("--plan {}", file.display())), None).unwrap_err();
+        let Refused::Unread(error) = refused else { panic!("{refused:?}") };
+        assert!(error.detail.ends_with("is JSON, expected a plan in TOML"), "{error}");
+        assert!(error.hint.contains("[spec]") && error.hint.contains("/v1/jobs"), "{}", error.hint);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use futures::stream::FuturesUnordered;
 use jobs::id::{BlobRef, Bytes as Size, Digest};
 use jobs::report::{Failure, FailureCode};
 use models::artifact::{Descriptor, Manifest, ModelConfig};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use self::loaded::{Loaded, Unloaded};
@@ -87,8 +88,7 @@ impl Sessions {
         let ready = Arc::new(Ready { config, model, onnx: blob });
         self.insert(manifest, ready.clone());
         if let Some(device) = device.upgrade() {
-            let digests = self.lock().iter().map(|(digest, _)| digest.clone()).collect();
-            device.models.send_replace(digests);
+            self.tell(&device.models);
         }
         // Answers do not wait for it.
         tokio::spawn(calibrate::all(ready.model.clone(), onnx, here));
@@ -111,6 +111,14 @@ impl Sessions {
         while ready.len() > 1 && (ready.len() > MODELS_MAX || total > self.bytes_max) {
             total -= ready.remove(0).1.onnx.size.0;
         }
+    }
+
+    /// Tells which models are ready. They are looked at in turn with others that tell it, so that what
+    /// is told last is newest.
+    fn tell(&self, models: &watch::Sender<Vec<Digest>>) {
+        models.send_modify(|told| {
+            *told = self.lock().iter().map(|(digest, _)| digest.clone()).collect();
+        });
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<(Digest, Arc<Ready>)>> {

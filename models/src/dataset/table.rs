@@ -239,6 +239,13 @@ impl Words {
             let problem = format!("{place}: found nothing, expected the label");
             return Err(DatasetError::file(file, problem));
         }
+        if word.contains(['\n', '\r']) {
+            let problem = format!(
+                "{place}: the label {} goes on over the end of the line: is a quote left open?",
+                quoted(word)
+            );
+            return Err(DatasetError::file(file, problem));
+        }
         if self.index.len() == CLASSES_MAX {
             let problem = format!(
                 "{place}: more than {CLASSES_MAX} different labels, expected classes: name the \

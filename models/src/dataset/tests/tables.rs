@@ -32,6 +32,9 @@ fn headers_are_optional_and_labels_are_names_or_numbers() {
     assert_eq!(headed.columns, ["length", "width"]);
     assert_eq!(numbers(&headed.train), [5.1, 3.5, 4.9, 3.0]);
 
+    let open = table("length,species\n1,\"a\n2,c\n3,c\n").unwrap_err().to_string();
+    assert!(open.contains("line 2, column 2") && open.contains("quote left open"), "{open}");
+
     let last = whole("length,species\n1,\"a, b\"\n2,c\n");
     assert_eq!(last.class_names, ["a, b", "c"]);
 }

@@ -72,6 +72,8 @@ pub(crate) struct App {
     pub(crate) limits: HttpLimits,
     /// Event streams that may be open besides those that are.
     pub(crate) streams: std::sync::Arc<tokio::sync::Semaphore>,
+    /// Requests that may wait for the end of a job besides those that do.
+    pub(crate) waiting: std::sync::Arc<tokio::sync::Semaphore>,
     pub(crate) ending: CancellationToken,
     pub(crate) counts: std::sync::Arc<health::Counts>,
 }
@@ -100,8 +102,9 @@ pub async fn serve_within(
 ) -> std::io::Result<()> {
     let ending = CancellationToken::new();
     let streams = std::sync::Arc::new(tokio::sync::Semaphore::new(events::streams_max(&limits)));
-    let counts = std::sync::Arc::default();
-    let app = App { broker, limits, streams, ending: ending.clone(), counts };
+    let waiting = std::sync::Arc::new(tokio::sync::Semaphore::new(jobs::waiting_max(&limits)));
+    let (ending_too, counts) = (ending.clone(), std::sync::Arc::default());
+    let app = App { broker, limits, streams, waiting, ending: ending_too, counts };
     listen::run(listener, router(app), limits, ending, shutdown).await
 }
 

@@ -22,6 +22,8 @@ use super::{picture, table};
 const AT_ONCE: usize = 8;
 /// How often a job that is waited for is asked for again.
 const ASK_EVERY: Duration = Duration::from_secs(30);
+/// Between two times.
+const PAUSE: Duration = Duration::from_millis(250);
 /// How long after its deadline a job says how it ended.
 const OVER_WITHIN: Duration = Duration::from_secs(2);
 /// So many pictures are drawn, at most.
@@ -196,7 +198,10 @@ async fn ask_json(args: &InferArgs, client: &Client, bytes: &[u8]) -> Result<Val
             .request(Method::GET, &format!("/v1/jobs/{id}/result"), &[])
             .header("Prefer", format!("wait={wait}"));
         match client.json(result).await {
-            Err(error) if error.word == "not_ended" && !left.is_zero() => {}
+            Err(error) if error.word == "not_ended" && !left.is_zero() => {
+                // A broker for which too many wait answers at once.
+                tokio::time::sleep(PAUSE.min(left)).await;
+            }
             answer => return answer,
         }
     }

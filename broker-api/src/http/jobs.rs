@@ -12,9 +12,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::App;
 use super::answer::{json, set};
 use super::extract::{Asked, Names, Nothing, Prefer, json_body, parse_id};
+use super::{App, HttpLimits};
 use crate::broker::Answer;
 use crate::error::{ApiCode, ApiError};
 use crate::record::{DeviceRecord, JobRecord, JobResult, ModelRecord};
@@ -25,6 +25,9 @@ use crate::request::training::Reading;
 const LIST_DEFAULT: usize = 50;
 /// Jobs in a list, at most.
 const LIST_MAX: usize = 1000;
+/// Of so many connections one may wait for the end of a job, so that others find a place beside these and
+/// event streams.
+const WAITING_SHARE: usize = 4;
 /// Characters of an idempotency key, at most.
 const KEY_MAX: usize = 255;
 
@@ -158,8 +161,8 @@ async fn unreadable(app: &App, first: ApiError, reading: Reading) -> ApiError {
 }
 
 /// Waits as preferred; 200 for a job that ended, 202 for one that goes on.
-async fn accepted(app: &App, job: JobRecord, prefer: Prefer) -> Result<Response, ApiError> {
-    let job = waited(app, job, prefer).await?;
+async fn accepted(app: &App, job: JobRecord, mut prefer: Prefer) -> Result<Response, ApiError> {
+    let job = waited(app, job, &mut prefer).await?;
     let status = if job.state.is_final() { StatusCode::OK } else { StatusCode::ACCEPTED };
     let mut response = json(status, &job)?;
     let headers = response.headers_mut();
@@ -168,7 +171,12 @@ async fn accepted(app: &App, job: JobRecord, prefer: Prefer) -> Result<Response,
     Ok(response)
 }
 
-async fn waited(app: &App, job: JobRecord, prefer: Prefer) -> Result<JobRecord, ApiError> {
+/// The job after as long as is preferred, or as it is where others take all places for that.
+async fn waited(app: &App, job: JobRecord, prefer: &mut Prefer) -> Result<JobRecord, ApiError> {
+    let Ok(_place) = app.waiting.try_acquire() else {
+        prefer.wait = None;
+        return Ok(job);
+    };
     match prefer.wait {
         Some(wait) if !job.state.is_final() => {
             let wait = Millis(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
@@ -179,6 +187,11 @@ async fn waited(app: &App, job: JobRecord, prefer: Prefer) -> Result<JobRecord, 
         }
         _ => Ok(job),
     }
+}
+
+/// Requests that may wait for the end of a job at the same time.
+pub(super) fn waiting_max(limits: &HttpLimits) -> usize {
+    (limits.connections / WAITING_SHARE).max(1)
 }
 
 fn mention(headers: &mut HeaderMap, prefer: Prefer) {
@@ -232,8 +245,8 @@ pub(super) async fn show(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let job = app.broker.job(&names.id("id", ApiCode::UnknownJob)?).await?;
-    let prefer = Prefer::read(&headers, app.limits.wait);
-    let job = waited(&app, job, prefer).await?;
+    let mut prefer = Prefer::read(&headers, app.limits.wait);
+    let job = waited(&app, job, &mut prefer).await?;
     let mut response = json(StatusCode::OK, &job)?;
     if prefer.wait.is_some() {
         mention(response.headers_mut(), prefer);
@@ -274,7 +287,7 @@ pub(super) async fn result(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let job = app.broker.job(&names.id("id", ApiCode::UnknownJob)?).await?;
-    let job = waited(&app, job, Prefer::read(&headers, app.limits.wait)).await?;
+    let job = waited(&app, job, &mut Prefer::read(&headers, app.limits.wait)).await?;
     if let Some(failure) = job.failure {
         return Err(failure.into());
     }

@@ -190,6 +190,43 @@ async fn a_request_whose_client_went_away_is_not_in_flight() {
     tokio::time::timeout(Duration::from_secs(5), in_flight(0)).await.expect("it is gone");
 }
 
+#[tokio::test]
+async fn waiting_requests_leave_places_to_others() {
+    let world = World::new().await;
+    let address = served(&world, HttpLimits { connections: 8, ..HttpLimits::default() }).await;
+    let body = br#"{"kind":"telemetry"}"#;
+    let mut accepted = begin(address, "/v1/jobs", "application/json", body.len(), body).await;
+    let text = answer(&mut accepted).await;
+    let id = text.split("\"id\":\"").nth(1).and_then(|rest| rest.split('"').next());
+    let job = format!("/v1/jobs/{}", id.expect("an id"));
+    drop(accepted);
+    let ask = |path: String| async move {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nPrefer: wait=60\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream
+    };
+    let mut waiting = Vec::new();
+    for _ in 0..6 {
+        waiting.push(ask(job.clone()).await);
+    }
+    // All but two of these are told at once that it goes on.
+    let mut told = 0;
+    for stream in &mut waiting {
+        let mut piece = [0; 4096];
+        let read = tokio::time::timeout(Duration::from_secs(1), stream.read(&mut piece)).await;
+        if let Ok(count) = read {
+            let text = String::from_utf8_lossy(&piece[..count.unwrap()]).into_owned();
+            assert!(text.contains("\"state\":\"accepted\""), "{text}");
+            assert!(!text.contains("preference-applied: wait"), "{text}");
+            told += 1;
+        }
+    }
+    assert_eq!(told, 4);
+    let text = answer(&mut ask("/healthz".to_owned()).await).await;
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+}
+
 /// A client that asks for a file and takes nothing of it.
 async fn downloading(address: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();

@@ -56,6 +56,16 @@ pub(crate) struct Work {
     failed: Option<(JobId, String)>,
 }
 
+/// Bytes that came with what caused effects.
+#[derive(Debug)]
+enum Binary {
+    None,
+    /// Of a task that was offered: reports do not carry it back.
+    Input(Bytes),
+    /// Of a task that came to an end.
+    Outputs(Bytes),
+}
+
 /// A task that an executor has.
 #[derive(Debug)]
 struct AtWork {
@@ -111,7 +121,7 @@ impl Work {
             Ok((Offer::Task(task), binary)) => {
                 let reply = message.reply.map(|reply| reply.to_string());
                 let effects = self.step(task.id.purpose, &Event::Offered(task));
-                self.perform(effects, binary, reply).await;
+                self.perform(effects, Binary::Input(binary), reply).await;
             }
             Ok((Offer::Cancel { task, reason, refused: true }, _)) => {
                 let at = self.device.clock.now();
@@ -120,7 +130,7 @@ impl Work {
             Ok((Offer::Cancel { task, reason, refused: false }, _)) => {
                 tracing::info!(job = %task.job, reason, "asked to stop");
                 let effects = self.step(task.purpose, &Event::CancelRequested { task });
-                self.perform(effects, Bytes::new(), None).await;
+                self.perform(effects, Binary::None, None).await;
             }
             Err(error) => tracing::warn!("offer that cannot be read: {error}"),
         }
@@ -131,14 +141,14 @@ impl Work {
             Told::Progress(task, latest) => {
                 let Some(progress) = latest.take() else { return };
                 let effects = self.step(task.purpose, &Event::Progressed { task, progress });
-                self.perform(effects, Bytes::new(), None).await;
+                self.perform(effects, Binary::None, None).await;
             }
             Told::Done(task, outcome) => {
                 let reply = self.running.remove(&task).and_then(|at_work| at_work.reply);
                 let event = Event::Finished { task, body: outcome.body };
                 let purpose = event_purpose(&event);
                 let effects = self.step(purpose, &event);
-                self.perform(effects, outcome.outputs, reply).await;
+                self.perform(effects, Binary::Outputs(outcome.outputs), reply).await;
                 self.show_tasks();
             }
         }
@@ -147,7 +157,7 @@ impl Work {
     async fn step_both(&mut self, event: &Event) {
         for purpose in [Purpose::Train, Purpose::Infer] {
             let effects = self.step(purpose, event);
-            self.perform(effects, Bytes::new(), None).await;
+            self.perform(effects, Binary::None, None).await;
         }
     }
 
@@ -165,14 +175,18 @@ impl Work {
     }
 
     /// Performs effects; `binary` and `reply` belong to the message or result that caused them.
-    async fn perform(&mut self, effects: Vec<Effect>, binary: Bytes, reply: Option<String>) {
+    async fn perform(&mut self, effects: Vec<Effect>, binary: Binary, reply: Option<String>) {
+        let (input, outputs) = match binary {
+            Binary::Input(input) => (input, Bytes::new()),
+            Binary::Outputs(outputs) => (Bytes::new(), outputs),
+            Binary::None => Default::default(),
+        };
         for effect in effects {
             match effect {
-                Effect::Start(task) => self.start(*task, binary.clone(), reply.clone()),
+                Effect::Start(task) => self.start(*task, input.clone(), reply.clone()),
                 Effect::Stop { task, failure } => self.stop(&task, failure),
                 Effect::Report(report) => {
-                    let (outputs, reply) = (binary.clone(), reply.clone());
-                    self.report(*report, outputs, reply).await;
+                    self.report(*report, outputs.clone(), reply.clone()).await;
                 }
             }
         }

@@ -83,6 +83,7 @@ impl World {
             if report.body.is_final() {
                 return (report, outputs);
             }
+            assert!(outputs.is_empty(), "nobody asked for the input: {report:?}");
         }
     }
 }

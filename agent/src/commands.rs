@@ -11,6 +11,7 @@ use jobs::{subject, wire};
 use serde_json::{Value, json};
 
 use crate::AgentError;
+use crate::clock::Clock;
 use crate::device::Device;
 use crate::presence;
 
@@ -60,7 +61,7 @@ async fn answer_one(device: &Device, message: Message) {
 async fn answer_to(device: &Device, verb: &str, payload: &[u8]) -> Value {
     let facts = device.facts();
     match verb {
-        "ping" => json!({ "instance": device.instance(), "at": device.clock.now() }),
+        "ping" => json!({ "instance": device.instance(), "at": Clock::now() }),
         "hello" => {
             presence::say_hello(device).await;
             json!(device.hello())

@@ -256,7 +256,7 @@ impl Device {
 
     /// Measures the device, away from the runtime: a file system may be slow to answer.
     pub(crate) async fn measure(&self) -> Telemetry {
-        let (probe, at) = (self.probe.clone(), self.clock.now());
+        let (probe, at) = (self.probe.clone(), Clock::now());
         let measure = move || {
             let mut probe = probe.lock().unwrap_or_else(PoisonError::into_inner);
             probe.measure(at)

@@ -19,6 +19,7 @@ use jobs::{subject, wire};
 use tokio::sync::{mpsc, watch};
 
 use crate::AgentError;
+use crate::clock::Clock;
 use crate::device::Device;
 use crate::execute::{Executor, Latest, Outcome, Stop};
 
@@ -124,7 +125,7 @@ impl Work {
                 self.perform(effects, Binary::Input(binary), reply).await;
             }
             Ok((Offer::Cancel { task, reason, refused: true }, _)) => {
-                let at = self.device.clock.now();
+                let at = Clock::now();
                 self.device.refusals.note(at, &task, &reason);
             }
             Ok((Offer::Cancel { task, reason, refused: false }, _)) => {
@@ -162,7 +163,7 @@ impl Work {
     }
 
     fn step(&mut self, purpose: Purpose, event: &Event) -> Vec<Effect> {
-        let now = self.device.clock.now();
+        let now = self.device.clock.steady();
         match purpose {
             Purpose::Train | Purpose::Evaluate => self.heavy.step(now, event),
             // Stages of a round wait for nothing: their neighbours wait for them.
@@ -239,7 +240,7 @@ impl Work {
     /// Completes when a machine wants to be called again.
     fn sleep_until_wake(&self) -> impl Future<Output = ()> + use<> {
         let wake = [self.heavy.wake_at(), self.quick.wake_at()].into_iter().flatten().min();
-        let now = self.device.clock.now();
+        let now = self.device.clock.steady();
         async move {
             match wake {
                 Some(wake) => {

@@ -14,6 +14,7 @@ use link::publish::SendError;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::clock::Clock;
 use crate::device::Device;
 
 /// Final reports that wait for the stream, at most: more than a device has slots.
@@ -108,7 +109,7 @@ async fn store_all(device: Arc<Device>, mut waiting: mpsc::Receiver<TaskReport>)
 /// Offers a report to the stream until it is taken.
 async fn store(device: &Device, report: &TaskReport) {
     let subject = subject::report(&report.task.job, &report.device);
-    let message_id = message_id(report, device.clock.now());
+    let message_id = message_id(report, Clock::now());
     let payload = wire::encode(report);
     let mut delay = Duration::from_millis(200);
     for attempt in 1..=ATTEMPTS_MAX {

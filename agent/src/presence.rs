@@ -103,11 +103,9 @@ pub(crate) async fn measure(device: Arc<Device>) {
     loop {
         ticks.tick().await;
         let telemetry = device.measure().await;
-        if device.is_connected() {
-            replay(&device).await;
-            if send(&device, &telemetry).await {
-                continue;
-            }
+        // Behind what waits: who shows the newest shows what came last.
+        if device.is_connected() && replay(&device).await && send(&device, &telemetry).await {
+            continue;
         }
         if let Err(error) = device.buffer.push(&telemetry) {
             tracing::warn!("telemetry cannot be kept: {error}");
@@ -115,22 +113,28 @@ pub(crate) async fn measure(device: Arc<Device>) {
     }
 }
 
-/// Sends what waits on disk, the oldest first, and forgets what was taken.
-async fn replay(device: &Device) {
+/// Sends what waits on disk, the oldest first, and forgets what was taken; whether nothing waits
+/// any more.
+async fn replay(device: &Device) -> bool {
     if device.buffer.is_empty() {
-        return;
+        return true;
     }
     let waiting = device.buffer.all();
     let mut sent = 0;
     while sent < waiting.len() && send(device, &waiting[sent]).await {
         sent += 1;
     }
+    let are_all = sent == waiting.len();
     if sent > 0 {
         tracing::info!(sent, of = waiting.len(), "sent telemetry from the time without connection");
+    } else if !are_all {
+        // What is on disk stays as it is.
+        return false;
     }
     if let Err(error) = device.buffer.replace(&waiting[sent..]) {
         tracing::warn!("telemetry buffer: {error}");
     }
+    are_all
 }
 
 /// Whether the stream has taken it. Gives up when the connection is lost: the acknowledgement

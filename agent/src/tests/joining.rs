@@ -133,6 +133,32 @@ async fn telemetry_of_a_time_without_connection_comes_later_and_once() {
     agent.stop().await;
 }
 
+/// What waits may be a megabyte, and the disk a card that wears out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn telemetry_that_nobody_takes_is_not_written_again_and_again() {
+    // Without streams.
+    let server = Server::start();
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config {
+        telemetry: Duration::from_millis(100),
+        ..Config::new(&server.url(), device(), dir.path().join("state"))
+    };
+    let agent = start(config);
+    let buffer = dir.path().join("state/telemetry.jsonl");
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let mut poll = tokio::time::interval(Duration::from_millis(20));
+    let mut files = std::collections::BTreeSet::new();
+    while std::fs::read_to_string(&buffer).map_or(0, |text| text.lines().count()) < 5 {
+        assert!(tokio::time::Instant::now() < deadline, "telemetry is buffered");
+        poll.tick().await;
+        if let Ok(file) = std::fs::metadata(&buffer) {
+            files.insert(std::os::unix::fs::MetadataExt::ino(&file));
+        }
+    }
+    assert_eq!(files.len(), 1, "lines are added to one file");
+    agent.stop().await;
+}
+
 /// The times of all measurements in the stream.
 async fn stored_telemetry(context: &async_nats::jetstream::Context) -> Vec<Millis> {
     let stored: Vec<Telemetry> = stored(context, "fleet.pi.telemetry").await;

@@ -249,7 +249,7 @@ impl Config {
             groups: groups(if args.groups.is_empty() { &file.groups } else { &args.groups })?,
             data: data(file.data, &args.data)?,
             slots: range("--slots", args.slots.or(file.slots), defaults.slots, 1..=64)?,
-            threads: args.threads.or(file.threads).unwrap_or(defaults.threads),
+            threads: range("--threads", args.threads.or(file.threads), defaults.threads, 0..=1024)?,
             nice: range("--nice", args.nice.or(file.nice), defaults.nice, 0..=19)?,
             training_bytes: args.training_bytes.or(file.training_bytes),
             guards,
@@ -479,6 +479,7 @@ fn range<T: PartialOrd + ToString + Copy>(
     }
     let expected = match option {
         "--slots" => "1 to 64",
+        "--threads" => "0 to 1024",
         _ => "0 to 19",
     };
     Err(ConfigError::Value { option, value: value.to_string(), expected })

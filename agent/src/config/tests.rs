@@ -117,7 +117,7 @@ fn an_unknown_key_is_named() {
 
 #[test]
 fn what_is_wrong_is_named() {
-    let cases: [(&[&str], &str); 12] = [
+    let cases: [(&[&str], &str); 13] = [
         (&[], "--nats"),
         (&["--nats", "http://a"], "expected nats://host:4222"),
         (&["--nats", "a", "--name", "A b"], "--name"),
@@ -126,6 +126,7 @@ fn what_is_wrong_is_named() {
         (&["--nats", "a", "--group", "*"], "--group"),
         (&["--nats", "a", "--data", "x"], "--data"),
         (&["--nats", "a", "--slots", "0"], "1 to 64"),
+        (&["--nats", "a", "--threads", "99999999"], "0 to 1024"),
         (&["--nats", "a", "--nice", "20"], "0 to 19"),
         (&["--nats", "a", "--bytes-per-second", "999"], "1000 or more"),
         (&["--nats", "a", "--heartbeat-ms", "5"], "--heartbeat-ms"),

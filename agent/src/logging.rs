@@ -16,9 +16,10 @@ use crate::systemd;
 /// When the level is not one.
 pub fn start(config: &Config) -> Result<(), ConfigError> {
     let filter = match config.log_level.as_str() {
-        // The libraries' own words are for those who ask for them.
+        // The libraries' own words are for those who ask for them. The client's are the link's
+        // state, but told at each attempt.
         level @ ("error" | "warn" | "info" | "debug" | "trace") => {
-            format!("warn,async_nats=error,agent={level},link={level}")
+            format!("warn,async_nats=off,agent={level},link={level}")
         }
         custom => custom.to_owned(),
     };

@@ -1,9 +1,13 @@
 //! Connections to NATS: options, errors that say what to do, and the state of the link.
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-use std::path::PathBuf;
+use std::io::{Error, ErrorKind};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use async_nats::rustls;
+use async_nats::rustls::pki_types::CertificateDer;
+use async_nats::rustls::pki_types::pem::PemObject as _;
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
 use tokio::sync::watch;
 
@@ -22,7 +26,8 @@ pub struct Options {
     pub credentials: Option<PathBuf>,
     /// An authentication token.
     pub token: Option<String>,
-    /// A PEM file with the authority that signed the server's certificate.
+    /// A PEM file with the authority that signed the server's certificate; there is no connection
+    /// without TLS then.
     pub tls_ca: Option<PathBuf>,
     /// Messages of one subscription that may wait, at most; 0 takes 1024.
     pub subscription_capacity: usize,
@@ -66,6 +71,16 @@ pub enum LinkError {
         /// Where.
         servers: String,
     },
+    /// There is no TLS with it.
+    #[error("NATS at {servers}: {reason}: {advice}")]
+    Tls {
+        /// Where.
+        servers: String,
+        /// What happened.
+        reason: String,
+        /// What to do.
+        advice: &'static str,
+    },
     /// Nobody answers.
     #[error("NATS at {servers} cannot be reached ({reason}): is nats-server running there?")]
     Unreachable {
@@ -80,7 +95,9 @@ impl LinkError {
     /// Whether the same options may succeed later.
     pub fn is_transient(&self) -> bool {
         match self {
-            LinkError::Refused { .. } | LinkError::Unreachable { .. } => true,
+            LinkError::Refused { .. } | LinkError::Tls { .. } | LinkError::Unreachable { .. } => {
+                true
+            }
             LinkError::Address { .. } | LinkError::File { .. } => false,
         }
     }
@@ -155,15 +172,15 @@ pub async fn connect(options: &Options) -> Result<(Client, watch::Receiver<LinkS
         nats = nats.token(token.clone());
     }
     if let Some(path) = &options.tls_ca {
-        std::fs::metadata(path).map_err(|source| LinkError::File {
-            path: path.display().to_string(),
-            expected: "a PEM file",
-            source,
-        })?;
-        nats = nats.add_root_certificates(path.clone());
+        check_authority(path)?;
+        // Whoever names an authority wants to know with whom they speak.
+        nats = nats.add_root_certificates(path.clone()).require_tls(true);
     }
     let shown = without_password(&options.servers);
     let client = nats.connect(servers).await.map_err(|error| match error.kind() {
+        _ if let Some(advice) = advice_on_tls(&error) => {
+            LinkError::Tls { servers: shown, reason: error.to_string(), advice }
+        }
         ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
             LinkError::Refused { servers: shown }
         }
@@ -177,6 +194,39 @@ pub async fn connect(options: &Options) -> Result<(Client, watch::Receiver<LinkS
         }
     })?;
     Ok((client, watched))
+}
+
+/// Whether a file has certificates.
+fn check_authority(path: &Path) -> Result<(), LinkError> {
+    let read = std::fs::read(path).and_then(|text| {
+        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+        match certificates {
+            Ok(some) if !some.is_empty() => Ok(()),
+            Ok(_) => Err(Error::new(ErrorKind::InvalidData, "there is none")),
+            Err(error) => Err(Error::new(ErrorKind::InvalidData, error.to_string())),
+        }
+    });
+    read.map_err(|source| LinkError::File {
+        path: path.display().to_string(),
+        expected: "a PEM file with certificates",
+        source,
+    })
+}
+
+/// What to do where TLS failed.
+fn advice_on_tls(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    let mut sources = std::iter::successors(Some(error), |error| error.source());
+    let of = |error: &(dyn std::error::Error + 'static)| {
+        // What an error of input or output holds is not its source.
+        let held = error.downcast_ref::<Error>().and_then(Error::get_ref);
+        let error = held?.downcast_ref::<rustls::Error>()?;
+        Some(if matches!(error, rustls::Error::InvalidCertificate(_)) {
+            "name the authority that signed its certificate with --tls-ca"
+        } else {
+            "does it speak TLS, which --tls-ca and tls:// ask for?"
+        })
+    };
+    sources.find_map(of)
 }
 
 /// Connects, however long it takes; tells `changed` each time the reason for waiting changes.
@@ -236,6 +286,7 @@ fn delay(attempt: usize) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::Server;
 
     #[test]
     fn addresses_are_checked_and_shown_without_password() {
@@ -299,5 +350,49 @@ mod tests {
         std::fs::write(&path, parts[..2].join("\n")).unwrap();
         let error = connect(&options).await.unwrap_err();
         assert!(matches!(error, LinkError::File { .. }), "{error}");
+    }
+
+    /// A server with a certificate that nobody but itself has signed, and the files that hold it.
+    fn with_tls() -> (tempfile::TempDir, Server) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("server.pem");
+        std::fs::write(&path, include_str!("../testing/server.pem")).unwrap();
+        let path = path.to_str().unwrap();
+        let config = format!("tls {{ cert_file: {path:?}, key_file: {path:?} }}");
+        (folder, Server::start_with(&config))
+    }
+
+    #[tokio::test]
+    async fn a_server_is_trusted_by_its_authority_and_the_reason_says_so() {
+        let (folder, server) = with_tls();
+        let mut options = Options { servers: server.url(), ..Options::default() };
+        let error = connect(&options).await.unwrap_err();
+        assert!(error.is_transient() && error.to_string().contains("--tls-ca"), "{error}");
+        options.tls_ca = Some(folder.path().join("server.pem"));
+        connect(&options).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_names_an_authority_does_not_speak_in_the_clear() {
+        let (folder, _) = with_tls();
+        let server = Server::start();
+        let (tls_ca, token) = (Some(folder.path().join("server.pem")), Some("secret".to_owned()));
+        let options = Options { servers: server.url(), tls_ca, token, ..Options::default() };
+        let error = connect(&options).await.unwrap_err();
+        assert!(error.is_transient() && error.to_string().contains("TLS"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_file_without_a_certificate_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = include_str!("../testing/server.pem").split("-----BEGIN CERT").next().unwrap();
+        for (name, text) in [("empty", ""), ("text", "nats = 'a'"), ("key", key)] {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            let servers = "nats://127.0.0.1:1".to_owned();
+            let options = Options { servers, tls_ca: Some(path), ..Options::default() };
+            let error = connect(&options).await.unwrap_err();
+            assert!(matches!(error, LinkError::File { .. }), "{name}: {error}");
+        }
     }
 }

@@ -36,8 +36,10 @@ const QUICK_BYTES_PER_SECOND: u64 = 25_000_000;
 pub(crate) enum Keep {
     /// For the next tasks of this round: parameters.
     Memory,
-    /// Over restarts: graphs and models.
+    /// Over restarts: graphs.
     Disk,
+    /// The same where the disk has room: models, which answer from memory.
+    DiskIfRoom,
 }
 
 /// The blobs of this device.
@@ -177,7 +179,7 @@ impl Cache {
         let fetched = async {
             match keep {
                 Keep::Memory => fetch.await.map_err(|error| explain(&error)),
-                Keep::Disk => self.through_disk(digest, fetch).await,
+                Keep::Disk | Keep::DiskIfRoom => self.through_disk(digest, keep, fetch).await,
             }
         };
         self.obtain(digest, Form::AsStored, Box::pin(fetched)).await
@@ -224,6 +226,7 @@ impl Cache {
     async fn through_disk(
         &self,
         digest: &Digest,
+        keep: Keep,
         fetch: impl Future<Output = Result<Bytes, BlobError>>,
     ) -> Result<Bytes, Failure> {
         let (disk, wanted) = (self.disk.clone(), digest.clone());
@@ -235,6 +238,10 @@ impl Cache {
         let (disk, wanted, copy) = (self.disk.clone(), digest.clone(), bytes.clone());
         let written = tokio::task::spawn_blocking(move || disk.write(&wanted, &copy)).await;
         match written {
+            Ok(Err(DiskError::Full { dir })) if keep == Keep::DiskIfRoom => {
+                tracing::warn!("{}", disk_full(&dir).message);
+                Ok(bytes)
+            }
             Ok(Err(DiskError::Full { dir })) => Err(disk_full(&dir)),
             Ok(Err(DiskError::Failed { path, source })) => {
                 // The blob is here all the same; the disk is asked again next time.

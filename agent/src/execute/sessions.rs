@@ -143,7 +143,7 @@ impl Ready {
         }
         let left = until.saturating_duration_since(Instant::now());
         let (half, patience) = (until - left / 2, patience(until));
-        let fetched = timeout_at(until, device.cache.get(&self.onnx, Keep::Disk)).await;
+        let fetched = timeout_at(until, device.cache.get(&self.onnx, Keep::DiskIfRoom)).await;
         let Ok(onnx) = fetched else { return Ok(()) };
         let onnx = onnx?;
         let one = |engine| {
@@ -165,7 +165,7 @@ impl Ready {
 
     /// Tries engines anew that failed, or measures them.
     pub(super) async fn try_again(&self, engines: Vec<&'static str>, device: Arc<Device>) {
-        let onnx = device.cache.get(&self.onnx, Keep::Disk).await;
+        let onnx = device.cache.get(&self.onnx, Keep::DiskIfRoom).await;
         // An engine may take minutes; the agent may end meanwhile.
         let here = device.engines();
         drop(device);
@@ -186,11 +186,13 @@ struct Fetched {
 
 /// Manifest, then config and ONNX file.
 async fn fetch(manifest: &Digest, cache: &Cache) -> Result<Fetched, Failure> {
-    let manifest = cache.get_by_digest(manifest, Keep::Disk).await?;
+    let manifest = cache.get_by_digest(manifest, Keep::DiskIfRoom).await?;
     let manifest = Manifest::parse(&manifest).map_err(|error| invalid(&error))?;
     let (config, blob) = (blob(&manifest.config)?, blob(manifest.onnx())?);
-    let (config, onnx) =
-        futures::try_join!(cache.get(&config, Keep::Disk), cache.get(&blob, Keep::Disk))?;
+    let (config, onnx) = futures::try_join!(
+        cache.get(&config, Keep::DiskIfRoom),
+        cache.get(&blob, Keep::DiskIfRoom)
+    )?;
     let config = ModelConfig::parse(&config).map_err(|error| invalid(&error))?;
     Ok(Fetched { config, onnx, blob })
 }

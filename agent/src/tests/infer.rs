@@ -229,3 +229,18 @@ async fn a_real_model_answers_many_at_once() {
     assert!(answers.iter().all(|(_, outputs)| *outputs == answers[0].1 && !outputs.is_empty()));
     agent.stop().await;
 }
+
+/// The disk of a device may be full of other things for days.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_without_room_on_the_disk_answers_all_the_same() {
+    let world = World::new().await;
+    let agent = world.join(world.config()).await;
+    let model = world.tiny().await;
+    let blobs = world.dir.path().join("state/blobs");
+    let part = blobs.join(model.digest.hex()).with_extension("part");
+    std::os::unix::fs::symlink("/dev/full", &part).unwrap();
+    let (report, outputs) = world.infer(&ask(&model), &floats([0.5; 16])).await;
+    assert_eq!((inferred(report).model, outputs.len()), (model.clone(), 8));
+    assert!(!blobs.join(model.digest.hex()).exists());
+    agent.stop().await;
+}

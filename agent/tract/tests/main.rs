@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test program stops at the first surprise")]
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::process::{Command, ExitStatus, Stdio};
 
 use models::engine::Engine as _;
@@ -88,6 +88,22 @@ fn it_answers_as_the_native_engine_does_whatever_the_number_of_threads() {
             models::engine::choice::compare(&expected, &found, 1e-4).unwrap();
         }
     }
+}
+
+/// The kernel ends who has the most points when memory lacks.
+#[test]
+fn it_is_ended_before_the_agent_where_memory_lacks() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_dunlin-tract"))
+        .args(["serve", "tract"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut hello = [0; PREFIX];
+    child.stdout.as_mut().unwrap().read_exact(&mut hello).unwrap();
+    let points = std::fs::read_to_string(format!("/proc/{}/oom_score_adj", child.id())).unwrap();
+    drop(child.stdin.take());
+    assert!(child.wait().is_ok() && points.trim() == "1000", "{points}");
 }
 
 #[test]

@@ -22,6 +22,7 @@ use crate::checkpoints::Checkpoints;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::engines::{self, Cpu, Engines};
+use crate::execute::Promises;
 use crate::facts;
 use crate::guards::{self, Condition};
 use crate::held::HeldUpdates;
@@ -65,6 +66,8 @@ pub(crate) struct Device {
     pub(crate) tasks: watch::Sender<Vec<TaskId>>,
     pub(crate) models: watch::Sender<Vec<Digest>>,
     pub(crate) cpu: Cpu,
+    /// Memory that work will take.
+    pub(crate) promises: Arc<Promises>,
     engines: watch::Sender<Option<Arc<Engines>>>,
     probe: Arc<Mutex<Probe>>,
     facts: Facts,
@@ -76,6 +79,7 @@ pub(crate) struct Device {
 #[derive(Debug, Clone)]
 pub(crate) struct EnginesHere {
     pub(crate) cpu: Cpu,
+    pub(crate) promises: Arc<Promises>,
     helped: watch::Receiver<Option<Arc<Engines>>>,
 }
 
@@ -124,6 +128,7 @@ impl Device {
             tasks: watch::Sender::default(),
             models: watch::Sender::default(),
             cpu: Cpu::find(&engines::Options::of(&config, state.dir())),
+            promises: Arc::default(),
             engines: watch::Sender::default(),
             probe: Arc::new(Mutex::new(Probe::new(&config.guards.sysfs))),
             facts,
@@ -197,7 +202,8 @@ impl Device {
 
     /// The engines, for work that may go on when the agent has ended.
     pub(crate) fn engines(&self) -> EnginesHere {
-        EnginesHere { cpu: self.cpu.clone(), helped: self.engines.subscribe() }
+        let (cpu, promises) = (self.cpu.clone(), self.promises.clone());
+        EnginesHere { cpu, promises, helped: self.engines.subscribe() }
     }
 
     /// Changes with every start of the agent.

@@ -15,7 +15,6 @@ use crate::work::Told;
 
 use self::compute::Compute;
 use self::sessions::Sessions;
-use self::train::Promises;
 
 mod answer;
 mod compute;
@@ -24,7 +23,7 @@ mod infer;
 mod sessions;
 mod train;
 
-pub(crate) use self::train::Latest;
+pub(crate) use self::train::{Latest, Promises};
 
 /// How long a training may take to save where it is when the agent ends.
 const SAVE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -58,7 +57,6 @@ pub(crate) struct Executor {
     tell: mpsc::Sender<Told>,
     compute: Arc<Compute>,
     sessions: Arc<Sessions>,
-    promises: Arc<Promises>,
 }
 
 /// One task at work.
@@ -75,8 +73,8 @@ struct Run {
 impl Executor {
     pub(crate) fn new(device: Arc<Device>, tell: mpsc::Sender<Told>) -> Self {
         let compute = Arc::new(Compute::new(device.config.threads, device.config.nice));
-        let sessions = Arc::new(Sessions::new(device.config.model_bytes));
-        Self { device, tell, compute, sessions, promises: Arc::default() }
+        let sessions = Sessions::new(device.config.model_bytes, device.promises.clone());
+        Self { device, tell, compute, sessions: Arc::new(sessions) }
     }
 
     /// Starts a task; its end is told whatever happens.

@@ -16,6 +16,7 @@ use crate::config::{Config, ConfigError};
 use crate::device::Device;
 use crate::state::{State, StateError};
 
+mod allocator;
 pub mod bench;
 mod cache;
 mod checkpoints;

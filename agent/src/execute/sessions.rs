@@ -15,8 +15,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use self::loaded::{Loaded, Unloaded};
+use self::room::{Held, Room};
 use super::compute::apart;
-use super::panic_failure;
+use super::{Promises, panic_failure};
 use crate::cache::{Cache, Gates, Keep};
 use crate::device::{Device, EnginesHere};
 
@@ -24,6 +25,7 @@ mod calibrate;
 mod health;
 pub(super) mod loaded;
 mod pace;
+mod room;
 mod turns;
 
 /// Models ready at once, at most.
@@ -43,11 +45,13 @@ pub(super) struct Sessions {
     bytes_max: u64,
     ready: Mutex<Vec<(Digest, Arc<Ready>)>>,
     gates: Gates,
+    room: Room,
 }
 
 impl Sessions {
-    pub(super) fn new(bytes_max: u64) -> Self {
-        Self { bytes_max, ready: Mutex::default(), gates: Gates::default() }
+    pub(super) fn new(bytes_max: u64, promises: Arc<Promises>) -> Self {
+        let (ready, gates) = (Mutex::default(), Gates::default());
+        Self { bytes_max, ready, gates, room: Room::new(promises) }
     }
 
     /// The model of a manifest, loaded if it is not ready; many requests share one loading, which
@@ -80,11 +84,13 @@ impl Sessions {
         device: Arc<Device>,
         until: Instant,
     ) -> Result<Arc<Ready>, Failure> {
-        let fetched = Box::pin(fetch(&manifest, &device.cache)).await?;
+        let (config, blob) = Box::pin(named(&manifest, &device.cache)).await?;
+        let held = Loadable { sessions: self, device: &device };
+        let _room = self.room.take(blob.size.0, until, &held).await?;
+        let onnx = device.cache.get(&blob, Keep::DiskIfRoom).await?;
         // An engine may take minutes; the agent may end meanwhile.
         let (here, device) = (device.engines(), Arc::downgrade(&device));
-        let model = Arc::new(load(&here, &fetched.onnx, patience(until)).await?);
-        let Fetched { config, onnx, blob } = fetched;
+        let model = Arc::new(load(&here, &onnx, patience(until)).await?);
         let ready = Arc::new(Ready { config, model, onnx: blob });
         self.insert(manifest, ready.clone());
         if let Some(device) = device.upgrade() {
@@ -123,6 +129,31 @@ impl Sessions {
 
     fn lock(&self) -> MutexGuard<'_, Vec<(Digest, Arc<Ready>)>> {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a device holds for answers.
+struct Loadable<'a> {
+    sessions: &'a Sessions,
+    device: &'a Device,
+}
+
+impl Held for Loadable<'_> {
+    fn bytes(&self) -> u64 {
+        self.sessions.lock().iter().map(|(_, model)| model.onnx.size.0).sum()
+    }
+
+    fn let_go(&self) -> bool {
+        self.device.cache.forget_unused(Duration::ZERO);
+        let mut ready = self.sessions.lock();
+        if ready.is_empty() {
+            return false;
+        }
+        let (digest, _) = ready.remove(0);
+        drop(ready);
+        tracing::info!(%digest, "memory lacks: this model is not ready any more");
+        self.sessions.tell(&self.device.models);
+        true
     }
 }
 
@@ -176,25 +207,14 @@ impl Ready {
     }
 }
 
-/// What a manifest names.
-#[derive(Debug)]
-struct Fetched {
-    config: ModelConfig,
-    onnx: Bytes,
-    blob: BlobRef,
-}
-
-/// Manifest, then config and ONNX file.
-async fn fetch(manifest: &Digest, cache: &Cache) -> Result<Fetched, Failure> {
+/// What a manifest names: the config, and where the ONNX file is.
+async fn named(manifest: &Digest, cache: &Cache) -> Result<(ModelConfig, BlobRef), Failure> {
     let manifest = cache.get_by_digest(manifest, Keep::DiskIfRoom).await?;
     let manifest = Manifest::parse(&manifest).map_err(|error| invalid(&error))?;
     let (config, blob) = (blob(&manifest.config)?, blob(manifest.onnx())?);
-    let (config, onnx) = futures::try_join!(
-        cache.get(&config, Keep::DiskIfRoom),
-        cache.get(&blob, Keep::DiskIfRoom)
-    )?;
+    let config = cache.get(&config, Keep::DiskIfRoom).await?;
     let config = ModelConfig::parse(&config).map_err(|error| invalid(&error))?;
-    Ok(Fetched { config, onnx, blob })
+    Ok((config, blob))
 }
 
 /// How long a request that is to be answered `until` then waits for an engine that hangs.

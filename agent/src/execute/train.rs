@@ -13,8 +13,9 @@ use models::train::Trainer;
 use tokio::sync::mpsc;
 
 use self::control::Control;
-pub(super) use self::memory::Promises;
-use self::memory::{Promise, Room};
+pub(crate) use self::memory::Promises;
+use self::memory::Room;
+pub(super) use self::memory::{Lacking, Promise, megabytes};
 pub(crate) use self::meter::Latest;
 use self::meter::{Meter, Steps};
 use self::prepare::begin;
@@ -235,7 +236,7 @@ impl Run {
 
     fn room(&self) -> Room {
         let max = self.executor.device.config.training_bytes;
-        Room { promises: self.executor.promises.clone(), max }
+        Room { promises: self.executor.device.promises.clone(), max }
     }
 
     fn duration(&self) -> Millis {

@@ -244,3 +244,23 @@ async fn a_model_without_room_on_the_disk_answers_all_the_same() {
     assert!(!blobs.join(model.digest.hex()).exists());
     agent.stop().await;
 }
+
+/// The store's description of the blob is believed before it is fetched.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_that_memory_has_no_room_for_is_refused_before_it_is_fetched() {
+    let world = World::new().await;
+    let agent = world.join(world.config()).await;
+    let small = world.tiny().await;
+    inferred(world.infer(&ask(&small), &floats([0.5; 16])).await.0);
+    let config = ModelConfig::default().to_bytes();
+    let mut manifest = Manifest::of(&config, b"an ONNX file");
+    manifest.layers[0].size = 1 << 50;
+    world.put(config).await;
+    let digest = world.put(manifest.to_bytes()).await.digest;
+    let huge = ModelRef { digest, ..small.clone() };
+    let failure = failure_of(world.infer(&ask(&huge), &floats([0.5; 16])).await.0);
+    assert_eq!(failure.code, FailureCode::OutOfMemory, "{failure:?}");
+    assert!(failure.message.contains("1125899906.8 MB"), "{failure:?}");
+    inferred(world.infer(&ask(&small), &floats([0.5; 16])).await.0);
+    agent.stop().await;
+}

@@ -11,6 +11,7 @@ use models::tensor::{Data, Tensor};
 
 use super::super::compute::apart;
 use super::loaded::{BATCH, Batches, Loaded, Reference, Trial};
+use super::room;
 use crate::device::EnginesHere;
 use crate::engines::{AnySession, CPU, Cpu, Engines, HELPED, HelperError, SessionError, TOLERANCE};
 
@@ -89,7 +90,7 @@ pub(super) async fn one(
         model.begin(engine);
         let shared = model.clone();
         let trial = apart(format!("try-{engine}"), move || {
-            attempt(&shared, engine, &onnx, &here.cpu, known.as_deref())
+            attempt(&shared, engine, &onnx, &here, known.as_deref())
         });
         let trial = trial.await.unwrap_or_else(|reason| {
             tracing::error!(engine, "its trial: {reason}");
@@ -160,7 +161,7 @@ fn attempt(
     model: &Loaded,
     engine: &'static str,
     onnx: &[u8],
-    cpu: &Cpu,
+    here: &EnginesHere,
     known: Option<&Engines>,
 ) -> Trial {
     if let Some((session, _)) = model.session(engine) {
@@ -172,7 +173,12 @@ fn attempt(
         session.retire(reason);
         model.failed(engine, &session, reason.clone());
     }
-    match (load(engine, onnx, cpu, known), model.time_of_cpu(engine)) {
+    // A helper that takes what there is not may take the agent along.
+    let _room = match room::at_once(&here.promises, onnx.len() as u64) {
+        Ok(room) => room,
+        Err(failure) => return Trial::Failed(failure.message),
+    };
+    match (load(engine, onnx, &here.cpu, known), model.time_of_cpu(engine)) {
         // It had let go of the model; to whom it was held then may hang now.
         (Ok(session), Some(time)) => Trial::Well(State::Measured(time), session),
         (Ok(session), None) => judge(model, engine, session),

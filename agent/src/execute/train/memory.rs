@@ -74,19 +74,39 @@ fn free() -> Option<u64> {
     available.into_iter().chain(groups.into_iter().map(left)).min()
 }
 
-/// What was promised to trainings that have not taken it yet, so that two that begin at the same
+/// What was promised to work that has not taken it yet, so that two that begin at the same
 /// time do not both count on the same memory.
 #[derive(Debug, Default)]
-pub(in crate::execute) struct Promises(Mutex<u64>);
+pub(crate) struct Promises(Mutex<u64>);
 
 /// Memory that counts as taken until this is dropped.
 #[derive(Debug)]
-pub(super) struct Promise {
+pub(in crate::execute) struct Promise {
     promises: Arc<Promises>,
     bytes: u64,
 }
 
+/// Bytes that are free beside those that are promised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::execute) struct Lacking {
+    pub(in crate::execute) free: u64,
+    pub(in crate::execute) promised: u64,
+}
+
 impl Promises {
+    /// Promises so many bytes.
+    ///
+    /// # Errors
+    /// What there is, if that is less.
+    pub(in crate::execute) fn take(self: &Arc<Self>, bytes: u64) -> Result<Promise, Lacking> {
+        let mut promised = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(left) = Left::now(None, *promised).filter(|left| left.bytes() < bytes) {
+            return Err(Lacking { free: left.bytes(), promised: *promised });
+        }
+        *promised = promised.saturating_add(bytes);
+        Ok(Promise { promises: self.clone(), bytes })
+    }
+
     /// Promises what work with batches of `batch_size` examples takes, at most `max` bytes.
     fn promise(
         self: &Arc<Self>,
@@ -180,7 +200,7 @@ fn check(
 }
 
 #[expect(clippy::cast_precision_loss, reason = "one digit is shown")]
-fn megabytes(bytes: u64) -> String {
+pub(in crate::execute) fn megabytes(bytes: u64) -> String {
     format!("{:.1} MB", bytes as f64 / 1e6)
 }
 

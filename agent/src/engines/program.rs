@@ -104,8 +104,15 @@ impl Program {
                 ));
             }
         };
-        program.check()?;
-        Ok(program)
+        match program.check() {
+            Ok(()) => Ok(program),
+            Err(reason) => {
+                if named.is_some() {
+                    tracing::warn!("{} is of no use: {reason}", kind.option());
+                }
+                Err(reason)
+            }
+        }
     }
 
     /// The same, told where ONNX Runtime's library, or its folder, is.

@@ -151,7 +151,7 @@ proptest! {
         for (format, coder) in all() {
             let mut left = values.clone();
             let header = Header { coder, ..header(format, values.len(), Some("b")) };
-            let (first, second) = left.split_at_mut(count / 3);
+            let (first, second) = left.split_at_mut(values.len() / 3);
             let file = encode_largest(&header, 1, share, &mut [first, second]).unwrap();
             let sent = decoded(&file, values.len(), 777).unwrap();
             let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();

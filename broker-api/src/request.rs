@@ -1,7 +1,7 @@
 //! Requests as people write them (JSON, tensors, pictures) become specifications; pure.
 //!
 //! The NATS front door and the HTTP face share these forms. Nothing here asks the registry or a
-//! device; [`fit`] compares tensors with a model's declared inputs that the caller looked up.
+//! device; [`fit()`] compares tensors with a model's declared inputs that the caller looked up.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

@@ -16,7 +16,6 @@ use crate::config::{Config, ConfigError};
 use crate::device::Device;
 use crate::state::{State, StateError};
 
-mod allocator;
 pub mod bench;
 mod cache;
 mod checkpoints;
@@ -29,6 +28,7 @@ pub mod engines;
 mod execute;
 mod facts;
 mod files;
+mod free_pages;
 pub mod guards;
 mod held;
 mod kept_local;

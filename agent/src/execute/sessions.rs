@@ -86,11 +86,13 @@ impl Sessions {
     ) -> Result<Arc<Ready>, Failure> {
         let (config, blob) = Box::pin(named(&manifest, &device.cache)).await?;
         let held = Loadable { sessions: self, device: &device };
-        let _room = self.room.take(blob.size.0, until, &held).await?;
+        let room = self.room.take(blob.size.0, until, &held).await?;
         let onnx = device.cache.get(&blob, Keep::DiskIfRoom).await?;
         // An engine may take minutes; the agent may end meanwhile.
         let (here, device) = (device.engines(), Arc::downgrade(&device));
         let model = Arc::new(load(&here, &onnx, patience(until)).await?);
+        // It has taken it; the engines that are tried next need their own.
+        drop(room);
         let ready = Arc::new(Ready { config, model, onnx: blob });
         self.insert(manifest, ready.clone());
         if let Some(device) = device.upgrade() {

@@ -7,9 +7,9 @@ use jobs::report::{Failure, FailureCode};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
-use crate::allocator;
 use crate::execute::Promises;
 use crate::execute::train::{Lacking, Promise, megabytes};
+use crate::free_pages;
 
 /// How many times its file a model takes while it is loaded: the file, its weights as they are read
 /// and as kernels want them. One of 67 MB took 4.0 times as much in this program, and in the helper.
@@ -58,7 +58,7 @@ impl Room {
         let _one_at_a_time = self.squeezing.lock().await;
         let mut patience = Instant::now();
         loop {
-            allocator::give_back();
+            free_pages::give_back();
             let Lacking { free, promised } = match self.promises.take(need) {
                 Ok(promise) => return Ok(promise),
                 Err(lacking) => lacking,
@@ -156,7 +156,7 @@ mod tests {
         let room = Room::new(promises.clone());
         let none = Models(AtomicU64::new(0));
         let Err(Lacking { free, .. }) = promises.take(u64::MAX) else { panic!("more than all") };
-        // Two thirds of it, and half.
+        // Two thirds of it, and a half.
         let first = promises.take(free / 3 * 2).unwrap();
         let late = room.take(free / 8, Instant::now(), &none).await;
         assert_eq!(late.unwrap_err().code, FailureCode::OutOfMemory);

@@ -1,4 +1,4 @@
-//! Memory that the allocator keeps.
+//! Pages that are free, and that the allocator keeps.
 
 /// Gives what is free back to the system, for which it is taken otherwise: of models that were let go
 /// of most was kept for as long as nothing else happened.

@@ -20,10 +20,12 @@ mod answer;
 mod compute;
 mod failures;
 mod infer;
+mod memory;
 mod sessions;
 mod train;
 
-pub(crate) use self::train::{Latest, Promises};
+pub(crate) use self::memory::Promises;
+pub(crate) use self::train::Latest;
 
 /// How long a training may take to save where it is when the agent ends.
 const SAVE_TIMEOUT: Duration = Duration::from_secs(2);

@@ -13,13 +13,12 @@ use models::train::Trainer;
 use tokio::sync::mpsc;
 
 use self::control::Control;
-pub(crate) use self::memory::Promises;
 use self::memory::Room;
-pub(super) use self::memory::{Lacking, Promise, megabytes};
 pub(crate) use self::meter::Latest;
 use self::meter::{Meter, Steps};
 use self::prepare::begin;
 use self::update::{Given, Update};
+use super::memory::Promise;
 use super::{Run, Stopped, failures};
 use crate::cache::{self, Keep};
 use crate::checkpoints::Saver;

@@ -7,8 +7,7 @@ use jobs::report::{Failure, FailureCode};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
-use crate::execute::Promises;
-use crate::execute::train::{Lacking, Promise, megabytes};
+use crate::execute::memory::{Lacking, Promise, Promises, megabytes};
 use crate::free_pages;
 
 /// How many times its file a model takes while it is loaded: the file, its weights as they are read

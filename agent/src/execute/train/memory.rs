@@ -1,13 +1,12 @@
 //! Whether a training or an evaluation fits into memory, before it begins.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use jobs::report::{Failure, FailureCode};
 use models::dataset::Examples;
 use models::train::{Memory, Trainer};
-use sysinfo::{CGroupLimits, MemoryRefreshKind, System};
 
-use crate::facts;
+use crate::execute::memory::{Promise, Promises, free, megabytes};
 
 /// One of so many parts is added for packed matrices and the allocator: the peak of ResNet-18,
 /// VGG-11, `MobileNetV2` and `SqueezeNet` lay 30 to 60 MB above an estimate of 110 to 440 MB, 15 MB
@@ -36,7 +35,7 @@ impl Room {
             trainer: trainer.memory(batch, rayon::current_num_threads()),
             batch: 4 * batch as u64 * examples.size() as u64,
         };
-        self.promises.promise(batch, need, self.max)
+        promise(&self.promises, batch, need, self.max)
     }
 }
 
@@ -65,68 +64,17 @@ impl Left {
     }
 }
 
-fn free() -> Option<u64> {
-    let mut system = System::new().ok()?;
-    system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
-    let available = Some(system.available_memory()).filter(|bytes| *bytes > 0);
-    let left = |limits: CGroupLimits| limits.total_memory.saturating_sub(limits.rss);
-    let groups = facts::control_groups(&mut system);
-    available.into_iter().chain(groups.into_iter().map(left)).min()
-}
-
-/// What was promised to work that has not taken it yet, so that two that begin at the same
-/// time do not both count on the same memory.
-#[derive(Debug, Default)]
-pub(crate) struct Promises(Mutex<u64>);
-
-/// Memory that counts as taken until this is dropped.
-#[derive(Debug)]
-pub(in crate::execute) struct Promise {
-    promises: Arc<Promises>,
-    bytes: u64,
-}
-
-/// Bytes that are free beside those that are promised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::execute) struct Lacking {
-    pub(in crate::execute) free: u64,
-    pub(in crate::execute) promised: u64,
-}
-
-impl Promises {
-    /// Promises so many bytes.
-    ///
-    /// # Errors
-    /// What there is, if that is less.
-    pub(in crate::execute) fn take(self: &Arc<Self>, bytes: u64) -> Result<Promise, Lacking> {
-        let mut promised = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(left) = Left::now(None, *promised).filter(|left| left.bytes() < bytes) {
-            return Err(Lacking { free: left.bytes(), promised: *promised });
-        }
-        *promised = promised.saturating_add(bytes);
-        Ok(Promise { promises: self.clone(), bytes })
-    }
-
-    /// Promises what work with batches of `batch_size` examples takes, at most `max` bytes.
-    fn promise(
-        self: &Arc<Self>,
-        batch_size: usize,
-        need: impl Fn(usize) -> Need,
-        max: Option<u64>,
-    ) -> Result<Promise, Failure> {
-        let mut promised = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        check(batch_size, &need, Left::now(max, *promised))?;
-        let bytes = need(batch_size).more();
-        *promised = promised.saturating_add(bytes);
-        Ok(Promise { promises: self.clone(), bytes })
-    }
-}
-
-impl Drop for Promise {
-    fn drop(&mut self) {
-        let mut promised = self.promises.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *promised = promised.saturating_sub(self.bytes);
-    }
+/// Promises what work with batches of `batch_size` examples takes, at most `max` bytes.
+fn promise(
+    promises: &Arc<Promises>,
+    batch_size: usize,
+    need: impl Fn(usize) -> Need,
+    max: Option<u64>,
+) -> Result<Promise, Failure> {
+    promises.promise(|promised| {
+        check(batch_size, &need, Left::now(max, promised))?;
+        Ok(need(batch_size).more())
+    })
 }
 
 /// What a training takes with batches of a size.
@@ -199,11 +147,6 @@ fn check(
     Err(Failure::new(code, message))
 }
 
-#[expect(clippy::cast_precision_loss, reason = "one digit is shown")]
-pub(in crate::execute) fn megabytes(bytes: u64) -> String {
-    format!("{:.1} MB", bytes as f64 / 1e6)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,12 +166,12 @@ mod tests {
         let free = Left::now(None, 0).unwrap().bytes();
         // Two thirds of what is free.
         let large = |_| Need { trainer: Memory::default(), batch: free / 3 * 2 / 11 * 10 };
-        let first = promises.promise(1, large, None).unwrap();
-        let failure = promises.promise(1, large, None).unwrap_err();
+        let first = promise(&promises, 1, large, None).unwrap();
+        let failure = promise(&promises, 1, large, None).unwrap_err();
         assert_eq!(failure.code, FailureCode::OutOfMemory);
         drop(first);
-        assert_eq!(*promises.0.lock().unwrap(), 0);
-        promises.promise(1, large, None).unwrap();
+        assert_eq!(promises.bytes(), 0);
+        promise(&promises, 1, large, None).unwrap();
     }
 
     /// 6 MB whatever the batch, 0.5 MB for each example.

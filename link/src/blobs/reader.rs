@@ -54,6 +54,8 @@ pub struct BlobReader {
     away_until: Option<Instant>,
     /// Until when they have to have given it.
     until: Option<Instant>,
+    /// When the last chunk was handed out: what its reader does since then is not their time.
+    handed_out: Option<Instant>,
     check: Check,
 }
 
@@ -144,6 +146,7 @@ impl BlobReader {
             silences: 0,
             away_until: None,
             until: None,
+            handed_out: None,
             check: Check::Digest(Hasher::new()),
         }
     }
@@ -164,6 +167,12 @@ impl BlobReader {
         self
     }
 
+    #[cfg(test)]
+    pub(super) fn given_within(mut self, time: Duration) -> Self {
+        self.until = Some(Instant::now() + time);
+        self
+    }
+
     /// The blob's length.
     pub fn size(&self) -> Size {
         self.size
@@ -177,6 +186,9 @@ impl BlobReader {
     pub async fn next(&mut self) -> Result<Option<Bytes>, BlobError> {
         if self.received >= self.size.0 {
             return self.finish().map(|()| None);
+        }
+        if let (Some(until), Some(since)) = (&mut self.until, self.handed_out.take()) {
+            *until += since.elapsed();
         }
         loop {
             if self.until.is_some_and(|until| Instant::now() >= until) {
@@ -212,6 +224,7 @@ impl BlobReader {
                             self.batch = Some(batch);
                         }
                         self.blobs.pace(message.payload.len()).await;
+                        self.handed_out = Some(Instant::now());
                         return Ok(Some(message.payload));
                     }
                     Said::Known => self.batch = Some(batch),

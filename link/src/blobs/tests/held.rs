@@ -144,6 +144,37 @@ async fn a_device_that_is_away_is_waited_for_a_while() {
     assert_eq!(error.code(), FailureCode::BlobUnavailable);
 }
 
+/// Whoever reads it may be busy meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_reader_takes_is_not_the_time_of_the_device() {
+    let server = Server::start();
+    let blobs = Blobs::new(server.client().await);
+    let bytes = pattern(SIZE, 6);
+    let held = bytes.clone();
+    let _holder =
+        Holder::start(&server, Box::new(move |_, _, request| vec![part(&held, &request)])).await;
+    let within = Duration::from_secs(2);
+    let reader = blobs.open_held(&device(), &blob_of(&bytes), None);
+    let mut reader = reader.in_batches_of(256 * 1024).given_within(within);
+    let mut whole = Vec::new();
+    let mut rested = Duration::ZERO;
+    while let Some(chunk) = reader.next().await.unwrap() {
+        whole.extend_from_slice(&chunk);
+        if rested < 2 * within {
+            let rest = within / 2;
+            tokio::time::sleep(rest).await;
+            rested += rest;
+        }
+    }
+    assert!(whole == bytes);
+    assert!(rested >= 2 * within, "{rested:?}");
+
+    let mut late = blobs.open_held(&device(), &blob_of(&bytes), None);
+    late = late.given_within(Duration::ZERO);
+    let error = late.next().await.unwrap_err();
+    assert!(error.to_string().contains("bytes in time"), "{error}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_device_says_that_it_has_nothing() {
     let server = Server::start();

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use jobs::id::JobId;
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header};
 use serde::de::DeserializeOwned;
 
@@ -25,7 +26,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// A client for the broker at `http://host:port`.
+    /// A client for the broker at `http://host:port`, or behind a path of a proxy.
     pub(super) fn new(server: &str) -> Result<Self, CliError> {
         let wrong = |problem: String| {
             let hint = "such as --server http://127.0.0.1:8080";
@@ -34,6 +35,9 @@ impl Client {
         let base = Url::parse(server).map_err(|error| wrong(error.to_string()))?;
         if base.scheme() != "http" || base.host().is_none() {
             return Err(wrong("expected http://host:port".to_owned()));
+        }
+        if base.query().is_some() || base.fragment().is_some() {
+            return Err(wrong("expected http://host:port, and at most a path".to_owned()));
         }
         Ok(Self { base, http: http(READ_WITHIN)? })
     }
@@ -57,7 +61,7 @@ impl Client {
         query: &[(&str, &str)],
     ) -> RequestBuilder {
         let mut url = self.base.clone();
-        url.set_path(path);
+        url.set_path(&format!("{}{path}", self.base.path().trim_end_matches('/')));
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
@@ -111,7 +115,11 @@ impl Client {
     }
 
     /// The events of a job after one of them; `None` when there are no more.
-    pub(super) async fn events(&self, job: &str, after: u64) -> Result<Option<Response>, CliError> {
+    pub(super) async fn events(
+        &self,
+        job: &JobId,
+        after: u64,
+    ) -> Result<Option<Response>, CliError> {
         let mut request = self
             .request(Method::GET, &format!("/v1/jobs/{job}/events"), &[])
             .header(header::ACCEPT, "text/event-stream");

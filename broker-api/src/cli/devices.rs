@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use jobs::device::{Presence, Refusal};
-use jobs::id::Millis;
+use jobs::id::{DeviceId, Millis};
 use serde::Deserialize;
 
 use super::client::Client;
@@ -22,7 +22,7 @@ const CLEAR: &str = "\x1b[2J\x1b[H";
 #[derive(Debug, Args)]
 pub(super) struct DevicesArgs {
     /// Show all that is known of one device.
-    device: Option<String>,
+    device: Option<DeviceId>,
     /// Only devices that match, such as `arch=aarch64,label.site=lab`.
     #[arg(long, short = 'l', value_name = "SELECTOR")]
     selector: Option<String>,

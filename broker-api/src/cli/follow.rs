@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::StreamExt;
+use jobs::id::JobId;
 use reqwest::Response;
 
 use super::client::Client;
@@ -27,7 +28,7 @@ pub(super) enum Followed {
 /// Hands each event on, once and in order, until the job ends or Ctrl-C.
 pub(super) async fn follow(
     client: &Client,
-    job: &str,
+    job: &JobId,
     after: u64,
     mut on_event: impl FnMut(&JobEvent) -> Result<(), CliError>,
 ) -> Result<Followed, CliError> {

@@ -1,6 +1,7 @@
 //! `dunlin jobs`: what was asked, and what became of it.
 
 use clap::{Args, Subcommand};
+use jobs::id::JobId;
 use jobs::job::JobState;
 use jobs::report::Failure;
 use jobs::spec::WorkSpec;
@@ -32,27 +33,27 @@ enum Action {
         limit: usize,
         /// Only jobs older than this one.
         #[arg(long, value_name = "ID")]
-        before: Option<String>,
+        before: Option<JobId>,
     },
     /// One job: its state, its rounds, its result.
     Show {
         /// The job's id.
-        id: String,
+        id: JobId,
     },
     /// Ask a job to stop.
     Cancel {
         /// The job's id.
-        id: String,
+        id: JobId,
     },
     /// Submit a job that did not succeed again, as a new job.
     Retry {
         /// The job's id.
-        id: String,
+        id: JobId,
     },
     /// Everything that happens to a job, until it ends.
     Events {
         /// The job's id.
-        id: String,
+        id: JobId,
         /// Only events after this one.
         #[arg(long, default_value_t = 0, value_name = "SEQUENCE")]
         after: u64,
@@ -60,7 +61,7 @@ enum Action {
     /// What came out of a job, as JSON.
     Result {
         /// The job's id.
-        id: String,
+        id: JobId,
     },
 }
 
@@ -129,7 +130,7 @@ async fn list(
     client: &Client,
     output: &mut Output,
     limit: usize,
-    before: Option<String>,
+    before: Option<JobId>,
 ) -> Result<(), CliError> {
     let limit = limit.to_string();
     let mut query = vec![("limit", limit.as_str())];

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use jobs::id::JobId;
 use jobs::spec::WorkSpec;
 use reqwest::Method;
 use serde::Deserialize;
@@ -27,7 +28,7 @@ enum Action {
     /// The rounds that ended, with why devices are missing; or one of them, device by device.
     Show {
         /// The job's id.
-        job: String,
+        job: JobId,
         /// Only this round, with what every device did.
         #[arg(long, value_name = "N")]
         round: Option<u32>,
@@ -39,7 +40,7 @@ enum Action {
     /// or JSON with both.
     Export {
         /// The job's id.
-        job: String,
+        job: JobId,
         /// How.
         #[arg(long, value_enum, default_value_t = Format::Csv)]
         format: Format,
@@ -115,7 +116,7 @@ pub(super) async fn run(
 }
 
 /// The rounds that ended, and those that follow.
-async fn watch(job: &str, client: &Client, output: &mut Output) -> Result<(), CliError> {
+async fn watch(job: &JobId, client: &Client, output: &mut Output) -> Result<(), CliError> {
     let record: JobRecord = client.get(&format!("/v1/jobs/{job}"), &[]).await?;
     let WorkSpec::Train(spec) = &record.spec.work else {
         let hint = format!("follow it with: dunlin jobs events {job}");
@@ -128,7 +129,7 @@ async fn watch(job: &str, client: &Client, output: &mut Output) -> Result<(), Cl
 async fn export(
     client: &Client,
     output: &mut Output,
-    job: &str,
+    job: &JobId,
     query: &[(&str, &str)],
     file: Option<PathBuf>,
 ) -> Result<(), CliError> {

@@ -319,6 +319,35 @@ async fn without_a_broker_the_hint_says_how_to_start_one() {
 }
 
 #[tokio::test]
+async fn a_broker_may_be_behind_a_path_of_a_proxy() {
+    let models = || async { json_of(&json!({"models": []})) };
+    let server = broker(Router::new().route("/fleet/v1/models", get(models))).await;
+    for path in ["/fleet", "/fleet/"] {
+        let (text, done) = dunlin(&format!("{server}{path}"), &["--json", "models"]).await;
+        assert_eq!((text.trim(), done), ("[]", Ok(())), "{path}");
+    }
+    let (_, done) = dunlin(&format!("{server}/fleet?x=1"), &["models"]).await;
+    assert!(done.unwrap_err().detail.contains("at most a path"));
+}
+
+#[test]
+fn what_is_no_id_is_refused_before_a_broker_is_asked() {
+    for words in [
+        ["jobs", "show", "../devices"],
+        ["jobs", "events", ""],
+        ["rounds", "show", "j/rounds/1"],
+        ["rounds", "export", "j?format=json"],
+        ["jobs", "cancel", "J"],
+    ] {
+        let words = ["dunlin"].into_iter().chain(words).map(OsString::from).collect();
+        let error = parse(words).unwrap_err().to_string();
+        assert!(error.contains("invalid value"), "{error}");
+    }
+    let error = parse(["dunlin", "devices", "../jobs"].map(OsString::from).into()).unwrap_err();
+    assert!(error.to_string().contains("invalid value"), "{error}");
+}
+
+#[tokio::test]
 async fn lists_are_tables_or_json() {
     let list = || async { json_of(&json!({"jobs": [job("j1", "succeeded", &Value::Null)]})) };
     let models = || async { json_of(&json!({"models": []})) };

@@ -406,7 +406,7 @@ async fn follow_on(
     client: &Client,
     output: &mut Output,
 ) -> Result<(), CliError> {
-    let followed = follow::follow(client, id.as_str(), 0, |event| view.show(event, output)).await;
+    let followed = follow::follow(client, id, 0, |event| view.show(event, output)).await;
     view.finish();
     match followed? {
         Followed::Interrupted => {

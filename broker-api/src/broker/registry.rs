@@ -171,7 +171,7 @@ impl Registry {
     /// The same name, version and bytes again give the same record.
     ///
     /// # Errors
-    /// [`ApiCode::Conflict`] when the version has other bytes, or the last number is taken;
+    /// [`ApiCode::Conflict`] when the version is registered otherwise, or the last number is taken;
     /// [`ApiCode::Unavailable`].
     pub(crate) async fn add(
         &self,
@@ -263,14 +263,7 @@ impl Registry {
                     Some(stored) if stored.value.reference == record.reference => {
                         Ok(Some(stored.value))
                     }
-                    Some(stored) if fixed => Err(ApiError::new(
-                        ApiCode::Conflict,
-                        format!(
-                            "version {} is registered with other bytes",
-                            name_of(&stored.value)
-                        ),
-                        "choose another version, or remove that one first",
-                    )),
+                    Some(stored) if fixed => Err(taken(&stored.value, &record)),
                     Some(_) | None => Ok(None),
                 }
             }
@@ -355,6 +348,22 @@ fn versions<'a>(
 fn descriptor(media_type: &str, blob: &BlobRef) -> Descriptor {
     let Size(size) = blob.size;
     Descriptor { media_type: media_type.to_owned(), digest: blob.digest.to_string(), size }
+}
+
+/// A version is registered already, and not as this.
+fn taken(stored: &ModelRecord, record: &ModelRecord) -> ApiError {
+    let other = if stored.onnx.digest != record.onnx.digest {
+        "bytes"
+    } else if stored.config != record.config {
+        "labels, description or config"
+    } else {
+        "files beside the model"
+    };
+    ApiError::new(
+        ApiCode::Conflict,
+        format!("version {} is registered with other {other}", name_of(stored)),
+        "choose another version, or remove that one first",
+    )
 }
 
 fn name_of(record: &ModelRecord) -> String {

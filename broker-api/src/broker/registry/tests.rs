@@ -49,3 +49,29 @@ async fn an_unknown_version_is_told_with_the_newest_ones() {
     assert_eq!(error.detail, "model m has no version 99");
     assert_eq!(error.hint, "its versions are: 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, ...");
 }
+
+/// Bytes and what is said of them are told apart.
+#[tokio::test]
+async fn a_version_that_is_registered_otherwise_says_what_differs() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    let registry = &broker.core.registry;
+    let add = async |bytes: &'static [u8], label: &str| {
+        let config = ModelConfig { labels: vec![label.to_owned()], ..ModelConfig::default() };
+        let (version, bytes) = (Numbering::Exactly(id("1")), Bytes::from_static(bytes));
+        registry.add(&id("m"), version, bytes, None, None, config).await
+    };
+    let registered = add(b"model", "cat").await.unwrap();
+    assert_eq!(add(b"model", "cat").await.unwrap(), registered);
+    for (bytes, label, expected) in [
+        (
+            &b"model"[..],
+            "dog",
+            "version m:1 is registered with other labels, description or config",
+        ),
+        (b"other", "cat", "version m:1 is registered with other bytes"),
+    ] {
+        let error = add(bytes, label).await.unwrap_err();
+        assert_eq!((error.code, error.detail.as_str()), (ApiCode::Conflict, expected));
+    }
+}

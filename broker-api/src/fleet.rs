@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use async_nats::Message;
 use futures::StreamExt as _;
 use jobs::device::{Goodbye, Heartbeat, Hello, Presence, Telemetry};
+use jobs::engine::EnginePolicy;
 use jobs::id::{DatasetName, DeviceId, Digest, Millis};
 use jobs::selector::Selector;
 use jobs::spec::Purpose;
@@ -170,7 +171,15 @@ impl Fleet {
 
     /// Devices that match and are online, by id.
     pub fn matching(&self, selector: &Selector, dataset: Option<&DatasetName>) -> Vec<Hello> {
-        let wanted = Wanted { selector, dataset, engine: None, avoid: &[] };
+        self.online(&Wanted { selector, dataset, engine: None, avoid: &[] })
+    }
+
+    /// Online devices that match and have an engine which may answer, by id.
+    pub(crate) fn answering(&self, selector: &Selector, engine: &EnginePolicy) -> Vec<Hello> {
+        self.online(&Wanted { selector, dataset: None, engine: Some(engine), avoid: &[] })
+    }
+
+    fn online(&self, wanted: &Wanted<'_>) -> Vec<Hello> {
         self.read()
             .values()
             .filter(|device| device.presence == Presence::Online && wanted.matches(&device.hello))

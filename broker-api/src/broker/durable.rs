@@ -45,11 +45,12 @@ impl Core {
     /// Checks a job, and tells everything that is wrong with it; the devices that match now.
     pub(crate) async fn check(&self, spec: &JobSpec) -> Result<Checked, ApiError> {
         let said = request::check(spec);
-        match &spec.work {
+        let devices = match &spec.work {
             WorkSpec::Infer(infer) => {
                 said?;
                 let model = self.registry.find(&infer.model).await?;
                 request::fit(infer.input.clone(), &model.config)?;
+                self.fleet.answering(&spec.selector, &infer.engine)
             }
             WorkSpec::Train(train) => {
                 let mut errors: Vec<ApiError> = said.err().into_iter().collect();
@@ -60,9 +61,11 @@ impl Core {
                 }
                 return Ok(self.would_take_part(&spec.selector, train));
             }
-            WorkSpec::Telemetry => said?,
-        }
-        let devices = self.fleet.matching(&spec.selector, None);
+            WorkSpec::Telemetry => {
+                said?;
+                self.fleet.matching(&spec.selector, None)
+            }
+        };
         let devices = devices.into_iter().map(|hello| hello.device).collect();
         Ok(Checked { devices, warnings: Vec::new() })
     }

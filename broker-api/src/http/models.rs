@@ -155,7 +155,9 @@ fn config(headers: &HeaderMap, asked: RegisterQuery) -> Result<ModelConfig, ApiE
         })?,
     };
     if let Some(labels) = asked.labels {
-        config.labels = labels.split(',').map(|label| label.trim().to_owned()).collect();
+        let labels = (!labels.trim().is_empty()).then_some(labels);
+        let labels = labels.iter().flat_map(|labels| labels.split(','));
+        config.labels = labels.map(|label| label.trim().to_owned()).collect();
     }
     if let Some(description) = asked.description {
         config.description = description;

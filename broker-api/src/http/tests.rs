@@ -227,6 +227,49 @@ async fn waiting_requests_leave_places_to_others() {
     assert!(text.starts_with("HTTP/1.1 200"), "{text}");
 }
 
+#[tokio::test]
+async fn a_dry_run_tells_the_devices_whose_engines_may_answer() {
+    let world = World::new().await;
+    let broker = world.broker().await;
+    register(&broker, "m").await;
+    let plain = Device::start(&world, "plain").await;
+    let with = |engine: &str| vec!["native".to_owned(), engine.to_owned()];
+    let hello = ::jobs::device::Hello { engines: with("cuda"), ..crate::testing::hello("gpu") };
+    let gpu = Device::start_with(&world, hello, |_| Action::Work).await;
+    joined(&broker, 2).await;
+    let address = served_by(broker, HttpLimits::default()).await;
+    let told = async |engine: &str| {
+        let input = [[[[0.5, 1.0], [1.5, 2.0]]]];
+        let work = serde_json::json!({"model": "m", "engine": engine, "input": input});
+        let spec = serde_json::json!({"kind": "infer", "spec": work});
+        let asked = reqwest::Client::new().post(format!("http://{address}/v1/jobs?dry_run=true"));
+        let asked = asked.header("content-type", "application/json").body(spec.to_string());
+        let text = asked.send().await.unwrap().text().await.unwrap();
+        let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert!(answer["devices"].is_array(), "{text}");
+        answer["devices"].clone()
+    };
+    assert_eq!(told("cuda").await, serde_json::json!(["gpu"]));
+    assert_eq!(told("!cuda").await, serde_json::json!(["gpu", "plain"]));
+    assert_eq!(told("!cuda,!native").await, serde_json::json!([]));
+    drop((plain, gpu));
+}
+
+#[tokio::test]
+async fn labels_of_a_query_may_be_none() {
+    let world = World::new().await;
+    let address = served_by(world.broker().await, HttpLimits::default()).await;
+    let onnx = ::models::zoo::build("mlp", [1, 2, 2], 3, 7).unwrap();
+    for (query, expected) in [("labels=", vec![]), ("labels=a,+b,c", vec!["a", "b", "c"])] {
+        let push = reqwest::Client::new().post(format!("http://{address}/v1/models/m?{query}"));
+        let text = push.body(onnx.clone()).send().await.unwrap().text().await.unwrap();
+        let record: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let labels = record["config"]["labels"].as_array().cloned().unwrap_or_default();
+        assert_eq!(labels, expected, "{text}");
+        assert!(record["version"].is_string(), "{text}");
+    }
+}
+
 /// A client that asks for a file and takes nothing of it.
 async fn downloading(address: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();

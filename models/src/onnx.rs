@@ -3,6 +3,8 @@
 //! [`parse`] tells what bytes are that are no ONNX model; what a graph means is
 //! [`crate::graph`]'s business.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use prost::Message;
 
@@ -94,6 +96,16 @@ fn check(
     if !missing.is_empty() {
         return Err(without(bytes, missing));
     }
+    if let Some(version) = model.opset().filter(|version| *version < 1) {
+        return Err(GraphError::Graph(format!(
+            "it uses version {version} of ONNX's operator set, the first is 1: export it again"
+        )));
+    }
+    if let Some(name) = model.graph.as_ref().and_then(made_twice) {
+        return Err(GraphError::Graph(format!(
+            "two nodes make {name:?}, and a value is made by one: export the model again"
+        )));
+    }
     let tensors = model.graph.iter().flat_map(|graph| &graph.initializer);
     for tensor in tensors {
         if tensor.data_location == Some(EXTERNAL) || !tensor.external_data.is_empty() {
@@ -105,6 +117,16 @@ fn check(
         }
     }
     Ok(model)
+}
+
+/// A value that more than one node makes.
+///
+/// Source: ONNX IR, Open Neural Network Exchange Intermediate Representation, "Names Within a Graph".
+fn made_twice(graph: &GraphProto) -> Option<&str> {
+    let mut made = BTreeSet::new();
+    let outputs = graph.node.iter().flat_map(|node| &node.output);
+    // An output that is left out has no name.
+    outputs.map(String::as_str).find(|name| !name.is_empty() && !made.insert(*name))
 }
 
 /// Refuses bytes that begin as no ONNX file does.

@@ -43,6 +43,30 @@ fn data_in_other_files_is_refused() {
 }
 
 #[test]
+fn operator_sets_that_never_were_are_refused() {
+    let model = parse(&zoo::build("mlp", [1, 2, 2], 2, 0).unwrap()).unwrap();
+    for version in [-3, 0, i64::MIN] {
+        let mut model = model.clone();
+        model.opset_import[0].version = Some(version);
+        let error = parse(&model.to_bytes()).unwrap_err().to_string();
+        assert!(error.contains(&format!("version {version} of ONNX's operator set")), "{error}");
+    }
+}
+
+#[test]
+fn a_value_that_two_nodes_make_is_named() {
+    let mut model = parse(&zoo::build("mlp", [1, 2, 2], 2, 0).unwrap()).unwrap();
+    let graph = model.graph.as_mut().unwrap();
+    let name = graph.node[0].output[0].clone();
+    // Outputs that are left out are no values.
+    graph.node[0].output.extend([String::new(), String::new()]);
+    parse(&model.to_bytes()).unwrap();
+    model.graph.as_mut().unwrap().node[1].output[0].clone_from(&name);
+    let error = parse(&model.to_bytes()).unwrap_err().to_string();
+    assert!(error.contains(&format!("two nodes make {name:?}")), "{error}");
+}
+
+#[test]
 fn written_files_read_back_the_same() {
     let bytes = zoo::build("resnet8", [3, 8, 8], 10, 1).unwrap();
     let model = parse(&bytes).unwrap();

@@ -211,12 +211,7 @@ impl Gateway {
         };
         let model = self.registry.find(&infer.model).await?;
         let input = request::fit(infer.input.clone(), &model.config)?;
-        let placed_by = match &model.engine {
-            Some(only) if infer.engine == EnginePolicy::default() => {
-                request::engine(Some(only.as_str()))?
-            }
-            Some(_) | None => infer.engine.clone(),
-        };
+        let placed_by = request::placed_by(&infer.engine, model.engine.as_deref())?;
         let (model, top, engine) = (model.reference.clone(), infer.top, infer.engine.clone());
         Ok(Errand {
             id,

@@ -269,6 +269,15 @@ pub fn engine(text: Option<&str>) -> Result<EnginePolicy, ApiError> {
     })
 }
 
+/// By which engines a device is chosen: those that may answer a request, or where it does not say,
+/// the only one that has the model's operators.
+pub(crate) fn placed_by(
+    asked: &EnginePolicy,
+    only: Option<&str>,
+) -> Result<EnginePolicy, ApiError> {
+    if *asked == EnginePolicy::default() { engine(only) } else { Ok(asked.clone()) }
+}
+
 /// A deadline that can be kept: 1 ms to [`DEADLINE_MAX`].
 ///
 /// # Errors

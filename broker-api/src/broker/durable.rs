@@ -50,7 +50,8 @@ impl Core {
                 said?;
                 let model = self.registry.find(&infer.model).await?;
                 request::fit(infer.input.clone(), &model.config)?;
-                self.fleet.answering(&spec.selector, &infer.engine)
+                let engine = request::placed_by(&infer.engine, model.engine.as_deref())?;
+                self.fleet.answering(&spec.selector, &engine)
             }
             WorkSpec::Train(train) => {
                 let mut errors: Vec<ApiError> = said.err().into_iter().collect();

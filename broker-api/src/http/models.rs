@@ -155,9 +155,10 @@ fn config(headers: &HeaderMap, asked: RegisterQuery) -> Result<ModelConfig, ApiE
         })?,
     };
     if let Some(labels) = asked.labels {
-        let labels = (!labels.trim().is_empty()).then_some(labels);
-        let labels = labels.iter().flat_map(|labels| labels.split(','));
-        config.labels = labels.map(|label| label.trim().to_owned()).collect();
+        config.labels = match labels.trim() {
+            "" => Vec::new(),
+            labels => labels.split(',').map(|label| label.trim().to_owned()).collect(),
+        };
     }
     if let Some(description) = asked.description {
         config.description = description;

@@ -54,8 +54,8 @@ pub struct BlobReader {
     away_until: Option<Instant>,
     /// Until when they have to have given it.
     until: Option<Instant>,
-    /// When the last chunk was handed out: what its reader does since then is not their time.
-    handed_out: Option<Instant>,
+    /// When the last chunk came: what its reader does since then is not their time.
+    came_at: Option<Instant>,
     check: Check,
 }
 
@@ -146,7 +146,7 @@ impl BlobReader {
             silences: 0,
             away_until: None,
             until: None,
-            handed_out: None,
+            came_at: None,
             check: Check::Digest(Hasher::new()),
         }
     }
@@ -187,7 +187,7 @@ impl BlobReader {
         if self.received >= self.size.0 {
             return self.finish().map(|()| None);
         }
-        if let (Some(until), Some(since)) = (&mut self.until, self.handed_out.take()) {
+        if let (Some(until), Some(since)) = (&mut self.until, self.came_at.take()) {
             *until += since.elapsed();
         }
         loop {
@@ -223,8 +223,8 @@ impl BlobReader {
                         } else {
                             self.batch = Some(batch);
                         }
+                        self.came_at = Some(Instant::now());
                         self.blobs.pace(message.payload.len()).await;
-                        self.handed_out = Some(Instant::now());
                         return Ok(Some(message.payload));
                     }
                     Said::Known => self.batch = Some(batch),
